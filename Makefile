@@ -1,0 +1,77 @@
+# From a bare checkout to a result: `make compare`. Everything lands in .venv; delete it to start again.
+
+VENV   ?= .venv
+MODELS ?= resnet34 efficientnet_b0
+# More words for the command: make compare ARGS="--budget 120", make test ARGS="-k duel", make bench ARGS=--benchmark-json
+ARGS   ?=
+# 12 swaps DALI's CUDA 13 build for its CUDA 12 build.
+CUDA   ?= 13
+# The first interpreter that runs and is new enough; name another one with PYTHON=...
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed-cuda$(CUDA)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install compare bench smoke doctor test lint format clean
+
+help:
+	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
+	@echo 'make bench     the benchmark matrix under pytest; results in .benchmarks/'
+	@echo 'make smoke     the same matrix, each benchmark once, nothing timed'
+	@echo 'make doctor    what this machine is and what would spoil a measurement on it'
+	@echo 'make test      the test suite'
+	@echo 'make lint      ruff, mypy, import rules'
+	@echo 'make format    let ruff rewrite what it can'
+	@echo 'make install   only the environment (CUDA=12 for a driver older than CUDA 13)'
+	@echo 'make clean     remove the environment and every cache; measured results stay'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'make: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo 'make: "$(PYTHON) -m venv" failed. On Debian and Ubuntu: apt install python3-venv. Or name another: make PYTHON=...' >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null || { rm -rf $(VENV); \
+		echo 'make: "$(PYTHON)" makes environments without pip. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@test ! -e $(VENV)/.installed-cuda12 || $(BIN)/python -m pip uninstall --yes nvidia-dali-cuda120
+	@echo 'make: installing into $(VENV) (about 5 GB the first time)'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+ifeq ($(CUDA),12)
+	$(BIN)/python -m pip uninstall --yes nvidia-dali-cuda130
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --force-reinstall --no-deps nvidia-dali-cuda120
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt nvidia-dali-cuda120
+endif
+	@rm -f $(VENV)/.installed-cuda*
+	@touch $@
+
+install: $(STAMP)
+
+compare: $(STAMP)
+	$(BIN)/bench compare $(MODELS) $(ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest bench $(ARGS)
+
+smoke: $(STAMP)
+	$(BIN)/python -m pytest bench --benchmark-disable $(ARGS)
+
+doctor: $(STAMP)
+	$(BIN)/bench doctor $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests --timeout 300 $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measures image classifiers: the only package that knows models, loaders, kernels and results."""

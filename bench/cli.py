@@ -1,0 +1,85 @@
+"""The `bench` command: finds a sub-command, runs it, and turns every expected error into one line.
+
+Nothing heavy is imported here: a sub-command is a "module:attribute" string until it is called, so
+`bench --help` and shell completion never pay for torch.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+# name -> (where the click command lives, the line `bench --help` shows)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "compare": ("bench.commands.compare:command", "Measure models, loaders or kernels side by side, taking turns."),
+    "cost": ("bench.commands.cost:command", "Count parameters, MACs, FLOPs, activations and bytes; no timing."),
+    "data": ("bench.commands.data:command", "Generate, describe and check image data sets."),
+    "doctor": ("bench.commands.doctor:command", "Say what this machine is and what would spoil a measurement here."),
+    "list": ("bench.commands.list:command", "List models, loaders, kernels, recipes and workloads."),
+    "run": ("bench.commands.run:command", "Run the benchmark matrix: the same as `pytest bench`."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "BENCH", "max_content_width": 110}
+
+
+@click.command(cls=LazyGroup, context_settings=CONTEXT)
+@click.version_option(package_name="pixbench", prog_name="bench")
+def app() -> None:
+    """A speed lab for image classifiers: every number says how sure it is.
+
+    Start with `bench doctor`, then `bench compare resnet34 efficientnet_b0`.
+    """
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run `bench` and exit: 0 fine, 1 regression or guard, 2 usage, environment or input error, 130 interrupted."""
+    # A supervisor's SIGTERM deserves what Ctrl-C gets: rows kept, measuring processes ended.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app.main(args=arguments, prog_name="bench", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("bench: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) went away: not an error of ours, but nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        from bench.errors import REPORTED
+
+        if not isinstance(error, REPORTED):
+            raise
+        click.echo(f"bench: {error}", err=True)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

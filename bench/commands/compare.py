@@ -1,0 +1,161 @@
+"""`bench compare A B...`: measure side by side, or set stored results beside one another."""
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import UsageError
+from bench.output import check_output, format_options, write
+
+
+@click.command()
+@click.argument("operands", nargs=-1, required=True, metavar="A B...")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to measure.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs to load; default: a generated set like ImageNet's.")
+@click.option("--images", default=1000, show_default=True, help="Use at most so many files of the data; 0 is all.")
+@click.option("--on-bad-image", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="What to do about unreadable files.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images a step of inference and loading. Default: 32 on a CPU, 256 on a GPU.")
+@click.option("--training-batch", type=click.IntRange(min=1), help="Images a training step. Default: --batch if given, else 16 or 256.")
+@click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: each model's own.")
+@click.option("--classes", type=click.IntRange(min=1), help="Logits; default: each model's own.")
+@click.option("--loader", default="dali", show_default=True, help="What feeds the end-to-end step.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
+@click.option("--budget", default=100.0, show_default=True, metavar="SECONDS", help="More blocks of fresh processes while this lasts; the first always ends.")
+@click.option("--rounds", type=click.IntRange(min=2), default=8, show_default=True, help="Turns of each side in a block.")
+@click.option("--seed", default=0, show_default=True, help="Of weights, data order and the order of turns.")
+@click.option("--resume", is_flag=True, help="Go on with the newest interrupted run of the same comparison.")
+@click.option("--across", is_flag=True, help="Stored results of different machines: compare ratios to the first operand they share.")
+@click.option("--store", type=click.Path(path_type=Path, file_okay=False), help="Folder of stored runs. Default: .benchmarks/pixbench")
+@format_options
+def command(operands: tuple[str, ...], format: str, output: str, store: Path | None, across: bool, **options: Any) -> int:
+    """Measure models, loaders or kernels side by side, taking turns on this machine.
+
+    An operand is MODEL or MODEL@CONFIGURATION (resnet34, resnet34@naive, resnet34@fp32-nchw-eager), a loader (dali,
+    pil), a kernel, or a stored result (a path ending in .json). The first is the reference.
+    """
+    from bench.operands import files, parse_operands
+
+    check_output(output)
+    stored = files(operands)
+    if stored:
+        from bench.stored import compare_files
+
+        record = compare_files(stored, across)
+        _print(record, format, output)
+        return 0
+    if across:
+        raise UsageError("--across compares stored results; name .json files")
+    return _measure(parse_operands(operands), format, output, store, **options)
+
+
+def _print(record: Any, format: str, output: str) -> None:
+    from results import tables
+
+    colour = output == "-" and tables.coloured(sys.stdout)
+    write(tables.compare_table(record, format, colour), output)
+
+
+def _measure(operands: list[Any], format: str, output: str, store: Path | None, resume: bool, budget: float, **options: Any) -> int:
+    from bench.comparison import Comparison
+    from bench.run_log import RunLog
+
+    screen = Screen()
+    settings, conditions = _settings(operands, screen, **options)
+    log = RunLog("compare", shlex.join(["bench", *sys.argv[1:]]), [o.label for o in operands], asdict(settings), store)
+    state = log.resume(screen.say) if resume else None
+    comparison = Comparison(operands, settings, conditions, screen.row(log), screen.progress, screen.say, state)
+    log.follow(comparison)
+    begin = time.monotonic()
+    try:
+        comparison.run(budget)
+    except BaseException:
+        screen.clear()
+        if log.metrics:
+            log.save(complete=False)
+            screen.say(f"kept what was measured in {log.path}; the same command with --resume goes on")
+        raise
+    finally:
+        comparison.close()
+        screen.clear()
+    log.save(complete=True)
+    _print(log.record(complete=True), format, output)
+    screen.say(f"stored in {log.path}; took {time.monotonic() - begin:.0f} s")
+    if log.failure:
+        screen.say(f"bench: {log.failure}")
+        return 2
+    return 0
+
+
+def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any]:
+    from bench.comparison import Settings
+    from bench.data import find_data
+    from bench.machine import usable_cores
+    from bench.operands import choose_device
+    from bench.workload import Conditions
+    from loaders import engines
+
+    device = choose_device(o["device"])
+    cuda = device == "cuda"
+    engines.check(o["loader"])
+    threads = o["threads"] or usable_cores()
+    name, root = "", Path()
+    if operands[0].kind != "kernel":
+        name, root = find_data(o["data"], screen.progress)
+    batch = o["batch"] or (256 if cuda else 32)
+    settings = Settings(
+        device=device, batch=batch, training_batch=o["training_batch"] or o["batch"] or (256 if cuda else 16),
+        size=o["size"] or 0, classes=o["classes"] or 0, loader=o["loader"], threads=threads, seed=o["seed"],
+        images=o["images"], data=name, rounds=o["rounds"],
+    )
+    conditions = Conditions(
+        data_root=str(root.absolute()) if name else "", threads=threads, seed=o["seed"], images=o["images"],
+        on_bad_image=o["on_bad_image"],
+    )
+    return settings, conditions
+
+
+class Screen:
+    """What is shown on stderr while a run goes on: rows as they are measured, and one line that moves on a terminal."""
+
+    def __init__(self) -> None:
+        self.moving = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.begin = time.monotonic()
+        self.shown: set[str] = set()
+
+    def progress(self, text: str) -> None:
+        if self.moving:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            sys.stderr.write("\r\x1b[K" + f"[{time.monotonic() - self.begin:4.0f} s] {text}"[:width])
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self.moving:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def say(self, text: str) -> None:
+        self.clear()
+        click.echo(text, err=True)
+
+    def row(self, log: Any) -> Any:
+        """Show a metric when it is first measured, and hand it to the log."""
+        from results.tables import quantity
+
+        def emit(metric: Any) -> None:
+            log.add(metric)
+            if metric.name in self.shown:
+                return
+            self.shown.add(metric.name)
+            cells = [
+                f"{label} {quantity(v.median, metric.unit, v.low, v.high) if v.missing is None else v.missing}"
+                for label, v in metric.values.items()
+            ]
+            self.say(f"{metric.name}: {', '.join(cells)}")
+
+        return emit

@@ -1,0 +1,746 @@
+"""Several operands measured side by side: which workloads, in which order, and what is kept of them.
+
+One process an operand and block, one group of workloads after another, each group in turns (duel.py). A metric is
+handed out, and stored by the caller, as soon as it is known. After the first block further blocks follow while the
+budget lasts; they only narrow the intervals.
+"""
+
+import contextlib
+import math
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.clock import Slice
+from bench.data import describe_bad, refuse_bad
+from bench.duel import PAIRS, SLICE_SECONDS, Plan, Round, keep, log_ratios, plan, take_turns
+from bench.errors import BenchError, OutOfMemory, WorkerError, WorkloadError
+from bench.worker import Worker
+from bench.workload import Conditions, Workload
+from results.record import Metric, Ratio, Value
+from results.stats import interval, percentile_value, quantile_interval, required_samples, summarise
+from results.verdict import compare_verdict, margin_of
+
+# Longest slice of a latency workload: enough turns of it reach the 459 samples that p99 needs.
+LATENCY_SLICE_SECONDS = 1.5
+COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One column of the comparison.
+
+    Attributes:
+        label: unique, as the user wrote it.
+        kind: "model", "loader" or "kernel".
+        subject: the name before '@'.
+        configuration: the words after '@'; the kind's default where there are none.
+    """
+
+    label: str
+    kind: str
+    subject: str
+    configuration: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the whole comparison is run with; stored with it, and equal when it is resumed.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        batch: images a step of inference and loading.
+        training_batch: images a step of training and end to end.
+        size: height and width in pixels; 0 is each model's own.
+        classes: logits; 0 is each model's own.
+        loader: engine that feeds end_to_end.
+        threads, seed, images: see Conditions.
+        data: name of the data set; its folder is not stored.
+        rounds: turns of each side in a block.
+    """
+
+    device: str
+    batch: int
+    training_batch: int
+    size: int
+    classes: int
+    loader: str
+    threads: int
+    seed: int
+    images: int
+    data: str
+    rounds: int = PAIRS
+
+
+@dataclass(frozen=True)
+class Group:
+    """Workloads measured in the same rounds.
+
+    Attributes:
+        name: for progress.
+        workloads: operand label -> workloads that share one network.
+        metrics: names of the metrics that it gives.
+    """
+
+    name: str
+    workloads: Mapping[str, tuple[Workload, ...]]
+    metrics: tuple[str, ...]
+
+
+@dataclass
+class Sample:
+    """Everything measured of one group so far.
+
+    Attributes:
+        blocks: for each block its rounds: {workload key: seconds a step}, plus samples of single steps for latency.
+        missing: operand -> why it has no number.
+        compile: operand -> (seconds, "cold" | "warm" | "none") of each block.
+        memory: operand -> what bench.memory counted.
+        energy: operand -> {"joules" of one image, "idle_watts"} or {"missing"}.
+        notes: for the metric's row.
+    """
+
+    blocks: list[list[Round]] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    compile: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+    energy: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, enough to go on from."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Sample":
+        """The inverse of to_json."""
+        blocks = [
+            [{name: Slice(**{**turn, "samples": tuple(turn["samples"])}) for name, turn in turns.items()} for turns in block]
+            for block in data["blocks"]
+        ]
+        compile = {label: [(seconds, cache) for seconds, cache in parts] for label, parts in data["compile"].items()}
+        return cls(**{**data, "blocks": blocks, "compile": compile})
+
+
+Emit = Callable[[Metric], None]
+Say = Callable[[str], None]
+
+
+def _nothing(text: str) -> None:
+    """The default for progress and warnings."""
+
+
+class Comparison:
+    """Runs one comparison and emits its metrics.
+
+    Args:
+        operands: at least one; the first is the reference.
+        settings: what is run.
+        conditions: where the data is.
+        emit: gets each metric when it is first known and again when more blocks have narrowed it.
+        progress: gets one short line for each thing begun.
+        warn: gets what the user must know although the run goes on.
+        state: of an interrupted run (see `state`); what it holds is not measured again.
+    """
+
+    def __init__(
+        self,
+        operands: Sequence[Operand],
+        settings: Settings,
+        conditions: Conditions,
+        emit: Emit,
+        progress: Say = _nothing,
+        warn: Say = _nothing,
+        state: Mapping[str, Any] | None = None,
+        spawn: Callable[[str, Mapping[str, str]], Any] | None = None,
+    ) -> None:
+        self.operands = list(operands)
+        self.settings = settings
+        self.conditions = conditions
+        self.emit = emit
+        self.progress = progress
+        self.warn = warn
+        self.spawn = spawn or Worker
+        self.workers: dict[str, Any] = {}
+        self.samples = {name: Sample.from_json(data) for name, data in (state or {}).items()}
+        self.costs: dict[str, dict[str, Any]] = {}
+        self.ceilings: dict[str, dict[str, Any]] = {}
+        self.machine: dict[str, Any] = {}
+        self.resolved: dict[str, dict[str, str]] = {}
+        self.rng = random.Random(settings.seed)
+
+    @property
+    def reference(self) -> str:
+        return self.operands[0].label
+
+    def run(self, budget: float) -> None:
+        """Measure one block, then more while the next would still end within `budget` seconds of the start."""
+        begin = time.monotonic()
+        # An interrupted run goes on in the block that it had begun.
+        block = max(0, max((len(sample.blocks) for sample in self.samples.values()), default=1) - 1)
+        longest = 0.0
+        while True:
+            block_begin = time.monotonic()
+            try:
+                self.start_workers()
+                self.run_block(block)
+            finally:
+                self.close()
+            block += 1
+            # The first block also compiles with a cold cache and counts, so it says little about the next.
+            longest = max(longest if block > 2 else 0.0, time.monotonic() - block_begin)
+            if time.monotonic() - begin + longest > budget:
+                return
+
+    def state(self) -> dict[str, Any]:
+        """Everything measured so far, for a later run to go on from."""
+        return {name: sample.to_json() for name, sample in self.samples.items()}
+
+    def close(self) -> None:
+        """End every process."""
+        while self.workers:
+            self.workers.popitem()[1].close()
+
+    # ---- processes ----
+
+    def start_workers(self, labels: Sequence[str] | None = None) -> None:
+        """Start a fresh process for each operand; they import at the same time, nothing is timed yet."""
+        self.progress("starting one process for each operand")
+        wanted = list(labels or [operand.label for operand in self.operands])
+        for label in wanted:
+            self.workers[label] = self.spawn(label, worker_environment(self.settings.threads))
+        for label in wanted:
+            self.workers[label].send("hello")
+        for label in wanted:
+            self.workers[label].receive(300)
+
+    def restart(self, label: str) -> None:
+        """A process that failed is replaced, so that the other rows can still be had."""
+        self.workers.pop(label).close()
+        self.start_workers([label])
+
+    # ---- one block ----
+
+    def run_block(self, block: int) -> None:
+        if not self.machine:
+            self.prepare()
+        for group in self.groups():
+            sample = self.samples.setdefault(group.name, Sample())
+            if len(sample.blocks) <= block and len(sample.missing) < len(self.operands):
+                self.measure(group, sample)
+            for metric in self.metrics_of(group, sample):
+                self.emit(metric)
+        for metric in self.summary():
+            self.emit(metric)
+
+    def prepare(self) -> None:
+        """Ask the processes for what is not timed: the machine, resolved configurations, counts, ceilings."""
+        first = self.workers[self.reference]
+        self.machine = first.ask("machine")
+        if self.conditions.data_root:
+            self.check_data(first)
+        models = [operand for operand in self.operands if operand.kind == "model"]
+        if not models:
+            return
+        self.progress("counting parameters and operations")
+        texts = sorted({operand.configuration for operand in models})
+        self.resolved = first.ask("resolve", device=self.settings.device, configurations=texts)
+        for operand in models:
+            self.workers[operand.label].send(
+                "cost", model=operand.subject, classes=self.settings.classes or None, size=self.settings.size or None
+            )
+        for operand in models:
+            self.costs[operand.label] = self.workers[operand.label].receive(300)
+        for name in COUNTED:
+            self.emit(self.counted(name))
+        self.progress("measuring this device's ceilings")
+        precisions = {
+            levers[task].split("-")[0 if not levers[task].startswith(("openvino", "onnxruntime", "tensorrt")) else 1]
+            for levers in self.resolved.values()
+            for task in ("inference", "training")
+            if task in levers
+        }
+        for precision in sorted(precisions):
+            self.ceilings[precision] = first.ask(
+                "ceilings", 120, device=self.settings.device, precision=precision, threads=self.settings.threads
+            )
+
+    def check_data(self, worker: Any) -> None:
+        """Read every file that will be used once; list the unreadable ones, and stop or go on as asked.
+
+        Raises:
+            WorkloadError: there are some and they are not to be skipped, or nothing else is left.
+        """
+        self.progress("reading every image once")
+        answer = worker.ask("unreadable", 600, conditions=asdict(self.conditions))
+        bad = [(path, reason) for path, reason in answer["bad"]]
+        if not bad:
+            return
+        if self.conditions.on_bad_image == "stop" or len(bad) == answer["files"]:
+            refuse_bad(bad, answer["files"])
+        self.warn(describe_bad(bad, answer["files"]) + "\npassing over them")
+        self.conditions = replace(self.conditions, exclude=tuple(path for path, _ in bad))
+
+    def counted(self, name: str) -> Metric:
+        values = {label: Value.counted(cost[name]) for label, cost in self.costs.items()}
+        return self.with_ratios(name, values, {other: Ratio.exact(other, self.reference, values) for other in self.others()})
+
+    def others(self) -> list[str]:
+        return [operand.label for operand in self.operands[1:]]
+
+    def groups(self) -> list[Group]:
+        """What is measured, cheapest and most asked for first."""
+        kind = self.operands[0].kind
+        if kind == "loader":
+            return [self.group("loading", ("loader_throughput",), lambda o: (self.loader_workload(o.subject, o.configuration),))]
+        if kind == "kernel":
+            return [self.group("kernel", ("kernel_throughput",), lambda o: (self.kernel_workload(o),))]
+        latency = ("inference_latency_p50", "inference_latency_p90", "inference_latency_p99")
+        return [
+            self.group("latency", latency, lambda o: self.model_workloads(o, "latency")),
+            self.group("inference", ("inference_throughput", "inference_peak_bytes"), lambda o: self.model_workloads(o, "inference")),
+            self.group("loading", ("loader_throughput",), self.feeding_workload),
+            self.group(
+                "training", ("training_throughput", "end_to_end_throughput", "training_peak_bytes"),
+                lambda o: self.model_workloads(o, "training", "end_to_end"),
+            ),
+        ]
+
+    def group(self, name: str, metrics: tuple[str, ...], make: Callable[[Operand], tuple[Workload, ...]]) -> Group:
+        return Group(name, {operand.label: make(operand) for operand in self.operands}, metrics)
+
+    def model_workloads(self, operand: Operand, *tasks: str) -> tuple[Workload, ...]:
+        training = "training" in tasks
+        levers = self.resolved[operand.configuration]
+        if training and "training" not in levers:
+            return ()
+        cost = self.costs[operand.label]
+        base = Workload(
+            tasks[0], operand.subject, levers["training" if training else "inference"],
+            1 if tasks[0] == "latency" else self.settings.training_batch if training else self.settings.batch,
+            cost["size"], cost["classes"], device=self.settings.device,
+        )
+        fed = {"end_to_end": {"loader": self.settings.loader, "data": self.settings.data}}
+        return tuple(replace(base, task=task, **fed.get(task, {})) for task in tasks)
+
+    def feeding_workload(self, operand: Operand) -> tuple[Workload, ...]:
+        """The loader alone, giving the batches that this operand's training step takes."""
+        levers = self.resolved[operand.configuration].get("training")
+        if levers is None:
+            return ()
+        precision, layout, *_ = levers.split("-")
+        dtype = {"amp": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
+        size = self.costs[operand.label]["size"]
+        return (replace(self.loader_workload(self.settings.loader, f"{dtype}-{layout}"), size=size),)
+
+    def loader_workload(self, engine: str, configuration: str) -> Workload:
+        s = self.settings
+        return Workload("loading", engine, configuration, s.batch, s.size or 224, data=s.data, device=s.device)
+
+    def kernel_workload(self, operand: Operand) -> Workload:
+        s = self.settings
+        return Workload("kernel", operand.subject, operand.configuration, s.batch, s.size or 224, device=s.device)
+
+    # ---- one group ----
+
+    def measure(self, group: Group, sample: Sample) -> None:
+        """Build every side, warm it, let the sides take turns; a side that fails is left out with its reason."""
+        conditions = self.conditions
+        plans: dict[str, Plan] = {}
+        turns: dict[str, Callable[[], Slice]] = {}
+        measured: dict[str, str] = {}
+        for label, workloads in group.workloads.items():
+            if not workloads:
+                sample.missing[label] = self.resolved[self.operand(label).configuration].get("training_missing", "not possible")
+            if not workloads or label in sample.missing:
+                continue
+            twin = measured.get("+".join(w.id for w in workloads))
+            if twin is not None and group.name == "loading" and self.operand(label).kind == "model":
+                sample.notes.append(f"{label} and {twin} take the same batches: measured once")
+                continue
+            measured["+".join(w.id for w in workloads)] = label
+            try:
+                self.build(label, group, workloads, conditions, sample, plans)
+            except BenchError as error:
+                self.lose(label, group, sample, error)
+                continue
+            for workload in workloads:
+                turns[key(label, workload)] = self.turn(label, workload, plans[key(label, workload)])
+        rounds = self.rounds(group, sample, turns)
+        if rounds:
+            sample.blocks.append(keep(rounds))
+        if not sample.memory:
+            self.weigh(group, sample, turns)
+        if not sample.energy:
+            self.meter(group, sample, turns)
+        for label, workloads in group.workloads.items():
+            if label in self.workers and workloads:
+                with contextlib.suppress(BenchError):
+                    self.workers[label].ask("release", ids=[w.id for w in workloads])
+
+    def operand(self, label: str) -> Operand:
+        return next(operand for operand in self.operands if operand.label == label)
+
+    def build(
+        self, label: str, group: Group, workloads: Sequence[Workload], conditions: Conditions, sample: Sample, plans: dict[str, Plan]
+    ) -> None:
+        worker = self.workers[label]
+        self.progress(f"{group.name}: preparing {label}")
+        built = worker.build(workloads, conditions)
+        sample.compile.setdefault(label, []).append((built["compile_seconds"], built["cache"]))
+        sample.notes += [note for note in built["notes"] if note not in sample.notes]
+        speed: dict[str, float] = {}
+        for workload in workloads:
+            self.progress(f"{group.name}: warming up {label}")
+            speed[workload.task] = worker.warm(workload, cap=WARM_UP_CAP[workload.task])["seconds_per_step"]
+            prefetch = built["prefetch"][workload.id]
+            if workload.task == "end_to_end" and speed["end_to_end"] <= 1.1 * speed.get("training", 0.0):
+                # The step sets the pace, so the loader's queue is as full in the middle of a slice as after a pause.
+                prefetch = 0
+            length = SLICE_SECONDS
+            if workload.task == "latency":
+                wanted = -(-required_samples(0.99) // self.settings.rounds) * speed["latency"]
+                length = min(LATENCY_SLICE_SECONDS, max(SLICE_SECONDS, wanted * 1.02))
+            plans[key(label, workload)] = plan(speed[workload.task], length, prefetch)
+
+    def turn(self, label: str, workload: Workload, plan: Plan) -> Callable[[], Slice]:
+        def take() -> Slice:
+            worker = self.workers[label]
+            turn: Slice = worker.slice(workload, plan.steps, plan.drop, each=workload.task == "latency", timeout=300)
+            return turn
+
+        return take
+
+    def rounds(self, group: Group, sample: Sample, turns: dict[str, Callable[[], Slice]]) -> list[Round]:
+        """The rounds of one group; a side that dies in one is dropped from it and the rounds start again."""
+        while turns:
+            failed: list[tuple[str, BenchError]] = []
+
+            def guarded(name: str, turn: Callable[[], Slice], failed: list[tuple[str, BenchError]] = failed) -> Callable[[], Slice]:
+                def take() -> Slice:
+                    try:
+                        return turn()
+                    except BenchError as error:
+                        failed.append((name, error))
+                        raise
+
+                return take
+
+            def after(done: int, turns: Round) -> None:
+                self.progress(f"{group.name}: round {done} of {self.settings.rounds}")
+
+            try:
+                sides = {name: guarded(name, turn) for name, turn in turns.items()}
+                return take_turns(sides, self.settings.rounds, self.rng, after)
+            except BenchError:
+                if not failed:
+                    raise
+                name, error = failed[-1]
+                label = name.rsplit("|", 1)[0]
+                self.lose(label, group, sample, error)
+                for other in [n for n in turns if n.rsplit("|", 1)[0] == label]:
+                    del turns[other]
+        return []
+
+    def lose(self, label: str, group: Group, sample: Sample, error: BenchError) -> None:
+        """Record why an operand has no number in this group, say so, and go on without it."""
+        reason = str(error)
+        sample.missing[label] = reason.splitlines()[0].split("; its last output")[0]
+        if not isinstance(error, (OutOfMemory, WorkloadError)) or isinstance(error, WorkerError):
+            self.warn(reason)
+        else:
+            self.warn(f"{group.name} of {label}: {reason}")
+        # Also after an allocation that failed: what it left behind must not weigh on the next rows.
+        self.restart(label)
+
+    def meter(self, group: Group, sample: Sample, turns: Mapping[str, object]) -> None:
+        """Energy of an image in inference, once, where the device counts it."""
+        for label, workloads in group.workloads.items():
+            if workloads and workloads[0].task == "inference" and key(label, workloads[0]) in turns and label not in sample.missing:
+                self.progress(f"{group.name}: energy of {label}")
+                try:
+                    sample.energy[label] = self.workers[label].ask("energy", 120, id=workloads[0].id)
+                except BenchError as error:
+                    sample.energy[label] = {"missing": str(error)}
+
+    def weigh(self, group: Group, sample: Sample, turns: Mapping[str, object]) -> None:
+        """Memory of each side, once, after everything timed."""
+        if not any(name.endswith("_peak_bytes") for name in group.metrics):
+            return
+        self.progress(f"{group.name}: memory")
+        for label, workloads in group.workloads.items():
+            if workloads and key(label, workloads[0]) in turns and label not in sample.missing:
+                try:
+                    sample.memory[label] = self.workers[label].ask("memory", 120, id=workloads[0].id)
+                except BenchError as error:
+                    self.warn(f"no memory figure for {label}: {error}")
+
+    # ---- from rounds to metrics ----
+
+    def metrics_of(self, group: Group, sample: Sample) -> Iterator[Metric]:
+        task_of = {
+            "inference_throughput": "inference", "training_throughput": "training",
+            "end_to_end_throughput": "end_to_end", "loader_throughput": "loading", "kernel_throughput": "kernel",
+        }
+        for name in group.metrics:
+            if name.startswith("inference_latency"):
+                yield self.latency(name, group, sample)
+            elif name.endswith("_peak_bytes"):
+                yield self.peak(name, group, sample)
+            else:
+                yield self.throughput(name, task_of[name], group, sample)
+
+    def throughput(self, name: str, task: str, group: Group, sample: Sample) -> Metric:
+        """images/s of each side, and the ratio of rates: the inverse of the ratio of times that the pairs hold."""
+        chosen = {
+            label: next(w for w in workloads if w.task == task) for label, workloads in group.workloads.items() if workloads
+        }
+        timed = self.timed(chosen, sample)
+        values: dict[str, Value] = {}
+        for label in group.workloads:
+            source = timed.get(label)
+            if source is None:
+                values[label] = Value.none(sample.missing.get(label, "not measured"))
+                continue
+            rates = [[chosen[label].batch / turns[source].seconds_per_step for turns in block] for block in sample.blocks]
+            values[label] = value_over(rates)
+        ratios: dict[str, Ratio | None] = {}
+        for other in self.others():
+            of, to = timed.get(other), timed.get(self.reference)
+            if of is None or to is None or of == to:
+                ratios[other] = None
+                continue
+            images = {of: chosen[other].batch, to: chosen[self.reference].batch}
+            logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.blocks]
+            ratios[other] = interval(logs).ratio(other, self.reference) if any(logs) else None
+        batches = {w.batch for w in chosen.values()}
+        return self.with_ratios(
+            name, values, ratios, batch=batches.pop() if len(batches) == 1 else None,
+            workloads={label: w.id for label, w in chosen.items()}, notes=sample.notes, pairs=raw(sample.blocks, task),
+        )
+
+    def timed(self, chosen: Mapping[str, Workload], sample: Sample) -> dict[str, str]:
+        """Operand -> the key in the rounds that holds its time: another operand's where both do the very same."""
+        present = {name for block in sample.blocks for turns in block for name in turns}
+        by_id = {w.id: key(label, w) for label, w in chosen.items() if key(label, w) in present}
+        return {label: by_id[w.id] if key(label, w) not in present else key(label, w) for label, w in chosen.items() if w.id in by_id}
+
+    def latency(self, name: str, group: Group, sample: Sample) -> Metric:
+        """A percentile of the times of single images, one in flight."""
+        q = int(name.rsplit("_p", 1)[1]) / 100
+        chosen = {label: w[0] for label, w in group.workloads.items() if w}
+        timed = self.timed(chosen, sample)
+        pooled = {
+            label: [t for block in sample.blocks for turns in block for t in turns[timed[label]].samples] for label in timed
+        }
+        values = {
+            label: percentile_value(pooled[label], q) if label in pooled and q > 0.5
+            else summarise(pooled[label]) if label in pooled
+            else Value.none(sample.missing.get(label, "not measured"))
+            for label in group.workloads
+        }
+        ratios: dict[str, Ratio | None] = {}
+        for other in self.others():
+            ratios[other] = self.latency_ratio(q, other, timed, sample, pooled, values)
+        return self.with_ratios(
+            name, values, ratios, batch=1, workloads={label: w.id for label, w in chosen.items()},
+            notes=sample.notes, pairs=raw(sample.blocks, "latency") if q == 0.5 else (),
+        )
+
+    def latency_ratio(
+        self, q: float, other: str, timed: Mapping[str, str], sample: Sample,
+        pooled: Mapping[str, list[float]], values: Mapping[str, Value],
+    ) -> Ratio | None:
+        """p50 and p90 by pairs of slices; p99, of which a slice has too few samples, from the two pooled percentiles.
+
+        Bounds of p99: each percentile's own 97.5 % order-statistic interval, so that both hold with 95 %.
+        """
+        of, to = timed.get(other), timed.get(self.reference)
+        if of is None or to is None or values[other].median is None or values[self.reference].median is None:
+            return None
+        if q <= 0.9:
+            logs = [
+                [math.log(quantile(turns[of].samples, q) / quantile(turns[to].samples, q)) for turns in block]
+                for block in sample.blocks
+            ]
+            return interval(logs).ratio(other, self.reference)
+        top, bottom = values[other].median, values[self.reference].median
+        assert top is not None and bottom is not None
+        a, b = quantile_interval(pooled[other], q, 0.975), quantile_interval(pooled[self.reference], q, 0.975)
+        blocks = len(sample.blocks)
+        return Ratio(
+            other, self.reference, top / bottom, a[0] / b[1], a[1] / b[0], 0.95, blocks, sum(len(b) for b in sample.blocks)
+        )
+
+    def peak(self, name: str, group: Group, sample: Sample) -> Metric:
+        """Bytes that a step needs; counted or read from counters, so without an interval."""
+        values = {
+            label: Value.counted(sample.memory[label]["peak"]) if label in sample.memory
+            else Value.none(sample.missing.get(label, "not measured"))
+            for label in group.workloads
+        }
+        notes = [
+            f"{label}: weights {part(m, 'weights')}, gradients {part(m, 'gradients')}, optimiser {part(m, 'optimizer')}, "
+            f"input {part(m, 'inputs')}, activations and workspace {part(m, 'workspace')}, slack {part(m, 'slack')}; "
+            f"the process itself {part(m, 'process')}, {part(m, 'residue')} of it beside the step"
+            for label, m in sample.memory.items()
+        ]
+        batches = {w[0].batch for w in group.workloads.values() if w}
+        return self.with_ratios(
+            name, values, {other: Ratio.exact(other, self.reference, values) for other in self.others()},
+            batch=batches.pop() if len(batches) == 1 else None,
+            workloads={label: w[0].id for label, w in group.workloads.items() if w}, notes=notes,
+        )
+
+    def summary(self) -> Iterator[Metric]:
+        """What follows from several groups: compilation, roof, energy."""
+        if self.operands[0].kind != "model":
+            return
+        yield self.compilation()
+        yield self.roof()
+        yield self.energy()
+
+    def energy(self) -> Metric:
+        """Joules above idle for one image of the inference workload; one window, so without an interval."""
+        sample = self.samples.get("inference", Sample())
+        values: dict[str, Value] = {}
+        notes: list[str] = []
+        for operand in self.operands:
+            found = sample.energy.get(operand.label, {"missing": sample.missing.get(operand.label, "not measured")})
+            if "joules" not in found:
+                values[operand.label] = Value.none(found["missing"])
+                continue
+            values[operand.label] = Value(found["joules"], None, None, samples=1)
+            idle = found["idle_watts"]
+            notes.append(f"of inference, {'idle power not known' if idle is None else f'{idle:.0f} W of idle power subtracted'}")
+        return self.with_ratios("energy_per_image", values, {}, notes=notes)
+
+    def compilation(self) -> Metric:
+        """Seconds spent compiling before anything was timed, all workloads of an operand together."""
+        values: dict[str, Value] = {}
+        states: dict[str, str] = {}
+        for operand in self.operands:
+            parts = [s.compile[operand.label] for s in self.samples.values() if operand.label in s.compile]
+            per_block = [sum(seconds for seconds, _ in block) for block in zip(*parts, strict=False)]
+            caches = {cache for block in parts for _, cache in block[:1]}
+            states[operand.label] = "cold" if "cold" in caches else "warm" if "warm" in caches else "none"
+            if not per_block:
+                values[operand.label] = Value.none("not measured")
+            elif max(per_block) == 0.0:
+                values[operand.label] = Value.counted(0.0)
+            else:
+                # The first block only: it alone may have found the cache cold.
+                values[operand.label] = Value(per_block[0], None, None, samples=1)
+        ratios: dict[str, Ratio | None] = {}
+        for other in self.others():
+            exact = Ratio.exact(other, self.reference, values)
+            comparable = states[other] == states[self.reference] and states[other] != "none"
+            ratios[other] = replace(exact, low=None, high=None, confidence=None, blocks=1, pairs=1) if exact and comparable else None
+        notes = [f"{label}: {'nothing to compile' if state == 'none' else state + ' cache'}" for label, state in states.items()]
+        return self.with_ratios("compile_seconds", values, ratios, notes=notes)
+
+    def roof(self) -> Metric:
+        """Training's share of the measured ceilings, or inference's where training was not measured."""
+        from bench.cost import Cost
+        from bench.roofline import Ceilings, fraction
+
+        values: dict[str, Value] = {}
+        notes: list[str] = []
+        chosen = "training" if "training" in self.samples and any(self.samples["training"].blocks) else "inference"
+        sample = self.samples.get(chosen)
+        workloads = {label: w[0] for label, w in next(g for g in self.groups() if g.name == chosen).workloads.items() if w}
+        timed = self.timed(workloads, sample) if sample else {}
+        factor: dict[str, float] = {}
+        for operand in self.operands:
+            label = operand.label
+            if sample is None or label not in timed:
+                values[label] = Value.none((sample.missing.get(label) if sample else None) or "not measured")
+                continue
+            workload = workloads[label]
+            precision = workload.configuration.split("-")[0]
+            if precision not in self.ceilings:
+                values[label] = Value.none(f"no ceiling was measured for {workload.configuration}")
+                continue
+            ceilings = Ceilings(**self.ceilings[precision])
+            rates = [[workload.batch / turns[timed[label]].seconds_per_step for turns in block] for block in sample.blocks]
+            factor[label] = fraction(Cost(**self.costs[label]), ceilings, 1.0, workload.batch, chosen == "training")
+            values[label] = value_over([[rate * factor[label] for rate in block] for block in rates])
+            note = f"of {chosen}: ceilings {ceilings.flops / 1e9:.0f} GFLOP/s in {precision} and {ceilings.bandwidth / 1e9:.1f} GB/s"
+            if note not in notes:
+                notes.append(note)
+        return self.with_ratios("roof_fraction", values, {}, notes=notes)
+
+    def with_ratios(
+        self, name: str, values: Mapping[str, Value], ratios: Mapping[str, Ratio | None], batch: int | None = None,
+        workloads: Mapping[str, str] | None = None, notes: Sequence[str] = (), pairs: Any = (),
+    ) -> Metric:
+        """The metric with its first ratio, and all of them where there are more than two operands."""
+        found = [ratio for ratio in ratios.values() if ratio is not None]
+        first = found[0] if found else None
+        metric = Metric.named(name, values, batch=batch)
+        verdict = compare_verdict(first, metric.better, margin_of(name)) if first else None
+        return replace(
+            metric, ratio=first, verdict=verdict, ratios=tuple(found) if len(self.operands) > 2 else (),
+            workloads=dict(workloads or {}), notes=tuple(dict.fromkeys(notes)), pairs=pairs,
+        )
+
+
+# Seconds of warm-up at most. MEASURING asks for 30; where a step takes a second, three slices that agree within
+# 1 % never come on a shared machine, and the whole comparison has four minutes. What is left after these shows as
+# scatter between the rounds and is in the interval.
+WARM_UP_CAP = {"latency": 1.0, "inference": 1.0, "training": 1.0, "end_to_end": 0.5, "loading": 1.0, "kernel": 1.0}
+
+
+def key(label: str, workload: Workload) -> str:
+    """The name of a side in the rounds."""
+    return f"{label}|{workload.task}"
+
+
+def value_over(blocks: Sequence[Sequence[float]]) -> Value:
+    """Median with its interval: over block medians from 6 blocks up, else over all slices."""
+    medians = [statistics.median(block) for block in blocks if block]
+    if len(medians) >= 6:
+        return summarise(medians)
+    return summarise([x for block in blocks for x in block])
+
+
+def quantile(samples: Sequence[float], q: float) -> float:
+    """Interpolated quantile of one slice's samples."""
+    if len(samples) == 1:
+        return samples[0]
+    return statistics.quantiles(samples, n=100, method="inclusive")[round(q * 100) - 1]
+
+
+def raw(blocks: Sequence[Sequence[Round]], task: str) -> list[list[dict[str, float]]]:
+    """Seconds a step of each side in each round of each block: what every figure of a row is computed from."""
+    return [
+        [
+            {name.rsplit("|", 1)[0]: turn.seconds_per_step for name, turn in turns.items() if name.endswith("|" + task)}
+            for turns in block
+        ]
+        for block in blocks
+    ]
+
+
+def part(memory: Mapping[str, Any], name: str) -> str:
+    return f"{memory[name] / 2**20:.0f} MiB"
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Variables of a measuring process: compiled code is cached, and no thread pool is larger than asked for."""
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str(cache_folder() / "inductor")
+    return {
+        "TORCHINDUCTOR_CACHE_DIR": cache,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+    }
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/pixbench, ~/.cache/pixbench where that is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixbench"

@@ -1,0 +1,231 @@
+"""What a network costs before anything is timed: parameters, MACs, FLOPs, activations, bytes. Counted, never timed.
+
+The count is that of `torch.utils.flop_counter` for one image, forward and backward, on the meta device: no weight
+is drawn and nothing is computed, and with gradients enabled attention is seen by the counter instead of vanishing
+into a fused kernel. fvcore, which traces a real forward pass, is the second opinion.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import zoo
+from models.errors import ModelError
+
+# Beyond this share the two counters are counting different things, and a reader should know.
+DISAGREEMENT = 0.05
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one network for one image.
+
+    Attributes:
+        model: its name in the zoo.
+        classes: outputs.
+        size: height and width of the image, in pixels.
+        params: trainable and frozen parameters together; buffers are none.
+        parameter_tensors: tensors that hold them.
+        state_entries: entries of the state dict, buffers included; not a number of parameters.
+        weight_bytes: bytes of the parameters in fp32. A checkpoint is larger: it also has buffers and, in
+            training, the state of the optimiser.
+        macs: multiply-adds of one forward pass, flops / 2.
+        flops: floating-point operations of convolutions and matrix products in one forward pass, a
+            multiply-add counted as two.
+        training_flops: the same for a forward and a backward pass, counted: less than three times `flops`,
+            since the image needs no gradient.
+        activations: elements of the outputs of convolutions, linear layers and matrix products in one forward
+            pass, as fvcore's ActivationCountAnalysis has it; products inside fused attention are never
+            written to memory and not counted.
+    """
+
+    model: str
+    classes: int
+    size: int
+    params: int
+    parameter_tensors: int
+    state_entries: int
+    weight_bytes: int
+    macs: int
+    flops: int
+    training_flops: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """fvcore's count of one forward pass for one image.
+
+    Attributes:
+        macs: multiply-adds, to which fvcore adds normalisation and pooling, and in which it lacks whatever
+            it does not support.
+        activations: elements of the outputs of convolutions, linear layers and matrix products.
+        unsupported: operator -> calls that fvcore did not count.
+    """
+
+    macs: int
+    activations: int
+    unsupported: Mapping[str, int]
+
+
+class FusedAttention(TorchFunctionMode):
+    """Knows whether a fused attention is running, which is several matrix products on the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        # nn.MultiheadAttention is seen as one call, in which attention is fused unless its weights are wanted.
+        fused = func is functional.scaled_dot_product_attention or (
+            func is functional.multi_head_attention_forward and not keywords.get("need_weights", True)
+        )
+        self.running = fused
+        try:
+            return func(*args, **keywords)
+        finally:
+            self.running = False
+
+
+class ActivationCounter(TorchDispatchMode):
+    """Adds up the output elements of convolutions, linear layers and matrix products."""
+
+    LAYERS = frozenset(
+        {
+            torch.ops.aten.convolution.default,
+            torch.ops.aten.addmm.default,
+            torch.ops.aten.mm.default,
+        }
+    )
+    PRODUCTS = frozenset({torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default})
+
+    def __init__(self, attention: FusedAttention) -> None:
+        super().__init__()
+        self.attention = attention
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in self.LAYERS or (func in self.PRODUCTS and not self.attention.running):
+            self.elements += result.numel()
+        return result
+
+
+def count(model_name: str, classes: int | None = None, size: int | None = None, **arguments: object) -> Cost:
+    """Count what a network of the zoo costs for one image.
+
+    Args:
+        model_name: a name of `models.zoo`.
+        classes: outputs; the network's own if None.
+        size: height and width of the image in pixels; the network's own if None.
+        **arguments: of the network, as `models.zoo.build` takes them.
+
+    Raises:
+        ModelError: no such network or argument, or the network takes no image of this size.
+    """
+    classes = zoo.default_classes(model_name) if classes is None else classes
+    size = zoo.default_size(model_name) if size is None else size
+    with torch.device("meta"):
+        model = zoo.build(model_name, classes, **arguments)
+        images = torch.empty(1, 3, size, size)
+    # Evaluation and training run the same convolutions; evaluation also normalises a single value a channel.
+    model.eval()
+    flops = FlopCounterMode(display=False)
+    attention = FusedAttention()
+    activations = ActivationCounter(attention)
+    with torch.enable_grad(), flops:
+        with attention, activations:
+            logits = _forward(model_name, model, images)
+        forward_flops = int(flops.get_total_flops())
+        logits.sum().backward()
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(
+        model=model_name,
+        classes=classes,
+        size=size,
+        params=params,
+        parameter_tensors=sum(1 for _ in model.parameters()),
+        state_entries=len(model.state_dict()),
+        weight_bytes=4 * params,
+        macs=forward_flops // 2,
+        flops=forward_flops,
+        training_flops=int(flops.get_total_flops()),
+        activations=activations.elements,
+    )
+
+
+def second_opinion(model: nn.Module, size: int) -> Opinion:
+    """fvcore's count for one image of `size` x `size` pixels.
+
+    fvcore traces a forward pass, which it cannot do on the meta device: a model that lies there is moved to
+    the CPU, with zeros for weights.
+    """
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+
+    if any(tensor.is_meta for tensor in model.parameters()):
+        # Zeros, not what happens to lie in memory: denormal numbers would slow the forward pass down.
+        model = model.to_empty(device="cpu")
+        for tensor in model.state_dict().values():
+            tensor.zero_()
+    device = next(model.parameters()).device
+    images = torch.zeros(1, 3, size, size, device=device)
+    logger = logging.getLogger("fvcore")
+    level = logger.level
+    training = model.training
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            # Tracing is deprecated and says so on every branch it fixes; fvcore knows no other way.
+            warnings.simplefilter("ignore")
+            flops = FlopCountAnalysis(model.eval(), images)
+            activations = ActivationCountAnalysis(model, images)
+            return Opinion(int(flops.total()), int(activations.total()), dict(flops.unsupported_ops()))
+    finally:
+        logger.setLevel(level)
+        model.train(training)
+
+
+def disagreement(cost: Cost, opinion: Opinion) -> str | None:
+    """One sentence if fvcore's MACs differ from ours by more than 5 %, and what it left out; otherwise None."""
+    share = opinion.macs / cost.macs - 1 if cost.macs else 0.0
+    if abs(share) <= DISAGREEMENT:
+        return None
+    skipped = ", ".join(sorted(operator.removeprefix("aten::") for operator in opinion.unsupported))
+    return (
+        f"{cost.model}: fvcore counts {opinion.macs} MACs, {share:+.1%} of the {cost.macs} counted here; "
+        f"it adds normalisation and pooling and leaves out {skipped or 'nothing'}"
+    )
+
+
+def _forward(name: str, model: nn.Module, images: Tensor) -> Tensor:
+    try:
+        logits: Tensor = model(images)
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        size, reason = images.shape[-1], str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{name} takes no image of {size} x {size} pixels ({reason}); "
+            f"its default size is {zoo.default_size(name)}"
+        ) from error
+    return logits

@@ -1,0 +1,57 @@
+"""Where a command's data goes: stdout or a file, in the format that was asked for."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import UsageError
+
+FORMATS = ("text", "markdown", "csv", "json")
+
+
+def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--format` and `-o/--output` to a click command; they arrive as `format` and `output`."""
+    command = click.option(
+        "-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout."
+    )(command)
+    return click.option(
+        "--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How the table is written."
+    )(command)
+
+
+def check_output(output: str) -> None:
+    """Fail before the work, not after it, when `output` cannot be written.
+
+    Raises:
+        UsageError: the folder is missing or not writable, or `output` is a folder.
+    """
+    if output == "-":
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise UsageError(f"cannot write to {output}: it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write to {output}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"cannot write to {output}: permission denied")
+
+
+def write(text: str, output: str) -> None:
+    """Write `text` and a final newline to `output` ("-" is stdout).
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    text = text if text.endswith("\n") else text + "\n"
+    if output == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write to {output}: {error.strerror}") from error

@@ -1,0 +1,120 @@
+"""Stored results beside one another: what two or more earlier runs say about the same things."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bench.errors import BenchError
+from results import store
+from results.record import Metric, Ratio, Record, Value, utc_now
+from results.verdict import compare_verdict, margin_of
+
+
+class MachineMismatch(BenchError):
+    """Results of different machines were set beside one another."""
+
+
+def compare_files(paths: Sequence[Path], across: bool) -> Record:
+    """A record whose operands are the files (one operand in each) or FILE:OPERAND pairs.
+
+    Runs were made at different times, so nothing was paired: a ratio's bounds are the quotients of the two
+    intervals' far ends, each at 95 %, which is wider than a duel's.
+
+    Args:
+        across: allow different machines; every value is then divided by the same record's value of the first operand
+            that all files share, so that only ratios to a common reference are compared.
+
+    Raises:
+        RecordError: a file is no record of ours.
+        MachineMismatch: the machines differ and `across` is False; says in what.
+        BenchError: nothing in common.
+    """
+    records = [store.load(path) for path in paths]
+    if not across:
+        for path, record in zip(paths[1:], records[1:], strict=True):
+            differing = store.same_machine(records[0], record)
+            if differing:
+                raise MachineMismatch(
+                    f"{paths[0]} and {path} come from different machines ({'; '.join(differing[:4])}); measure both on one, "
+                    "or use --across to compare ratios to a reference both contain"
+                )
+    elif len(records) < 2:
+        raise BenchError("--across needs at least two stored results")
+    columns = _columns(paths, records)
+    metrics = [metric for name in _names(records) for metric in _rows(name, columns, across)]
+    if not metrics:
+        raise BenchError("these results have no metric in common")
+    return Record(
+        kind="stored", created=utc_now(), command="", commit=None, machine={} if across else records[0].machine,
+        operands=tuple(columns), metrics=tuple(metrics), complete=all(r.complete for r in records),
+        settings={"files": [str(p) for p in paths]},
+    )
+
+
+def _columns(paths: Sequence[Path], records: Sequence[Record]) -> dict[str, tuple[Record, str]]:
+    """Column title -> the record and the operand in it; files of the same name are told apart by their folder."""
+    titles = [path.stem for path in paths]
+    if len(set(titles)) < len(titles):
+        titles = [str(path) for path in paths]
+    return {
+        title if len(record.operands) == 1 else f"{title}:{operand}": (record, operand)
+        for title, record in zip(titles, records, strict=True)
+        for operand in record.operands
+    }
+
+
+def _names(records: Sequence[Record]) -> list[str]:
+    """Metrics that every record has, in the first one's order."""
+    return [m.name for m in records[0].metrics if all(r.metric(m.name) for r in records)]
+
+
+def _rows(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) -> list[Metric]:
+    found: dict[str, tuple[Metric, str]] = {}
+    for title, (record, operand) in columns.items():
+        metric = record.metric(name)
+        if metric is not None and operand in metric.values:
+            found[title] = (metric, operand)
+    first = next(iter(found.values()))[0]
+    if across:
+        shared = next((o for o in first.values if all(o in r.operands for r, _ in columns.values())), None)
+        if shared is None:
+            raise BenchError("these results share no operand, so there is no reference to compare their ratios to")
+        values = {title: _relative(metric, operand, shared) for title, (metric, operand) in found.items()}
+        notes: tuple[str, ...] = (f"relative to {shared} of the same run",)
+    else:
+        values = {title: metric.values[operand] for title, (metric, operand) in found.items()}
+        notes = ()
+    batches = {metric.batch for metric, _ in found.values()}
+    workloads = {title: metric.workloads.get(operand, "") for title, (metric, operand) in found.items()}
+    reference = next(iter(values))
+    ratios = [r for title in list(values)[1:] if (r := quotient(title, reference, values)) is not None]
+    row = replace(
+        Metric.named(name, values, batch=batches.pop() if len(batches) == 1 else None),
+        workloads=workloads, notes=notes, unit="1" if across else first.unit,
+        ratio=ratios[0] if ratios else None, ratios=tuple(ratios) if len(columns) > 2 else (),
+    )
+    verdict = compare_verdict(ratios[0], first.better, margin_of(name)) if ratios else None
+    return [replace(row, verdict=verdict)]
+
+
+def _relative(metric: Metric, operand: str, shared: str) -> Value:
+    """operand / shared within one run."""
+    quotient_ = quotient(operand, shared, metric.values)
+    if quotient_ is None or quotient_.estimate is None:
+        return Value.none(metric.values[operand].missing or metric.values[shared].missing or f"{shared} is 0")
+    paired = next((r for r in metric.comparisons if (r.of, r.to) == (operand, shared)), quotient_)
+    return Value(paired.estimate, paired.low, paired.high, metric.values[operand].samples, confidence=paired.confidence)
+
+
+def quotient(of: str, to: str, values: Mapping[str, Value]) -> Ratio | None:
+    """values[of] / values[to] of two numbers that were not paired; None where one is missing or 0."""
+    a, b = values[of], values[to]
+    if a.median is None or not b.median:
+        return None
+    if a.confidence == b.confidence == 1.0:
+        return Ratio.exact(of, to, values)
+    bounded = None not in (a.low, a.high, b.low, b.high) and b.low and b.high
+    low, high = (a.low / b.high, a.high / b.low) if bounded else (None, None)  # type: ignore[operator]
+    confidence = min(a.confidence or 0.0, b.confidence or 0.0) if bounded else None
+    # Two blocks: each side is one run, and the bounds hold what processes differ by only as far as a run saw it.
+    return Ratio(of, to, a.median / b.median, low, high, confidence, 2, min(a.samples, b.samples))

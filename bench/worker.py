@@ -1,0 +1,428 @@
+"""One side of a duel: a process that holds steps and runs slices on request.
+
+Parent and child speak one JSON object a line. The child's stdout is a private copy of the pipe, so that nothing a
+library prints can be taken for an answer; everything printed goes to a log whose end is shown if the child fails.
+The child lives in a session of its own (Ctrl-C in the terminal reaches only the parent, which then ends it) and
+dies with its parent, so no orphan is left however the parent ends.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.clock import CLOCKS, Slice, cuda_timer, time_slice
+from bench.errors import REPORTED, BenchError, OutOfMemory, WorkerError, WorkloadError
+from bench.machine import THROTTLING
+from bench.telemetry import sensor_for
+from bench.workload import Conditions, Workload
+
+# How torch (CPU and CUDA) words an allocation that failed; MemoryError is Python's own.
+MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "Cannot allocate memory")
+
+
+class Worker:
+    """The parent's handle on a measuring process.
+
+    Args:
+        name: the operand it measures, for messages.
+        environment: variables for the child on top of this process's.
+
+    Raises:
+        WorkerError: from every method, if the process died or did not answer in time; with its last output.
+        OutOfMemory: from `build`, `warm` and `slice`.
+        BenchError: what the child reported as the user's to mend.
+    """
+
+    def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self._log = tempfile.TemporaryFile(prefix="bench-worker-")  # noqa: SIM115 - closed in close()
+        self._pending = b""
+        self._process = subprocess.Popen(
+            [sys.executable, "-u", "-c", "from bench.worker import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            bufsize=0,
+            start_new_session=True,
+            env={**os.environ, **(environment or {}), "BENCH_WORKER_PARENT": str(os.getpid())},
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, command: str, **arguments: Any) -> None:
+        """Ask for something; `receive` gets the answer."""
+        line = json.dumps({"command": command, **arguments}) + "\n"
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode())
+        except OSError as error:
+            raise self._failure("went away") from error
+
+    def receive(self, timeout: float) -> dict[str, Any]:
+        """The answer to the oldest question not yet answered, within `timeout` seconds."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._pending:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._failure(f"did not answer within {timeout:.0f} s")
+            if select.select([descriptor], [], [], left)[0]:
+                chunk = os.read(descriptor, 1 << 16)
+                if not chunk:
+                    raise self._failure("ended")
+                self._pending += chunk
+        line, self._pending = self._pending.split(b"\n", 1)
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind = {"memory": OutOfMemory, "workload": WorkloadError}.get(answer["kind"], WorkerError)
+            message = str(answer["error"])
+            raise kind(message if kind is not WorkerError else f"{self.name}: {message}{self._tail()}")
+        return answer
+
+    def ask(self, command: str, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
+        """send and receive."""
+        self.send(command, **arguments)
+        return self.receive(timeout)
+
+    def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> dict[str, Any]:
+        """Build steps that belong together and call each once: {"compile_seconds", "cache", "notes", "prefetch"}."""
+        return self.ask(
+            "build", timeout, workloads=[w.to_json() for w in workloads], conditions=asdict(conditions)
+        )
+
+    def warm(self, workload: Workload, cap: float, timeout: float = 600.0) -> dict[str, Any]:
+        """Warm up: {"seconds_per_step", "stable"}; see `warm_up`."""
+        return self.ask("warm", timeout, id=workload.id, cap=cap)
+
+    def slice(self, workload: Workload, steps: int, drop: int, each: bool, timeout: float) -> Slice:
+        """One turn of `steps` timed steps."""
+        answer = self.ask("slice", timeout, id=workload.id, steps=steps, drop=drop, each=each)
+        return Slice(**{**answer, "samples": tuple(answer["samples"])})
+
+    def close(self) -> None:
+        """End the process and everything it started. Never raises, also when called twice."""
+        process = self._process
+        with contextlib.suppress(OSError):
+            if process.stdin:
+                process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5 if process.poll() is None else 0)
+        with contextlib.suppress(OSError):
+            # The whole group: loaders have worker processes of their own.
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+        self._log.close()
+
+    def _tail(self, lines: int = 6) -> str:
+        """The end of what the process printed."""
+        try:
+            self._log.seek(0)
+            text = self._log.read().decode(errors="replace").strip().splitlines()
+        except (OSError, ValueError):
+            return ""
+        return ("; its last output was:\n  " + "\n  ".join(text[-lines:])) if text else ""
+
+    def _failure(self, what: str) -> BenchError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        code = self._process.poll()
+        if code == -signal.SIGKILL:
+            return OutOfMemory(f"the process measuring {self.name} was killed: most likely the machine ran out of memory")
+        how = "" if code is None else (f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})")
+        return WorkerError(f"the process measuring {self.name} {what}{how}{self._tail()}")
+
+
+# ---- the child ----
+
+
+def serve() -> None:
+    """Answer the parent's questions until it goes away."""
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    session = Session()
+    for line in sys.stdin:
+        request = json.loads(line)
+        command = request.pop("command")
+        try:
+            answer = session.commands[command](**request)
+        except Exception as error:
+            answer = _describe(error)
+        try:
+            print(json.dumps(answer), file=answers, flush=True)
+        except OSError:
+            break
+    session.close()
+    # Skip the interpreter's teardown: loader threads and CUDA may hang in it, and there is nothing to save.
+    os._exit(0)
+
+
+def _describe(error: Exception) -> dict[str, str]:
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, (MemoryError, OutOfMemory)) or any(word in text for word in MEMORY_WORDS):
+        return {"kind": "memory", "error": f"out of memory: {_one_line(text)}"}
+    if isinstance(error, REPORTED):
+        return {"kind": "workload", "error": text}
+    import traceback
+
+    traceback.print_exc()
+    return {"kind": "internal", "error": f"{type(error).__name__}: {_one_line(text)}"}
+
+
+def _one_line(text: str) -> str:
+    line = next((line for line in text.splitlines() if any(word in line for word in MEMORY_WORDS)), text.splitlines()[0])
+    return line[:300]
+
+
+def _die_with_parent() -> None:
+    """Linux: be killed when the parent is, and be the first to go when memory runs out."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.environ.get("BENCH_WORKER_PARENT") != str(os.getppid()):
+        os._exit(1)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+class Session:
+    """What a child holds: its steps by id, and the answer to each command."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Any] = {}
+        self.sensors: dict[str, Any] = {}
+        self.commands = {
+            "hello": self.hello,
+            "cost": self.cost,
+            "build": self.build,
+            "warm": self.warm,
+            "slice": self.slice,
+            "memory": self.memory,
+            "energy": self.energy,
+            "release": self.release,
+            "ceilings": self.ceilings,
+            "machine": self.machine,
+            "resolve": self.resolve,
+            "unreadable": self.unreadable,
+        }
+
+    def hello(self) -> dict[str, Any]:
+        """Import what measuring needs, so that it is not paid inside anything timed."""
+        import bench.step  # noqa: F401
+
+        return {"pid": os.getpid()}
+
+    def machine(self) -> dict[str, Any]:
+        from bench.machine import describe
+
+        return dict(describe(with_torch=True))
+
+    def resolve(self, device: str, configurations: Sequence[str]) -> dict[str, Any]:
+        """Each configuration as levers, for inference and for training (or the reason why not)."""
+        from bench.step import open_device
+        from models.configuration import parse
+        from models.errors import ModelError
+        from models.prepare import device_facts
+
+        facts = device_facts(open_device(device))
+        answer: dict[str, Any] = {}
+        for text in configurations:
+            answer[text] = {"inference": parse(text, facts, training=False).text}
+            try:
+                answer[text]["training"] = parse(text, facts, training=True).text
+            except ModelError as error:
+                answer[text]["training_missing"] = str(error)
+        return answer
+
+    def unreadable(self, conditions: dict[str, Any]) -> dict[str, Any]:
+        from bench.data import unreadable
+
+        files, bad = unreadable(Conditions(**conditions))
+        return {"files": files, "bad": bad}
+
+    def cost(self, model: str, classes: int | None, size: int | None) -> dict[str, Any]:
+        from bench.cost import count
+
+        return asdict(count(model, classes, size))
+
+    def build(self, workloads: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> dict[str, Any]:
+        """Build, then call each step once: the first call compiles."""
+        from bench.step import build
+
+        todo = [Workload.from_json(w) for w in workloads]
+        clock = CLOCKS[todo[0].device]
+        before = _cache_counts()
+        begin = clock()
+        built = build(todo, Conditions(**conditions))
+        # A peer is converted and compiled while it is built; torch.compile works at the first call.
+        compile_seconds = clock() - begin if any(step.converted for step in built) else 0.0
+        self.steps.update({step.workload.id: step for step in built})
+        for step in built:
+            first = time_slice(step.call, 1, 0, clock).seconds
+            if step.compiled:
+                compile_seconds += max(0.0, first - time_slice(step.call, 1, 0, clock).seconds)
+        hits, misses = (now - then for now, then in zip(_cache_counts(), before, strict=True))
+        return {
+            "compile_seconds": compile_seconds,
+            "cache": "cold" if misses else ("warm" if hits else "none"),
+            "notes": sorted({note for step in built for note in step.notes}),
+            "prefetch": {step.workload.id: step.prefetch for step in built},
+        }
+
+    def warm(self, id: str, cap: float) -> dict[str, Any]:
+        step = self.steps[id]
+        seconds, stable = warm_up(step.call, CLOCKS[step.workload.device], cap)
+        settle()
+        return {"seconds_per_step": seconds, "stable": stable}
+
+    def slice(self, id: str, steps: int, drop: int, each: bool) -> dict[str, Any]:
+        step = self.steps[id]
+        cuda = step.workload.device == "cuda"
+        # Collecting garbage in the middle of a slice would be timed as work of the network.
+        gc.collect()
+        gc.disable()
+        try:
+            turn = time_slice(step.call, steps, drop, CLOCKS[step.workload.device], each, cuda_timer if cuda else None)
+        finally:
+            gc.enable()
+        answer = asdict(turn)
+        if cuda:
+            # A CPU's reading is one core's at one moment; a GPU's clock is the whole device's.
+            now = self.sensor("cuda").sample()
+            answer.update(clock_hertz=now.clock_hertz, throttled=bool((now.throttle or 0) & THROTTLING))
+        settle()
+        return answer
+
+    def sensor(self, device: str) -> Any:
+        if device not in self.sensors:
+            self.sensors[device] = sensor_for(device)
+        return self.sensors[device]
+
+    def energy(self, id: str) -> dict[str, Any]:
+        """Energy of one image above idle, over a window long enough for the counter: {"joules", "idle_watts"} or {"missing"}."""
+        from bench.telemetry import COUNTER_STEPS, energy_between, idle_watts, read_energy
+
+        step = self.steps[id]
+        sensor = self.sensor(step.workload.device)
+        clock = CLOCKS[step.workload.device]
+        if sensor.joules() is None:
+            return {"missing": "no readable energy counter on this machine"}
+        idle = idle_watts(sensor)
+        steps = 0
+        begin = clock()
+        before = read_energy(sensor)
+        while clock() - begin < 1.05 * COUNTER_STEPS * sensor.counter_seconds:
+            for _ in range(10):
+                step.call()
+            steps += 10
+        used = energy_between(before, read_energy(sensor), idle)
+        if used.joules is None:
+            return {"missing": used.missing}
+        joules = used.joules if used.net_joules is None else used.net_joules
+        return {"joules": joules / (steps * step.images), "idle_watts": idle}
+
+    def memory(self, id: str) -> dict[str, Any]:
+        from bench.memory import measure
+
+        return asdict(measure(self.steps[id]))
+
+    def release(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Close steps and forget what was compiled for them."""
+        for id in ids:
+            if id in self.steps:
+                self.steps.pop(id).close()
+        import torch
+
+        torch.compiler.reset()
+        gc.collect()
+        return {}
+
+    def ceilings(self, device: str, precision: str, threads: int) -> dict[str, Any]:
+        from bench.roofline import measure
+
+        return asdict(measure(device, precision, threads))
+
+    def close(self) -> None:
+        for step in self.steps.values():
+            with contextlib.suppress(Exception):
+                step.close()
+
+
+def warm_up(step: Any, clock: Any, cap: float, agreement: float = 0.01) -> tuple[float, bool]:
+    """Run slices until three in a row agree within `agreement`, at most `cap` seconds of them (at least one).
+
+    Returns:
+        seconds a step in the last slice, and whether three agreed.
+    """
+    recent: list[float] = []
+    steps = 1
+    begin = clock()
+    while True:
+        turn = time_slice(step, steps, 0, clock)
+        recent = [*recent[-2:], turn.seconds_per_step]
+        if len(recent) == 3 and max(recent) <= (1 + agreement) * min(recent):
+            return turn.seconds_per_step, True
+        if clock() - begin >= cap:
+            return min(recent), False
+        # About a tenth of a second a slice: long enough that the timer and the launch do not matter.
+        steps = max(1, min(1000, round(0.1 / max(turn.seconds_per_step, 1e-6))))
+
+
+def settle(limit: float = 3.0, quiet: float = 0.004, window: float = 0.02) -> float:
+    """Wait until this process and its children have stopped using the CPU, so that the other side has it alone.
+
+    After a turn a loader goes on filling its queue; those seconds would be charged to whoever measures next.
+
+    Returns:
+        seconds waited.
+    """
+    begin = time.perf_counter()
+    used = cpu_seconds()
+    while time.perf_counter() - begin < limit:
+        time.sleep(window)
+        now = cpu_seconds()
+        if now - used <= quiet:
+            break
+        used = now
+    return time.perf_counter() - begin
+
+
+def cpu_seconds(proc: Path = Path("/proc")) -> float:
+    """CPU time of this process and of its living children, in seconds; children only where /proc lists them."""
+    total = time.process_time()
+    ticks = os.sysconf("SC_CLK_TCK")
+    for children in (proc / "self" / "task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                with contextlib.suppress(OSError, IndexError, ValueError):
+                    fields = (proc / child / "stat").read_text().rsplit(")", 1)[1].split()
+                    total += (int(fields[11]) + int(fields[12])) / ticks
+    return total
+
+
+def _cache_counts() -> tuple[int, int]:
+    """(hits, misses) of inductor's compiled-graph cache in this process so far."""
+    from torch._dynamo.utils import counters
+
+    inductor = counters["inductor"]
+    return inductor["fxgraph_cache_hit"], inductor["fxgraph_cache_miss"] + inductor["fxgraph_cache_bypass"]
+
+

@@ -1,0 +1,1 @@
+"""Operations worth writing by hand: one a file, a Triton kernel beside its plain PyTorch twin."""

@@ -1,0 +1,323 @@
+"""From a path to a list of images with labels: the layouts people have their data in.
+
+Nothing is decoded here. Listing is sorted, so that the same folder is the same data set everywhere.
+"""
+
+import io
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+SPLITS = ("train", "val", "test")
+
+# A split's folder names, best first. ImageNet copies come as train/, or as train.X1, train.X2, ... to be merged.
+_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation", "test"), "test": ("test",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Images with labels, not yet decoded.
+
+    Attributes:
+        name: layout and split, for messages.
+        root: folder it was read from.
+        split: train, val, test, or all where the folder has no splits.
+        files: path of every image, sorted by class and name; empty when `pixels` holds the images.
+        labels: index into `classes` of every image.
+        classes: class names, sorted unless the data set brings an order of its own.
+        pixels: decoded images, uint8 [images, height, width, 3], for sets that come as arrays (CIFAR batches).
+    """
+
+    name: str
+    root: str
+    split: str
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    pixels: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def need_files(self, engine: str) -> tuple[str, ...]:
+        """The files, or a DataError saying that `engine` cannot read a set that comes as arrays."""
+        if self.pixels is not None or not self.files:
+            raise DataError(f"loader {engine} reads image files, but {self.name} has none; use resident")
+        return self.files
+
+    def select(self, indices: Sequence[int], name: str | None = None) -> "Dataset":
+        """The images at `indices`, with the same classes."""
+        return replace(
+            self,
+            name=name or self.name,
+            files=tuple(self.files[i] for i in indices) if self.files else (),
+            labels=tuple(self.labels[i] for i in indices),
+            pixels=None if self.pixels is None else self.pixels[np.asarray(indices, dtype=np.int64)],
+        )
+
+
+def placeholder(images: int, classes: int) -> Dataset:
+    """A data set that exists only as a count, for the synthetic engine."""
+    labels = tuple(i % classes for i in range(images))
+    return Dataset("synthetic", "", "all", (), labels, tuple(str(i) for i in range(classes)))
+
+
+def open_dataset(path: str | Path | Sequence[str | Path], split: str = "train") -> Dataset:
+    """Find out the layout of `path` and list one split of it.
+
+    Understood: CIFAR-10 and CIFAR-100 python batches; Tiny-ImageNet; a folder with train and val (or test) folders of
+    class folders, the training part possibly spread over train.X1, train.X2, ...; a folder of class folders; a flat
+    folder of images (one class). The last two have no splits: each split is the whole set. Several paths are merged.
+
+    Raises:
+        DataError: nothing there, nothing readable, an empty class, or training and validation classes that differ.
+    """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    if not isinstance(path, (str, Path)):
+        return merge_folders(list(path), split)
+    root = Path(path)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(
+            f"data folder {root} {what}; name a folder of images, or make one with: bench data make {root}"
+        )
+    for find in (_open_cifar, _open_tiny_imagenet, _open_splits):
+        dataset = find(root, split)
+        if dataset is not None:
+            return dataset
+    classes = _class_folders(root)
+    if classes:
+        return _folder_dataset(f"{root.name}", root, "all", [root])
+    files = _images_below(str(root))
+    if not files:
+        raise DataError(f"no images in {root}; expected class folders, train and val folders, or {EXTENSIONS} files")
+    return Dataset(root.name, str(root), "all", tuple(files), (0,) * len(files), (root.name,))
+
+
+def merge_folders(folders: Sequence[str | Path], split: str = "train") -> Dataset:
+    """One data set out of several folders of class folders, as ImageNet-100's train.X1 .. train.X4.
+
+    A class may lie in one folder or be spread over several. Classes are sorted by name over all folders.
+
+    Raises:
+        DataError: a folder is missing or holds no class folders.
+    """
+    paths = [Path(folder) for folder in folders]
+    if not paths:
+        raise DataError("no data folders were given")
+    for path in paths:
+        if not path.is_dir():
+            raise DataError(f"data folder {path} does not exist")
+    return _folder_dataset("+".join(path.name for path in paths), paths[0].parent, split, paths)
+
+
+def check_same_classes(train: Dataset, val: Dataset) -> None:
+    """Raise DataError unless both have the same classes in the same order."""
+    if train.classes == val.classes:
+        return
+    only_train = sorted(set(train.classes) - set(val.classes))
+    only_val = sorted(set(val.classes) - set(train.classes))
+    raise DataError(
+        f"classes of {train.name} ({len(train.classes)}) and {val.name} ({len(val.classes)}) differ: "
+        f"only in the first: {_few(only_train)}; only in the second: {_few(only_val)}"
+    )
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    if not names:
+        return "none"
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _class_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _images_below(folder: str) -> list[str]:
+    """Paths of the images in `folder` and the folders in it, sorted; hidden files are left out."""
+    found: list[str] = []
+    below: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            # The name decides before the type is asked for: on some file systems is_dir() is a call to the server.
+            if entry.name.lower().endswith(EXTENSIONS):
+                found.append(entry.path)
+            elif entry.is_dir():
+                below.append(entry.path)
+    for path in below:
+        found.extend(_images_below(path))
+    found.sort()
+    return found
+
+
+def _folder_dataset(name: str, root: Path, split: str, folders: list[Path]) -> Dataset:
+    classes = sorted({label for folder in folders for label in _class_folders(folder)})
+    if not classes:
+        raise DataError(f"no class folders in {', '.join(map(str, folders))}; expected <class>/<image>")
+    files: list[str] = []
+    labels: list[int] = []
+    for index, label in enumerate(classes):
+        members = [
+            path for folder in folders if (folder / label).is_dir() for path in _images_below(str(folder / label))
+        ]
+        if not members:
+            raise DataError(f"class folder {label} in {', '.join(map(str, folders))} holds no images; fill or remove it")
+        files += members
+        labels += [index] * len(members)
+    return Dataset(name, str(root), split, tuple(files), tuple(labels), tuple(classes))
+
+
+def _split_folders(root: Path, split: str) -> list[Path]:
+    """Folders of one split: `train` itself, or `train.X1`, `train.X2`, ...; empty when there is none."""
+    for name in _FOLDERS[split]:
+        if (root / name).is_dir():
+            return [root / name]
+        parts = [root / part for part in _class_folders(root) if part.startswith(f"{name}.")]
+        if parts:
+            return parts
+    return []
+
+
+def _open_splits(root: Path, split: str) -> Dataset | None:
+    train, val = _split_folders(root, "train"), _split_folders(root, "val")
+    if not train or not (val or split == "train"):
+        if not train:
+            return None
+        raise DataError(f"{root} has {train[0].name} but no folder for split {split}: {', '.join(_FOLDERS[split])}")
+    wanted = _split_folders(root, split)
+    if not wanted:
+        raise DataError(f"{root} has no folder for split {split}: expected {', '.join(_FOLDERS[split])}")
+    if val:
+        # Names only: a wrong split should not cost the listing of a million files first.
+        names = [tuple(sorted({label for part in parts for label in _class_folders(part)})) for parts in (train, val)]
+        sides = [
+            Dataset(f"{root.name}/{parts[0].name}", str(root), split, (), (), classes)
+            for parts, classes in zip((train, val), names, strict=True)
+        ]
+        check_same_classes(*sides)
+    return _folder_dataset(f"{root.name}/{split}", root, split, wanted)
+
+
+def _open_tiny_imagenet(root: Path, split: str) -> Dataset | None:
+    """Tiny-ImageNet: train/<class>/images/*, val/images/* named in val/val_annotations.txt."""
+    annotations = root / "val" / "val_annotations.txt"
+    if not annotations.is_file():
+        return None
+    classes = tuple(_class_folders(root / "train"))
+    if split == "train":
+        return _folder_dataset("tiny-imagenet/train", root, split, [root / "train"])
+    if split == "test":
+        raise DataError(f"the test images of Tiny-ImageNet in {root} have no labels; use split val")
+    index = {label: i for i, label in enumerate(classes)}
+    files, labels = [], []
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        image, *rest = line.split("\t")
+        if not rest or rest[0] not in index:
+            raise DataError(f"{annotations} line {number}: expected an image and one of {len(classes)} class names")
+        files.append(str(root / "val" / "images" / image))
+        labels.append(index[rest[0]])
+    if not files:
+        raise DataError(f"{annotations} names no images")
+    return Dataset("tiny-imagenet/val", str(root), split, tuple(files), tuple(labels), classes)
+
+
+# What unpickling a CIFAR batch needs: dictionaries, lists, bytes and numpy arrays. Nothing here can run a command.
+_HARMLESS = {
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of numpy arrays and plain containers; refuses every other name before it is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _HARMLESS:
+            raise DataError(f"it asks for {module}.{name}, which no image batch needs, so it was not run")
+        return super().find_class(module, name)
+
+
+def read_batch(path: str | Path) -> dict[str, Any]:
+    """Read a CIFAR-style pickle without running what it may hold.
+
+    Returns:
+        The pickled dictionary, keys as text.
+
+    Raises:
+        DataError: not a pickle of a dictionary, or one that asks for anything but arrays.
+    """
+    try:
+        # bytes: the batches were written by Python 2, whose strings are neither text nor ASCII.
+        content = _ArrayUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="bytes").load()
+    except DataError as error:
+        raise DataError(f"refused to read {path}: {error}") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:
+        raise DataError(f"{path} is not a readable pickle of image arrays: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}; expected a dictionary with b'data'")
+    return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}
+
+
+def pixels_of(data: Any, path: str | Path) -> NDArray[np.uint8]:
+    """Images [n, 32, 32, 3] from rows of 3072 planar values or from [n, 32, 32, 3]."""
+    if isinstance(data, np.ndarray) and data.dtype == np.uint8:
+        if data.ndim == 2 and data.shape[1] == 3072:
+            return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        if data.ndim == 4 and data.shape[1:] == (32, 32, 3):
+            return np.ascontiguousarray(data)
+    raise DataError(f"{path}: expected uint8 data of shape [n, 3072] or [n, 32, 32, 3]")
+
+
+def _open_cifar(root: Path, split: str) -> Dataset | None:
+    for folder in (root, root / "cifar-10-batches-py"):
+        if (folder / "data_batch_1").is_file():
+            parts = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
+            return _cifar(folder, split, parts, "labels", "batches.meta", "label_names", "cifar10")
+    for folder in (root, root / "cifar-100-python"):
+        if (folder / "train").is_file() and (folder / "meta").is_file():
+            part = ["train" if split == "train" else "test"]
+            return _cifar(folder, split, part, "fine_labels", "meta", "fine_label_names", "cifar100")
+    return None
+
+
+def _cifar(folder: Path, split: str, parts: list[str], key: str, meta: str, names: str, name: str) -> Dataset:
+    arrays, labels = [], []
+    for part in parts:
+        if not (folder / part).is_file():
+            raise DataError(f"{folder} lacks {part}; unpack the {name} archive again")
+        batch = read_batch(folder / part)
+        if "data" not in batch or key not in batch:
+            raise DataError(f"{folder / part} lacks data or {key}; unpack the {name} archive again")
+        arrays.append(pixels_of(batch["data"], folder / part))
+        labels += [int(label) for label in batch[key]]
+    read = read_batch(folder / meta) if (folder / meta).is_file() else {}
+    if names not in read:
+        raise DataError(f"{folder / meta} lacks {names}; unpack the {name} archive again")
+    classes = tuple(label.decode() if isinstance(label, bytes) else str(label) for label in read[names])
+    pixels = np.concatenate(arrays)
+    if len(pixels) != len(labels) or (labels and not 0 <= min(labels) <= max(labels) < len(classes)):
+        raise DataError(f"{folder}: {len(pixels)} images, {len(labels)} labels and {len(classes)} classes do not fit")
+    return Dataset(f"{name}/{split}", str(folder), split, (), tuple(labels), classes, pixels)

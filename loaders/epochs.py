@@ -1,0 +1,208 @@
+"""Which image comes when, and with which random numbers: the part all engines share.
+
+Order and random numbers depend on (seed, epoch, shard, batch) alone, through the counter-based Philox generator
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A loader can therefore go on at any batch of any
+epoch without replaying what came before, and two engines with one seed cut the same windows out of the same images.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.errors import DataError
+from loaders.options import LoaderOptions
+
+if TYPE_CHECKING:
+    import torch
+
+ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten windows that do not fit
+AREA = (0.08, 1.0)
+ASPECT = (3 / 4, 4 / 3)
+EVAL_MARGIN = 256 / 224  # shorter side over crop in the usual ImageNet evaluation
+
+Batch = tuple["torch.Tensor", "torch.Tensor"]
+
+
+class Epochs:
+    """Order of the images and random numbers of every batch of one shard.
+
+    Training shards all have images // shards images, so that every process makes the same number of steps; the order
+    is a new permutation of the whole set each epoch, so the few images left over differ from epoch to epoch.
+    Evaluation shards part the set exactly.
+    """
+
+    def __init__(self, images: int, options: LoaderOptions) -> None:
+        if images < 1:
+            raise DataError("the data set has no images")
+        self._total = images
+        self._options = options
+        if options.train:
+            self.images = images // options.shards
+            if self.images == 0:
+                raise DataError(f"{images} images cannot be shared among {options.shards} shards; use fewer shards")
+            # A set smaller than a batch is repeated to fill one: dropping it would leave nothing.
+            self.batches = max(1, self.images // options.batch)
+        else:
+            self.images = len(range(options.shard, images, options.shards))
+            if self.images == 0:
+                raise DataError(f"{images} images cannot be shared among {options.shards} shards; use fewer shards")
+            self.batches = -(-self.images // options.batch)
+        self._cached: tuple[int, NDArray[np.int64]] | None = None
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of this shard's images in the order of `epoch`, shape [images]."""
+        options = self._options
+        if not options.train:
+            return np.arange(options.shard, self._total, options.shards)
+        if self._cached is None or self._cached[0] != epoch:
+            generator = np.random.Generator(np.random.Philox(key=[options.seed, epoch]))
+            permutation = generator.permutation(self._total)
+            self._cached = (epoch, permutation[options.shard :: options.shards][: self.images])
+        return self._cached[1]
+
+    def indices(self, epoch: int, batch: int) -> NDArray[np.int64]:
+        """Indices into the data set of one batch, shape [batch] (less for the last one of an evaluation)."""
+        order, size = self.order(epoch), self._options.batch
+        if self._options.train and self.images < size:
+            return np.resize(order, size)
+        return order[batch * size : (batch + 1) * size]
+
+    def draws(self, epoch: int, batch: int) -> NDArray[np.float64]:
+        """Uniform random numbers in 0..1 for one batch, shape [batch, 2 * ATTEMPTS + 3].
+
+        A row holds ATTEMPTS areas, ATTEMPTS aspect ratios, the window's vertical and horizontal place, the flip.
+        """
+        options = self._options
+        # The order of the epoch is drawn from counter 0; a counter that starts at 1 in the third word never meets it.
+        philox = np.random.Philox(key=[options.seed, epoch], counter=[0, batch, 1 + options.shard, 0])
+        return np.random.Generator(philox).random((options.batch, 2 * ATTEMPTS + 3))
+
+
+def windows(draws: NDArray[np.float64], heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Random windows with the distribution of torchvision's RandomResizedCrop.
+
+    Area is uniform in 8..100 % of the image, the logarithm of the aspect ratio uniform in 3/4..4/3; the first of ten
+    tries that fits is taken, otherwise the largest centred window within the aspect limits (Szegedy et al. 2015,
+    "Going deeper with convolutions").
+
+    Args:
+        draws: rows of `Epochs.draws`, shape [n, 2 * ATTEMPTS + 3].
+        heights, widths: pixels, shape [n].
+
+    Returns:
+        top, left, height, width in pixels, shape [n, 4].
+    """
+    rows = np.arange(len(draws))
+    tall, wide = heights[:, None].astype(np.float64), widths[:, None].astype(np.float64)
+    area = (AREA[0] + (AREA[1] - AREA[0]) * draws[:, :ATTEMPTS]) * tall * wide
+    low, high = np.log(ASPECT[0]), np.log(ASPECT[1])
+    aspect = np.exp(low + (high - low) * draws[:, ATTEMPTS : 2 * ATTEMPTS])
+    width, height = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (width >= 1) & (height >= 1) & (width <= wide) & (height <= tall)
+    first = fits.argmax(axis=1)
+    width, height = width[rows, first], height[rows, first]
+    place = draws[:, 2 * ATTEMPTS : 2 * ATTEMPTS + 2]
+    top = np.floor(place[:, 0] * (heights - height + 1))
+    left = np.floor(place[:, 1] * (widths - width + 1))
+    lost = ~fits.any(axis=1)
+    if lost.any():
+        width = np.where(lost, np.minimum(widths, np.rint(heights * ASPECT[1])), width)
+        height = np.where(lost, np.minimum(heights, np.rint(widths / ASPECT[0])), height)
+        top = np.where(lost, (heights - height) // 2, top)
+        left = np.where(lost, (widths - width) // 2, left)
+    return np.stack([top, left, height, width], axis=1).astype(np.int64)
+
+
+def flips(draws: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which images of a batch are mirrored: half of them, shape [n]."""
+    return np.asarray(draws[:, -1] < 0.5)
+
+
+def evaluation_shape(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """The evaluation transform in numbers: (resized height, resized width, top, left) for a centre crop of `size`.
+
+    As torchvision's Resize(round(size * 256 / 224)) and CenterCrop(size) compute them.
+    """
+    shorter = round(size * EVAL_MARGIN)
+    if height <= width:
+        resized = shorter, int(shorter * width / height)
+    else:
+        resized = int(shorter * height / width), shorter
+    return *resized, round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+
+
+class Engine(Protocol):
+    """What an engine's `open_engine(dataset, options, epochs)` returns.
+
+    Attributes:
+        ahead: batches it holds ready at most.
+    """
+
+    ahead: int
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of `epoch` from number `first` on."""
+
+    def close(self) -> None:
+        """Stop threads and processes; a second call does nothing."""
+
+
+class Loader:
+    """An iterable of (images, labels) on the device; every iter() is the next epoch.
+
+    images: [batch, 3, size, size] in the asked dtype and memory order, normalised; labels: [batch] int64.
+    A batch belongs to the caller: no engine writes to it again, except that synthetic hands out one batch for ever.
+
+    Attributes:
+        name: the engine.
+        batch: images a batch.
+        images: images a full epoch of this shard hands over (training: full batches only).
+    """
+
+    def __init__(self, name: str, images: int, options: LoaderOptions, open_engine: Callable[[Epochs], Engine]) -> None:
+        self.name = name
+        self.options = options
+        self.batch = options.batch
+        self._epochs = Epochs(images, options)
+        self.images = self._epochs.batches * options.batch if options.train else self._epochs.images
+        self._epoch, self._next, self._restored = 0, 0, False
+        self._engine = open_engine(self._epochs)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self._epochs.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._next and not self._restored:
+            self._epoch, self._next = self._epoch + 1, 0
+        self._restored = False
+        for batch in self._engine.batches(self._epoch, self._next):
+            self._next += 1
+            if self._next == len(self):
+                self._epoch, self._next = self._epoch + 1, 0
+            yield batch
+
+    @property
+    def prefetch(self) -> int:
+        """Batches that may lie ready after a pause: so many come out faster than the engine makes them."""
+        return self._engine.ahead
+
+    def state(self) -> dict[str, int]:
+        """Where the loader is: the epoch and the number of the batch that comes next."""
+        return {"epoch": self._epoch, "batch": self._next}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Make the next iter() go on at `state`.
+
+        Raises:
+            DataError: the state is not one of a loader with as many batches.
+        """
+        if set(state) != {"epoch", "batch"} or not 0 <= state["batch"] < len(self) or state["epoch"] < 0:
+            raise DataError(f"loader state {state} does not fit a loader with {len(self)} batches an epoch")
+        self._epoch, self._next, self._restored = state["epoch"], state["batch"], True
+
+    def close(self) -> None:
+        """Stop the engine's threads and processes; a second call does nothing."""
+        self._engine.close()

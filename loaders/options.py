@@ -1,0 +1,110 @@
+"""What a loader is asked for: one frozen description that every engine understands."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from loaders.errors import DataError
+
+# Channel means and deviations of the training images in units of 0..1, red green blue.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+DTYPES = ("float32", "bfloat16", "float16")
+LAYOUTS = ("nhwc", "nchw")
+DECODERS = ("cpu", "mixed")
+RESIZES = ("torch", "dali")
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderOptions:
+    """What to load and how.
+
+    Every engine honours the first block. The second block tunes single engines; the others ignore it.
+
+    Attributes:
+        batch: images a batch.
+        size: height and width of an output image, pixels.
+        dtype: element type of the images: float32, bfloat16 or float16.
+        layout: memory order: nhwc (channels_last strides) or nchw. The shape is [batch, 3, size, size] either way.
+        device: where the tensors are handed over: cpu, cuda or cuda:N.
+        threads: decoding threads (DALI, SPDL) or worker processes (DataLoader); 0 workers means in the caller.
+        seed: fixes the order of the images and, where the engine's description does not say otherwise, every
+            crop and flip.
+        train: True shuffles and crops at random (area 0.08 to 1, aspect 3/4 to 4/3) and flips; only full batches.
+            False resizes the shorter side to size * 256 / 224, crops the centre, keeps the order and gives every
+            image exactly once, the last batch possibly smaller.
+        shard, shards: this loader's part of the data set and the number of parts.
+        prefetch: batches made ahead.
+        mean, std: per channel, in units of 0..1: output = (pixel / 255 - mean) / std.
+
+        decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU.
+        resize: dali on the CPU: "torch" (uint8, antialiased, vectorised) or "dali" (its own operator).
+        antialias: dali: low-pass filter before shrinking, as Pillow does. False is faster and aliases.
+        fast_idct: dali: the inverse DCT with less precise arithmetic (lossy; see tests for the error).
+        hw_decoder_load: dali mixed: share of the images given to the GPU's JPEG engine, 0..1.
+        preallocate_width, preallocate_height: dali mixed: largest image expected, pixels; 0 allocates on demand.
+        device_memory_padding, host_memory_padding: dali mixed: bytes reserved a decoding thread.
+        set_affinity: dali: tie each thread to one core.
+        padding: resident: reflected border around an image before the random crop, pixels.
+    """
+
+    batch: int = 32
+    size: int = 224
+    dtype: str = "float32"
+    layout: str = "nhwc"
+    device: str = "cpu"
+    threads: int = 2
+    seed: int = 0
+    train: bool = True
+    shard: int = 0
+    shards: int = 1
+    prefetch: int = 2
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    decoder: str = "cpu"
+    resize: str = "torch"
+    antialias: bool = True
+    fast_idct: bool = False
+    hw_decoder_load: float = 0.65
+    preallocate_width: int = 0
+    preallocate_height: int = 0
+    device_memory_padding: int = 16 * 2**20
+    host_memory_padding: int = 8 * 2**20
+    set_affinity: bool = False
+    padding: int = 4
+
+    def __post_init__(self) -> None:
+        for name, known in (("dtype", DTYPES), ("layout", LAYOUTS), ("decoder", DECODERS), ("resize", RESIZES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise DataError(f"loader option {name} is {value!r}; known: {', '.join(known)}")
+        for name, least in (("batch", 1), ("size", 1), ("threads", 0), ("shards", 1), ("prefetch", 1), ("padding", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise DataError(f"loader option {name} is {value}; it must be {least} or more")
+        if not 0 <= self.shard < self.shards:
+            raise DataError(f"loader option shard is {self.shard}; with {self.shards} shards it is 0..{self.shards - 1}")
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise DataError(f"loader option hw_decoder_load is {self.hw_decoder_load}; it is a share, 0..1")
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise DataError(f"loader option device is {self.device!r}; known: cpu, cuda, cuda:N")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "LoaderOptions":
+        """Build options from names and values.
+
+        Raises:
+            DataError: a name is unknown (the message lists the known ones) or a value is out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise DataError(f"unknown loader option {name}{hint} Known: {', '.join(known)}")
+        return cls(**values)

@@ -1,0 +1,89 @@
+"""Foreign inference engines behind the same call as ours, so that they can stand in the same table."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import ModelError
+
+
+def openvino(model: nn.Module, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Convert to OpenVINO and compile for the CPU with its own defaults for one request at a time.
+
+    Raises:
+        ModelError: openvino is not installed.
+    """
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise ModelError("the configuration asks for openvino, which is not installed; pip install 'pixbench[peers]'") from error
+    core = ov.Core()
+    converted = ov.convert_model(model, example_input=torch.zeros(example), input=list(example))
+    # THROUGHPUT opens several streams to overlap requests; one call at a time wants all cores on that call.
+    compiled = core.compile_model(
+        converted, "CPU",
+        {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY",
+         "INFERENCE_NUM_THREADS": torch.get_num_threads()},
+    )
+    request = compiled.create_infer_request()
+
+    def forward(images: Tensor) -> Tensor:
+        # share_inputs and share_outputs: no copies, as our own step has none.
+        result = request.infer([images.numpy()], share_inputs=True, share_outputs=True)
+        return torch.from_numpy(result[0])
+
+    return forward
+
+
+def onnxruntime(model: nn.Module, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Export to ONNX in memory and run it with ONNX Runtime, CUDA first where it offers it.
+
+    Raises:
+        ModelError: onnxruntime, onnx or onnxscript is not installed.
+    """
+    try:
+        import onnxruntime as ort
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            "the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; pip install 'pixbench[peers]'"
+        ) from error
+    program = torch.onnx.export(model, (torch.zeros(example),), dynamo=True, verbose=False)
+    assert program is not None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    available = ort.get_available_providers()
+    providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+    session = ort.InferenceSession(program.model_proto.SerializeToString(), options, providers=providers)
+    name = session.get_inputs()[0].name
+
+    def forward(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+    return forward
+
+
+def tensorrt(model: nn.Module, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Compile with torch-tensorrt. Has never run on a GPU here.
+
+    Raises:
+        ModelError: torch-tensorrt is not installed.
+    """
+    try:
+        import torch_tensorrt
+    except ImportError as error:
+        raise ModelError("the configuration asks for tensorrt, which needs torch-tensorrt; it is not installed") from error
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    images = torch.zeros(example, dtype=dtype, device="cuda")
+    compiled: Callable[[Tensor], Tensor] = torch_tensorrt.compile(
+        model.to("cuda", dtype), inputs=[images], enabled_precisions={dtype}
+    )
+    return compiled
+
+
+PEERS: dict[str, Callable[[nn.Module, str, tuple[int, ...]], Callable[[Tensor], Tensor]]] = {
+    "openvino": openvino,
+    "onnxruntime": onnxruntime,
+    "tensorrt": tensorrt,
+}

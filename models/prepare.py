@@ -1,0 +1,141 @@
+"""Does to a network what a Configuration says: one function a lever, and one that applies them in order."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.configuration import Configuration, Device
+from models.errors import ModelError
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "amp": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network ready to be called.
+
+    Attributes:
+        module: the network that holds parameters and buffers (also behind a peer, for counting).
+        forward: images [N, 3, H, W] -> logits [N, classes]; autocast, inference mode and layout are inside.
+        dtype: what images must arrive in.
+        memory_format: what images must arrive in.
+        autocast: the dtype autocast computes in, or None.
+        notes: anything that is not as the configuration's words say; empty in the normal case.
+    """
+
+    module: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    autocast: torch.dtype | None
+    notes: tuple[str, ...] = ()
+
+
+def device_facts(device: torch.device) -> Device:
+    """The facts that presets and checks ask of a torch device."""
+    return Device.from_cuda(torch.cuda.get_device_capability(device)) if device.type == "cuda" else Device.from_cpu()
+
+
+def apply_layout(model: nn.Module, layout: str) -> nn.Module:
+    """channels_last lets convolutions run without a transpose before and after each one."""
+    return model.to(memory_format=memory_format(layout))
+
+
+def memory_format(layout: str) -> torch.memory_format:
+    return torch.channels_last if layout == "nhwc" else torch.contiguous_format
+
+
+def set_tf32(enabled: bool) -> None:
+    """TF32 is a switch of the whole process, so a measuring process holds one configuration only."""
+    torch.backends.cuda.matmul.allow_tf32 = enabled
+    torch.backends.cudnn.allow_tf32 = enabled
+
+
+def apply_precision(model: nn.Module, precision: str, training: bool) -> nn.Module:
+    """Cast the weights. fp16 training keeps fp32 weights (autocast and a scaler do the rest)."""
+    if precision == "fp16" and training:
+        return model
+    return model.to(DTYPES[precision])
+
+
+def autocast_dtype(precision: str, training: bool) -> torch.dtype | None:
+    """What autocast computes in, None if it is off."""
+    if precision == "amp":
+        return torch.bfloat16
+    return torch.float16 if precision == "fp16" and training else None
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """Fold each batch norm into the convolution before it, by torch.fx (eager inference only).
+
+    Raises:
+        ModelError: the network cannot be traced symbolically.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        folded = fuse(model)
+    except Exception as error:
+        raise ModelError(f"freeze without compile folds batch norm by tracing, and this network cannot be traced: {error}") from error
+    assert isinstance(folded, nn.Module)
+    return folded
+
+
+def apply_compile(model: nn.Module, mode: str, freeze: bool, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """torch.compile in the named mode; static shapes, because every distinct size is a program of its own."""
+    options: dict[str, str | int | bool | Callable[..., object]] = {}
+    if mode == "graphs":
+        options["triton.cudagraphs"] = True
+    if mode == "autotune":
+        options["max_autotune"] = True
+        options["triton.cudagraphs"] = device.type == "cuda"
+    if freeze:
+        options["freezing"] = True
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, options=options)
+    return compiled
+
+
+def prepare(model: nn.Module, configuration: Configuration, device: torch.device, training: bool, example: tuple[int, ...]) -> Prepared:
+    """Apply every lever of `configuration` to `model`, in the order in which they must be applied.
+
+    Args:
+        model: with random or trained weights, fp32, on the CPU.
+        example: the shape [N, 3, H, W] the network will be called with; peers are built for exactly it.
+
+    Raises:
+        ModelError: a lever cannot be applied to this network here; says which and why.
+    """
+    model = model.train(training)
+    if configuration.peer is not None:
+        from models.peers import PEERS
+
+        model = model.eval()
+        forward = PEERS[configuration.peer](model, configuration.precision, example)
+        # TensorRT's program takes its own precision; the CPU engines convert fp32 images themselves.
+        dtype = DTYPES[configuration.precision] if configuration.peer == "tensorrt" else torch.float32
+        return Prepared(model, forward, dtype, torch.contiguous_format, None)
+    if device.type == "cuda":
+        set_tf32(configuration.precision == "tf32")
+        # The input size never changes within a workload, so letting cuDNN time its algorithms once pays.
+        torch.backends.cudnn.benchmark = True
+    model = model.to(device)
+    # Folding computes new weights; in fp32 they are exact before they are rounded once.
+    if configuration.freeze and configuration.compile == "eager":
+        model = fold_batch_norm(model)
+    model = apply_precision(apply_layout(model, configuration.layout), configuration.precision, training)
+    call: Callable[[Tensor], Tensor] = model
+    if configuration.compile != "eager":
+        call = apply_compile(model, configuration.compile, configuration.freeze, device)
+    cast = autocast_dtype(configuration.precision, training)
+
+    def forward(images: Tensor) -> Tensor:
+        # no_grad, not inference_mode: inductor only freezes weights it may treat as constants under no_grad.
+        guard = contextlib.nullcontext() if training else torch.no_grad()
+        with guard, torch.autocast(device.type, cast or torch.bfloat16, enabled=cast is not None):
+            return call(images)
+
+    # Autocast would cast fp32 images at the first convolution; arriving in its dtype saves that pass.
+    return Prepared(model, forward, cast or DTYPES[configuration.precision], memory_format(configuration.layout), cast)

@@ -1,0 +1,369 @@
+"""One table of every network that can be named: what it is, its size, its classes, and how it is built.
+
+Asking about a network imports nothing heavy; building one imports the module that holds it. To add a
+network, add a row. The studied networks keep the parameter counts that their authors published
+(tests/models/test_networks.py).
+"""
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from models.errors import ModelError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row of the zoo.
+
+    Attributes:
+        builder: "module:callable" of what builds it from `classes` and keyword arguments.
+        line: what it is, in one line.
+        classes: outputs when none are asked for.
+        size: height and width in pixels when none are asked for.
+        arguments: what the builder is given; keyword arguments of `build` replace all but `name`.
+    """
+
+    builder: str
+    line: str
+    classes: int
+    size: int
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+
+# title and paper -> torchvision's names, each at 224 px unless SIZES says otherwise
+FAMILIES: dict[str, str] = {
+    "AlexNet, Krizhevsky 2014": "alexnet",
+    "ConvNeXt, Liu et al. 2022": "convnext_tiny convnext_small convnext_base convnext_large",
+    "DenseNet, Huang et al. 2016": "densenet121 densenet161 densenet169 densenet201",
+    "EfficientNet, Tan and Le 2019": (
+        "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 "
+        "efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7"
+    ),
+    "EfficientNetV2, Tan and Le 2021": "efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l",
+    "GoogLeNet, Szegedy et al. 2014, without auxiliary classifiers": "googlenet",
+    "Inception v3, Szegedy et al. 2015, without auxiliary classifiers": "inception_v3",
+    "MaxViT, Tu et al. 2022": "maxvit_t",
+    "MNASNet, Tan et al. 2018": "mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3",
+    "MobileNetV2, Sandler et al. 2018": "mobilenet_v2",
+    "MobileNetV3, Howard et al. 2019": "mobilenet_v3_small mobilenet_v3_large",
+    "RegNet, Radosavovic et al. 2020": (
+        "regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf "
+        "regnet_x_8gf regnet_x_16gf regnet_x_32gf "
+        "regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf "
+        "regnet_y_8gf regnet_y_16gf regnet_y_32gf regnet_y_128gf"
+    ),
+    "ResNet, He et al. 2015": "resnet18 resnet34 resnet50 resnet101 resnet152",
+    "ResNeXt, Xie et al. 2016": "resnext50_32x4d resnext101_32x8d resnext101_64x4d",
+    "ShuffleNetV2, Ma et al. 2018": (
+        "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0"
+    ),
+    "SqueezeNet, Iandola et al. 2016": "squeezenet1_0 squeezenet1_1",
+    "Swin Transformer, Liu et al. 2021": "swin_t swin_s swin_b",
+    "Swin Transformer V2, Liu et al. 2021": "swin_v2_t swin_v2_s swin_v2_b",
+    "VGG, Simonyan and Zisserman 2014": "vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn",
+    "Vision Transformer, Dosovitskiy et al. 2020": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14",
+    "Wide ResNet, Zagoruyko and Komodakis 2016": "wide_resnet50_2 wide_resnet101_2",
+}
+
+# The sizes at which torchvision evaluates its first ImageNet weights. vit_h_14 has none from plain training:
+# it is built for 224 px.
+SIZES: dict[str, int] = {
+    "efficientnet_b1": 240,
+    "efficientnet_b2": 288,
+    "efficientnet_b3": 300,
+    "efficientnet_b4": 380,
+    "efficientnet_b5": 456,
+    "efficientnet_b6": 528,
+    "efficientnet_b7": 600,
+    "efficientnet_v2_s": 384,
+    "efficientnet_v2_m": 480,
+    "efficientnet_v2_l": 480,
+    "inception_v3": 299,
+    "swin_v2_t": 256,
+    "swin_v2_s": 256,
+    "swin_v2_b": 256,
+}
+
+RESNET = "models.resnet:ResNet"
+SMALL_STEM: dict[str, object] = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
+NARROW: dict[str, object] = {
+    **SMALL_STEM,
+    "stem_width": 40,
+    "widths": (40, 80, 144, 176),
+    "head_dropout": 0.5,
+}
+
+STUDIED: dict[str, Network] = {
+    "resnet34_se": Network(
+        RESNET,
+        "ResNet-34 with squeeze-and-excitation (reduction 16) in every block",
+        100,
+        224,
+        {"se_ratio": 16},
+    ),
+    "narrow_resnet34": Network(
+        RESNET, "ResNet-34 below 5M parameters for CIFAR: widths 40 to 176", 10, 32, NARROW
+    ),
+    "narrow_resnet50": Network(
+        RESNET,
+        "ResNet-50 below 5M parameters for CIFAR: widths 40 to 176",
+        10,
+        32,
+        {**NARROW, "block": "bottleneck"},
+    ),
+    "narrow_resnet26": Network(
+        RESNET,
+        "ResNet-26 below 5M parameters for CIFAR: published count, configuration ours",
+        10,
+        32,
+        {
+            **NARROW,
+            "block": "bottleneck",
+            "depths": (2, 2, 2, 2),
+            "stem_width": 32,
+            "widths": (40, 88, 176, 240),
+        },
+    ),
+    "narrow_resnet34_se": Network(
+        RESNET,
+        "narrow ResNet-34 with squeeze-and-excitation: widths 42 to 184",
+        10,
+        32,
+        {**NARROW, "stem_width": 44, "widths": (42, 84, 152, 184), "se_ratio": 16},
+    ),
+    "narrow_resnet50_se": Network(
+        RESNET,
+        "narrow ResNet-50 with squeeze-and-excitation without biases: above 5M",
+        10,
+        32,
+        {**NARROW, "block": "bottleneck", "se_ratio": 16, "se_bias": False},
+    ),
+    "cifar_resnet56": Network(
+        RESNET,
+        "ResNet-56 for CIFAR, He et al. 2015: shortcuts without parameters",
+        10,
+        32,
+        {
+            **SMALL_STEM,
+            "stem_width": 16,
+            "depths": (9, 9, 9),
+            "widths": (16, 32, 64),
+            "strides": (1, 2, 2),
+            "shortcut": "pad",
+        },
+    ),
+    "wide_cifar_resnet56": Network(
+        RESNET,
+        "ResNet-56 for CIFAR twice as wide, 12 blocks a stage (so 74 layers)",
+        10,
+        32,
+        {
+            **SMALL_STEM,
+            "stem_width": 32,
+            "depths": (12, 12, 12),
+            "widths": (32, 64, 128),
+            "strides": (1, 2, 2),
+            "shortcut": "pad",
+        },
+    ),
+    "lenet": Network(
+        "models.lenet:LeNet", "LeNet-5 with ReLU and max pooling, colour images of 32 px", 10, 32
+    ),
+    "cifar_resnet18": Network(
+        RESNET,
+        "ResNet-18 at full width with a 3x3 stem for CIFAR",
+        10,
+        32,
+        {**SMALL_STEM, "depths": (2, 2, 2, 2)},
+    ),
+    "cifar_resnext29_32x4d": Network(
+        RESNET,
+        "ResNeXt-29 for CIFAR: three stages, 32 groups of 4, 1x1 stem",
+        10,
+        32,
+        {
+            **SMALL_STEM,
+            "stem_kernel": 1,
+            "block": "bottleneck",
+            "depths": (3, 3, 3),
+            "widths": (128, 256, 512),
+            "strides": (1, 2, 2),
+            "expansion": 2,
+            "groups": 32,
+        },
+    ),
+    "cifar_densenet121": Network(
+        "models.densenet:DenseNet", "DenseNet-121 with a 3x3 stem for CIFAR, growth 32", 10, 32
+    ),
+    "og_resnet": Network(
+        RESNET,
+        "ResNet below 5M parameters with the ImageNet stem, four stages from 32 channels",
+        10,
+        32,
+        {"stem_width": 32, "depths": (1, 4, 5, 3), "widths": (32, 64, 128, 256), "strides": (1, 1, 2, 2)},
+    ),
+    "og_64_resnet": Network(
+        RESNET,
+        "ResNet below 5M parameters with the ImageNet stem, three stages from 64 channels",
+        10,
+        32,
+        {"depths": (3, 5, 3), "widths": (64, 128, 256), "strides": (1, 2, 2)},
+    ),
+    "res_block": Network(
+        RESNET,
+        "ResNet below 5M parameters, three 3x3 convolutions a block (softmax_output off)",
+        10,
+        32,
+        {
+            "block": "three_conv",
+            "stem_width": 32,
+            "depths": (4, 3, 2),
+            "widths": (64, 128, 256),
+            "strides": (1, 2, 2),
+        },
+    ),
+    "res_512": Network(
+        RESNET,
+        "ResNet below 5M parameters, three stages, the last of 512 channels",
+        10,
+        32,
+        {"depths": (3, 6, 1), "widths": (64, 128, 512), "strides": (1, 2, 2)},
+    ),
+    "res_512_d": Network(
+        RESNET,
+        "res_512 with dropout 0.1 in every block and leaky ReLU",
+        10,
+        32,
+        {
+            "depths": (3, 6, 1),
+            "widths": (64, 128, 512),
+            "strides": (1, 2, 2),
+            "activation": "leaky_relu",
+            "block_dropout": 0.1,
+        },
+    ),
+}
+
+
+def _torchvision() -> dict[str, Network]:
+    return {
+        name: Network(
+            "models.torchvision:build", f"{title} (torchvision)", 1000, SIZES.get(name, 224), {"name": name}
+        )
+        for title, members in FAMILIES.items()
+        for name in members.split()
+    }
+
+
+NETWORKS: dict[str, Network] = {**_torchvision(), **STUDIED}
+
+
+def names() -> tuple[str, ...]:
+    """Every network by name, torchvision's first; `timm:NAME` is understood besides. Imports no torch."""
+    return tuple(NETWORKS)
+
+
+def check(name: str) -> None:
+    """Do nothing if `name` can be built, as far as can be told without importing torch.
+
+    Raises:
+        ModelError: there is no such network (with near names), or it needs timm, which is not installed.
+    """
+    _network(name)
+
+
+def describe(name: str) -> str:
+    """What the network is, in one line. Imports no torch.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    return _network(name).line
+
+
+def default_classes(name: str) -> int:
+    """Outputs of the network when none are asked for: 1000, or as many as its study has.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    return _network(name).classes
+
+
+def default_size(name: str) -> int:
+    """Height and width, in pixels, of the network's images when none are asked for.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    network = _network(name)
+    if name.startswith("timm:"):
+        return int(importlib.import_module("models.timm").default_size(name.removeprefix("timm:")))
+    return network.size
+
+
+def known_arguments(name: str) -> dict[str, object]:
+    """The keyword arguments that `build` takes for this network, with their defaults. Imports torch.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    network = _network(name)
+    parameters = inspect.signature(_builder(network)).parameters.values()
+    known = {item.name: item.default for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
+    return known | {key: value for key, value in network.arguments.items() if key in known}
+
+
+def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Module":
+    """The network with random weights, on the default device: images [B, 3, H, W] -> logits [B, classes].
+
+    Under `with torch.device("meta")` it is built without memory for its weights. In training it returns one
+    tensor like in inference; GoogLeNet and Inception v3 therefore come without auxiliary classifiers.
+
+    Args:
+        name: one of `names()`, or `timm:NAME`.
+        classes: outputs; `default_classes(name)` if None.
+        **arguments: activation, dropout, widths and so on; `known_arguments(name)` lists this network's.
+
+    Raises:
+        ModelError: no such network or argument, or values it cannot be built from.
+    """
+    network = _network(name)
+    known = known_arguments(name)
+    for key in arguments:
+        if key not in known:
+            raise unknown(f"argument of {name}", key, known)
+    classes = network.classes if classes is None else classes
+    if not isinstance(classes, int) or classes < 1:
+        raise ModelError(f"classes is {classes!r}; {name} needs a whole number above 0")
+    try:
+        model: nn.Module = _builder(network)(classes=classes, **{**network.arguments, **arguments})
+    except ModelError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{name} cannot be built with {arguments}: {error}") from error
+    return model
+
+
+def _network(name: str) -> Network:
+    if name.startswith("timm:"):
+        own = name.removeprefix("timm:")
+        if importlib.util.find_spec("timm") is None:
+            raise ModelError(f"{name} needs the package timm, which is not installed: pip install timm")
+        return Network("models.timm:build", f"{own} (timm)", 1000, 224, {"name": own})
+    if name not in NETWORKS:
+        raise unknown("model", name, NETWORKS, "`bench list models` names them all")
+    return NETWORKS[name]
+
+
+def _builder(network: Network) -> "Callable[..., nn.Module]":
+    module, attribute = network.builder.split(":")
+    builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
+    return builder

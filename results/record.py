@@ -1,0 +1,451 @@
+"""What a run leaves behind: plain frozen types and their JSON form, in SI units, nothing rounded.
+
+This module knows the shape of a record and nothing of files (store.py), of statistics (stats.py) or of how
+numbers are shown (tables.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from results.errors import RecordError
+
+SCHEMA = 1
+"""Version of the JSON form. Keys with a default may be added without a new number."""
+
+Number: TypeAlias = int | float
+Json: TypeAlias = Any
+"""Whatever `json` can write. Kept raw: this package stores it and does not look inside."""
+
+METRICS: dict[str, tuple[str, str, str]] = {
+    "params": ("parameters", "lower", "trainable and frozen parameters"),
+    "weight_bytes": ("bytes", "lower", "bytes of parameters and buffers"),
+    "macs": ("MAC", "lower", "multiply-accumulates of one forward pass of one image"),
+    "flops": ("FLOP", "lower", "floating point operations of one forward pass of one image, 2 a MAC"),
+    "activations": ("elements", "lower", "elements written by the layers in one forward pass of one image"),
+    "inference_latency_p50": (
+        "s",
+        "lower",
+        "median time from one image on the host to its result on the host",
+    ),
+    "inference_latency_p90": ("s", "lower", "the same, 90th percentile"),
+    "inference_latency_p99": ("s", "lower", "the same, 99th percentile"),
+    "inference_throughput": ("images/s", "higher", "images through the forward pass with the queue full"),
+    "training_throughput": ("images/s", "higher", "images through whole training steps on resident data"),
+    "end_to_end_throughput": ("images/s", "higher", "images from files through loader and training step"),
+    "loader_throughput": ("images/s", "higher", "images from files to batches on the device, no model"),
+    "kernel_throughput": ("images/s", "higher", "images through one kernel"),
+    "inference_peak_bytes": ("bytes", "lower", "highest memory of the inference step, after warm-up"),
+    "training_peak_bytes": ("bytes", "lower", "highest memory of the training step, after warm-up"),
+    "compile_seconds": ("s", "lower", "compilation and autotuning before the first timed step"),
+    "roof_fraction": ("1", "higher", "share of the ceiling measured on this device in this run"),
+    "energy_per_image": ("J", "lower", "energy above idle for one image"),
+}
+"""Metric name -> (unit, which direction is better, what it is)."""
+
+
+def utc_now() -> str:
+    """This moment in ISO 8601, UTC, to the second: the form of `Record.created`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Value:
+    """One operand's number for one metric, in the metric's unit.
+
+    `low` and `high` enclose the median with `confidence`; None where the samples give no bound. A counted
+    number has low = high = median. Without a number `median` is None and `missing` says why, for example "out
+    of memory: 2.1 GiB asked for, 0.4 GiB free" or "needs 459 samples, has 120". NaN and infinity become None
+    on the way in, so that what is held is what is stored.
+    """
+
+    median: Number | None
+    low: Number | None
+    high: Number | None
+    samples: int
+    missing: str | None = None
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.median is not None and not math.isfinite(self.median) and self.missing is None:
+            object.__setattr__(self, "missing", f"the measurement gave {self.median}")
+        for name in ("median", "low", "high"):
+            object.__setattr__(self, name, _finite(getattr(self, name)))
+        if self.missing is not None:
+            for name in ("median", "low", "high"):
+                object.__setattr__(self, name, None)
+        elif self.median is None:
+            raise RecordError("a value without a median needs the reason in `missing`")
+
+    @classmethod
+    def counted(cls, number: Number) -> Value:
+        """A number without noise: counted, not measured."""
+        return cls(number, number, number, samples=1, confidence=1.0)
+
+    @classmethod
+    def none(cls, reason: str, samples: int = 0) -> Value:
+        """No number, and why."""
+        return cls(None, None, None, samples=samples, missing=reason)
+
+    def to_json(self) -> dict[str, Json]:
+        return _dump(self)
+
+    @classmethod
+    def from_json(cls, data: Json, where: str = "value") -> Value:
+        """Raises RecordError on unknown, absent or mistyped keys, naming them."""
+        d = _keys(cls, data, where)
+        return cls(
+            median=_number(d, "median", where),
+            low=_number(d, "low", where),
+            high=_number(d, "high", where),
+            samples=_count(d, "samples", where),
+            missing=_text_or_none(d, "missing", where),
+            confidence=_number(d, "confidence", where),
+        )
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """value[of] / value[to], the plain quotient of the metric's numbers; `to` is the reference.
+
+    `low` and `high` enclose it with `confidence` (None: the samples give no bound). `blocks` counts fresh
+    pairs of processes and `pairs` the pairs of slices inside them; 0 blocks means that both numbers are
+    counted, not timed.
+    """
+
+    of: str
+    to: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    confidence: float | None
+    blocks: int
+    pairs: int
+
+    def __post_init__(self) -> None:
+        for name in ("estimate", "low", "high"):
+            object.__setattr__(self, name, _finite(getattr(self, name)))
+
+    @property
+    def counted(self) -> bool:
+        return self.blocks == 0
+
+    @property
+    def within_process(self) -> bool:
+        """Whether the interval leaves out how much one process differs from the next."""
+        return self.blocks == 1
+
+    @classmethod
+    def exact(cls, of: str, to: str, values: Mapping[str, Value]) -> Ratio | None:
+        """The quotient of two counted numbers; None where one is missing or the reference is 0."""
+        above, below = values[of].median, values[to].median
+        if above is None or not below:
+            return None
+        quotient = above / below
+        return cls(of, to, quotient, quotient, quotient, confidence=1.0, blocks=0, pairs=0)
+
+    def inverse(self) -> Ratio:
+        """The same comparison seen from the other side."""
+        turn = [1 / x if x else None for x in (self.estimate, self.high, self.low)]
+        return Ratio(self.to, self.of, turn[0], turn[1], turn[2], self.confidence, self.blocks, self.pairs)
+
+    def to_json(self) -> dict[str, Json]:
+        return _dump(self)
+
+    @classmethod
+    def from_json(cls, data: Json, where: str = "ratio") -> Ratio:
+        """Raises RecordError on unknown, absent or mistyped keys, naming them."""
+        d = _keys(cls, data, where)
+        return cls(
+            of=_text(d, "of", where),
+            to=_text(d, "to", where),
+            estimate=_number(d, "estimate", where),
+            low=_number(d, "low", where),
+            high=_number(d, "high", where),
+            confidence=_number(d, "confidence", where),
+            blocks=_count(d, "blocks", where),
+            pairs=_count(d, "pairs", where),
+        )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One quantity for every operand, with how the operands relate.
+
+    `ratio` and `verdict` are about the first comparison; with more than two operands `ratios` holds one ratio
+    for each operand against the same reference. `workloads` gives the id of what was timed for each operand.
+    `pairs` keeps the raw log ratios, log(value[of] / value[to]): a list of blocks, each a list of pairs (with
+    more than two operands: a mapping from operand to such a list).
+    """
+
+    name: str
+    unit: str
+    better: str
+    batch: int | None
+    values: Mapping[str, Value]
+    ratio: Ratio | None = None
+    verdict: str | None = None
+    ratios: tuple[Ratio, ...] = ()
+    workloads: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    pairs: Json = ()
+
+    def __post_init__(self) -> None:
+        if self.better not in ("higher", "lower"):
+            raise RecordError(f"metric {self.name}: better is {self.better!r}; it is 'higher' or 'lower'")
+        for ratio in self.comparisons:
+            for operand in (ratio.of, ratio.to):
+                if operand not in self.values:
+                    raise RecordError(
+                        f"metric {self.name}: the ratio names {operand!r}, which has no value here"
+                    )
+
+    @classmethod
+    def named(
+        cls,
+        name: str,
+        values: Mapping[str, Value],
+        *,
+        batch: int | None = None,
+        ratio: Ratio | None = None,
+        verdict: str | None = None,
+        ratios: Sequence[Ratio] = (),
+        workloads: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+        pairs: Json = (),
+    ) -> Metric:
+        """A metric of `METRICS` with its unit and direction; RecordError with near names for another name."""
+        if name not in METRICS:
+            raise RecordError(f"unknown metric {name!r}{_near(name, METRICS)}; known: {', '.join(METRICS)}")
+        unit, better, _ = METRICS[name]
+        return cls(
+            name,
+            unit,
+            better,
+            batch,
+            values,
+            ratio,
+            verdict,
+            tuple(ratios),
+            workloads or {},
+            tuple(notes),
+            pairs,
+        )
+
+    @property
+    def comparisons(self) -> tuple[Ratio, ...]:
+        """Every ratio once, whichever of the two fields holds it."""
+        first = () if self.ratio is None or self.ratio in self.ratios else (self.ratio,)
+        return first + self.ratios
+
+    def to_json(self) -> dict[str, Json]:
+        return _dump(self)
+
+    @classmethod
+    def from_json(cls, data: Json, where: str = "metric") -> Metric:
+        """Raises RecordError on unknown, absent or mistyped keys, naming them."""
+        d = _keys(cls, data, where)
+        values = _mapping(d, "values", where)
+        ratio = d.get("ratio")
+        batch = d.get("batch")
+        return cls(
+            name=_text(d, "name", where),
+            unit=_text(d, "unit", where),
+            better=_text(d, "better", where),
+            batch=None if batch is None else _count(d, "batch", where),
+            values={k: Value.from_json(v, f"{where}.values[{k!r}]") for k, v in values.items()},
+            ratio=None if ratio is None else Ratio.from_json(ratio, f"{where}.ratio"),
+            verdict=_text_or_none(d, "verdict", where),
+            ratios=tuple(
+                Ratio.from_json(v, f"{where}.ratios[{i}]") for i, v in enumerate(_list(d, "ratios", where))
+            ),
+            workloads={k: str(v) for k, v in _mapping(d, "workloads", where).items()},
+            notes=tuple(str(v) for v in _list(d, "notes", where)),
+            pairs=_plain(d.get("pairs", ())),
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: what was asked, on which machine, what came out, and whether it got to its end.
+
+    `created` is ISO 8601 in UTC, `commit` is {"sha", "dirty"} or None outside a repository, `machine` holds
+    under "fingerprint" what must agree before two records may be compared.
+    """
+
+    kind: str
+    created: str
+    command: str
+    commit: Mapping[str, Json] | None
+    machine: Mapping[str, Json]
+    operands: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    complete: bool = True
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise RecordError(f"schema {self.schema}: this version writes and reads schema {SCHEMA}")
+        try:
+            datetime.fromisoformat(self.created)
+        except ValueError as error:
+            raise RecordError(f"created is {self.created!r}; expected a time in ISO 8601") from error
+        for metric in self.metrics:
+            for operand in metric.values:
+                if operand not in self.operands:
+                    raise RecordError(
+                        f"metric {metric.name} has a value for {operand!r}, which is no operand"
+                    )
+
+    def metric(self, name: str, batch: int | None = None) -> Metric | None:
+        """The first metric of that name (and batch, when given), None without one."""
+        for metric in self.metrics:
+            if metric.name == name and (batch is None or metric.batch == batch):
+                return metric
+        return None
+
+    def to_json(self) -> dict[str, Json]:
+        """Plain types for `json`, `schema` first; never NaN or infinity, which become null."""
+        body = _dump(self)
+        return {"schema": body.pop("schema"), **body}
+
+    @classmethod
+    def from_json(cls, data: Json, where: str = "record") -> Record:
+        """Raises RecordError on another schema and on unknown, absent or mistyped keys, naming them."""
+        if not isinstance(data, dict) or "schema" not in data:
+            raise RecordError(f"{where}: no key 'schema', so this is not a record of this program")
+        schema = data["schema"]
+        if schema != SCHEMA or isinstance(schema, bool):
+            newer = isinstance(schema, int) and schema > SCHEMA
+            advice = "it comes from a newer version; update this one" if newer else "measure again"
+            raise RecordError(f"{where}: schema is {schema!r}, this version reads {SCHEMA}; {advice}")
+        d = _keys(cls, data, where)
+        commit = None if d.get("commit") is None else _mapping(d, "commit", where)
+        complete = d.get("complete", True)
+        if not isinstance(complete, bool):
+            raise RecordError(f"{where}.complete: expected true or false, found {_shown(complete)}")
+        return cls(
+            kind=_text(d, "kind", where),
+            created=_text(d, "created", where),
+            command=_text(d, "command", where),
+            commit=commit,
+            machine=_mapping(d, "machine", where),
+            operands=tuple(
+                _text({"operand": v}, "operand", f"{where}.operands[{i}]")
+                for i, v in enumerate(_list(d, "operands", where))
+            ),
+            metrics=tuple(
+                Metric.from_json(v, f"{where}.metrics[{i}]") for i, v in enumerate(_list(d, "metrics", where))
+            ),
+            complete=complete,
+            settings=_mapping(d, "settings", where),
+        )
+
+
+def _finite(x: Number | None) -> Number | None:
+    return None if x is None or not math.isfinite(x) else x
+
+
+def _plain(data: Json) -> Json:
+    """Copies into what JSON can hold, NaN and infinity as None."""
+    if data is None or isinstance(data, (bool, str)):
+        return data
+    if isinstance(data, (int, float)):
+        return _finite(data)
+    if isinstance(data, Mapping):
+        return {str(k): _plain(v) for k, v in data.items()}
+    if isinstance(data, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in (sorted(data) if isinstance(data, (set, frozenset)) else data)]
+    return str(data)
+
+
+def _dump(thing: Any) -> dict[str, Json]:
+    out: dict[str, Json] = {}
+    for f in dataclasses.fields(thing):
+        value = getattr(thing, f.name)
+        if isinstance(value, Ratio):
+            value = value.to_json()
+        elif f.name == "values":
+            value = {k: v.to_json() for k, v in value.items()}
+        elif f.name in ("ratios", "metrics"):
+            value = [v.to_json() for v in value]
+        out[f.name] = _plain(value)
+    return out
+
+
+def _near(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=2)
+    return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
+
+
+def _shown(data: Json) -> str:
+    text = repr(data)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _keys(cls: type, data: Json, where: str) -> dict[str, Json]:
+    if not isinstance(data, dict):
+        raise RecordError(f"{where}: expected an object, found {_shown(data)}")
+    fields = dataclasses.fields(cls)
+    known = [f.name for f in fields]
+    for key in data:
+        if key not in known:
+            raise RecordError(f"{where}: unknown key {key!r}{_near(key, known)}; known: {', '.join(known)}")
+    needed = [
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and f.name not in data
+    ]
+    if needed:
+        raise RecordError(f"{where}: missing {', '.join(repr(n) for n in needed)}")
+    return data
+
+
+def _number(d: dict[str, Json], key: str, where: str) -> Number | None:
+    x = d.get(key)
+    if x is None:
+        return None
+    if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x):
+        raise RecordError(f"{where}.{key}: expected a finite number or null, found {_shown(x)}")
+    return x
+
+
+def _count(d: dict[str, Json], key: str, where: str) -> int:
+    x = d[key]
+    if isinstance(x, bool) or not isinstance(x, int) or x < 0:
+        raise RecordError(f"{where}.{key}: expected a whole number from 0 up, found {_shown(x)}")
+    return x
+
+
+def _text(d: dict[str, Json], key: str, where: str) -> str:
+    x = d[key]
+    if not isinstance(x, str):
+        raise RecordError(f"{where}.{key}: expected text, found {_shown(x)}")
+    return x
+
+
+def _text_or_none(d: dict[str, Json], key: str, where: str) -> str | None:
+    return None if d.get(key) is None else _text(d, key, where)
+
+
+def _mapping(d: dict[str, Json], key: str, where: str) -> dict[str, Json]:
+    x = d.get(key, {})
+    if not isinstance(x, dict):
+        raise RecordError(f"{where}.{key}: expected an object, found {_shown(x)}")
+    return x
+
+
+def _list(d: dict[str, Json], key: str, where: str) -> list[Json]:
+    x = d.get(key, [])
+    if not isinstance(x, list):
+        raise RecordError(f"{where}.{key}: expected a list, found {_shown(x)}")
+    return x

@@ -1,0 +1,189 @@
+"""Records as files: one JSON file a run, written so that neither a crash nor a second writer can spoil one.
+
+Knows nothing of what the numbers mean. Files are never changed in place: a new version is written beside the
+old one under a temporary name and renamed over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from results.errors import RecordError
+from results.record import Record
+
+FOLDER = Path(".benchmarks/pixbench")
+"""Where runs go unless told otherwise, relative to the working directory."""
+
+_TEMPORARY = ".tmp"
+
+
+class Skipped(NamedTuple):
+    """A file in a folder of records that is not a usable record, and why."""
+
+    path: Path
+    reason: str
+
+
+class Stored(NamedTuple):
+    """A record and the file it came from."""
+
+    path: Path
+    record: Record
+
+
+def new_path(kind: str, folder: Path | str = FOLDER, now: datetime | None = None) -> Path:
+    """A file name that no other writer will choose: UTC time, kind, eight random digits. Creates nothing."""
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    return Path(folder) / f"{moment:%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(4)}.json"
+
+
+def save(record: Record, path: Path | str | None = None) -> Path:
+    """Writes the record to `path` (default: a new file in `FOLDER`) and returns the path.
+
+    An existing file is replaced as a whole or not at all. Raises RecordError when the disk is full or the
+    place cannot be written; the previous version is then untouched and nothing is left lying about.
+    """
+    target = new_path(record.kind) if path is None else Path(path)
+    text = json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n"
+    write_whole(target, text.encode())
+    return target
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Puts `data` at `target` in one step, through a temporary file in the same folder.
+
+    Raises RecordError saying why and that the previous version is intact.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                # Without this a power cut may leave the new name pointing at an empty file.
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        kept = "; the previous version is untouched" if target.is_file() else ""
+        raise RecordError(
+            f"cannot write {target}: {error.strerror or error}{kept}; free some space or choose another place"
+        ) from error
+    _sync_folder(target.parent)
+
+
+def load(path: Path | str) -> Record:
+    """Reads one record. Raises RecordError: what is wrong with the file, what was expected, what to do."""
+    path = Path(path)
+    return Record.from_json(read_json(path), where=str(path))
+
+
+def read_json(path: Path) -> Any:
+    """The file's JSON. Raises RecordError for anything that is not a whole JSON document in UTF-8."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(
+            f"{path}: not text in UTF-8, so not a stored record; is it the right file?"
+        ) from error
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror or error}; is it the right path?") from error
+    if not text.strip():
+        raise RecordError(f"{path}: empty; expected the JSON of a stored record; measure again")
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        # A document that breaks off is the usual sign of a copy or download that was cut short.
+        cut = error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated")
+        what = (
+            "ends in the middle of its JSON; copy it again or measure again"
+            if cut
+            else (
+                f"not JSON (line {error.lineno}: {error.msg}), so not a stored record; is it the right file?"
+            )
+        )
+        raise RecordError(f"{path}: {what}") from error
+    except RecursionError as error:
+        raise RecordError(f"{path}: nested too deeply for a stored record; is it the right file?") from error
+    except ValueError as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+def list_records(folder: Path | str = FOLDER) -> tuple[list[Stored], list[Skipped]]:
+    """Every record in `folder`, oldest first, and every other file there with the reason why it was left out.
+
+    A folder that does not exist holds no records. Raises RecordError when it cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return [], []
+    try:
+        paths = sorted(p for p in folder.iterdir() if not p.is_dir())
+    except OSError as error:
+        raise RecordError(f"cannot list {folder}: {error.strerror or error}; is it a folder?") from error
+    stored: list[Stored] = []
+    skipped: list[Skipped] = []
+    for path in paths:
+        if path.name.endswith(_TEMPORARY):
+            skipped.append(Skipped(path, "left by a write that is under way or was cut off"))
+        elif path.suffix != ".json":
+            skipped.append(Skipped(path, "not a .json file"))
+        else:
+            try:
+                stored.append(Stored(path, load(path)))
+            except RecordError as error:
+                skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
+    stored.sort(key=lambda s: (s.record.created, s.path.name))
+    return stored, skipped
+
+
+def same_machine(a: Record | Mapping[str, Any], b: Record | Mapping[str, Any]) -> list[str]:
+    """What differs between the machines of two records, one text a field; empty when they may be compared.
+
+    Compares `machine["fingerprint"]`; a field that only one side has differs too. Takes records or their
+    `machine`.
+    """
+    sides = [x.machine if isinstance(x, Record) else x for x in (a, b)]
+    left, right = (side.get("fingerprint") for side in sides)
+    if not isinstance(left, Mapping) or not left:
+        return ["fingerprint: missing in the first record"]
+    if not isinstance(right, Mapping) or not right:
+        return ["fingerprint: missing in the second record"]
+    fields = list(left) + [f for f in right if f not in left]
+    return [
+        f"{f}: {_side(left, f)} against {_side(right, f)}"
+        for f in fields
+        if f not in left or f not in right or left[f] != right[f]
+    ]
+
+
+def _side(fingerprint: Mapping[str, Any], name: str) -> str:
+    if name not in fingerprint:
+        return "(not recorded)"
+    value = fingerprint[name]
+    return "none" if value is None else str(value)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"holds {name}, which JSON does not have; it was not written by this program")
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the rename itself survive a power cut; where a folder cannot be opened nothing else is lost.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

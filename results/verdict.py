@@ -1,0 +1,367 @@
+"""From numbers to words: is it different, by enough to matter, and how often would that be said in error.
+
+Pure functions. `look` decides the sequential test that gates a commit (two versions of the same thing, log
+time ratios, 10 to 24 blocks); `compare_verdict` and `sentence` describe two different things side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from results.errors import RecordError
+from results.record import Metric, Ratio
+from results.stats import hodges_lehmann, signed_rank_bounds, supported_decimals
+
+REGRESSED = "REGRESSED"
+IMPROVED = "IMPROVED"
+CLEAN = "CLEAN"
+UNSURE = "UNSURE"
+
+LOOKS = (10, 16, 24)
+"""How many blocks there are when the test may stop."""
+
+ALPHAS = (0.001, 0.0005, 0.0005)
+"""One-sided error spent at each look, 0.002 in all. 10 blocks reach 2**-10, just below the first."""
+
+CLEAN_ALPHA = 0.01
+
+DEVICE_MARGIN = 0.02
+WHOLE_MARGIN = 0.03
+BYTES_MARGIN = 0.01
+
+_COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
+_WHOLE = ("end_to_end_throughput", "loader_throughput", "compile_seconds", "energy_per_image")
+_BYTES = ("inference_peak_bytes", "training_peak_bytes")
+
+
+def margin_of(metric: str) -> float:
+    """The smallest relative change of a metric that matters.
+
+    0 for what is counted, 1 % for reserved bytes, 3 % end to end and for loaders (and for compilation and
+    energy, whose sensors are coarser), 2 % for device time.
+    """
+    if metric in _COUNTED:
+        return 0.0
+    if metric in _BYTES:
+        return BYTES_MARGIN
+    return WHOLE_MARGIN if metric in _WHOLE else DEVICE_MARGIN
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one look at the blocks says. Ratios are time new / time base, so above 1 is slower.
+
+    `low` and `high` are the one-sided bounds that decide REGRESSED and IMPROVED at this look (None: out of
+    reach), `clean_low` and `clean_high` the 99 % ones that decide CLEAN. `visible` is the smallest relative
+    change that this many blocks with this scatter would have reported, None when no change could have been.
+    `next_look` is how many blocks to have before looking again; None when the verdict stands.
+    """
+
+    verdict: str
+    margin: float
+    blocks: int
+    estimate: float
+    low: float | None
+    high: float | None
+    clean_low: float | None
+    clean_high: float | None
+    visible: float | None
+    next_look: int | None
+
+    @property
+    def final(self) -> bool:
+        return self.next_look is None
+
+    def blocks_needed(self, change: float | None = None) -> int | None:
+        """About how many blocks would show `change`, from the scatter seen here.
+
+        `change` is relative and by default the margin. The half width of a bound shrinks with the root of the
+        number of blocks. None when nothing is known yet.
+        """
+        target = self.margin if change is None else change
+        if self.visible is None or target <= 0:
+            return None
+        shrink = math.log1p(self.visible) / math.log1p(target)
+        return max(LOOKS[0], math.ceil(self.blocks * shrink**2))
+
+    def sentence(self, name: str, seconds_per_block: float | None = None) -> str:
+        """The verdict in words; an UNSURE says what could have been seen and what seeing less would cost."""
+        change = f"{_signed(self.estimate - 1)} time"
+        bounds = ""
+        if self.clean_low is not None and self.clean_high is not None:
+            bounds = f" ({_signed(self.clean_low - 1)} to {_signed(self.clean_high - 1)}, 98 %)"
+        count = f"{self.blocks} blocks" if self.blocks != 1 else "1 block"
+        text = f"{self.verdict} {name}: {change}{bounds}, {count}"
+        if self.verdict != UNSURE:
+            return text
+        if self.visible is None:
+            return f"{text}; too few to see any change, the first look is at {LOOKS[0]}"
+        text += f"; a change of {_percent(self.visible)} could have been seen"
+        # Doubt although the margin was visible is about a change that lies near it: halve the step then.
+        aim = self.margin if self.visible > self.margin * 1.001 else self.margin / 2
+        needed = self.blocks_needed(aim)
+        if needed is None:
+            return text
+        cost = "" if seconds_per_block is None else f", {_duration(needed * seconds_per_block)} in all"
+        return f"{text}; seeing {_percent(aim)} takes about {needed} blocks{cost}"
+
+
+def look(
+    block_values: Sequence[float],
+    margin: float,
+    looks: Sequence[int] = LOOKS,
+    alphas: Sequence[float] = ALPHAS,
+) -> Decision:
+    """Judges the blocks so far; `block_values` are log(time new / time base), one a block.
+
+    Call it once when each number of blocks in `looks` is reached, and stop at the first verdict other than
+    UNSURE. REGRESSED and IMPROVED: the bound of this look excludes no change and the estimate exceeds the
+    margin. CLEAN: both 99 % bounds lie inside the margin, so a change that matters is ruled out in either
+    direction.
+    """
+    if not block_values:
+        raise RecordError("no block was measured; measure again")
+    if margin < 0:
+        raise RecordError(f"a margin is a relative change from 0 up, not {margin}")
+    n = len(block_values)
+    reached = sum(n >= size for size in looks)
+    alpha = alphas[max(reached, 1) - 1]
+    estimate = hodges_lehmann(block_values)
+    low, high = signed_rank_bounds(block_values, alpha)
+    clean_low, clean_high = signed_rank_bounds(block_values, CLEAN_ALPHA)
+    threshold = math.log1p(margin)
+    if not reached:
+        verdict = UNSURE
+    elif low > 0 and estimate > threshold:
+        verdict = REGRESSED
+    elif high < 0 and estimate < -threshold:
+        verdict = IMPROVED
+    elif -threshold < clean_low and clean_high < threshold:
+        verdict = CLEAN
+    else:
+        verdict = UNSURE
+    # Moving these very blocks until the rule fires takes as much as the bound lies from the estimate.
+    reach = max(estimate - low, high - estimate, threshold)
+    coming = next((size for size in looks if size > n), None)
+    return Decision(
+        verdict=verdict,
+        margin=margin,
+        blocks=n,
+        estimate=math.exp(estimate),
+        low=_bound(low),
+        high=_bound(high),
+        clean_low=_bound(clean_low),
+        clean_high=_bound(clean_high),
+        visible=math.expm1(reach) if math.isfinite(reach) else None,
+        next_look=coming if verdict == UNSURE else None,
+    )
+
+
+def confirmed(first: Decision, again: Decision) -> bool:
+    """Whether a regression fails the gate: the run that found it and a new one must both say REGRESSED."""
+    return first.verdict == again.verdict == REGRESSED
+
+
+def instrument_faults(base_against_base: Decision, slowed: Decision) -> list[str]:
+    """What is wrong with the instrument itself, one text a fault; any of them voids the run.
+
+    Base against base must be CLEAN and the side slowed by 5 % must be found REGRESSED.
+    """
+    faults: list[str] = []
+    if base_against_base.verdict != CLEAN:
+        faults.append(base_against_base.sentence("base against itself") + "; expected CLEAN")
+    if slowed.verdict != REGRESSED:
+        faults.append(slowed.sentence("base slowed by 5 % on purpose") + "; expected REGRESSED")
+    return faults
+
+
+BETTER = "better"
+WORSE = "worse"
+SAME = "same"
+# Lower case on purpose: a comparison describes, only a gate shouts.
+DOUBT = "unsure"
+
+PROCESS_ALLOWANCE = 0.05
+"""What a verdict from one pair of processes leaves for the difference between processes, unseen there."""
+
+_STUDENT_RANGE = {2: 6.35, 3: 1.43, 4: 0.92, 5: 0.68}
+"""Half width of Student's 95 % interval over 2..5 values, in units of their range, for the widest scatter:
+t(0.975, n - 1) / sqrt(n) times the largest standard deviation that n values within a range of 1 can have."""
+
+
+def compare_verdict(ratio: Ratio, better: str, margin: float) -> str:
+    """ "better", "worse", "same" or "unsure": how ratio.of does against ratio.to.
+
+    better and worse need a 95 % interval that excludes 1 and an estimate beyond the margin; same needs the
+    interval inside the margin. Two to five blocks cannot reach 95 % by ranks, so their range is widened to
+    Student's, taken at its most doubtful. One pair of processes says nothing of how processes differ: it
+    never shows sameness, and a difference only when the interval clears the margin and `PROCESS_ALLOWANCE`.
+    Counted numbers have no noise: they are the same within the margin, which is 0 for most of them.
+    """
+    if ratio.estimate is None or ratio.estimate <= 0:
+        return DOUBT
+    up, down = (BETTER, WORSE) if better == "higher" else (WORSE, BETTER)
+    estimate, threshold = math.log(ratio.estimate), math.log1p(_threshold(ratio, margin))
+    if ratio.counted:
+        return SAME if abs(estimate) <= threshold else up if estimate > 0 else down
+    bounds = _bounds_for_verdict(ratio)
+    if bounds is None:
+        return DOUBT
+    low, high = bounds
+    clear = threshold if ratio.within_process else 0.0
+    if low > clear and estimate > threshold:
+        return up
+    if high < -clear and estimate < -threshold:
+        return down
+    inside = -threshold < low and high < threshold
+    return SAME if inside and not ratio.within_process else DOUBT
+
+
+def sentence(
+    metric: Metric, ratio: Ratio | None = None, margin: float | None = None, brief: bool = False
+) -> str:
+    """The comparison of two operands in words, the better one first, with interval, confidence and its reach.
+
+    "efficientnet_b0 runs inference 2.07 times as fast as resnet34 (1.98 to 2.15, 95 %, 8 pairs in one pair of
+    processes: process-to-process variation not included)". `brief` leaves out what follows the colon.
+    """
+    ratio = metric.ratio if ratio is None else ratio
+    at = "" if metric.batch is None else f" at batch {metric.batch}"
+    what = label(metric.name)
+    if ratio is None or ratio.estimate is None or ratio.estimate <= 0:
+        missing = "; ".join(f"{o}: {v.missing}" for o, v in metric.values.items() if v.missing)
+        return f"no comparison of {what}{at} ({missing or 'nothing to compare'})"
+    margin = margin_of(metric.name) if margin is None else margin
+    verdict = compare_verdict(ratio, metric.better, margin)
+    # The faster one comes first, of sizes the larger; a time is told as the speed that it stands for.
+    if metric.name in _SPEED and metric.better == "lower" and verdict != DOUBT and not ratio.counted:
+        ratio = replace(ratio.inverse(), of=ratio.of, to=ratio.to)
+    assert ratio.estimate is not None
+    if ratio.estimate < 1:
+        ratio = ratio.inverse()
+    a, b = ratio.of, ratio.to
+    estimate, low, high = _figures(ratio)
+    why = _evidence(metric.name, ratio, low, high, brief)
+    if ratio.counted:
+        if ratio.estimate == 1:
+            return f"{a} and {b} have the same {what}{at} ({why})"
+        return f"{a} has {estimate} times the {what} of {b}{at} ({why})"
+    wording = _SPEED.get(metric.name)
+    if verdict == DOUBT:
+        least = _percent(_threshold(ratio, margin))
+        beyond = f"no difference beyond {least} shown between {a} and {b}"
+        return f"{beyond} in {what}{at} (ratio {estimate}, {why})"
+    if verdict == SAME:
+        figure = f"within {_percent(margin)} ({estimate}, {why})"
+        return (
+            f"{a} and {b} {wording[1]} equally fast{at}, {figure}"
+            if wording
+            else (f"{a} and {b} have the same {what}{at}, {figure}")
+        )
+    if wording:
+        return f"{a} {wording[0]} {estimate} times as fast as {b}{at} ({why})"
+    return f"{a} has {estimate} times the {what} of {b}{at} ({why})"
+
+
+def label(metric: str) -> str:
+    """What a metric is called in a sentence: label("training_peak_bytes") -> "peak memory in training"."""
+    return _LABELS.get(metric, metric.replace("_", " "))
+
+
+_SPEED = {
+    "inference_throughput": ("runs inference", "run inference"),
+    "training_throughput": ("trains", "train"),
+    "end_to_end_throughput": ("trains from files", "train from files"),
+    "loader_throughput": ("loads images", "load images"),
+    "kernel_throughput": ("processes images", "process images"),
+    "inference_latency_p50": ("answers a single image (median)", "answer a single image (median)"),
+    "inference_latency_p90": (
+        "answers a single image (90th percentile)",
+        "answer a single image (90th percentile)",
+    ),
+    "inference_latency_p99": (
+        "answers a single image (99th percentile)",
+        "answer a single image (99th percentile)",
+    ),
+    "compile_seconds": ("compiles", "compile"),
+}
+_LABELS = {
+    "params": "parameters",
+    "weight_bytes": "weight bytes",
+    "macs": "multiply-accumulates",
+    "flops": "floating point operations",
+    "activations": "activations",
+    "inference_latency_p50": "median latency of a single image",
+    "inference_latency_p90": "90th percentile latency of a single image",
+    "inference_latency_p99": "99th percentile latency of a single image",
+    "inference_throughput": "inference throughput",
+    "training_throughput": "training throughput",
+    "end_to_end_throughput": "throughput of training from files",
+    "loader_throughput": "loading throughput",
+    "kernel_throughput": "kernel throughput",
+    "inference_peak_bytes": "peak memory in inference",
+    "training_peak_bytes": "peak memory in training",
+    "compile_seconds": "compile time",
+    "roof_fraction": "share of the measured ceiling",
+    "energy_per_image": "energy for an image",
+}
+
+
+def _threshold(ratio: Ratio, margin: float) -> float:
+    return (1 + margin) * (1 + PROCESS_ALLOWANCE) - 1 if ratio.within_process else margin
+
+
+def _bounds_for_verdict(ratio: Ratio) -> tuple[float, float] | None:
+    if not ratio.estimate or not ratio.low or not ratio.high:
+        return None
+    low, high, middle = math.log(ratio.low), math.log(ratio.high), math.log(ratio.estimate)
+    n = ratio.pairs if ratio.within_process else ratio.blocks
+    if ratio.confidence is not None and ratio.confidence >= 0.95:
+        return low, high
+    if n not in _STUDENT_RANGE:
+        return None
+    half = _STUDENT_RANGE[n] * (high - low)
+    return min(low, middle - half), max(high, middle + half)
+
+
+def _figures(ratio: Ratio) -> tuple[str, str | None, str | None]:
+    assert ratio.estimate is not None
+    decimals = max(supported_decimals(ratio.estimate, ratio.low, ratio.high), 0)
+    low, high = (None if x is None else f"{x:.{decimals}f}" for x in (ratio.low, ratio.high))
+    return f"{ratio.estimate:.{decimals}f}", low, high
+
+
+def _evidence(metric: str, ratio: Ratio, low: str | None, high: str | None, brief: bool) -> str:
+    if ratio.counted:
+        return "counted" if metric in _COUNTED else "measured once"
+    if ratio.within_process:
+        pairs = "1 pair" if ratio.pairs == 1 else f"{ratio.pairs} pairs"
+        count = f"{pairs} in one pair of processes"
+        if not brief:
+            count += ": process-to-process variation not included"
+    else:
+        count = f"{ratio.blocks} pairs of processes"
+    if low is None or high is None:
+        return f"too few for an interval: {count}"
+    confidence = 0.0 if ratio.confidence is None else ratio.confidence
+    if confidence >= 0.95:
+        return f"{low} to {high}, {100 * confidence:.3g} %, {count}"
+    return f"{low} to {high} is the range, {100 * confidence:.3g} %, of {count}"
+
+
+def _bound(log: float) -> float | None:
+    return math.exp(log) if math.isfinite(log) else None
+
+
+def _percent(x: float) -> str:
+    return f"{100 * x:.2g} %"
+
+
+def _signed(x: float) -> str:
+    return f"{100 * x:+.1f} %"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
