@@ -66,22 +66,27 @@ def take_turns(
     return done
 
 
-def keep(rounds: Sequence[Round], clock_median: float | None = None) -> list[Round]:
-    """The rounds in which no side throttled and every clock is within 5 % of the run's median.
+def keep(rounds: Sequence[Round]) -> list[Round]:
+    """The rounds in which no side throttled and every side's clock is within 5 % of its own median.
 
+    Of its own, because under a power cap two networks settle at different clocks, and that difference is theirs.
     A round is dropped whole: keeping one side's slice would leave the other without a partner.
     """
-    clocks = [s.clock_hertz for turns in rounds for s in turns.values() if s.clock_hertz is not None]
-    median = clock_median if clock_median is not None else (statistics.median(clocks) if clocks else None)
+    clocks: dict[str, list[float]] = {}
+    for turns in rounds:
+        for name, turn in turns.items():
+            if turn.clock_hertz is not None:
+                clocks.setdefault(name, []).append(turn.clock_hertz)
+    medians = {name: statistics.median(values) for name, values in clocks.items()}
 
-    def steady(turn: Slice) -> bool:
+    def steady(name: str, turn: Slice) -> bool:
         if turn.throttled:
             return False
-        if turn.clock_hertz is None or median is None:
+        if turn.clock_hertz is None:
             return True
-        return abs(turn.clock_hertz - median) <= MAX_CLOCK_DEVIATION * median
+        return abs(turn.clock_hertz - medians[name]) <= MAX_CLOCK_DEVIATION * medians[name]
 
-    return [turns for turns in rounds if all(steady(turn) for turn in turns.values())]
+    return [turns for turns in rounds if all(steady(name, turn) for name, turn in turns.items())]
 
 
 def log_ratios(

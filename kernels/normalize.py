@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 
@@ -168,7 +167,7 @@ def example(
 
 
 # Before the operator's registration, which has to find its implementations.
-IMPLEMENTED: dict[str, Any] = {"torch": normalize_torch, "triton": normalize_triton}
+IMPLEMENTED: dict[str, Callable[..., torch.Tensor]] = {"torch": normalize_torch, "triton": normalize_triton}
 
 
 @torch.library.custom_op("pixbench::normalize", mutates_args=())

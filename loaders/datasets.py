@@ -104,6 +104,28 @@ def open_dataset(path: str | Path | Sequence[str | Path], split: str = "train") 
     return Dataset(root.name, str(root), "all", tuple(files), (0,) * len(files), (root.name,))
 
 
+def open_splits(path: str | Path) -> list[Dataset]:
+    """Every split of a folder, training first; one data set with split "all" where it has none.
+
+    Raises:
+        DataError: as `open_dataset`.
+    """
+    found = [open_dataset(path, "train")]
+    for split in SPLITS[1:]:
+        if found[0].split == "all":
+            break
+        try:
+            dataset = open_dataset(path, split)
+        except DataError:
+            if split == "val" and _split_folders(Path(path), "val"):
+                raise
+            continue
+        # A folder named test serves as val where there is no other: one split, not two.
+        if split == "val" or (dataset.files, dataset.labels) != (found[-1].files, found[-1].labels):
+            found.append(dataset)
+    return found
+
+
 def merge_folders(folders: Sequence[str | Path], split: str = "train") -> Dataset:
     """One data set out of several folders of class folders, as ImageNet-100's train.X1 .. train.X4.
 

@@ -1,12 +1,17 @@
 """Engine names, whether they can run here, and how to build them."""
 
+from __future__ import annotations
+
 import difflib
 import importlib
+from typing import TYPE_CHECKING
 
-from loaders.datasets import Dataset
-from loaders.epochs import Loader
 from loaders.errors import DataError
-from loaders.options import LoaderOptions
+
+if TYPE_CHECKING:
+    from loaders.datasets import Dataset
+    from loaders.epochs import Loader
+    from loaders.options import LoaderOptions
 
 # name -> (module that holds missing() and open(), one line)
 ENGINES: dict[str, tuple[str, str]] = {
@@ -52,6 +57,8 @@ def build(name: str, dataset: Dataset, options: LoaderOptions) -> Loader:
     Raises:
         DataError: unknown engine, engine that cannot run here, or a data set it cannot read.
     """
+    from loaders.epochs import Loader
+
     reason = missing(name, options.device)
     if reason is not None:
         raise DataError(f"loader {name} cannot run here: {reason}")

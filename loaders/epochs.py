@@ -50,6 +50,9 @@ class Epochs:
                 raise DataError(f"{images} images cannot be shared among {options.shards} shards; use fewer shards")
             self.batches = -(-self.images // options.batch)
         self._cached: tuple[int, NDArray[np.int64]] | None = None
+        # One generator, set to a key and counter each time: a new one first asks the system for entropy it never
+        # uses, which takes longer than the drawing.
+        self._philox = np.random.Philox(key=[0, 0])
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Indices of this shard's images in the order of `epoch`, shape [images]."""
@@ -57,8 +60,7 @@ class Epochs:
         if not options.train:
             return np.arange(options.shard, self._total, options.shards)
         if self._cached is None or self._cached[0] != epoch:
-            generator = np.random.Generator(np.random.Philox(key=[options.seed, epoch]))
-            permutation = generator.permutation(self._total)
+            permutation = self._generator(epoch, 0, 0).permutation(self._total)
             self._cached = (epoch, permutation[options.shard :: options.shards][: self.images])
         return self._cached[1]
 
@@ -74,10 +76,16 @@ class Epochs:
 
         A row holds ATTEMPTS areas, ATTEMPTS aspect ratios, the window's vertical and horizontal place, the flip.
         """
-        options = self._options
-        # The order of the epoch is drawn from counter 0; a counter that starts at 1 in the third word never meets it.
-        philox = np.random.Philox(key=[options.seed, epoch], counter=[0, batch, 1 + options.shard, 0])
-        return np.random.Generator(philox).random((options.batch, 2 * ATTEMPTS + 3))
+        # The order of the epoch is drawn with 0 in the counter's third word; these never meet it.
+        generator = self._generator(epoch, batch, 1 + self._options.shard)
+        return generator.random((self._options.batch, 2 * ATTEMPTS + 3))
+
+    def _generator(self, epoch: int, batch: int, stream: int) -> np.random.Generator:
+        counter = np.array([0, batch, stream, 0], np.uint64)
+        words = {"counter": counter, "key": np.array([self._options.seed, epoch], np.uint64)}
+        # An empty buffer (its position at the end) makes the next number come from the counter.
+        self._philox.state = {**self._philox.state, "state": words, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
+        return np.random.Generator(self._philox)
 
 
 def windows(draws: NDArray[np.float64], heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:

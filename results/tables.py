@@ -124,7 +124,10 @@ def ratio_text(ratio: Ratio) -> str:
     x, low, high = ratio.estimate, ratio.low, ratio.high
     if x is None:
         return "-"
-    decimals = supported_decimals(x, low, high, most=4)
+    decimals = supported_decimals(x, low, high)
+    if x >= 0.1:
+        # A tenth of a percent is as much as anyone acts on.
+        decimals = min(decimals, 3)
     if ratio.counted or low is None or high is None:
         return _rounded(x, decimals)
     return f"{_rounded(x, decimals)} [{_rounded(low, decimals)}, {_rounded(high, decimals)}]"
@@ -148,16 +151,18 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str =
         raise RecordError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     shown = [[_cell(c) for c in row] for row in rows]
     right = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(headers))]
+    align = ["right" if r else "left" for r in right]
     if format == "markdown":
         shown = [[c.replace("|", "\\|").replace("\n", " ") for c in row] for row in shown]
         headers = [h.replace("|", "\\|").replace("\n", " ") for h in headers]
-    table = tabulate(
-        shown,
-        headers=list(headers),
-        tablefmt="pipe" if format == "markdown" else "simple",
-        colalign=["right" if r else "left" for r in right] if rows else None,
-        disable_numparse=True,
-    )
+        table = tabulate(
+            shown, headers=headers, tablefmt="pipe", colalign=align if rows else None, disable_numparse=True
+        )
+    else:
+        # The header goes in as rows: tabulate widens every column with a header by two, and 100 is not much.
+        widths = [max(_width(row[i]) for row in [headers, *shown]) for i in range(len(headers))]
+        lines = [list(headers), ["-" * w for w in widths], *shown]
+        table = tabulate(lines, tablefmt="plain", colalign=align, disable_numparse=True)
     return "\n".join(line.rstrip() for line in table.splitlines()) + "\n"
 
 
@@ -259,10 +264,11 @@ _MACHINE = {
 
 
 def machine_line(record: Record) -> str:
-    """Where the numbers come from, in one line: what of the fingerprint matters most, the commit, the time."""
+    """Where the numbers come from, in one line: the main facts of the fingerprint, commit, time."""
     fingerprint = record.machine.get("fingerprint")
     known: Mapping[str, Any] = fingerprint if isinstance(fingerprint, Mapping) else {}
-    facts = [text.format(known[key]) for key, text in _MACHINE.items() if known.get(key) not in (None, "")]
+    present = {key: known.get(key) for key in _MACHINE if known.get(key) not in (None, "")}
+    facts = [_MACHINE[key].format(value) for key, value in present.items()]
     facts = list(dict.fromkeys(facts)) or ["not recorded"]
     if record.commit and record.commit.get("sha"):
         dirty = " with uncommitted changes" if record.commit.get("dirty") else ""
@@ -305,17 +311,19 @@ def _values_table(record: Record, format: str, colour: bool, notes: _Notes) -> s
     )
     headers = ["metric", "unit", *(_header(o, format) for o in record.operands)]
     if shown is not None:
-        headers += [_header(shown.of, format) + (f"\n/ {_header(shown.to, format)}"), "verdict"]
+        headers += [f"{_header(shown.of, format)}\n/ {_header(shown.to, format)}"]
+        headers += [] if format == "text" else ["verdict"]
     rows: list[list[Cell]] = []
     for metric in record.metrics:
         factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
-        row: list[Cell] = [_title(metric) + "".join(notes.mark(n) for n in metric.notes), unit]
+        row: list[Cell] = [_title(metric) + "".join(notes.mark(n) for n in metric.notes), unit or metric.unit]
         row += [_value_cell(metric.values.get(o), factor, notes) for o in record.operands]
         if shown is not None:
             ratio = next(iter(metric.comparisons), None)
             if ratio is not None and ratio.of != shown.of:
                 ratio = ratio.inverse()
-            row += _ratio_cells(metric, ratio, colour, notes)
+            cells = _ratio_cells(metric, ratio, colour, notes)
+            row += [_joined(cells)] if format == "text" else cells
         rows.append(row)
     return render(headers, rows, format)
 
@@ -330,10 +338,13 @@ def _ratios_table(record: Record, format: str, colour: bool, notes: _Notes) -> s
         by_pair = {(r.of, r.to): r for r in metric.comparisons}
         if by_pair:
             cells = [_ratio_cells(metric, by_pair.get(p), colour, notes) for p in pairs]
-            rows.append(
-                [_title(metric), *("-" if word == "-" else f"{number} {word}" for number, word in cells)]
-            )
+            rows.append([_title(metric), *(_joined(c) for c in cells)])
     return render(headers, rows, format)
+
+
+def _joined(cells: Sequence[str]) -> str:
+    number, word = cells
+    return number if word == "-" else f"{number} {word}"
 
 
 def _title(metric: Metric) -> str:
@@ -362,7 +373,7 @@ def _value_cell(value: Value | None, factor: float, notes: _Notes) -> str:
         text = str(x) if isinstance(x, int) and factor == 1.0 else fixed(x / factor, x / factor, x / factor)
         return text + notes.mark(doubt)
     text = fixed(x / factor, (x - half) / factor, (x + half) / factor)
-    return f"{text} ±{_percent(half / abs(x))}{notes.mark(doubt)}"
+    return f"{text} ±{_percent(half / abs(x)).replace(' ', '')}{notes.mark(doubt)}"
 
 
 def _ratio_cells(metric: Metric, ratio: Ratio | None, colour: bool, notes: _Notes) -> list[str]:
@@ -435,11 +446,11 @@ def _rounded(x: float, decimals: int) -> str:
 
 
 def _percent(x: float) -> str:
-    """A share or relative error with two digits where the first is 1 or 2, else one; exact above 10 %."""
+    """A share or relative error, two digits where the first is 1 or 2 and from 10 % up, else one."""
     percent = 100 * x
     if percent >= 10:
         return f"{percent:.0f} %" if percent < 99 else f"{percent:.1f} %"
-    return f"{percent:.{2 if f'{percent:.0e}'[0] in '12' else 1}g} %"
+    return f"{percent:.{2 if f'{percent:e}'[0] in '12' else 1}g} %"
 
 
 def _plural(count: int, noun: str) -> str:
@@ -458,6 +469,10 @@ def _numeric(c: Cell) -> bool:
     if c is None or (isinstance(c, (int, float)) and not isinstance(c, bool)):
         return True
     return c == "-" or bool(re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?( \S{1,9})?", str(c)))
+
+
+def _width(cell: str) -> int:
+    return max(len(line) for line in re.sub(r"\x1b\[[0-9;]*m", "", cell).split("\n"))
 
 
 def _header(name: str, format: str) -> str:

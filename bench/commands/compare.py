@@ -145,17 +145,12 @@ class Screen:
 
     def row(self, log: Any) -> Any:
         """Show a metric when it is first measured, and hand it to the log."""
-        from results.tables import quantity
+        from results.tables import metric_line
 
         def emit(metric: Any) -> None:
             log.add(metric)
-            if metric.name in self.shown:
-                return
-            self.shown.add(metric.name)
-            cells = [
-                f"{label} {quantity(v.median, metric.unit, v.low, v.high) if v.missing is None else v.missing}"
-                for label, v in metric.values.items()
-            ]
-            self.say(f"{metric.name}: {', '.join(cells)}")
+            if metric.name not in self.shown:
+                self.shown.add(metric.name)
+                self.say(metric_line(metric))
 
         return emit

@@ -140,7 +140,12 @@ def test_metric_names_are_checked_and_described() -> None:
 
 
 def test_exact_ratio_and_its_inverse() -> None:
-    values = {"a": Value.counted(3), "b": Value.counted(4), "none": Value.none("gone"), "zero": Value.counted(0)}
+    values = {
+        "a": Value.counted(3),
+        "b": Value.counted(4),
+        "none": Value.none("gone"),
+        "zero": Value.counted(0),
+    }
     ratio = Ratio.exact("a", "b", values)
     assert ratio is not None
     assert (ratio.estimate, ratio.counted, ratio.within_process) == (0.75, True, False)

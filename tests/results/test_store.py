@@ -161,7 +161,9 @@ def test_same_machine() -> None:
     assert store.same_machine(record(), record(torch="2.16")) == ["torch: 2.15 against 2.16"]
     assert store.same_machine(record(), record(gpu=None)) == ["gpu: (not recorded) against none"]
     assert store.same_machine({}, record()) == ["fingerprint: missing in the first record"]
-    assert store.same_machine(record().machine, {"fingerprint": {}}) == ["fingerprint: missing in the second record"]
+    assert store.same_machine(record().machine, {"fingerprint": {}}) == [
+        "fingerprint: missing in the second record"
+    ]
 
 
 def test_records_hold_only_what_was_given() -> None:

@@ -1,0 +1,121 @@
+"""`bench cost`: what networks cost for one image, counted."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from bench.errors import BenchError, UsageError
+from bench.output import check_output, format_options, write
+
+if TYPE_CHECKING:
+    from bench.cost import Cost
+
+# Where a number is read more easily in a unit; parameters and tensors are compared digit by digit.
+UNITS = {
+    "weight_bytes": "bytes",
+    "macs": "MAC",
+    "flops": "FLOP",
+    "training_flops": "FLOP",
+    "activations": "elements",
+}
+
+
+def _models(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from models import zoo
+
+    return [CompletionItem(name) for name in zoo.names() if name.startswith(incomplete)]
+
+
+@click.command()
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=_models)
+@click.option("--classes", type=click.IntRange(min=1), help="Outputs. [default: the model's own]")
+@click.option(
+    "--size", type=click.IntRange(min=1), help="Height and width in pixels. [default: the model's own]"
+)
+@click.option(
+    "--max-params",
+    type=float,
+    metavar="N",
+    help="Exit with 1 if a model has more parameters than this (5e6 is understood).",
+)
+@format_options
+@click.pass_context
+def command(
+    context: click.Context,
+    models: tuple[str, ...],
+    classes: int | None,
+    size: int | None,
+    max_params: float | None,
+    format: str,
+    output: str,
+) -> None:
+    """Count what models cost for one image: parameters, MACs, FLOPs, activations, bytes.
+
+    Nothing is timed. weight_bytes are the parameters in fp32, without buffers and optimiser state;
+    training_flops are those of a forward and a backward pass.
+    """
+    from models import zoo
+
+    check_output(output)
+    # Not `max_params < 0`: a limit that is not a number would let every model pass.
+    if max_params is not None and not max_params >= 0:
+        raise UsageError(f"--max-params {max_params:g} is no number of parameters")
+    for name in models:
+        zoo.check(name)
+
+    from bench.cost import count
+
+    costs = [count(name, classes, size) for name in models]
+    write(_table(costs, format), output)
+    for cost in costs:
+        _second_opinion(cost)
+    over = [cost for cost in costs if max_params is not None and cost.params > max_params]
+    for cost in over:
+        click.echo(
+            f"bench: {cost.model} has {cost.params:,} parameters, more than --max-params {max_params:,.0f}",
+            err=True,
+        )
+    if over:
+        context.exit(1)
+
+
+def _second_opinion(cost: "Cost") -> None:
+    import torch
+
+    from bench.cost import disagreement, second_opinion
+    from models import zoo
+
+    with torch.device("meta"):
+        model = zoo.build(cost.model, cost.classes)
+    try:
+        note = disagreement(cost, second_opinion(model, cost.size))
+    except BenchError as error:
+        note = f"{cost.model}: {error}"
+    if note:
+        click.echo(f"note: {note}", err=True)
+
+
+def _table(costs: Sequence["Cost"], format: str) -> str:
+    from results.tables import WIDTH, quantity, render, to_json
+
+    if format == "json":
+        return to_json({"models": [asdict(cost) for cost in costs]})
+    names = [field.name for field in fields(costs[0])]
+    if format == "csv":
+        return render(names, [list(asdict(cost).values()) for cost in costs], format)
+
+    def cell(name: str, value: int) -> str:
+        return quantity(value, UNITS[name]) if name in UNITS else f"{value:,}"
+
+    # A column a model, as in `bench compare`; as many side by side as the width holds.
+    widest = max(12, *(len(cost.model) for cost in costs))
+    abreast = max(1, (WIDTH - len("parameter_tensors")) // (widest + 2)) if format == "text" else len(costs)
+    tables = []
+    for start in range(0, len(costs), abreast):
+        shown = costs[start : start + abreast]
+        rows = [[name, *(cell(name, getattr(cost, name)) for cost in shown)] for name in names[1:]]
+        tables.append(render(["one image", *(cost.model for cost in shown)], rows, format))
+    return "\n".join(tables)

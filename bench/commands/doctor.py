@@ -1,0 +1,102 @@
+"""`bench doctor`: what this machine is, what would spoil a measurement here, what to do about each."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from bench.output import write
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document: machine and findings.")
+@click.option(
+    "-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout."
+)
+def command(as_json: bool, output: str) -> int:
+    """Say what this machine is, what would spoil a measurement here, and what to do about each.
+
+    Findings are advice: the exit code is 0 whatever is found.
+    """
+    from bench.diagnosis import examine, gather
+
+    facts = gather()
+    findings = examine(facts)
+    if as_json:
+        write(json.dumps(document(facts.machine, findings), indent=2, allow_nan=False), output)
+    else:
+        write(report(facts.machine, findings), output)
+    return 0
+
+
+def document(machine: Mapping[str, Any], findings: list[Any]) -> dict[str, Any]:
+    """{"schema", "machine", "findings": [{"level", "subject", "finding", "remedy"}]}."""
+    from dataclasses import asdict
+
+    return {"schema": 1, "machine": machine, "findings": [asdict(finding) for finding in findings]}
+
+
+MARKS = {"problem": "!", "advice": "-", "note": " "}
+HEADINGS = {
+    "problem": "Spoils a measurement",
+    "advice": "Would make it better",
+    "note": "Good to know",
+}
+
+
+def report(machine: Mapping[str, Any], findings: list[Any]) -> str:
+    """The same for reading: the machine, then the findings, worst first, each with its remedy below it."""
+    lines = ["This machine"]
+    lines += [f"  {name:<10}{text}" for name, text in machine_rows(machine)]
+    for level, heading in HEADINGS.items():
+        chosen = [finding for finding in findings if finding.level == level]
+        if chosen:
+            lines += ["", heading]
+        for finding in chosen:
+            lines.append(f"  {MARKS[level]} {finding.subject}: {finding.finding}")
+            lines += [f"      {line}" for line in finding.remedy.splitlines()]
+    fine = [finding.subject for finding in findings if finding.level == "fine"]
+    if fine:
+        lines += ["", "Fine", *_wrapped(", ".join(fine))]
+    return "\n".join(lines)
+
+
+def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a reader wants to know first, as (name, text)."""
+    from results.tables import quantity
+
+    cpu, memory, versions, host = (machine[key] for key in ("cpu", "memory", "versions", "host"))
+    rows = []
+    for gpu in machine["gpus"]:
+        facts = [gpu["name"], quantity(gpu["memory_bytes"], "bytes"), f"driver {gpu['driver']}"]
+        if gpu["power_limit_watts"] is not None:
+            facts.append(f"limit {gpu['power_limit_watts']:.0f} W")
+        if gpu["clock_hertz"] is not None and gpu["clock_maximum_hertz"] is not None:
+            clocks = (gpu["clock_hertz"], gpu["clock_maximum_hertz"])
+            facts.append("{:.0f} of {:.0f} MHz".format(*(clock / 1e6 for clock in clocks)))
+        if gpu["celsius"] is not None:
+            facts.append(f"{gpu['celsius']} °C")
+        rows.append(("gpu", ", ".join(facts)))
+    kind = "virtual" if cpu["virtual"] else None
+    cores = f"{cpu['usable']} of {cpu['logical']} cores"
+    rows.append(("cpu", ", ".join(filter(None, [cpu["model"], cores, " ".join(cpu["features"]), kind]))))
+    swap = f"swap {quantity(memory['swap_bytes'], 'bytes')}" if memory["swap_bytes"] else "no swap"
+    free = f"{quantity(memory['available_bytes'], 'bytes')} free"
+    rows.append(("memory", f"{quantity(memory['total_bytes'], 'bytes')}, {free}, {swap}"))
+    rows.append(("system", f"{host['system']} {host['release']} {host['machine']}"))
+    shown = {"python": "Python", "torch": "torch", "torchvision": "torchvision", "cuda": "CUDA"}
+    shown |= {"cudnn": "cuDNN", "dali": "DALI", "triton": "Triton"}
+    named = [f"{label} {versions[key]}" for key, label in shown.items() if versions[key]]
+    half = (len(named) + 1) // 2
+    rows += [("software", ", ".join(named[:half])), ("", ", ".join(named[half:]))]
+    rows.append(("compiler", machine["compiler"] or "none"))
+    if machine["commit"]:
+        rows.append(("commit", machine["commit"]["sha"][:12] + (" + changes" * machine["commit"]["dirty"])))
+    return rows
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="  ")

@@ -1,0 +1,42 @@
+"""Workloads and their ids."""
+
+import pytest
+
+from bench.errors import WorkloadError
+from bench.workload import TASKS, Workload
+
+
+def test_ids_are_for_ever() -> None:
+    """Dashboards key their series by these; a change here loses every user's history."""
+    training = Workload("training", "resnet34", "amp-nhwc-eager", 16, 224, 1000)
+    assert training.id == "training/resnet34@amp-nhwc-eager/b16/s224/c1000/cpu"
+    fed = Workload("end_to_end", "resnet34", "amp-nhwc-eager", 16, 224, 1000, "dali", "sample", "cuda")
+    assert fed.id == "end_to_end/resnet34@amp-nhwc-eager/b16/s224/c1000/dali/sample/cuda"
+    assert Workload("loading", "dali", "float32-nhwc", 32, 224, data="x").id == "loading/dali@float32-nhwc/b32/s224/x/cpu"
+    assert Workload("kernel", "normalize", "torch-bfloat16", 8, 32).id == "kernel/normalize@torch-bfloat16/b8/s32/cpu"
+
+
+def test_everything_that_changes_the_number_is_in_the_id() -> None:
+    base = Workload("end_to_end", "m", "c", 1, 2, 3, "l", "d", "cpu")
+    changed = {
+        "task": "training", "subject": "n", "configuration": "k", "batch": 9, "size": 8, "classes": 7, "loader": "x",
+        "data": "y", "device": "cuda",
+    }
+    assert set(changed) == set(base.to_json())
+    ids = {Workload.from_json({**base.to_json(), key: value}).id for key, value in changed.items()}
+    assert len(ids) == len(changed)
+    assert base.id not in ids
+
+
+def test_json_round_trip_and_unknown_keys() -> None:
+    workload = Workload("inference", "lenet", "fp32-nchw-eager", 4, 32, 10)
+    assert Workload.from_json(workload.to_json()) == workload
+    with pytest.raises(WorkloadError, match=r"no bach; it has task, subject"):
+        Workload.from_json({**workload.to_json(), "bach": 1})
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(WorkloadError, match=", ".join(TASKS)):
+        Workload("inferense", "m", "c", 1, 1)
+    with pytest.raises(WorkloadError, match="at least 1"):
+        Workload("inference", "m", "c", 0, 32)

@@ -1,0 +1,252 @@
+"""The gate's error rates under simulated noise, and the words in which a comparison is told."""
+
+import math
+import random
+
+import pytest
+
+from results import verdict
+from results.errors import RecordError
+from results.record import METRICS, Metric, Ratio, Value
+from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE, Decision, look
+
+
+def blocks_of(rng: random.Random, shift: float, spread: float = 0.01) -> list[float]:
+    """24 blocks of a shared machine: scatter between processes, one in ten three times as wild."""
+    tails = [3.0 if rng.random() < 0.1 else 1.0 for _ in range(24)]
+    return [shift + rng.gauss(0, spread * tail) for tail in tails]
+
+
+def decide(blocks: list[float], margin: float = 0.02) -> Decision:
+    for n in verdict.LOOKS:
+        decision = look(blocks[:n], margin)
+        if decision.final:
+            break
+    return decision
+
+
+def test_false_alarms_without_a_change() -> None:
+    rng = random.Random(0)
+    found = [decide(blocks_of(rng, 0.0)).verdict for _ in range(1500)]
+    assert found.count(REGRESSED) + found.count(IMPROVED) == 0
+    assert found.count(CLEAN) / len(found) > 0.95
+
+
+def test_error_rate_holds_without_the_margin() -> None:
+    # Without a margin to hide behind the spent alpha itself is on trial: 2 x 0.002, 6 of 1,500 at most.
+    rng = random.Random(1)
+    found = [decide(blocks_of(rng, 0.0), margin=0.0).verdict for _ in range(1500)]
+    assert found.count(REGRESSED) + found.count(IMPROVED) <= 14
+
+
+def test_power_and_no_slowdown_called_clean() -> None:
+    rng = random.Random(2)
+    at_three = [decide(blocks_of(rng, math.log(1.03), 0.005)).verdict for _ in range(300)]
+    at_five = [decide(blocks_of(rng, math.log(1.05))).verdict for _ in range(300)]
+    assert at_three.count(REGRESSED) / 300 >= 0.95
+    assert at_five.count(REGRESSED) / 300 >= 0.99
+    assert at_three.count(CLEAN) + at_five.count(CLEAN) == 0
+
+
+def test_improvement_is_the_mirror_image() -> None:
+    blocks = blocks_of(random.Random(3), math.log(1.05))
+    worse, better = decide(blocks), decide([-b for b in blocks])
+    assert (worse.verdict, better.verdict) == (REGRESSED, IMPROVED)
+    assert worse.estimate * better.estimate == pytest.approx(1)
+
+
+def test_a_sure_change_below_the_margin_is_no_regression() -> None:
+    blocks = [0.01 + 1e-4 * i for i in range(10)]
+    decision = look(blocks, 0.02)
+    assert decision.low is not None
+    assert decision.low > 1
+    assert decision.verdict == CLEAN
+
+
+def test_noise_is_unsure_and_says_what_it_could_see() -> None:
+    rng = random.Random(4)
+    decision = decide(blocks_of(rng, 0.0, spread=0.1))
+    assert decision.verdict == UNSURE
+    assert decision.final
+    assert decision.visible is not None
+    needed = decision.blocks_needed()
+    assert needed is not None
+    assert needed > 24
+    # The smallest change seen: the rule fires on these blocks moved by a hair more, not by a hair less.
+    values = blocks_of(random.Random(4), 0.0, spread=0.1)
+    centre = math.log(decision.estimate)
+    shift = math.log1p(decision.visible)
+    fired = [
+        look([v - centre + s * shift * f for v in values], 0.02).verdict
+        for s in (1, -1)
+        for f in (1.001, 0.999)
+    ]
+    assert fired[0] == REGRESSED or fired[2] == IMPROVED
+    assert UNSURE in (fired[1], fired[3])
+    text = decision.sentence("inference:resnet34", seconds_per_block=20)
+    assert text.startswith("UNSURE inference:resnet34: ")
+    assert "could have been seen; seeing 2 % takes about" in text
+    assert text.endswith("min in all")
+
+
+def test_before_the_first_look() -> None:
+    decision = look([0.2, 0.2, 0.2], 0.02)
+    assert (decision.verdict, decision.next_look, decision.visible) == (UNSURE, 10, None)
+    assert "first look is at 10" in decision.sentence("x")
+    assert decision.blocks_needed() is None
+    assert look([0.0, 0.1] * 5, 0.02).next_look == 16
+    assert look([0.0, 0.3] * 12, 0.02).next_look is None
+    with pytest.raises(RecordError, match="no block"):
+        look([], 0.02)
+    with pytest.raises(RecordError, match="margin"):
+        look([0.1], -0.02)
+
+
+def test_sentences_of_verdicts() -> None:
+    slow = look([0.05 + 0.001 * i for i in range(10)], 0.02)
+    assert slow.sentence("w") == "REGRESSED w: +5.6 % time (+5.3 % to +5.9 %, 98 %), 10 blocks"
+
+
+def test_both_runs_must_agree() -> None:
+    slow, same = look([0.05] * 10, 0.02), look([0.0] * 10, 0.02)
+    assert verdict.confirmed(slow, slow)
+    assert not verdict.confirmed(slow, same)
+
+
+def test_the_instrument_is_judged() -> None:
+    slow, same = look([0.05] * 10, 0.02), look([0.0] * 10, 0.02)
+    assert verdict.instrument_faults(same, slow) == []
+    faults = verdict.instrument_faults(slow, same)
+    assert [f.split("; expected ")[1] for f in faults] == [CLEAN, REGRESSED]
+
+
+@pytest.mark.parametrize(
+    ("name", "margin"),
+    [
+        ("params", 0),
+        ("training_peak_bytes", 0.01),
+        ("inference_throughput", 0.02),
+        ("inference_latency_p99", 0.02),
+        ("end_to_end_throughput", 0.03),
+        ("loader_throughput", 0.03),
+    ],
+)
+def test_margins(name: str, margin: float) -> None:
+    assert verdict.margin_of(name) == margin
+
+
+def ratio(estimate: float, low: float | None, high: float | None, blocks: int = 10, pairs: int = 80) -> Ratio:
+    reached = 0.95 if blocks >= 6 or blocks == 1 else 1 - 2.0 ** (1 - blocks)
+    return Ratio("a", "b", estimate, low, high, 1.0 if blocks == 0 else reached, blocks, pairs)
+
+
+@pytest.mark.parametrize(
+    ("given", "higher"),
+    [
+        (ratio(2.0, 1.9, 2.1), "better"),
+        (ratio(0.5, 0.4, 0.6), "worse"),
+        (ratio(1.001, 0.99, 1.01), "same"),
+        (ratio(1.05, 0.99, 1.11), "unsure"),
+        (ratio(1.015, 1.005, 1.025), "unsure"),
+        (ratio(2.0, None, None, 1, 1), "unsure"),
+        # One pair of processes: a difference must be larger than processes themselves may differ.
+        (ratio(1.04, 1.035, 1.045, 1, 8), "unsure"),
+        (ratio(1.001, 0.999, 1.002, 1, 8), "unsure"),
+        (ratio(1.3, 1.25, 1.35, 1, 8), "better"),
+        # Two to five: the range is no 95 % interval.
+        (ratio(1.05, 1.04, 1.06, 2, 16), "unsure"),
+        (ratio(2.0, 1.98, 2.02, 2, 16), "better"),
+        (ratio(0.5, 0.49, 0.51, 3, 24), "worse"),
+        # Counted.
+        (ratio(1.0000001, 1, 1, 0, 0), "better"),
+        (ratio(1.0, 1, 1, 0, 0), "same"),
+    ],
+)
+def test_compare_verdict(given: Ratio, higher: str) -> None:
+    mirrored = {"better": "worse", "worse": "better"}.get(higher, higher)
+    margin = 0.0 if given.counted else 0.02
+    assert verdict.compare_verdict(given, "higher", margin) == higher
+    assert verdict.compare_verdict(given, "lower", margin) == mirrored
+    assert verdict.compare_verdict(given.inverse(), "higher", margin) == mirrored
+
+
+def test_counted_within_a_margin_is_the_same() -> None:
+    assert verdict.compare_verdict(ratio(1.005, 1.005, 1.005, 0, 0), "lower", 0.01) == "same"
+
+
+def test_few_blocks_seldom_mislead() -> None:
+    rng = random.Random(5)
+    for n in (2, 3, 5):
+        wrong = 0
+        for _ in range(1000):
+            logs = sorted(rng.gauss(0, 0.05) for _ in range(n))
+            given = ratio(math.exp(sum(logs) / n), math.exp(logs[0]), math.exp(logs[-1]), n, 8 * n)
+            wrong += verdict.compare_verdict(given, "higher", 0.0) != "unsure"
+        assert wrong / 1000 <= 0.07
+
+
+def metric(name: str, given: Ratio | None, batch: int | None = None) -> Metric:
+    values = {"a": Value(1.0, 1.0, 1.0, 8), "b": Value(1.0, 1.0, 1.0, 8)}
+    return Metric.named(name, values, batch=batch, ratio=given)
+
+
+def test_sentence_of_a_speed() -> None:
+    full = verdict.sentence(metric("inference_throughput", ratio(2.07, 1.98, 2.15, 1, 8), 32))
+    assert full == (
+        "a runs inference 2.07 times as fast as b at batch 32 (1.98 to 2.15, 95 %, 8 pairs in one pair of "
+        "processes: process-to-process variation not included)"
+    )
+    brief = verdict.sentence(metric("inference_throughput", ratio(2.07, 1.98, 2.15, 1, 8), 32), brief=True)
+    assert brief == full.split(":")[0] + ")"
+    turned = verdict.sentence(metric("training_throughput", ratio(0.5, 0.4, 0.625)))
+    assert turned == "b trains 2.0 times as fast as a (1.6 to 2.5, 95 %, 10 pairs of processes)"
+    few = verdict.sentence(metric("loader_throughput", ratio(2.0, 1.98, 2.02, 3, 24)))
+    assert few.endswith(
+        "2.000 times as fast as b (1.980 to 2.020 is the range, 75 %, of 3 pairs of processes)"
+    )
+
+
+@pytest.mark.parametrize(("estimate", "faster", "slower"), [(0.5, "a", "b"), (2.0, "b", "a")])
+def test_sentence_of_a_time_is_about_speed(estimate: float, faster: str, slower: str) -> None:
+    text = verdict.sentence(
+        metric("inference_latency_p50", ratio(estimate, estimate * 0.99, estimate * 1.01))
+    )
+    assert text.startswith(f"{faster} answers a single image (median) 2.000 times as fast as {slower} (")
+
+
+def test_sentence_of_a_size() -> None:
+    counted = ratio(0.25, 0.25, 0.25, 0, 0)
+    assert verdict.sentence(metric("params", counted)) == "b has 4.000 times the parameters of a (counted)"
+    assert verdict.sentence(metric("macs", ratio(1, 1, 1, 0, 0))) == (
+        "a and b have the same multiply-accumulates (counted)"
+    )
+    peak = verdict.sentence(metric("training_peak_bytes", ratio(1.5, 1.5, 1.5, 0, 0), 16))
+    assert peak == "a has 1.500 times the peak memory in training of b at batch 16 (measured once)"
+    assert verdict.sentence(metric("compile_seconds", ratio(2.0, 2.0, 2.0, 0, 0))).startswith(
+        "a has 2.000 times the compile time of b"
+    )
+
+
+def test_sentence_without_a_difference() -> None:
+    text = verdict.sentence(metric("inference_throughput", ratio(1.01, 0.97, 1.05)))
+    assert text == (
+        "no difference beyond 2 % shown between a and b in inference throughput "
+        "(ratio 1.01, 0.97 to 1.05, 95 %, 10 pairs of processes)"
+    )
+    same = verdict.sentence(metric("training_throughput", ratio(1.001, 0.995, 1.006)))
+    assert same.startswith("a and b train equally fast, within 2 % (1.001, 0.995 to 1.006, 95 %")
+    alone = verdict.sentence(metric("inference_throughput", ratio(1.02, None, None, 1, 1)))
+    assert "too few for an interval: 1 pair in one pair of processes" in alone
+
+
+def test_sentence_without_a_ratio() -> None:
+    values = {"a": Value(1.0, 1.0, 1.0, 8), "b": Value.none("out of memory: 2 GiB")}
+    text = verdict.sentence(Metric.named("training_throughput", values, batch=8))
+    assert text == "no comparison of training throughput at batch 8 (b: out of memory: 2 GiB)"
+    assert verdict.label("unheard_of") == "unheard of"
+
+
+def test_every_metric_has_words() -> None:
+    for name in METRICS:
+        for given in (ratio(2.0, 1.9, 2.1), ratio(1.0, 0.999, 1.001), ratio(1.0, 0.5, 2.0)):
+            assert name not in verdict.sentence(metric(name, given)) or "_" not in name
