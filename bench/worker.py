@@ -265,9 +265,10 @@ class Session:
 
     def build(self, workloads: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> dict[str, Any]:
         """Build, then call each step once: the first call compiles."""
-        from bench.step import build
+        from bench.step import build, open_device
 
         todo = [Workload.from_json(w) for w in workloads]
+        open_device(todo[0].device)
         clock = CLOCKS[todo[0].device]
         before = _cache_counts()
         begin = clock()
