@@ -174,6 +174,7 @@ class Comparison:
         self.machine: dict[str, Any] = {}
         self.resolved: dict[str, dict[str, str]] = {}
         self.rng = random.Random(settings.seed)
+        self.lost: list[str] = []
 
     @property
     def reference(self) -> str:
@@ -246,6 +247,7 @@ class Comparison:
         first = self.workers[self.reference]
         self.machine = first.ask("machine")
         if self.conditions.data_root:
+            self.check_loaders(first)
             self.check_data(first)
         models = [operand for operand in self.operands if operand.kind == "model"]
         if not models:
@@ -278,6 +280,14 @@ class Comparison:
             )
             best = self.ceilings.setdefault(precision, now)
             self.ceilings[precision] = {**now, **{k: max(best[k], now[k]) for k in ("flops", "bandwidth")}}
+
+    def check_loaders(self, worker: Any) -> None:
+        """Raise WorkloadError if a loader that was named cannot run here: no row could do without it."""
+        named = {operand.subject for operand in self.operands if operand.kind == "loader"} or {self.settings.loader}
+        for name in sorted(named):
+            reason = worker.ask("missing", 300, loader=name, device=self.settings.device)["reason"]
+            if reason:
+                raise WorkloadError(f"loader {name} cannot run here: {reason}; `bench list loaders` names the others")
 
     def check_data(self, worker: Any) -> None:
         """Read every file that will be used once; list the unreadable ones, and stop or go on as asked.
@@ -459,6 +469,7 @@ class Comparison:
     def lose(self, label: str, group: Group, sample: Sample, error: BenchError) -> None:
         """Record why an operand has no number in this group, say so, and go on without it."""
         reason = str(error)
+        self.lost.append(f"{group.name} of {label}")
         sample.missing[label] = reason.splitlines()[0].split("; its last output")[0]
         if not isinstance(error, (OutOfMemory, WorkloadError)) or isinstance(error, WorkerError):
             self.warn(reason)

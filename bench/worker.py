@@ -221,6 +221,7 @@ class Session:
             "ceilings": self.ceilings,
             "machine": self.machine,
             "resolve": self.resolve,
+            "missing": self.missing,
             "unreadable": self.unreadable,
         }
 
@@ -251,6 +252,11 @@ class Session:
             except ModelError as error:
                 answer[text]["training_missing"] = str(error)
         return answer
+
+    def missing(self, loader: str, device: str) -> dict[str, Any]:
+        from loaders import engines
+
+        return {"reason": engines.missing(loader, device)}
 
     def unreadable(self, conditions: dict[str, Any]) -> dict[str, Any]:
         from bench.data import unreadable

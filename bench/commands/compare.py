@@ -85,11 +85,13 @@ def _measure(operands: list[Any], format: str, output: str, store: Path | None, 
         screen.clear()
     log.save(complete=True)
     _print(log.record(complete=True), format, output)
-    screen.say(f"stored in {log.path}; took {time.monotonic() - begin:.0f} s")
+    where = f"stored in {log.path}" if not log.failure else "not stored"
+    screen.say(f"{where}; took {time.monotonic() - begin:.0f} s")
+    if comparison.lost:
+        screen.say(f"bench: no number for {', '.join(dict.fromkeys(comparison.lost))}: see above")
     if log.failure:
         screen.say(f"bench: {log.failure}")
-        return 2
-    return 0
+    return 2 if comparison.lost or log.failure else 0
 
 
 def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any]:

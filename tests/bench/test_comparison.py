@@ -83,7 +83,8 @@ def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
         return OutOfMemory("out of memory: 9 GiB asked for") if full else None
 
     machine = Machine()
-    found, _, said = compare(machine=machine, fail=fail)
+    found, comparison, said = compare(machine=machine, fail=fail)
+    assert comparison.lost == ["training of b"]
     training = found["training_throughput"]
     assert training.batch == 16
     assert training.values["b"].missing == "out of memory: 9 GiB asked for"

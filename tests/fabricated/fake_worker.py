@@ -65,6 +65,8 @@ class FakeWorker:
             return {**COST, "model": arguments["model"], "classes": 10, "size": 32}
         if command == "ceilings":
             return {"precision": arguments["precision"], "flops": 1e12, "bandwidth": 1e11}
+        if command == "missing":
+            return {"reason": None}
         if command == "unreadable":
             return {"files": 10, "bad": []}
         if command == "memory":

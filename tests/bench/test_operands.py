@@ -1,0 +1,62 @@
+"""What stands on a command line."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UsageError, WorkloadError
+from bench.operands import choose_device, files, parse_operands
+from loaders.errors import DataError
+from models.errors import ModelError
+
+
+def test_models_loaders_and_kernels_are_told_apart() -> None:
+    assert [o.kind for o in parse_operands(["resnet34", "resnet34@naive"])] == ["model", "model"]
+    assert [o.configuration for o in parse_operands(["resnet34", "resnet34@naive"])] == ["fast", "naive"]
+    assert [o.configuration for o in parse_operands(["pil", "pil@bfloat16-nchw"])] == ["float32-nhwc", "bfloat16-nchw"]
+    kernel = parse_operands(["normalize", "normalize@torch-float32"])
+    assert [o.kind for o in kernel] == ["kernel", "kernel"]
+    assert kernel[1].configuration == "torch-float32"
+
+
+def test_a_thing_against_itself_gets_two_columns() -> None:
+    assert [o.label for o in parse_operands(["lenet", "lenet", "lenet"])] == ["lenet", "lenet#2", "lenet#3"]
+
+
+def test_stored_results_are_paths() -> None:
+    assert files(["a.json", "x/b"]) == [Path("a.json"), Path("x/b")]
+    assert files(["resnet34"]) == []
+    with pytest.raises(UsageError, match="a.json is a stored result and resnet34 is something to measure"):
+        files(["a.json", "resnet34"])
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["resnet43"], ModelError, "resnet34"),
+        (["resnet34@bf61"], ModelError, "bf16"),
+        (["resnet34@"], ModelError, "empty configuration"),
+        (["resnet34", "dali"], UsageError, "one kind"),
+        (["dali@fp32"], WorkloadError, "DTYPE-LAYOUT"),
+        (["normalize@cuda"], WorkloadError, "no implementation 'cuda'"),
+    ],
+)
+def test_mistakes_are_answered_before_a_process_starts(words: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        parse_operands(words)
+
+
+def test_an_unknown_loader_name_is_taken_for_a_model_and_refused() -> None:
+    with pytest.raises((ModelError, DataError)):
+        parse_operands(["dalli"])
+
+
+def test_a_gpu_is_chosen_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.machine.open_nvml", lambda: object())
+    monkeypatch.setattr("bench.machine.visible_handles", lambda nvml, environ: [object()])
+    assert choose_device("auto") == "cuda"
+    assert choose_device("cpu") == "cpu"
+    monkeypatch.setattr("bench.machine.open_nvml", lambda: None)
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(WorkloadError, match="no GPU is visible"):
+        choose_device("cuda")

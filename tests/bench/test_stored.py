@@ -1,0 +1,82 @@
+"""Stored results beside one another."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import BenchError
+from bench.stored import MachineMismatch, compare_files
+from results import store
+from results.errors import RecordError
+from results.record import Metric, Record, Value
+
+
+def record(rate: float, device: str = "fake", operands: tuple[str, ...] = ("resnet34",), spread: float = 0.01) -> Record:
+    values = {
+        operand: Value(rate * (i + 1), rate * (i + 1) * (1 - spread), rate * (i + 1) * (1 + spread), 8, confidence=0.95)
+        for i, operand in enumerate(operands)
+    }
+    params = {operand: Value.counted(1000) for operand in operands}
+    return Record(
+        "compare", "2026-01-01T00:00:00+00:00", "bench compare", None, {"fingerprint": {"device": device}}, operands,
+        (Metric.named("params", params), Metric.named("inference_throughput", values, batch=32)),
+    )
+
+
+def stored(folder: Path, *records: Any) -> list[Path]:
+    return [store.save(r, folder / f"{chr(ord('a') + i)}.json") for i, r in enumerate(records)]
+
+
+def test_two_runs_of_one_machine(tmp_path: Path) -> None:
+    found = compare_files(stored(tmp_path, record(100.0), record(120.0)), across=False)
+    assert found.operands == ("a", "b")
+    metric = found.metric("inference_throughput")
+    assert metric is not None
+    assert metric.ratio is not None
+    assert metric.ratio.estimate == pytest.approx(1.2)
+    # Nothing was paired, so the bounds are the far ends of both intervals.
+    assert metric.ratio.low == pytest.approx(1.2 * 0.99 / 1.01)
+    assert metric.ratio.high == pytest.approx(1.2 * 1.01 / 0.99)
+    assert metric.verdict == "better"
+    assert found.metric("params").ratio.estimate == 1.0  # type: ignore[union-attr]
+
+
+def test_overlapping_runs_are_not_called_different(tmp_path: Path) -> None:
+    found = compare_files(stored(tmp_path, record(100.0, spread=0.2), record(110.0, spread=0.2)), across=False)
+    assert found.metric("inference_throughput").verdict == "unsure"  # type: ignore[union-attr]
+
+
+def test_different_machines_are_refused_not_warned_about(tmp_path: Path) -> None:
+    with pytest.raises(MachineMismatch, match=r"different machines \(device: fake against other\).*--across"):
+        compare_files(stored(tmp_path, record(1.0), record(1.0, device="other")), across=False)
+
+
+def test_across_machines_only_ratios_to_a_shared_operand_are_compared(tmp_path: Path) -> None:
+    both = ("resnet34", "resnet50")
+    paths = stored(tmp_path, record(100.0, operands=both), record(1000.0, device="other", operands=both))
+    found = compare_files(paths, across=True)
+    metric = found.metric("inference_throughput")
+    assert metric is not None
+    assert metric.unit == "1"
+    assert {title: value.median for title, value in metric.values.items()} == {
+        "a:resnet34": 1.0, "a:resnet50": 2.0, "b:resnet34": 1.0, "b:resnet50": 2.0,
+    }
+    assert "relative to resnet34" in metric.notes[0]
+
+
+def test_across_needs_something_shared(tmp_path: Path) -> None:
+    paths = stored(tmp_path, record(1.0), record(1.0, device="other", operands=("lenet",)))
+    with pytest.raises(BenchError, match="share no operand"):
+        compare_files(paths, across=True)
+
+
+def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"schema": 99}')
+    with pytest.raises(RecordError, match=r"x\.json.*schema is 99"):
+        compare_files([tmp_path / "x.json"], across=False)
+    (tmp_path / "x.json").write_text('{"sche')
+    with pytest.raises(RecordError, match=r"x\.json"):
+        compare_files([tmp_path / "x.json"], across=False)
+    with pytest.raises(RecordError, match=r"gone\.json"):
+        compare_files([tmp_path / "gone.json"], across=False)
