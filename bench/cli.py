@@ -15,10 +15,19 @@ import click
 
 # name -> (where the click command lives, the line `bench --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "compare": ("bench.commands.compare:command", "Measure models, loaders or kernels side by side, taking turns."),
-    "cost": ("bench.commands.cost:command", "Count parameters, MACs, FLOPs, activations and bytes; no timing."),
+    "compare": (
+        "bench.commands.compare:command",
+        "Measure models, loaders or kernels side by side, taking turns.",
+    ),
+    "cost": (
+        "bench.commands.cost:command",
+        "Count parameters, MACs, FLOPs, activations and bytes; no timing.",
+    ),
     "data": ("bench.commands.data:command", "Generate, describe and check image data sets."),
-    "doctor": ("bench.commands.doctor:command", "Say what this machine is and what would spoil a measurement here."),
+    "doctor": (
+        "bench.commands.doctor:command",
+        "Say what this machine is and what would spoil a measurement here.",
+    ),
     "list": ("bench.commands.list:command", "List models, loaders, kernels, recipes and workloads."),
     "run": ("bench.commands.run:command", "Run the benchmark matrix: the same as `pytest bench`."),
 }

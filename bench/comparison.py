@@ -18,13 +18,13 @@ from typing import Any
 
 from bench.clock import Slice
 from bench.data import describe_bad, refuse_bad
-from bench.duel import PAIRS, SLICE_SECONDS, Plan, Round, keep, log_ratios, plan, take_turns
-from bench.errors import BenchError, OutOfMemory, WorkerError, WorkloadError
+from bench.duel import PAIRS, SLICE_SECONDS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
+from bench.errors import BenchError, WorkloadError
 from bench.worker import Worker
 from bench.workload import Conditions, Workload
 from results.record import Metric, Ratio, Value
 from results.stats import interval, percentile_value, quantile_interval, required_samples, summarise
-from results.tables import quantity
+from results.tables import quantity, ratio_text
 from results.verdict import compare_verdict, margin_of
 
 # Longest slice of a latency workload: enough turns of it reach the 459 samples that p99 needs.
@@ -103,6 +103,7 @@ class Sample:
         compile: operand -> (seconds, "cold" | "warm" | "none") of each block.
         memory: operand -> what bench.memory counted.
         energy: operand -> {"joules" of one image, "idle_watts"} or {"missing"}.
+        twins: operand -> the one whose workload is the very same, and which was measured for both.
         notes: for the metric's row.
     """
 
@@ -111,6 +112,7 @@ class Sample:
     compile: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)
     energy: dict[str, dict[str, Any]] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -121,7 +123,10 @@ class Sample:
     def from_json(cls, data: Mapping[str, Any]) -> "Sample":
         """The inverse of to_json."""
         blocks = [
-            [{name: Slice(**{**turn, "samples": tuple(turn["samples"])}) for name, turn in turns.items()} for turns in block]
+            [
+                {name: Slice(**{**turn, "samples": tuple(turn["samples"])}) for name, turn in turns.items()}
+                for turns in block
+            ]
             for block in data["blocks"]
         ]
         compile = {label: [(seconds, cache) for seconds, cache in parts] for label, parts in data["compile"].items()}
@@ -257,7 +262,10 @@ class Comparison:
         self.resolved = first.ask("resolve", device=self.settings.device, configurations=texts)
         for operand in models:
             self.workers[operand.label].send(
-                "cost", model=operand.subject, classes=self.settings.classes or None, size=self.settings.size or None
+                "cost",
+                model=operand.subject,
+                classes=self.settings.classes or None,
+                size=self.settings.size or None,
             )
         for operand in models:
             self.costs[operand.label] = self.workers[operand.label].receive(300)
@@ -276,7 +284,11 @@ class Comparison:
         }
         for precision in sorted(precisions):
             now = self.workers[self.reference].ask(
-                "ceilings", 120, device=self.settings.device, precision=precision, threads=self.settings.threads
+                "ceilings",
+                120,
+                device=self.settings.device,
+                precision=precision,
+                threads=self.settings.threads,
             )
             best = self.ceilings.setdefault(precision, now)
             self.ceilings[precision] = {**now, **{k: max(best[k], now[k]) for k in ("flops", "bandwidth")}}
@@ -307,7 +319,9 @@ class Comparison:
 
     def counted(self, name: str) -> Metric:
         values = {label: Value.counted(cost[name]) for label, cost in self.costs.items()}
-        return self.with_ratios(name, values, {other: Ratio.exact(other, self.reference, values) for other in self.others()})
+        return self.with_ratios(
+            name, values, {other: Ratio.exact(other, self.reference, values) for other in self.others()}
+        )
 
     def others(self) -> list[str]:
         return [operand.label for operand in self.operands[1:]]
@@ -316,16 +330,27 @@ class Comparison:
         """What is measured, cheapest and most asked for first."""
         kind = self.operands[0].kind
         if kind == "loader":
-            return [self.group("loading", ("loader_throughput",), lambda o: (self.loader_workload(o.subject, o.configuration),))]
+            return [
+                self.group(
+                    "loading",
+                    ("loader_throughput",),
+                    lambda o: (self.loader_workload(o.subject, o.configuration),),
+                )
+            ]
         if kind == "kernel":
             return [self.group("kernel", ("kernel_throughput",), lambda o: (self.kernel_workload(o),))]
         latency = ("inference_latency_p50", "inference_latency_p90", "inference_latency_p99")
         return [
             self.group("latency", latency, lambda o: self.model_workloads(o, "latency")),
-            self.group("inference", ("inference_throughput", "inference_peak_bytes"), lambda o: self.model_workloads(o, "inference")),
+            self.group(
+                "inference",
+                ("inference_throughput", "inference_peak_bytes"),
+                lambda o: self.model_workloads(o, "inference"),
+            ),
             self.group("loading", ("loader_throughput",), self.feeding_workload),
             self.group(
-                "training", ("training_throughput", "end_to_end_throughput", "training_peak_bytes"),
+                "training",
+                ("training_throughput", "end_to_end_throughput", "training_peak_bytes"),
                 lambda o: self.model_workloads(o, "training", "end_to_end"),
             ),
         ]
@@ -340,12 +365,16 @@ class Comparison:
             return ()
         cost = self.costs[operand.label]
         base = Workload(
-            tasks[0], operand.subject, levers["training" if training else "inference"],
+            tasks[0],
+            operand.subject,
+            levers["training" if training else "inference"],
             1 if tasks[0] == "latency" else self.settings.training_batch if training else self.settings.batch,
-            cost["size"], cost["classes"], device=self.settings.device,
+            cost["size"],
+            cost["classes"],
+            device=self.settings.device,
         )
-        fed = {"end_to_end": {"loader": self.settings.loader, "data": self.settings.data}}
-        return tuple(replace(base, task=task, **fed.get(task, {})) for task in tasks)
+        fed = replace(base, task="end_to_end", loader=self.settings.loader, data=self.settings.data)
+        return tuple(fed if task == "end_to_end" else replace(base, task=task) for task in tasks)
 
     def feeding_workload(self, operand: Operand) -> tuple[Workload, ...]:
         """The loader alone, giving the batches that this operand's training step takes."""
@@ -375,12 +404,16 @@ class Comparison:
         measured: dict[str, str] = {}
         for label, workloads in group.workloads.items():
             if not workloads:
-                sample.missing[label] = self.resolved[self.operand(label).configuration].get("training_missing", "not possible")
+                sample.missing[label] = self.resolved[self.operand(label).configuration].get(
+                    "training_missing", "not possible"
+                )
             if not workloads or label in sample.missing:
                 continue
             twin = measured.get("+".join(w.id for w in workloads))
             if twin is not None and group.name == "loading" and self.operand(label).kind == "model":
-                sample.notes.append(f"{label} and {twin} take the same batches: measured once")
+                if label not in sample.twins:
+                    sample.notes.append(f"{label} and {twin} take the same batches: measured once")
+                sample.twins[label] = twin
                 continue
             measured["+".join(w.id for w in workloads)] = label
             try:
@@ -406,7 +439,13 @@ class Comparison:
         return next(operand for operand in self.operands if operand.label == label)
 
     def build(
-        self, label: str, group: Group, workloads: Sequence[Workload], conditions: Conditions, sample: Sample, plans: dict[str, Plan]
+        self,
+        label: str,
+        group: Group,
+        workloads: Sequence[Workload],
+        conditions: Conditions,
+        sample: Sample,
+        plans: dict[str, Plan],
     ) -> None:
         worker = self.workers[label]
         self.progress(f"{group.name}: preparing {label}")
@@ -436,34 +475,19 @@ class Comparison:
         return take
 
     def rounds(self, group: Group, sample: Sample, turns: dict[str, Callable[[], Slice]]) -> list[Round]:
-        """The rounds of one group; a side that dies in one is dropped from it and the rounds start again."""
+        """The rounds of one group; an operand that fails in one is dropped and the rounds start again."""
+
+        def after(done: int, turns: Round) -> None:
+            self.progress(f"{group.name}: round {done} of {self.settings.rounds}")
+
         while turns:
-            failed: list[tuple[str, BenchError]] = []
-
-            def guarded(name: str, turn: Callable[[], Slice], failed: list[tuple[str, BenchError]] = failed) -> Callable[[], Slice]:
-                def take() -> Slice:
-                    try:
-                        return turn()
-                    except BenchError as error:
-                        failed.append((name, error))
-                        raise
-
-                return take
-
-            def after(done: int, turns: Round) -> None:
-                self.progress(f"{group.name}: round {done} of {self.settings.rounds}")
-
             try:
-                sides = {name: guarded(name, turn) for name, turn in turns.items()}
-                return take_turns(sides, self.settings.rounds, self.rng, after)
-            except BenchError:
-                if not failed:
-                    raise
-                name, error = failed[-1]
-                label = name.rsplit("|", 1)[0]
-                self.lose(label, group, sample, error)
-                for other in [n for n in turns if n.rsplit("|", 1)[0] == label]:
-                    del turns[other]
+                return take_turns(turns, self.settings.rounds, self.rng, after)
+            except SideError as failure:
+                label = failure.side.rsplit("|", 1)[0]
+                self.lose(label, group, sample, failure.reason)
+                for name in [name for name in turns if name.rsplit("|", 1)[0] == label]:
+                    del turns[name]
         return []
 
     def lose(self, label: str, group: Group, sample: Sample, error: BenchError) -> None:
@@ -471,17 +495,19 @@ class Comparison:
         reason = str(error)
         self.lost.append(f"{group.name} of {label}")
         sample.missing[label] = reason.splitlines()[0].split("; its last output")[0]
-        if not isinstance(error, (OutOfMemory, WorkloadError)) or isinstance(error, WorkerError):
-            self.warn(reason)
-        else:
-            self.warn(f"{group.name} of {label}: {reason}")
+        self.warn(f"{group.name} of {label}: {reason}")
         # Also after an allocation that failed: what it left behind must not weigh on the next rows.
         self.restart(label)
 
     def meter(self, group: Group, sample: Sample, turns: Mapping[str, object]) -> None:
         """Energy of an image in inference, once, where the device counts it."""
         for label, workloads in group.workloads.items():
-            if workloads and workloads[0].task == "inference" and key(label, workloads[0]) in turns and label not in sample.missing:
+            if (
+                workloads
+                and workloads[0].task == "inference"
+                and key(label, workloads[0]) in turns
+                and label not in sample.missing
+            ):
                 self.progress(f"{group.name}: energy of {label}")
                 try:
                     sample.energy[label] = self.workers[label].ask("energy", 120, id=workloads[0].id)
@@ -504,8 +530,11 @@ class Comparison:
 
     def metrics_of(self, group: Group, sample: Sample) -> Iterator[Metric]:
         task_of = {
-            "inference_throughput": "inference", "training_throughput": "training",
-            "end_to_end_throughput": "end_to_end", "loader_throughput": "loading", "kernel_throughput": "kernel",
+            "inference_throughput": "inference",
+            "training_throughput": "training",
+            "end_to_end_throughput": "end_to_end",
+            "loader_throughput": "loading",
+            "kernel_throughput": "kernel",
         }
         for name in group.metrics:
             if name.startswith("inference_latency"):
@@ -518,7 +547,9 @@ class Comparison:
     def throughput(self, name: str, task: str, group: Group, sample: Sample) -> Metric:
         """images/s of each side, and the ratio of rates: the inverse of the ratio of times that the pairs hold."""
         chosen = {
-            label: next(w for w in workloads if w.task == task) for label, workloads in group.workloads.items() if workloads
+            label: next(w for w in workloads if w.task == task)
+            for label, workloads in group.workloads.items()
+            if workloads
         }
         timed = self.timed(chosen, sample)
         values: dict[str, Value] = {}
@@ -527,7 +558,9 @@ class Comparison:
             if source is None:
                 values[label] = Value.none(sample.missing.get(label, "not measured"))
                 continue
-            rates = [[chosen[label].batch / turns[source].seconds_per_step for turns in block] for block in sample.blocks]
+            rates = [
+                [chosen[label].batch / turns[source].seconds_per_step for turns in block] for block in sample.blocks
+            ]
             values[label] = value_over(rates)
         ratios: dict[str, Ratio | None] = {}
         for other in self.others():
@@ -539,16 +572,41 @@ class Comparison:
             logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.blocks]
             ratios[other] = interval(logs).ratio(other, self.reference) if any(logs) else None
         batches = {w.batch for w in chosen.values()}
+        notes = list(sample.notes)
+        if task == "end_to_end":
+            notes += [self.overlap(label, sample) for label in timed]
         return self.with_ratios(
-            name, values, ratios, batch=batches.pop() if len(batches) == 1 else None,
-            workloads={label: w.id for label, w in chosen.items()}, notes=sample.notes, pairs=raw(sample.blocks, task),
+            name,
+            values,
+            ratios,
+            batch=batches.pop() if len(batches) == 1 else None,
+            workloads={label: w.id for label, w in chosen.items()},
+            notes=notes,
+            pairs=raw(sample.blocks, task),
         )
 
+    def overlap(self, label: str, sample: Sample) -> str:
+        """How much of the step's own rate is left when it has to be fed, and which of the two sets the pace."""
+        logs = [log_ratios(block, f"{label}|training", f"{label}|end_to_end") for block in sample.blocks]
+        share = interval(logs).ratio("end_to_end", "training")
+        step = statistics.median(t[f"{label}|training"].seconds_per_step for b in sample.blocks for t in b)
+        text = f"{label}: {ratio_text(share)} of the same step on a constant batch"
+        loading = self.samples.get("loading")
+        name = f"{loading.twins.get(label, label)}|loading" if loading else ""
+        turns = [turns[name] for block in loading.blocks for turns in block if name in turns] if loading else []
+        if not turns:
+            return text
+        loader = statistics.median(turn.seconds_per_step for turn in turns)
+        per_image = loader / self.settings.batch, step / self.settings.training_batch
+        if per_image[0] < per_image[1]:
+            return f"{text}; step-bound, the loader alone gives {per_image[1] / per_image[0]:.1f} times as many images"
+        return f"{text}; loader-bound, the step alone takes {per_image[0] / per_image[1]:.1f} times as many images"
+
     def timed(self, chosen: Mapping[str, Workload], sample: Sample) -> dict[str, str]:
-        """Operand -> the key in the rounds that holds its time: another operand's where both do the very same."""
+        """Operand -> the name in the rounds that holds its time."""
         present = {name for block in sample.blocks for turns in block for name in turns}
-        by_id = {w.id: key(label, w) for label, w in chosen.items() if key(label, w) in present}
-        return {label: by_id[w.id] if key(label, w) not in present else key(label, w) for label, w in chosen.items() if w.id in by_id}
+        names = {label: key(sample.twins.get(label, label), workload) for label, workload in chosen.items()}
+        return {label: name for label, name in names.items() if name in present}
 
     def latency(self, name: str, group: Group, sample: Sample) -> Metric:
         """A percentile of the times of single images, one in flight."""
@@ -556,11 +614,14 @@ class Comparison:
         chosen = {label: w[0] for label, w in group.workloads.items() if w}
         timed = self.timed(chosen, sample)
         pooled = {
-            label: [t for block in sample.blocks for turns in block for t in turns[timed[label]].samples] for label in timed
+            label: [t for block in sample.blocks for turns in block for t in turns[timed[label]].samples]
+            for label in timed
         }
         values = {
-            label: percentile_value(pooled[label], q) if label in pooled and q > 0.5
-            else summarise(pooled[label]) if label in pooled
+            label: percentile_value(pooled[label], q)
+            if label in pooled and q > 0.5
+            else summarise(pooled[label])
+            if label in pooled
             else Value.none(sample.missing.get(label, "not measured"))
             for label in group.workloads
         }
@@ -568,13 +629,23 @@ class Comparison:
         for other in self.others():
             ratios[other] = self.latency_ratio(q, other, timed, sample, pooled, values)
         return self.with_ratios(
-            name, values, ratios, batch=1, workloads={label: w.id for label, w in chosen.items()},
-            notes=sample.notes, pairs=raw(sample.blocks, "latency") if q == 0.5 else (),
+            name,
+            values,
+            ratios,
+            batch=1,
+            workloads={label: w.id for label, w in chosen.items()},
+            notes=sample.notes,
+            pairs=raw(sample.blocks, "latency") if q == 0.5 else (),
         )
 
     def latency_ratio(
-        self, q: float, other: str, timed: Mapping[str, str], sample: Sample,
-        pooled: Mapping[str, list[float]], values: Mapping[str, Value],
+        self,
+        q: float,
+        other: str,
+        timed: Mapping[str, str],
+        sample: Sample,
+        pooled: Mapping[str, list[float]],
+        values: Mapping[str, Value],
     ) -> Ratio | None:
         """p50 and p90 by pairs of slices; p99, of which a slice has too few samples, from the two pooled percentiles.
 
@@ -590,26 +661,38 @@ class Comparison:
             ]
             return interval(logs).ratio(other, self.reference)
         top, bottom = values[other].median, values[self.reference].median
-        assert top is not None and bottom is not None
+        assert top is not None
+        assert bottom is not None
         a, b = quantile_interval(pooled[other], q, 0.975), quantile_interval(pooled[self.reference], q, 0.975)
         blocks = len(sample.blocks)
         return Ratio(
-            other, self.reference, top / bottom, a[0] / b[1], a[1] / b[0], 0.95, blocks, sum(len(b) for b in sample.blocks)
+            other,
+            self.reference,
+            top / bottom,
+            a[0] / b[1],
+            a[1] / b[0],
+            0.95,
+            blocks,
+            sum(len(b) for b in sample.blocks),
         )
 
     def peak(self, name: str, group: Group, sample: Sample) -> Metric:
         """Bytes that a step needs; counted or read from counters, so without an interval."""
         values = {
-            label: Value.counted(sample.memory[label]["peak"]) if label in sample.memory
+            label: Value.counted(sample.memory[label]["peak"])
+            if label in sample.memory
             else Value.none(sample.missing.get(label, "not measured"))
             for label in group.workloads
         }
         notes = [f"{label}: {budget(memory)}" for label, memory in sample.memory.items()]
         batches = {w[0].batch for w in group.workloads.values() if w}
         return self.with_ratios(
-            name, values, {other: Ratio.exact(other, self.reference, values) for other in self.others()},
+            name,
+            values,
+            {other: Ratio.exact(other, self.reference, values) for other in self.others()},
             batch=batches.pop() if len(batches) == 1 else None,
-            workloads={label: w[0].id for label, w in group.workloads.items() if w}, notes=notes,
+            workloads={label: w[0].id for label, w in group.workloads.items() if w},
+            notes=notes,
         )
 
     def summary(self) -> Iterator[Metric]:
@@ -632,7 +715,9 @@ class Comparison:
                 continue
             values[operand.label] = Value(found["joules"], None, None, samples=1)
             idle = found["idle_watts"]
-            notes.append(f"of inference, {'idle power not known' if idle is None else f'{idle:.0f} W of idle power subtracted'}")
+            notes.append(
+                f"of inference, {'idle power not known' if idle is None else f'{idle:.0f} W of idle power subtracted'}"
+            )
         return self.with_ratios("energy_per_image", values, {}, notes=notes)
 
     def compilation(self) -> Metric:
@@ -655,8 +740,15 @@ class Comparison:
         for other in self.others():
             exact = Ratio.exact(other, self.reference, values)
             comparable = states[other] == states[self.reference] and states[other] != "none"
-            ratios[other] = replace(exact, low=None, high=None, confidence=None, blocks=1, pairs=1) if exact and comparable else None
-        notes = [f"{label}: {'nothing to compile' if state == 'none' else state + ' cache'}" for label, state in states.items()]
+            ratios[other] = (
+                replace(exact, low=None, high=None, confidence=None, blocks=1, pairs=1)
+                if exact and comparable
+                else None
+            )
+        notes = [
+            f"{label}: {'nothing to compile' if state == 'none' else state + ' cache'}"
+            for label, state in states.items()
+        ]
         return self.with_ratios("compile_seconds", values, ratios, notes=notes)
 
     def roof(self) -> Metric:
@@ -668,7 +760,9 @@ class Comparison:
         notes: list[str] = []
         chosen = "training" if "training" in self.samples and any(self.samples["training"].blocks) else "inference"
         sample = self.samples.get(chosen)
-        workloads = {label: w[0] for label, w in next(g for g in self.groups() if g.name == chosen).workloads.items() if w}
+        workloads = {
+            label: w[0] for label, w in next(g for g in self.groups() if g.name == chosen).workloads.items() if w
+        }
         timed = self.timed(workloads, sample) if sample else {}
         factor: dict[str, float] = {}
         for operand in self.operands:
@@ -682,17 +776,26 @@ class Comparison:
                 values[label] = Value.none(f"no ceiling was measured for {workload.configuration}")
                 continue
             ceilings = Ceilings(**self.ceilings[precision])
-            rates = [[workload.batch / turns[timed[label]].seconds_per_step for turns in block] for block in sample.blocks]
+            rates = [
+                [workload.batch / turns[timed[label]].seconds_per_step for turns in block] for block in sample.blocks
+            ]
             factor[label] = fraction(Cost(**self.costs[label]), ceilings, 1.0, workload.batch, chosen == "training")
             values[label] = value_over([[rate * factor[label] for rate in block] for block in rates])
-            note = f"of {chosen}: ceilings {ceilings.flops / 1e9:.0f} GFLOP/s in {precision} and {ceilings.bandwidth / 1e9:.1f} GB/s"
+            flops, bandwidth = quantity(ceilings.flops, "FLOP/s"), quantity(ceilings.bandwidth, "bytes/s")
+            note = f"of {chosen}: ceilings measured in this run are {flops} in {precision} and {bandwidth}"
             if note not in notes:
                 notes.append(note)
         return self.with_ratios("roof_fraction", values, {}, notes=notes)
 
     def with_ratios(
-        self, name: str, values: Mapping[str, Value], ratios: Mapping[str, Ratio | None], batch: int | None = None,
-        workloads: Mapping[str, str] | None = None, notes: Sequence[str] = (), pairs: Any = (),
+        self,
+        name: str,
+        values: Mapping[str, Value],
+        ratios: Mapping[str, Ratio | None],
+        batch: int | None = None,
+        workloads: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+        pairs: Any = (),
     ) -> Metric:
         """The metric with its first ratio, and all of them where there are more than two operands."""
         found = [ratio for ratio in ratios.values() if ratio is not None]
@@ -700,15 +803,27 @@ class Comparison:
         metric = Metric.named(name, values, batch=batch)
         verdict = compare_verdict(first, metric.better, margin_of(name)) if first else None
         return replace(
-            metric, ratio=first, verdict=verdict, ratios=tuple(found) if len(self.operands) > 2 else (),
-            workloads=dict(workloads or {}), notes=tuple(dict.fromkeys(notes)), pairs=pairs,
+            metric,
+            ratio=first,
+            verdict=verdict,
+            ratios=tuple(found) if len(self.operands) > 2 else (),
+            workloads=dict(workloads or {}),
+            notes=tuple(dict.fromkeys(notes)),
+            pairs=pairs,
         )
 
 
 # Seconds of warm-up at most. MEASURING asks for 30; where a step takes a second, three slices that agree within
 # 1 % never come on a shared machine, and the whole comparison has four minutes. What is left after these shows as
 # scatter between the rounds and is in the interval.
-WARM_UP_CAP = {"latency": 1.0, "inference": 1.0, "training": 1.0, "end_to_end": 0.5, "loading": 1.0, "kernel": 1.0}
+WARM_UP_CAP = {
+    "latency": 1.0,
+    "inference": 1.0,
+    "training": 1.0,
+    "end_to_end": 0.5,
+    "loading": 1.0,
+    "kernel": 1.0,
+}
 
 
 def key(label: str, workload: Workload) -> str:
@@ -747,8 +862,12 @@ def budget(memory: Mapping[str, Any]) -> str:
     parts = [
         f"{quantity(memory[name], 'bytes')} {title}"
         for name, title in (
-            ("weights", "weights"), ("gradients", "gradients"), ("optimizer", "optimiser"), ("inputs", "input"),
-            ("workspace", "activations and workspace"), ("slack", "allocator slack"),
+            ("weights", "weights"),
+            ("gradients", "gradients"),
+            ("optimizer", "optimiser"),
+            ("inputs", "input"),
+            ("workspace", "activations and workspace"),
+            ("slack", "allocator slack"),
         )
         if memory[name]
     ]

@@ -1,8 +1,8 @@
-"""What a network costs before anything is timed: parameters, MACs, FLOPs, activations, bytes. Counted, never timed.
+"""What a network costs: parameters, MACs, FLOPs, activations, bytes. Counted, never timed.
 
-The count is that of `torch.utils.flop_counter` for one image, forward and backward, on the meta device: no weight
-is drawn and nothing is computed, and with gradients enabled attention is seen by the counter instead of vanishing
-into a fused kernel. fvcore, which traces a real forward pass, is the second opinion.
+The count is that of `torch.utils.flop_counter` for one image, forward and backward, on the meta device: no
+weight is drawn and nothing is computed, and with gradients enabled the counter sees the products of attention
+instead of one fused kernel. fvcore, which traces a real forward pass, is the second opinion.
 """
 
 import logging
@@ -94,8 +94,8 @@ def convolution_backward_flops(
 ) -> int:
     """FLOPs of a convolution's backward pass: the gradients of input and of weight cost a forward pass each.
 
-    A weight is [out, in / groups, *kernel], so groups are in it already. torch's own formula forgets them in
-    the weight's gradient (up to and including 2.15), which makes EfficientNet-B0's training 14 times too dear.
+    A weight is [out, in / groups, *kernel], so groups are in it already. torch's own formula (2.15) leaves
+    them out of the weight's gradient, and counts 14 times what training EfficientNet-B0 takes.
     """
     pixels = prod((input_shape if transposed else gradient_shape)[2:])
     return 2 * input_shape[0] * pixels * prod(weight_shape) * (wanted[0] + wanted[1])
@@ -116,7 +116,7 @@ class FusedAttention(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         keywords = dict(kwargs or {})
-        # nn.MultiheadAttention is seen as one call, in which attention is fused unless its weights are wanted.
+        # nn.MultiheadAttention is one call here, in which attention is fused unless its weights are wanted.
         fused = func is functional.scaled_dot_product_attention or (
             func is functional.multi_head_attention_forward and not keywords.get("need_weights", True)
         )
@@ -127,7 +127,7 @@ class FusedAttention(TorchFunctionMode):
             self.running = False
 
 
-class ActivationCounter(TorchDispatchMode):
+class ActivationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the output elements of convolutions, linear layers and matrix products."""
 
     LAYERS = frozenset(
@@ -140,7 +140,7 @@ class ActivationCounter(TorchDispatchMode):
     PRODUCTS = frozenset({torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default})
 
     def __init__(self, attention: FusedAttention) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.attention = attention
         self.elements = 0
 
@@ -171,6 +171,8 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
     """
     classes = zoo.default_classes(model_name) if classes is None else classes
     size = zoo.default_size(model_name) if size is None else size
+    if size < 1:
+        raise ModelError(f"size is {size}; give the height and width of the image in pixels")
     with torch.device("meta"):
         model = zoo.build(model_name, classes, **arguments)
         images = torch.empty(1, 3, size, size)
@@ -185,7 +187,7 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
         with attention, activations:
             logits = _forward(model_name, model, images)
         forward_flops = int(flops.get_total_flops())
-        logits.sum().backward()
+        logits.sum().backward()  # type: ignore[no-untyped-call]
     params = sum(parameter.numel() for parameter in model.parameters())
     return Cost(
         model=model_name,
@@ -239,7 +241,7 @@ def second_opinion(model: nn.Module, size: int) -> Opinion:
 
 
 def disagreement(cost: Cost, opinion: Opinion) -> str | None:
-    """One sentence if fvcore's MACs differ from ours by more than 5 %, and what it left out; otherwise None."""
+    """A sentence if fvcore's MACs differ from ours by more than 5 %, with what it left out; else None."""
     share = opinion.macs / cost.macs - 1 if cost.macs else 0.0
     if abs(share) <= DISAGREEMENT:
         return None
@@ -256,7 +258,6 @@ def _forward(name: str, model: nn.Module, images: Tensor) -> Tensor:
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         size, reason = images.shape[-1], str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"{name} takes no image of {size} x {size} pixels ({reason}); "
-            f"its default size is {zoo.default_size(name)}"
+            f"{name} takes no image of {size} x {size} pixels ({reason}); its default size is {zoo.default_size(name)}"
         ) from error
     return logits

@@ -55,7 +55,10 @@ def unreadable(conditions: Conditions) -> tuple[int, list[tuple[str, str]]]:
 
 def describe_bad(bad: list[tuple[str, str]], files: int) -> str:
     """The unreadable files, the first of them by name."""
-    lines = [f"{len(bad)} of {files} images cannot be read:", *(f"  {path}: {reason}" for path, reason in bad[:LISTED])]
+    lines = [
+        f"{len(bad)} of {files} images cannot be read:",
+        *(f"  {path}: {reason}" for path, reason in bad[:LISTED]),
+    ]
     if len(bad) > LISTED:
         lines.append(f"  ... and {len(bad) - LISTED} more; `bench data check` lists all")
     return "\n".join(lines)

@@ -83,9 +83,7 @@ def gather(seconds: float = 0.5) -> Facts:
 
         cuda = torch.cuda.is_available()
     except Exception as error:  # a broken installation fails in many ways, and all of them are the finding
-        torch_error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(
-            ": "
-        )
+        torch_error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
     busy, stolen = watch(seconds)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixbench"
     return Facts(
@@ -286,9 +284,7 @@ def precision(facts: Facts) -> list[Finding]:
                 "no AMX here: bf16 runs on AVX-512, up to twice as fast as fp32 and not several times",
             )
         ]
-    return [
-        Finding("note", "bf16 units", "none here: the fast preset stays in fp32, and bf16 would be slower")
-    ]
+    return [Finding("note", "bf16 units", "none here: the fast preset stays in fp32, and bf16 would be slower")]
 
 
 def graphics(facts: Facts) -> list[Finding]:
@@ -351,9 +347,7 @@ def _gpu(subject: str, gpu: Mapping[str, Any]) -> list[Finding]:
             )
         )
     if gpu["mig"]:
-        found.append(
-            Finding("note", subject, "it is partitioned (MIG): a number holds for this partition only")
-        )
+        found.append(Finding("note", subject, "it is partitioned (MIG): a number holds for this partition only"))
     limit, default = gpu["power_limit_watts"], gpu["power_default_watts"]
     if limit is not None and default is not None and limit < 0.99 * default:
         found.append(
@@ -446,9 +440,7 @@ def software(facts: Facts) -> list[Finding]:
         )
     for name, reason in facts.loaders.items():
         if name == "dali":
-            remedy = (
-                "pip install nvidia-dali-cuda130 (Linux on x86_64), or use another loader: bench list loaders"
-            )
+            remedy = "pip install nvidia-dali-cuda130 (Linux on x86_64), or use another loader: bench list loaders"
             found.append(Finding("problem", "DALI", reason, remedy))
         else:
             found.append(Finding("note", f"loader {name}", reason))

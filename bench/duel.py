@@ -13,10 +13,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.clock import Slice
+from bench.errors import BenchError
 
 PAIRS = 8
 SLICE_SECONDS = 0.25
 MAX_CLOCK_DEVIATION = 0.05
+
+
+class SideError(BenchError):
+    """A side failed in its turn.
+
+    Attributes:
+        side: its name.
+        reason: what it raised.
+    """
+
+    def __init__(self, side: str, reason: BenchError) -> None:
+        super().__init__(f"{side}: {reason}")
+        self.side = side
+        self.reason = reason
+
 
 Turn = Callable[[], Slice]
 Round = Mapping[str, Slice]
@@ -48,18 +64,29 @@ def plan(seconds_per_step: float, slice_seconds: float = SLICE_SECONDS, prefetch
 
 
 def take_turns(
-    sides: Mapping[str, Turn], rounds: int, rng: random.Random, after: Callable[[int, Round], None] | None = None
+    sides: Mapping[str, Turn],
+    rounds: int,
+    rng: random.Random,
+    after: Callable[[int, Round], None] | None = None,
 ) -> list[Round]:
     """`rounds` rounds; each side once a round, in an order drawn anew.
 
     Args:
         after: called with the number of rounds done and the latest one.
+
+    Raises:
+        SideError: a side raised a BenchError in its turn.
     """
     done: list[Round] = []
     names = list(sides)
     for number in range(rounds):
         rng.shuffle(names)
-        turns = {name: sides[name]() for name in names}
+        turns: dict[str, Slice] = {}
+        for name in names:
+            try:
+                turns[name] = sides[name]()
+            except BenchError as error:
+                raise SideError(name, error) from error
         done.append(turns)
         if after:
             after(number + 1, turns)
@@ -89,9 +116,7 @@ def keep(rounds: Sequence[Round]) -> list[Round]:
     return [turns for turns in rounds if all(steady(name, turn) for name, turn in turns.items())]
 
 
-def log_ratios(
-    rounds: Sequence[Round], of: str, to: str, images: Mapping[str, int] | None = None
-) -> list[float]:
+def log_ratios(rounds: Sequence[Round], of: str, to: str, images: Mapping[str, int] | None = None) -> list[float]:
     """log(time of `of` / time of `to`) of each pair, per image where sides work through different batches."""
     batch = images or {}
     return [

@@ -6,7 +6,7 @@ REPORTED joins the four into what is printed as one line with exit code 2.
     BenchError            anything that stops a command
     ├── UsageError        the command's words make no sense
     ├── WorkloadError     a workload cannot run as described (no such device, lever or loader here)
-    ├── OutOfMemory       a workload did not fit; recorded as a row, never made smaller
+    ├── OutOfMemoryError       a workload did not fit; recorded as a row, never made smaller
     └── WorkerError       a measuring process died, hung or answered nonsense
 """
 
@@ -27,7 +27,7 @@ class WorkloadError(BenchError):
     """A workload cannot run as described on this machine."""
 
 
-class OutOfMemory(BenchError):
+class OutOfMemoryError(BenchError):
     """A workload did not fit in memory."""
 
 

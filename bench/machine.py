@@ -204,9 +204,7 @@ def visible_handles(nvml: Any, environ: Mapping[str, str]) -> list[Any]:
         if entry.isdigit() and int(entry) < count:
             match = handles[int(entry)]
         elif entry.startswith("GPU-"):
-            match = next(
-                (h for h in handles if str(ask(nvml, "nvmlDeviceGetUUID", h)).startswith(entry)), None
-            )
+            match = next((h for h in handles if str(ask(nvml, "nvmlDeviceGetUUID", h)).startswith(entry)), None)
         else:
             match = None
         if match is None:
@@ -279,9 +277,7 @@ def _descends(pid: int, ancestor: int, roots: Roots) -> bool:
     while pid > 1:
         if pid == ancestor:
             return True
-        parent = [
-            line.split()[1] for line in _lines(roots.proc / str(pid) / "status") if line.startswith("PPid:")
-        ]
+        parent = [line.split()[1] for line in _lines(roots.proc / str(pid) / "status") if line.startswith("PPid:")]
         pid = int(parent[0]) if parent else 0
     return False
 
@@ -391,9 +387,7 @@ def cpu_clock(roots: Roots) -> float | None:
     kilohertz = [clock for clock in clocks if clock]
     if kilohertz:
         return 1e3 * sum(kilohertz) / len(kilohertz)
-    megahertz = [
-        float(line.partition(":")[2]) for line in _lines(roots.proc / "cpuinfo") if line.startswith("cpu MHz")
-    ]
+    megahertz = [float(line.partition(":")[2]) for line in _lines(roots.proc / "cpuinfo") if line.startswith("cpu MHz")]
     return 1e6 * sum(megahertz) / len(megahertz) if megahertz else None
 
 
@@ -612,6 +606,4 @@ def _flag(value: int | None) -> bool | None:
 
 def _chosen(words: str | None) -> str | None:
     """The bracketed word of a kernel switch such as "always [madvise] never"."""
-    return (
-        words[words.index("[") + 1 : words.index("]")] if words and "[" in words and "]" in words else words
-    )
+    return words[words.index("[") + 1 : words.index("]")] if words and "[" in words and "]" in words else words

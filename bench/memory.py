@@ -105,8 +105,15 @@ def _cuda(step: Step, weights: int, gradients: int, optimizer: int, inputs: int,
     free, total = torch.cuda.mem_get_info()
     process = process_bytes(total - free)
     return Memory(
-        weights, gradients, optimizer, inputs, max(0, allocated - known), reserved - allocated,
-        reserved, process, process - reserved,
+        weights,
+        gradients,
+        optimizer,
+        inputs,
+        max(0, allocated - known),
+        reserved - allocated,
+        reserved,
+        process,
+        process - reserved,
     )
 
 

@@ -23,7 +23,9 @@ def files(words: Sequence[str]) -> list[Path]:
     stored = [word for word in words if word.endswith(".json") or "/" in word]
     if stored and len(stored) != len(words):
         rest = next(word for word in words if word not in stored)
-        raise UsageError(f"{stored[0]} is a stored result and {rest} is something to measure; compare one kind at a time")
+        raise UsageError(
+            f"{stored[0]} is a stored result and {rest} is something to measure; compare one kind at a time"
+        )
     return [Path(word) for word in stored]
 
 

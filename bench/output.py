@@ -19,7 +19,11 @@ def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout."
     )(command)
     return click.option(
-        "--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How the table is written."
+        "--format",
+        type=click.Choice(FORMATS),
+        default="text",
+        show_default=True,
+        help="How the table is written.",
     )(command)
 
 

@@ -52,9 +52,7 @@ def _best(call: object, device: str, repeats: int = 6) -> float:
     return min(time_slice(call, 2, 0, CLOCKS[device]).seconds_per_step for _ in range(repeats))
 
 
-def fraction(
-    cost: Cost, ceilings: Ceilings, images_per_second: float, batch: int, training: bool
-) -> float:
+def fraction(cost: Cost, ceilings: Ceilings, images_per_second: float, batch: int, training: bool) -> float:
     """Fraction of the roof: the shortest time the ceilings allow for an image over the time it took.
 
     The shortest time is the larger of FLOPs over the matrix ceiling and traffic over the copy ceiling. Traffic is

@@ -32,7 +32,14 @@ class RunLog:
             can still be printed.
     """
 
-    def __init__(self, kind: str, command: str, operands: Sequence[str], settings: Mapping[str, Any], folder: Path | None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        command: str,
+        operands: Sequence[str],
+        settings: Mapping[str, Any],
+        folder: Path | None,
+    ) -> None:
         self.kind = kind
         self.command = command
         self.operands = tuple(operands)
@@ -78,8 +85,15 @@ class RunLog:
         if not complete and self.source:
             settings["state"] = self.source.state()
         return Record(
-            kind=self.kind, created=self.created, command=self.command, commit=machine.pop("commit", None), machine=machine,
-            operands=self.operands, metrics=tuple(self.metrics.values()), complete=complete, settings=settings,
+            kind=self.kind,
+            created=self.created,
+            command=self.command,
+            commit=machine.pop("commit", None),
+            machine=machine,
+            operands=self.operands,
+            metrics=tuple(self.metrics.values()),
+            complete=complete,
+            settings=settings,
         )
 
     def save(self, complete: bool) -> None:

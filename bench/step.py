@@ -130,7 +130,14 @@ def inference(workload: Workload, prepared: Prepared, device: torch.device) -> S
             return forward(host.to(device, non_blocking=True)).cpu()
 
         return Step(workload, call, workload.batch, prepared.module, inputs=(images,), notes=prepared.notes)
-    return Step(workload, lambda: forward(images), workload.batch, prepared.module, inputs=(images,), notes=prepared.notes)
+    return Step(
+        workload,
+        lambda: forward(images),
+        workload.batch,
+        prepared.module,
+        inputs=(images,),
+        notes=prepared.notes,
+    )
 
 
 def trainer(
@@ -216,8 +223,14 @@ def open_loader(workload: Workload, conditions: Conditions, engine: str, dtype: 
         dataset = replace(dataset, labels=labels, classes=dataset.classes[: workload.classes])
     dataset = dataset.select([*range(len(dataset))] * -(-LONG_EPOCH // max(1, len(dataset))), dataset.name)
     options = LoaderOptions(
-        batch=workload.batch, size=workload.size, dtype=dtype, layout=layout, device=workload.device,
-        threads=conditions.threads, seed=conditions.seed, train=True,
+        batch=workload.batch,
+        size=workload.size,
+        dtype=dtype,
+        layout=layout,
+        device=workload.device,
+        threads=conditions.threads,
+        seed=conditions.seed,
+        train=True,
     )
     return engines.build(engine, dataset, options)
 

@@ -10,7 +10,7 @@ from results.record import Metric, Ratio, Record, Value, utc_now
 from results.verdict import compare_verdict, margin_of
 
 
-class MachineMismatch(BenchError):
+class MachineMismatchError(BenchError):
     """Results of different machines were set beside one another."""
 
 
@@ -26,7 +26,7 @@ def compare_files(paths: Sequence[Path], across: bool) -> Record:
 
     Raises:
         RecordError: a file is no record of ours.
-        MachineMismatch: the machines differ and `across` is False; says in what.
+        MachineMismatchError: the machines differ and `across` is False; says in what.
         BenchError: nothing in common.
     """
     records = [store.load(path) for path in paths]
@@ -34,9 +34,9 @@ def compare_files(paths: Sequence[Path], across: bool) -> Record:
         for path, record in zip(paths[1:], records[1:], strict=True):
             differing = store.same_machine(records[0], record)
             if differing:
-                raise MachineMismatch(
-                    f"{paths[0]} and {path} come from different machines ({'; '.join(differing[:4])}); measure both on one, "
-                    "or use --across to compare ratios to a reference both contain"
+                raise MachineMismatchError(
+                    f"{paths[0]} and {path} come from different machines ({'; '.join(differing[:4])}); "
+                    "measure both on one, or use --across to compare ratios to a reference both contain"
                 )
     elif len(records) < 2:
         raise BenchError("--across needs at least two stored results")
@@ -45,8 +45,14 @@ def compare_files(paths: Sequence[Path], across: bool) -> Record:
     if not metrics:
         raise BenchError("these results have no metric in common")
     return Record(
-        kind="stored", created=utc_now(), command="", commit=None, machine={} if across else records[0].machine,
-        operands=tuple(columns), metrics=tuple(metrics), complete=all(r.complete for r in records),
+        kind="stored",
+        created=utc_now(),
+        command="",
+        commit=None,
+        machine={} if across else records[0].machine,
+        operands=tuple(columns),
+        metrics=tuple(metrics),
+        complete=all(r.complete for r in records),
         settings={"files": [str(p) for p in paths]},
     )
 
@@ -90,8 +96,11 @@ def _rows(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) ->
     ratios = [r for title in list(values)[1:] if (r := quotient(title, reference, values)) is not None]
     row = replace(
         Metric.named(name, values, batch=batches.pop() if len(batches) == 1 else None),
-        workloads=workloads, notes=notes, unit="1" if across else first.unit,
-        ratio=ratios[0] if ratios else None, ratios=tuple(ratios) if len(columns) > 2 else (),
+        workloads=workloads,
+        notes=notes,
+        unit="1" if across else first.unit,
+        ratio=ratios[0] if ratios else None,
+        ratios=tuple(ratios) if len(columns) > 2 else (),
     )
     verdict = compare_verdict(ratios[0], first.better, margin_of(name)) if ratios else None
     return [replace(row, verdict=verdict)]

@@ -182,9 +182,7 @@ class GpuSensor:
         self._nvml, self._handle, self._now = nvml, handle, now
         first = self.sample()
         self.missing = {
-            name: "this GPU or its driver does not report it"
-            for name in FIELDS
-            if getattr(first, name) is None
+            name: "this GPU or its driver does not report it" for name in FIELDS if getattr(first, name) is None
         } | dict.fromkeys(("load", "stolen"), "belongs to the CPU")
 
     def sample(self) -> Sample:
@@ -233,13 +231,9 @@ class CpuSensor:
             "load": "no /proc/stat",
             "stolen": "no /proc/stat",
         }
-        self.missing = {
-            name: why for name, why in reasons.items() if getattr(first, name) is None
-        } | self._lost
+        self.missing = {name: why for name, why in reasons.items() if getattr(first, name) is None} | self._lost
         if self.joules() is None:
-            self.missing["watts"] = (
-                "no readable energy counter (/sys/class/powercap; root only on most systems)"
-            )
+            self.missing["watts"] = "no readable energy counter (/sys/class/powercap; root only on most systems)"
         else:
             self.missing["watts"] = "a CPU has an energy counter, not a power sensor"
 
@@ -315,9 +309,7 @@ class Telemetry:
 
     def between(self, start: float, end: float) -> Summary:
         """Summary of the samples taken from `start` to `end`, perf_counter's seconds."""
-        return summarise(
-            [sample for sample in self.samples if start <= sample.seconds <= end], self._sensor.missing
-        )
+        return summarise([sample for sample in self.samples if start <= sample.seconds <= end], self._sensor.missing)
 
     def summary(self) -> Summary:
         """Summary of everything sampled so far."""

@@ -17,19 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bench.clock import CLOCKS, Slice, cuda_timer, time_slice
-from bench.errors import REPORTED, BenchError, OutOfMemory, WorkerError, WorkloadError
+from bench.errors import REPORTED, BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine import THROTTLING
 from bench.telemetry import sensor_for
 from bench.workload import Conditions, Workload
 
 # How torch (CPU and CUDA) words an allocation that failed; MemoryError is Python's own.
-MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "Cannot allocate memory")
+MEMORY_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "Cannot allocate memory",
+)
 
 
 class Worker:
@@ -41,7 +47,7 @@ class Worker:
 
     Raises:
         WorkerError: from every method, if the process died or did not answer in time; with its last output.
-        OutOfMemory: from `build`, `warm` and `slice`.
+        OutOfMemoryError: from `build`, `warm` and `slice`.
         BenchError: what the child reported as the user's to mend.
     """
 
@@ -89,7 +95,7 @@ class Worker:
         line, self._pending = self._pending.split(b"\n", 1)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            kind = {"memory": OutOfMemory, "workload": WorkloadError}.get(answer["kind"], WorkerError)
+            kind = {"memory": OutOfMemoryError, "workload": WorkloadError}.get(answer["kind"], WorkerError)
             message = str(answer["error"])
             raise kind(message if kind is not WorkerError else f"{self.name}: {message}{self._tail()}")
         return answer
@@ -101,9 +107,7 @@ class Worker:
 
     def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> dict[str, Any]:
         """Build steps that belong together and call each once: {"compile_seconds", "cache", "notes", "prefetch"}."""
-        return self.ask(
-            "build", timeout, workloads=[w.to_json() for w in workloads], conditions=asdict(conditions)
-        )
+        return self.ask("build", timeout, workloads=[w.to_json() for w in workloads], conditions=asdict(conditions))
 
     def warm(self, workload: Workload, cap: float, timeout: float = 600.0) -> dict[str, Any]:
         """Warm up: {"seconds_per_step", "stable"}; see `warm_up`."""
@@ -144,8 +148,12 @@ class Worker:
             self._process.wait(timeout=1)
         code = self._process.poll()
         if code == -signal.SIGKILL:
-            return OutOfMemory(f"the process measuring {self.name} was killed: most likely the machine ran out of memory")
-        how = "" if code is None else (f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})")
+            return OutOfMemoryError(
+                f"the process measuring {self.name} was killed: most likely the machine ran out of memory"
+            )
+        how = (
+            "" if code is None else (f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})")
+        )
         return WorkerError(f"the process measuring {self.name} {what}{how}{self._tail()}")
 
 
@@ -176,7 +184,7 @@ def serve() -> None:
 
 def _describe(error: Exception) -> dict[str, str]:
     text = str(error).strip() or type(error).__name__
-    if isinstance(error, (MemoryError, OutOfMemory)) or any(word in text for word in MEMORY_WORDS):
+    if isinstance(error, (MemoryError, OutOfMemoryError)) or any(word in text for word in MEMORY_WORDS):
         return {"kind": "memory", "error": f"out of memory: {_one_line(text)}"}
     if isinstance(error, REPORTED):
         return {"kind": "workload", "error": text}
@@ -187,7 +195,10 @@ def _describe(error: Exception) -> dict[str, str]:
 
 
 def _one_line(text: str) -> str:
-    line = next((line for line in text.splitlines() if any(word in line for word in MEMORY_WORDS)), text.splitlines()[0])
+    line = next(
+        (line for line in text.splitlines() if any(word in line for word in MEMORY_WORDS)),
+        text.splitlines()[0],
+    )
     return line[:300]
 
 
@@ -209,7 +220,7 @@ class Session:
     def __init__(self) -> None:
         self.steps: dict[str, Any] = {}
         self.sensors: dict[str, Any] = {}
-        self.commands = {
+        self.commands: dict[str, Callable[..., dict[str, Any]]] = {
             "hello": self.hello,
             "cost": self.cost,
             "build": self.build,
@@ -324,7 +335,11 @@ class Session:
         return self.sensors[device]
 
     def energy(self, id: str) -> dict[str, Any]:
-        """Energy of one image above idle, over a window long enough for the counter: {"joules", "idle_watts"} or {"missing"}."""
+        """Energy of one image above idle, over a window as long as the counter needs.
+
+        Returns:
+            {"joules", "idle_watts"}, or {"missing"} with the reason.
+        """
         from bench.telemetry import COUNTER_STEPS, energy_between, idle_watts, read_energy
 
         step = self.steps[id]
@@ -431,5 +446,3 @@ def _cache_counts() -> tuple[int, int]:
 
     inductor = counters["inductor"]
     return inductor["fxgraph_cache_hit"], inductor["fxgraph_cache_miss"] + inductor["fxgraph_cache_bypass"]
-
-

@@ -54,9 +54,7 @@ def implementations(name: str) -> tuple[str, ...]:
     return _entry(name).implementations
 
 
-def example(
-    name: str, implementation: str, batch: int, size: int, dtype: str, device: Any
-) -> Callable[[], object]:
+def example(name: str, implementation: str, batch: int, size: int, dtype: str, device: Any) -> Callable[[], object]:
     """A call that runs the kernel once on random input, made here and not timed.
 
     Args:
@@ -70,8 +68,7 @@ def example(
     entry = _entry(name)
     if implementation not in entry.implementations:
         raise ValueError(
-            f"kernel {name} has no implementation {implementation!r}; "
-            f"it has {', '.join(entry.implementations)}"
+            f"kernel {name} has no implementation {implementation!r}; it has {', '.join(entry.implementations)}"
         )
     call: Callable[[], object] = importlib.import_module(entry.module).example(
         implementation, batch, size, dtype, device

@@ -87,9 +87,7 @@ def normalize(
     if torch.compiler.is_compiling():
         # An opaque operator: dynamo neither breaks its graph here nor traces into Triton's launcher, and
         # inductor keeps the form that is fastest rather than a loop whose innermost dimension is three.
-        result: torch.Tensor = torch.ops.pixbench.normalize(
-            images, list(mean), list(std), dtype, implementation
-        )
+        result: torch.Tensor = torch.ops.pixbench.normalize(images, list(mean), list(std), dtype, implementation)
         return result
     return IMPLEMENTED[implementation](images, mean, std, dtype)
 
@@ -104,15 +102,11 @@ def _check(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}"
-        )
+        raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}")
     if implementation == "triton" and not HAS_TRITON:
         raise ValueError("implementation 'triton' needs Triton, which is not installed")
     if implementation == "triton" and not images.is_cuda and not INTERPRETED:
-        raise ValueError(
-            f"implementation 'triton' needs a CUDA device, not {images.device}; use 'torch' there"
-        )
+        raise ValueError(f"implementation 'triton' needs a CUDA device, not {images.device}; use 'torch' there")
 
 
 def normalize_torch(
@@ -144,9 +138,7 @@ def normalize_triton(
         bias = [-m / s for m, s in zip(mean, std, strict=True)]
         # Triton launches on the current device, which need not be the one the images are on.
         with torch.cuda.device(images.device if images.is_cuda else -1):
-            _normalize_kernel[(triton.cdiv(count, block),)](
-                images, out, count, *scale, *bias, BLOCK=block, num_warps=8
-            )
+            _normalize_kernel[(triton.cdiv(count, block),)](images, out, count, *scale, *bias, BLOCK=block, num_warps=8)
     return out
 
 

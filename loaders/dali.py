@@ -19,6 +19,7 @@ it, so nothing is overwritten, and `run` ties it to the caller's current stream.
 """
 
 import collections
+import functools
 import importlib.util
 import queue
 import threading
@@ -32,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
+from loaders.buffers import Buffers
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
 from loaders.errors import DataError
@@ -84,7 +86,19 @@ def _place(shapes: list[NDArray[np.int64]], draws: list[NDArray[np.float64]]) ->
     return list(places[:, :2]), list(places[:, 2:])
 
 
-def _decoded(fn: Any, encoded: Any, draws: Any, options: LoaderOptions) -> Any:
+def _centre(size: int, shapes: list[NDArray[np.int64]]) -> tuple[list[Any], list[Any]]:
+    """Where the evaluation crop lies in the undecoded image: corners (row, column), in fractions of a pixel."""
+    starts, ends = [], []
+    for tall, wide, _ in shapes:
+        resized_tall, resized_wide, top, left = evaluation_shape(int(tall), int(wide), size)
+        step = np.array([tall / resized_tall, wide / resized_wide], np.float32)
+        corner = np.array([top, left], np.float32)
+        starts.append(corner * step)
+        ends.append((corner + size) * step)
+    return starts, ends
+
+
+def _decoded(fn: Any, encoded: Any, shapes: Any, draws: Any, options: LoaderOptions) -> Any:
     """The graph from JPEG bytes to a uint8 window (training) or image (evaluation), rows x columns x RGB."""
     decoding: dict[str, Any] = {"adjust_orientation": False, "use_fast_idct": options.fast_idct}
     if options.device != "cpu" and options.decoder == "mixed":
@@ -98,7 +112,6 @@ def _decoded(fn: Any, encoded: Any, draws: Any, options: LoaderOptions) -> Any:
         }
     if draws is None:
         return fn.decoders.image(encoded, **decoding)
-    shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
     start, size = fn.python_function(shapes, draws, function=_place, batch_processing=True, num_outputs=2)
     return fn.decoders.image_slice(encoded, start=start, shape=size, axes=[0, 1], **decoding)
 
@@ -118,33 +131,35 @@ def _build(feed: _Feed, options: LoaderOptions, device_id: int | None, inside: b
     )
     with pipeline:
         inputs = fn.external_source(source=feed, num_outputs=1 + options.train + (options.train and inside), batch=True)
-        images = _decoded(fn, fn.io.file.read(inputs[0]), inputs[1] if options.train else None, options)
+        encoded = fn.io.file.read(inputs[0])
+        shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
+        images = _decoded(fn, encoded, shapes, inputs[1] if options.train else None, options)
         if inside:
-            images = _finished(fn, types, images, inputs[2] if options.train else 0, options)
+            images = _finished(fn, types, images, shapes, inputs[2] if options.train else 0, options)
         pipeline.set_outputs(images)
     pipeline.build()
     return pipeline
 
 
-def _finished(fn: Any, types: Any, images: Any, mirror: Any, options: LoaderOptions) -> Any:
-    """Resize, then crop, mirror, normalise, convert and order in one operator."""
+def _finished(fn: Any, types: Any, images: Any, shapes: Any, mirror: Any, options: LoaderOptions) -> Any:
+    """Resize, then mirror, normalise, convert and order in one operator."""
     size, on_gpu = options.size, options.device != "cpu"
     if on_gpu and options.decoder == "cpu":
         images = images.gpu()
-    if options.train:
-        images = fn.resize(images, size=[size, size], antialias=options.antialias)
-    else:
-        # "round" of the evaluation transform; the crop of the operator below is centred by default.
-        images = fn.resize(images, resize_shorter=round(size * 256 / 224), antialias=options.antialias)
+    place: dict[str, Any] = {}
+    if not options.train:
+        # One operator resizes and crops: pixels outside the crop are never computed.
+        centre = functools.partial(_centre, size)
+        start, end = fn.python_function(shapes, function=centre, batch_processing=True, num_outputs=2)
+        place = {"roi_start": start, "roi_end": end}
+    images = fn.resize(images, size=[size, size], antialias=options.antialias, **place)
     scaled: dict[str, Any] = {"mean": [255 * m for m in options.mean], "std": [255 * s for s in options.std]}
     dtype = {"float32": types.FLOAT, "float16": types.FLOAT16}.get(options.dtype)
     if dtype is None:
         # DALI has no bfloat16: it hands over bytes, a quarter of the float traffic, and one kernel normalises them.
         dtype, scaled = types.UINT8, {"mean": [0.0], "std": [1.0]}
     layout = "HWC" if options.layout == "nhwc" or dtype == types.UINT8 else "CHW"
-    return fn.crop_mirror_normalize(
-        images, crop=(size, size), mirror=mirror, dtype=dtype, output_layout=layout, **scaled
-    )
+    return fn.crop_mirror_normalize(images, mirror=mirror, dtype=dtype, output_layout=layout, **scaled)
 
 
 def _work_alone() -> None:
@@ -183,6 +198,7 @@ class _Stream:
         scale = [1 / (255 * s) for s in options.std]
         shift = [-m / s for m, s in zip(options.mean, options.std, strict=True)]
         # One row of the image: long enough for vector code, which a broadcast over three channels is not.
+        self._buffers = Buffers(getattr(torch, options.dtype), options.batch * options.size**2 * 3)
         self._scale = torch.tensor(scale, dtype=torch.float32).repeat(options.size)
         self._shift = torch.tensor(shift, dtype=torch.float32).repeat(options.size)
 
@@ -308,7 +324,7 @@ class _Stream:
         count, size = len(output), self._options.size
         indices = torch.from_numpy(self._epochs.indices(epoch, batch))
         mirror = flips(self._epochs.draws(epoch, batch)).tolist() if self._options.train else [False] * count
-        rows = torch.empty(count, size, size, 3, dtype=getattr(torch, self._options.dtype))
+        rows = self._buffers.take((count, size, size, 3))
         if self._fillers == 1:
             self._fill(output, mirror, rows, range(count))
         else:

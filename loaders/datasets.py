@@ -88,9 +88,7 @@ def open_dataset(path: str | Path | Sequence[str | Path], split: str = "train") 
     root = Path(path)
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise DataError(
-            f"data folder {root} {what}; name a folder of images, or make one with: bench data make {root}"
-        )
+        raise DataError(f"data folder {root} {what}; name a folder of images, or make one with: bench data make {root}")
     for find in (_open_cifar, _open_tiny_imagenet, _open_splits):
         dataset = find(root, split)
         if dataset is not None:
@@ -197,7 +195,9 @@ def _folder_dataset(name: str, root: Path, split: str, folders: list[Path]) -> D
             path for folder in folders if (folder / label).is_dir() for path in _images_below(str(folder / label))
         ]
         if not members:
-            raise DataError(f"class folder {label} in {', '.join(map(str, folders))} holds no images; fill or remove it")
+            raise DataError(
+                f"class folder {label} in {', '.join(map(str, folders))} holds no images; fill or remove it"
+            )
         files += members
         labels += [index] * len(members)
     return Dataset(name, str(root), split, tuple(files), tuple(labels), tuple(classes))

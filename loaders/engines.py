@@ -20,7 +20,10 @@ ENGINES: dict[str, tuple[str, str]] = {
     "resident": ("loaders.resident", "a small data set decoded once, kept on the device as uint8, cropped there"),
     "spdl": ("loaders.spdl", "SPDL: threads that decode with FFmpeg's libraries"),
     "synthetic": ("loaders.synthetic", "one constant batch: the upper bound of any loader"),
-    "torchvision": ("loaders.torchvision", "torchvision's decode_image and transforms.v2 on uint8 in DataLoader workers"),
+    "torchvision": (
+        "loaders.torchvision",
+        "torchvision's decode_image and transforms.v2 on uint8 in DataLoader workers",
+    ),
 }
 
 

@@ -88,7 +88,9 @@ class LoaderOptions:
             if value < least:
                 raise DataError(f"loader option {name} is {value}; it must be {least} or more")
         if not 0 <= self.shard < self.shards:
-            raise DataError(f"loader option shard is {self.shard}; with {self.shards} shards it is 0..{self.shards - 1}")
+            raise DataError(
+                f"loader option shard is {self.shard}; with {self.shards} shards it is 0..{self.shards - 1}"
+            )
         if not 0 <= self.hw_decoder_load <= 1:
             raise DataError(f"loader option hw_decoder_load is {self.hw_decoder_load}; it is a share, 0..1")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):

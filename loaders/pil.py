@@ -1,8 +1,9 @@
 """What a first script does: Pillow, torchvision's v1 transforms, one image at a time in DataLoader workers.
 
-This is the reference other engines are compared with, so it is left as tutorials write it. Order of the images, shards
-and position follow `Epochs`; the random windows come from torch's own generators in the workers, seeded by epoch, and
-depend on the number of workers. Resumed in the middle of an epoch, the order goes on exactly, the windows are new ones.
+This is the reference other engines are compared with, so it is left as tutorials write it. Order of the images,
+shards and position follow `Epochs`. The random windows come from torch's own generators: in the workers, which are
+seeded from the loader's seed, or with 0 workers the caller's, which torch.manual_seed sets. After a resume the order
+goes on exactly, the windows are new ones.
 """
 
 import functools
@@ -109,8 +110,8 @@ class Pil:
         if self._loader is None:
             raise DataError("loader pil is closed")
         self._order.start = (epoch, first)
-        # Workers take their seeds from this generator once an epoch.
-        self._generator.manual_seed(hash((self._options.seed, epoch, first)) % 2**63)
+        # Workers take their seeds from this generator when they start.
+        self._generator.manual_seed(self._options.seed)
         for images, labels in self._loader:
             yield self._place(images), labels.to(self._options.device, non_blocking=True)
 

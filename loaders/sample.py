@@ -33,7 +33,7 @@ CLASSES = 10
 # Quantiles of the longer side, pixels.
 _LONG = (
     (0.0, 0.01, 0.05, 0.10, 0.145, 0.85, 0.90, 0.95, 0.99, 0.998, 1.0),
-    (75, 150, 250, 359, 500, 500, 594, 750, 1095, 1600, 2400),
+    (75, 150, 250, 359, 500, 500, 590, 730, 1020, 1400, 2400),
 )
 # Long side over short side: share below, ratio.
 _ASPECT = ((0.05, 1.0), (0.10, 1.18), (0.16, 1.25), (0.55, 4 / 3), (0.60, 1.40), (0.92, 1.5), (0.97, 1.62), (1.0, 1.9))
@@ -157,6 +157,8 @@ def _plan(number: int, label: int, seed: int) -> _Plan:
     full = _spread(at, 3) < _FULL_SHARE
     quantile = _spread(at, 4)
     bits = float(np.interp(quantile, _BITS_AT, _BITS_FULL if full else _BITS_HALF))
+    # Large photographs carry fewer bits a pixel.
+    bits *= min(1.0, 500 / long) ** 0.25
     quality = 96 if full else _QUALITIES_HALF[int(_spread(at, 5) * len(_QUALITIES_HALF))]
     mode = "L" if number % 45 == 44 else "CMYK" if number % 1000 == 499 else "RGB"
     return _Plan(number, label, *sides, quality, full, bits, mode, rotated=number % 500 == 249)
@@ -177,9 +179,7 @@ def _noise_fields(seed: int) -> list[NDArray[np.float32]]:
     return fields
 
 
-def _patch(
-    field: NDArray[np.float32], height: int, width: int, generator: np.random.Generator
-) -> NDArray[np.float32]:
+def _patch(field: NDArray[np.float32], height: int, width: int, generator: np.random.Generator) -> NDArray[np.float32]:
     """A randomly placed piece of a periodic field, [height, width]."""
     top, left = generator.integers(0, _FIELD, 2)
     rows = np.arange(top, top + height) % _FIELD
@@ -187,14 +187,18 @@ def _patch(
     return field[rows[:, None], columns]
 
 
-def _coarse(field: NDArray[np.float32], step: int, height: int, width: int, generator: np.random.Generator) -> NDArray[np.float32]:
+def _coarse(
+    field: NDArray[np.float32], step: int, height: int, width: int, generator: np.random.Generator
+) -> NDArray[np.float32]:
     """A smooth field: a small piece of noise enlarged `step` times, [height, width]."""
     small = _patch(field, height // step + 3, width // step + 3, generator)
     grown = Image.fromarray(small).resize((small.shape[1] * step, small.shape[0] * step), Image.Resampling.BICUBIC)
     return np.asarray(grown, dtype=np.float32)[step : step + height, step : step + width]
 
 
-def _parts(plan: _Plan, fields: list[NDArray[np.float32]], seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _parts(
+    plan: _Plan, fields: list[NDArray[np.float32]], seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The picture in two parts: colours without detail, [h, w, 3], and detail of which more costs more bits, [h, w, 1]."""
     generator = np.random.Generator(np.random.Philox(key=[seed, 1000 + plan.number]))
     height, width = plan.height, plan.width

@@ -17,14 +17,26 @@ LEVERS: dict[str, tuple[str, str | bool, str]] = {
     "tf32": ("precision", "tf32", "32-bit storage, TF32 matrix products (CUDA)"),
     "amp": ("precision", "amp", "bfloat16 autocast over fp32 weights"),
     "bf16": ("precision", "bf16", "bfloat16 weights and activations"),
-    "fp16": ("precision", "fp16", "float16 weights and activations (inference), float16 autocast with a scaler (training)"),
+    "fp16": (
+        "precision",
+        "fp16",
+        "float16 weights and activations (inference), float16 autocast with a scaler (training)",
+    ),
     "nchw": ("layout", "nchw", "contiguous batch, channel, height, width"),
     "nhwc": ("layout", "nhwc", "channels_last memory format"),
     "eager": ("compile", "eager", "no torch.compile"),
     "compile": ("compile", "compile", "torch.compile with inductor's default mode"),
     "graphs": ("compile", "graphs", "torch.compile, reduce-overhead: replayed as CUDA graphs (CUDA)"),
-    "autotune": ("compile", "autotune", "torch.compile, max-autotune: kernels timed, CUDA graphs where they capture"),
-    "freeze": ("freeze", True, "weights become constants: batch norm folded, layouts packed ahead (inference)"),
+    "autotune": (
+        "compile",
+        "autotune",
+        "torch.compile, max-autotune: kernels timed, CUDA graphs where they capture",
+    ),
+    "freeze": (
+        "freeze",
+        True,
+        "weights become constants: batch norm folded, layouts packed ahead (inference)",
+    ),
     "openvino": ("peer", "openvino", "exported to OpenVINO (inference, CPU)"),
     "onnxruntime": ("peer", "onnxruntime", "exported to ONNX Runtime (inference)"),
     "tensorrt": ("peer", "tensorrt", "compiled by torch-tensorrt (inference, CUDA)"),
@@ -94,7 +106,10 @@ class Device:
             text = cpuinfo.read_text(encoding="utf-8", errors="replace")
         except OSError:
             text = ""
-        flags = next((set(line.split(":", 1)[1].split()) for line in text.splitlines() if line.startswith("flags")), set())
+        flags = next(
+            (set(line.split(":", 1)[1].split()) for line in text.splitlines() if line.startswith("flags")),
+            set(),
+        )
         return cls("cpu", bool({"amx_bf16", "avx512_bf16"} & flags), _has_compiler())
 
     @classmethod
@@ -173,13 +188,17 @@ def _peer(configuration: Configuration, seen: dict[str, str], device: Device, te
     """A peer decides layout and compilation itself; only its precision is ours to ask for."""
     extra = [seen[field] for field in ("layout", "compile", "freeze") if field in seen]
     if extra:
-        raise ModelError(f"configuration {text!r}: {configuration.peer} decides {' and '.join(extra)} itself; name only a precision")
+        raise ModelError(
+            f"configuration {text!r}: {configuration.peer} decides {' and '.join(extra)} itself; name only a precision"
+        )
     allowed = PEER_PRECISIONS[configuration.peer or ""]
     precision = configuration.precision
     if "precision" not in seen:
         precision = allowed[-1] if device.bf16 and allowed[-1] == "bf16" else allowed[0]
     if precision not in allowed:
-        raise ModelError(f"configuration {text!r}: {configuration.peer} runs here in {' or '.join(allowed)}, not {precision}")
+        raise ModelError(
+            f"configuration {text!r}: {configuration.peer} runs here in {' or '.join(allowed)}, not {precision}"
+        )
     return Configuration(precision=precision, peer=configuration.peer)
 
 
@@ -194,13 +213,20 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
         if configuration.precision == "tf32":
             raise ModelError(f"configuration {text!r}: tf32 is a mode of CUDA's matrix units; on a CPU use fp32 or amp")
         if configuration.compile == "graphs":
-            raise ModelError(f"configuration {text!r}: graphs replays CUDA graphs, and the device is a CPU; use compile")
+            raise ModelError(
+                f"configuration {text!r}: graphs replays CUDA graphs, and the device is a CPU; use compile"
+            )
         if configuration.peer == "tensorrt":
-            raise ModelError(f"configuration {text!r}: TensorRT needs a CUDA device; on a CPU use openvino or onnxruntime")
+            raise ModelError(
+                f"configuration {text!r}: TensorRT needs a CUDA device; on a CPU use openvino or onnxruntime"
+            )
         if configuration.precision == "fp16" and training:
             raise ModelError(f"configuration {text!r}: fp16 training needs a CUDA device; on a CPU use amp (bfloat16)")
         if configuration.compile != "eager" and not device.compiler:
-            raise ModelError(f"configuration {text!r}: torch.compile needs a C++ compiler on a CPU and none was found; install g++ or use eager")
+            raise ModelError(
+                f"configuration {text!r}: torch.compile needs a C++ compiler on a CPU and none was found; "
+                "install g++ or use eager"
+            )
     elif configuration.peer == "openvino":
         raise ModelError(f"configuration {text!r}: OpenVINO runs on CPUs; use tensorrt or --device cpu")
     if training and configuration.freeze:

@@ -17,14 +17,21 @@ def openvino(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
     try:
         import openvino as ov
     except ImportError as error:
-        raise ModelError("the configuration asks for openvino, which is not installed; pip install 'pixbench[peers]'") from error
+        raise ModelError(
+            "the configuration asks for openvino, which is not installed; pip install 'pixbench[peers]'"
+        ) from error
     core = ov.Core()
-    converted = ov.convert_model(model, example_input=torch.zeros(example), input=list(example))
+    # From an exported program: the converter's own way, TorchScript tracing, is deprecated in torch.
+    converted = ov.convert_model(torch.export.export(model, (torch.zeros(example),)))
     # THROUGHPUT opens several streams to overlap requests; one call at a time wants all cores on that call.
     compiled = core.compile_model(
-        converted, "CPU",
-        {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY",
-         "INFERENCE_NUM_THREADS": torch.get_num_threads()},
+        converted,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        },
     )
     request = compiled.create_infer_request()
 
@@ -47,7 +54,8 @@ def onnxruntime(model: nn.Module, precision: str, example: tuple[int, ...]) -> C
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            "the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; pip install 'pixbench[peers]'"
+            "the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; "
+            "pip install 'pixbench[peers]'"
         ) from error
     program = torch.onnx.export(model, (torch.zeros(example),), dynamo=True, verbose=False)
     assert program is not None
@@ -73,7 +81,9 @@ def tensorrt(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
     try:
         import torch_tensorrt
     except ImportError as error:
-        raise ModelError("the configuration asks for tensorrt, which needs torch-tensorrt; it is not installed") from error
+        raise ModelError(
+            "the configuration asks for tensorrt, which needs torch-tensorrt; it is not installed"
+        ) from error
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
     images = torch.zeros(example, dtype=dtype, device="cuda")
     compiled: Callable[[Tensor], Tensor] = torch_tensorrt.compile(

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from models.configuration import Configuration, Device
 from models.errors import ModelError
 
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "amp": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "amp": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     try:
         folded = fuse(model)
     except Exception as error:
-        raise ModelError(f"freeze without compile folds batch norm by tracing, and this network cannot be traced: {error}") from error
+        raise ModelError(
+            f"freeze without compile folds batch norm by tracing, and this network cannot be traced: {error}"
+        ) from error
     assert isinstance(folded, nn.Module)
     return folded
 
@@ -98,7 +106,13 @@ def apply_compile(model: nn.Module, mode: str, freeze: bool, device: torch.devic
     return compiled
 
 
-def prepare(model: nn.Module, configuration: Configuration, device: torch.device, training: bool, example: tuple[int, ...]) -> Prepared:
+def prepare(
+    model: nn.Module,
+    configuration: Configuration,
+    device: torch.device,
+    training: bool,
+    example: tuple[int, ...],
+) -> Prepared:
     """Apply every lever of `configuration` to `model`, in the order in which they must be applied.
 
     Args:
@@ -113,10 +127,10 @@ def prepare(model: nn.Module, configuration: Configuration, device: torch.device
         from models.peers import PEERS
 
         model = model.eval()
-        forward = PEERS[configuration.peer](model, configuration.precision, example)
+        peer = PEERS[configuration.peer](model, configuration.precision, example)
         # TensorRT's program takes its own precision; the CPU engines convert fp32 images themselves.
         dtype = DTYPES[configuration.precision] if configuration.peer == "tensorrt" else torch.float32
-        return Prepared(model, forward, dtype, torch.contiguous_format, None)
+        return Prepared(model, peer, dtype, torch.contiguous_format, None)
     if device.type == "cuda":
         set_tf32(configuration.precision == "tf32")
         # The input size never changes within a workload, so letting cuDNN time its algorithms once pays.

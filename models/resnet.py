@@ -8,7 +8,7 @@ torchvision's names, so that checkpoints of equal shape can be exchanged.
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from models.activation import activation_layer
@@ -19,6 +19,20 @@ from models.squeeze_excite import SqueezeExcite
 # kernel sizes of the convolutions of a residual branch
 BLOCKS: dict[str, tuple[int, ...]] = {"basic": (3, 3), "three_conv": (3, 3, 3), "bottleneck": (1, 3, 1)}
 SHORTCUTS = ("projection", "pad")
+
+
+@fx.wrap
+def subsample_and_pad(x: Tensor, extra: int, stride: int) -> Tensor:
+    """Every `stride`-th pixel of [B, C, H, W] and `extra` channels of zeros, in the memory format of `x`.
+
+    One node to torch.fx, which could not trace the choice between the formats.
+    """
+    x = x[:, :, ::stride, ::stride]
+    # Channels are padded as the last axis where they lie so: a pad of [B, C, H, W] always answers in NCHW,
+    # and the addition that follows would convert in every block.
+    if x.stride(1) == 1:
+        return functional.pad(x.permute(0, 2, 3, 1), (0, extra)).permute(0, 3, 1, 2)
+    return functional.pad(x, (0, 0, 0, 0, 0, extra))
 
 
 class PadShortcut(nn.Module):
@@ -33,12 +47,7 @@ class PadShortcut(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride]
-        # Channels are padded as the last axis: a pad of [B, C, H, W] answers in
-        # NCHW whatever it is given, and the addition after it would then convert on every block.
-        if x.stride(1) == 1:
-            return functional.pad(x.permute(0, 2, 3, 1), (0, self.extra)).permute(0, 3, 1, 2)
-        return functional.pad(x, (0, 0, 0, 0, 0, self.extra))
+        return subsample_and_pad(x, self.extra, self.stride)
 
 
 class Block(nn.Module):
@@ -186,9 +195,7 @@ class ResNet(nn.Sequential):
         if not isinstance(se_ratio, int) or se_ratio < 0:
             raise ModelError(f"se_ratio is {se_ratio!r}; give the whole number to divide channels by, or 0")
         if groups > 1 and (block != "bottleneck" or any(width % groups for width in widths)):
-            raise ModelError(
-                f"groups {groups} needs bottlenecks and widths that it divides, not {tuple(widths)}"
-            )
+            raise ModelError(f"groups {groups} needs bottlenecks and widths that it divides, not {tuple(widths)}")
         outputs = [width * expansion if block == "bottleneck" else width for width in widths]
         if shortcut == "pad" and [stem_width, *outputs] != sorted([stem_width, *outputs]):
             raise ModelError(f"shortcut 'pad' can only add channels: {stem_width} to {outputs} does not")

@@ -61,9 +61,7 @@ FAMILIES: dict[str, str] = {
     ),
     "ResNet, He et al. 2015": "resnet18 resnet34 resnet50 resnet101 resnet152",
     "ResNeXt, Xie et al. 2016": "resnext50_32x4d resnext101_32x8d resnext101_64x4d",
-    "ShuffleNetV2, Ma et al. 2018": (
-        "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0"
-    ),
+    "ShuffleNetV2, Ma et al. 2018": ("shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0"),
     "SqueezeNet, Iandola et al. 2016": "squeezenet1_0 squeezenet1_1",
     "Swin Transformer, Liu et al. 2021": "swin_t swin_s swin_b",
     "Swin Transformer V2, Liu et al. 2021": "swin_v2_t swin_v2_s swin_v2_b",
@@ -108,9 +106,7 @@ STUDIED: dict[str, Network] = {
         224,
         {"se_ratio": 16},
     ),
-    "narrow_resnet34": Network(
-        RESNET, "ResNet-34 below 5M parameters for CIFAR: widths 40 to 176", 10, 32, NARROW
-    ),
+    "narrow_resnet34": Network(RESNET, "ResNet-34 below 5M parameters for CIFAR: widths 40 to 176", 10, 32, NARROW),
     "narrow_resnet50": Network(
         RESNET,
         "ResNet-50 below 5M parameters for CIFAR: widths 40 to 176",
@@ -173,9 +169,7 @@ STUDIED: dict[str, Network] = {
             "shortcut": "pad",
         },
     ),
-    "lenet": Network(
-        "models.lenet:LeNet", "LeNet-5 with ReLU and max pooling, colour images of 32 px", 10, 32
-    ),
+    "lenet": Network("models.lenet:LeNet", "LeNet-5 with ReLU and max pooling, colour images of 32 px", 10, 32),
     "cifar_resnet18": Network(
         RESNET,
         "ResNet-18 at full width with a 3x3 stem for CIFAR",
@@ -254,9 +248,7 @@ STUDIED: dict[str, Network] = {
 
 def _torchvision() -> dict[str, Network]:
     return {
-        name: Network(
-            "models.torchvision:build", f"{title} (torchvision)", 1000, SIZES.get(name, 224), {"name": name}
-        )
+        name: Network("models.torchvision:build", f"{title} (torchvision)", 1000, SIZES.get(name, 224), {"name": name})
         for title, members in FAMILIES.items()
         for name in members.split()
     }

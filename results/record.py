@@ -25,7 +25,7 @@ Json: TypeAlias = Any
 
 METRICS: dict[str, tuple[str, str, str]] = {
     "params": ("parameters", "lower", "trainable and frozen parameters"),
-    "weight_bytes": ("bytes", "lower", "bytes of parameters and buffers"),
+    "weight_bytes": ("bytes", "lower", "bytes of the parameters in fp32, buffers not counted"),
     "macs": ("MAC", "lower", "multiply-accumulates of one forward pass of one image"),
     "flops": ("FLOP", "lower", "floating point operations of one forward pass of one image, 2 a MAC"),
     "activations": ("elements", "lower", "elements written by the layers in one forward pass of one image"),
@@ -202,9 +202,7 @@ class Metric:
         for ratio in self.comparisons:
             for operand in (ratio.of, ratio.to):
                 if operand not in self.values:
-                    raise RecordError(
-                        f"metric {self.name}: the ratio names {operand!r}, which has no value here"
-                    )
+                    raise RecordError(f"metric {self.name}: the ratio names {operand!r}, which has no value here")
 
     @classmethod
     def named(
@@ -262,9 +260,7 @@ class Metric:
             values={k: Value.from_json(v, f"{where}.values[{k!r}]") for k, v in values.items()},
             ratio=None if ratio is None else Ratio.from_json(ratio, f"{where}.ratio"),
             verdict=_text_or_none(d, "verdict", where),
-            ratios=tuple(
-                Ratio.from_json(v, f"{where}.ratios[{i}]") for i, v in enumerate(_list(d, "ratios", where))
-            ),
+            ratios=tuple(Ratio.from_json(v, f"{where}.ratios[{i}]") for i, v in enumerate(_list(d, "ratios", where))),
             workloads={k: str(v) for k, v in _mapping(d, "workloads", where).items()},
             notes=tuple(str(v) for v in _list(d, "notes", where)),
             pairs=_plain(d.get("pairs", ())),
@@ -300,9 +296,7 @@ class Record:
         for metric in self.metrics:
             for operand in metric.values:
                 if operand not in self.operands:
-                    raise RecordError(
-                        f"metric {metric.name} has a value for {operand!r}, which is no operand"
-                    )
+                    raise RecordError(f"metric {metric.name} has a value for {operand!r}, which is no operand")
 
     def metric(self, name: str, batch: int | None = None) -> Metric | None:
         """The first metric of that name (and batch, when given), None without one."""
@@ -401,9 +395,7 @@ def _keys(cls: type, data: Json, where: str) -> dict[str, Json]:
     needed = [
         f.name
         for f in fields
-        if f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-        and f.name not in data
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in data
     ]
     if needed:
         raise RecordError(f"{where}: missing {', '.join(repr(n) for n in needed)}")

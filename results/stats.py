@@ -52,9 +52,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     return quantile_interval(values, 0.5, confidence)
 
 
-def quantile_interval(
-    values: Sequence[float], q: float, confidence: float = 0.95
-) -> tuple[float, float, float]:
+def quantile_interval(values: Sequence[float], q: float, confidence: float = 0.95) -> tuple[float, float, float]:
     """Low, high and exact confidence of the quantile `q`, each side given half of what may go wrong."""
     ordered = sorted(_finite(values))
     n, tail = len(ordered), (1 - confidence) / 2
@@ -152,9 +150,7 @@ def interval(log_ratios_by_block: Sequence[Sequence[float]], confidence: float =
     """
     blocks = [list(b) for b in log_ratios_by_block if b]
     if not blocks:
-        raise RecordError(
-            "no pair was measured, or every one was dropped; measure again, longer or on an idle machine"
-        )
+        raise RecordError("no pair was measured, or every one was dropped; measure again, longer or on an idle machine")
     pairs = sum(len(b) for b in blocks)
     alone = len(blocks) == 1
     values = _finite(blocks[0]) if alone else block_values(blocks)

@@ -94,9 +94,7 @@ def read_json(path: Path) -> Any:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RecordError(
-            f"{path}: not text in UTF-8, so not a stored record; is it the right file?"
-        ) from error
+        raise RecordError(f"{path}: not text in UTF-8, so not a stored record; is it the right file?") from error
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror or error}; is it the right path?") from error
     if not text.strip():
@@ -109,9 +107,7 @@ def read_json(path: Path) -> Any:
         what = (
             "ends in the middle of its JSON; copy it again or measure again"
             if cut
-            else (
-                f"not JSON (line {error.lineno}: {error.msg}), so not a stored record; is it the right file?"
-            )
+            else (f"not JSON (line {error.lineno}: {error.msg}), so not a stored record; is it the right file?")
         )
         raise RecordError(f"{path}: {what}") from error
     except RecursionError as error:

@@ -108,9 +108,7 @@ def quantity(x: Number | None, unit: str, low: Number | None = None, high: Numbe
         return "-"
     factor, name = unit_for([x], unit)
     counted = isinstance(x, int) and factor == 1.0 and low is None
-    digits = (
-        str(x) if counted else fixed(x / factor, *(None if b is None else b / factor for b in (low, high)))
-    )
+    digits = str(x) if counted else fixed(x / factor, *(None if b is None else b / factor for b in (low, high)))
     return f"{digits} {name}".rstrip() if name != "%" else f"{digits} %"
 
 
@@ -237,9 +235,7 @@ def metric_line(metric: Metric) -> str:
     factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
     notes = _Notes(None)
     values = ", ".join(
-        f"{operand} none ({value.missing})"
-        if value.missing
-        else f"{operand} {_value_cell(value, factor, notes)}"
+        f"{operand} none ({value.missing})" if value.missing else f"{operand} {_value_cell(value, factor, notes)}"
         for operand, value in metric.values.items()
     )
     ratios = "".join(f"; {r.of} / {r.to} {ratio_text(r)}" for r in metric.comparisons if r.estimate)
@@ -306,9 +302,7 @@ class _Notes:
 
 
 def _values_table(record: Record, format: str, colour: bool, notes: _Notes) -> str:
-    shown = (
-        next((r for m in record.metrics for r in m.comparisons), None) if len(record.operands) <= 2 else None
-    )
+    shown = next((r for m in record.metrics for r in m.comparisons), None) if len(record.operands) <= 2 else None
     headers = ["metric", "unit", *(_header(o, format) for o in record.operands)]
     if shown is not None:
         headers += [f"{_header(shown.of, format)}\n/ {_header(shown.to, format)}"]

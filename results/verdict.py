@@ -219,9 +219,7 @@ def compare_verdict(ratio: Ratio, better: str, margin: float) -> str:
     return SAME if inside and not ratio.within_process else DOUBT
 
 
-def sentence(
-    metric: Metric, ratio: Ratio | None = None, margin: float | None = None, brief: bool = False
-) -> str:
+def sentence(metric: Metric, ratio: Ratio | None = None, margin: float | None = None, brief: bool = False) -> str:
     """The comparison of two operands in words, the better one first, with interval, confidence and its reach.
 
     "efficientnet_b0 runs inference 2.07 times as fast as resnet34 (1.98 to 2.15, 95 %, 8 pairs in one pair of

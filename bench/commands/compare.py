@@ -16,24 +16,71 @@ from bench.output import check_output, format_options, write
 
 @click.command()
 @click.argument("operands", nargs=-1, required=True, metavar="A B...")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to measure.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs to load; default: a generated set like ImageNet's.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to measure.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="JPEGs to load; default: a generated set like ImageNet's.",
+)
 @click.option("--images", default=1000, show_default=True, help="Use at most so many files of the data; 0 is all.")
-@click.option("--on-bad-image", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="What to do about unreadable files.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images a step of inference and loading. Default: 32 on a CPU, 256 on a GPU.")
-@click.option("--training-batch", type=click.IntRange(min=1), help="Images a training step. Default: --batch if given, else 16 or 256.")
+@click.option(
+    "--on-bad-image",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do about unreadable files.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Images a step of inference and loading. Default: 32 on a CPU, 256 on a GPU.",
+)
+@click.option(
+    "--training-batch",
+    type=click.IntRange(min=1),
+    help="Images a training step. Default: --batch if given, else 16 or 256.",
+)
 @click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: each model's own.")
 @click.option("--classes", type=click.IntRange(min=1), help="Logits; default: each model's own.")
 @click.option("--loader", default="dali", show_default=True, help="What feeds the end-to-end step.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
-@click.option("--budget", default=100.0, show_default=True, metavar="SECONDS", help="More blocks of fresh processes while this lasts; the first always ends.")
-@click.option("--rounds", type=click.IntRange(min=2), default=8, show_default=True, help="Turns of each side in a block.")
+@click.option(
+    "--budget",
+    default=100.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="More blocks of fresh processes while this lasts; the first always ends.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=2),
+    default=8,
+    show_default=True,
+    help="Turns of each side in a block.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of weights, data order and the order of turns.")
 @click.option("--resume", is_flag=True, help="Go on with the newest interrupted run of the same comparison.")
-@click.option("--across", is_flag=True, help="Stored results of different machines: compare ratios to the first operand they share.")
-@click.option("--store", type=click.Path(path_type=Path, file_okay=False), help="Folder of stored runs. Default: .benchmarks/pixbench")
+@click.option(
+    "--across",
+    is_flag=True,
+    help="Stored results of different machines: compare ratios to the first operand they share.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of stored runs. Default: .benchmarks/pixbench",
+)
 @format_options
-def command(operands: tuple[str, ...], format: str, output: str, store: Path | None, across: bool, **options: Any) -> int:
+def command(
+    operands: tuple[str, ...], format: str, output: str, store: Path | None, across: bool, **options: Any
+) -> int:
     """Measure models, loaders or kernels side by side, taking turns on this machine.
 
     An operand is MODEL or MODEL@CONFIGURATION (resnet34, resnet34@naive, resnet34@fp32-nchw-eager), a loader (dali,
@@ -61,7 +108,15 @@ def _print(record: Any, format: str, output: str) -> None:
     write(tables.compare_table(record, format, colour), output)
 
 
-def _measure(operands: list[Any], format: str, output: str, store: Path | None, resume: bool, budget: float, **options: Any) -> int:
+def _measure(
+    operands: list[Any],
+    format: str,
+    output: str,
+    store: Path | None,
+    resume: bool,
+    budget: float,
+    **options: Any,
+) -> int:
     from bench.comparison import Comparison
     from bench.run_log import RunLog
 
@@ -111,12 +166,23 @@ def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any
         name, root = find_data(o["data"], screen.progress)
     batch = o["batch"] or (256 if cuda else 32)
     settings = Settings(
-        device=device, batch=batch, training_batch=o["training_batch"] or o["batch"] or (256 if cuda else 16),
-        size=o["size"] or 0, classes=o["classes"] or 0, loader=o["loader"], threads=threads, seed=o["seed"],
-        images=o["images"], data=name, rounds=o["rounds"],
+        device=device,
+        batch=batch,
+        training_batch=o["training_batch"] or o["batch"] or (256 if cuda else 16),
+        size=o["size"] or 0,
+        classes=o["classes"] or 0,
+        loader=o["loader"],
+        threads=threads,
+        seed=o["seed"],
+        images=o["images"],
+        data=name,
+        rounds=o["rounds"],
     )
     conditions = Conditions(
-        data_root=str(root.absolute()) if name else "", threads=threads, seed=o["seed"], images=o["images"],
+        data_root=str(root.absolute()) if name else "",
+        threads=threads,
+        seed=o["seed"],
+        images=o["images"],
         on_bad_image=o["on_bad_image"],
     )
     return settings, conditions

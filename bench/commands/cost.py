@@ -32,9 +32,7 @@ def _models(context: click.Context, parameter: click.Parameter, incomplete: str)
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=_models)
 @click.option("--classes", type=click.IntRange(min=1), help="Outputs. [default: the model's own]")
-@click.option(
-    "--size", type=click.IntRange(min=1), help="Height and width in pixels. [default: the model's own]"
-)
+@click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels. [default: the model's own]")
 @click.option(
     "--max-params",
     type=float,

@@ -11,9 +11,7 @@ from bench.output import write
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: machine and findings.")
-@click.option(
-    "-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout."
-)
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
 def command(as_json: bool, output: str) -> int:
     """Say what this machine is, what would spoil a measurement here, and what to do about each.
 

@@ -67,8 +67,7 @@ def command(kind: str | None, format: str, output: str) -> None:
     listed = {name: KINDS[name]() for name in ([kind] if kind else KINDS)}
     if format == "json":
         data = {
-            name: [{"name": entry, "description": line} for entry, line in entries]
-            for name, entries in listed.items()
+            name: [{"name": entry, "description": line} for entry, line in entries] for name, entries in listed.items()
         }
         write(to_json(data), output)
     elif format == "csv":

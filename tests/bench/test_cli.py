@@ -17,14 +17,38 @@ from bench.cli import COMMANDS
 from results.record import METRICS
 
 # What keeps a real comparison to seconds: tiny networks that compile nothing, and two turns.
-QUICK = ["--rounds", "2", "--budget", "0", "--loader", "pil", "--threads", "1", "--batch", "4", "--training-batch", "2"]
+QUICK = [
+    "--rounds",
+    "2",
+    "--budget",
+    "0",
+    "--loader",
+    "pil",
+    "--threads",
+    "1",
+    "--batch",
+    "4",
+    "--training-batch",
+    "2",
+]
 
 
 def bench(*arguments: str, cwd: Path, timeout: float = 180, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "XDG_CACHE_HOME": str(cwd / "cache"), **options.pop("env", {})}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.getcwd(),
+        "XDG_CACHE_HOME": str(cwd / "cache"),
+        **options.pop("env", {}),
+    }
     return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
-        timeout=timeout, check=False, **options,
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
     )
 
 
@@ -51,7 +75,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compared(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("compared")
     done = bench(
-        "compare", "lenet@naive", "cifar_resnet18@nhwc", "--data", str(images), "--format", "json", *QUICK, cwd=folder
+        "compare",
+        "lenet@naive",
+        "cifar_resnet18@nhwc",
+        "--data",
+        str(images),
+        "--format",
+        "json",
+        *QUICK,
+        cwd=folder,
     )
     return folder, done
 
@@ -63,7 +95,12 @@ def test_help_answers_without_torch(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
@@ -93,7 +130,9 @@ def test_compare_json_is_as_promised(compared: tuple[Path, subprocess.CompletedP
     by_name = {m["name"]: m for m in data["metrics"]}
     assert by_name["params"]["values"]["lenet@naive"]["median"] == 62006
     assert by_name["training_throughput"]["batch"] == 2
-    assert by_name["inference_throughput"]["workloads"]["lenet@naive"] == "inference/lenet@fp32-nchw-eager/b4/s32/c10/cpu"
+    assert (
+        by_name["inference_throughput"]["workloads"]["lenet@naive"] == "inference/lenet@fp32-nchw-eager/b4/s32/c10/cpu"
+    )
     for line in done.stderr.splitlines():
         assert "Traceback" not in line
 
@@ -166,7 +205,10 @@ def spoiled(images: Path, tmp_path: Path) -> Path:
 def test_unreadable_images_are_listed_and_stop_the_run(spoiled: Path, tmp_path: Path) -> None:
     refused(
         bench("compare", "pil", "--data", str(spoiled), *QUICK, cwd=tmp_path),
-        "2 of 6 images cannot be read", "cut.jpg", "text.jpg", "--on-bad-image skip",
+        "2 of 6 images cannot be read",
+        "cut.jpg",
+        "text.jpg",
+        "--on-bad-image skip",
     )
 
 
@@ -184,7 +226,12 @@ def test_a_missing_dali_is_named(images: Path, tmp_path: Path) -> None:
         "u.find_spec = lambda name, package=None: None if name == 'nvidia.dali' else find(name, package)\n"
     )
     done = bench(
-        "compare", "dali", "--data", str(images), *QUICK, cwd=tmp_path,
+        "compare",
+        "dali",
+        "--data",
+        str(images),
+        *QUICK,
+        cwd=tmp_path,
         env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"},
     )
     refused(done, "DALI is not installed")
@@ -205,7 +252,14 @@ def test_a_full_disk_loses_the_file_and_not_the_table(tmp_path: Path) -> None:
 
 def test_out_of_memory_is_a_row(images: Path, tmp_path: Path) -> None:
     done = bench(
-        "compare", "lenet@naive", "--data", str(images), *QUICK, "--training-batch", "2000000000", cwd=tmp_path
+        "compare",
+        "lenet@naive",
+        "--data",
+        str(images),
+        *QUICK,
+        "--training-batch",
+        "2000000000",
+        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert "no number for training of lenet@naive" in done.stderr
@@ -229,7 +283,12 @@ def test_interrupted_it_keeps_its_rows_leaves_nobody_behind_and_goes_on(images: 
     words = ["compare", "lenet@naive", "--data", str(images), *QUICK]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench", *words], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "bench", *words],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     for line in process.stderr:

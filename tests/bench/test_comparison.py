@@ -7,7 +7,7 @@ import pytest
 from fake_worker import Machine, spawner
 
 from bench.comparison import Comparison, Operand, Settings
-from bench.errors import BenchError, OutOfMemory, WorkerError, WorkloadError
+from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.workload import Conditions, Workload
 from results.record import METRICS, Metric
 
@@ -21,13 +21,22 @@ def b_is_a_quarter_slower(label: str, workload: Workload) -> float:
 
 
 def compare(
-    operands: list[Operand] = MODELS, machine: Machine | None = None, budget: float = 0.0, seconds: Any = b_is_a_quarter_slower,
-    state: Any = None, **options: Any,
+    operands: list[Operand] = MODELS,
+    machine: Machine | None = None,
+    budget: float = 0.0,
+    seconds: Any = b_is_a_quarter_slower,
+    state: Any = None,
+    **options: Any,
 ) -> tuple[dict[str, Metric], Comparison, list[str]]:
     found: dict[str, Metric] = {}
     said: list[str] = []
     comparison = Comparison(
-        operands, SETTINGS, Conditions(), lambda m: found.update({m.name: m}), warn=said.append, state=state,
+        operands,
+        SETTINGS,
+        Conditions(),
+        lambda m: found.update({m.name: m}),
+        warn=said.append,
+        state=state,
         spawn=spawner(machine or Machine(), seconds, **options),
     )
     comparison.run(budget)
@@ -55,7 +64,7 @@ def test_every_promised_metric_is_there_and_right() -> None:
 
 
 def test_throughput_is_not_multiplied_by_the_number_of_steps() -> None:
-    """optimum-benchmark's defect: images a second times steps. Slices here hold many steps or one; the rate must not care."""
+    """optimum-benchmark's defect: images a second times steps. A slice's number of steps must not matter."""
     found, _, _ = compare(seconds=lambda label, w: 0.001)
     assert found["inference_throughput"].values["a"].median == pytest.approx(32 / 0.001)
     assert found["training_throughput"].values["a"].median == pytest.approx(16 / 0.001)
@@ -80,7 +89,7 @@ def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
 
     def fail(name: str, command: str, what: Any) -> BenchError | None:
         full = command == "build" and name == "b" and what.task == "training"
-        return OutOfMemory("out of memory: 9 GiB asked for") if full else None
+        return OutOfMemoryError("out of memory: 9 GiB asked for") if full else None
 
     machine = Machine()
     found, comparison, said = compare(machine=machine, fail=fail)
@@ -99,7 +108,11 @@ def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
 def test_a_side_that_dies_in_its_turn_is_reported_and_the_other_rows_go_on() -> None:
     def fail(name: str, command: str, what: Any) -> BenchError | None:
         dead = command == "slice" and name == "a" and what.task == "inference"
-        return WorkerError("the process measuring a ended (signal SIGSEGV); its last output was:\n  boom") if dead else None
+        return (
+            WorkerError("the process measuring a ended (signal SIGSEGV); its last output was:\n  boom")
+            if dead
+            else None
+        )
 
     machine = Machine()
     found, _, said = compare(machine=machine, fail=fail)
@@ -134,7 +147,11 @@ def test_a_run_goes_on_where_it_was_interrupted() -> None:
     found: dict[str, Metric] = {}
     machine = Machine()
     first = Comparison(
-        MODELS, SETTINGS, Conditions(), lambda m: found.update({m.name: m}), spawn=spawner(machine, b_is_a_quarter_slower, fail=fail)
+        MODELS,
+        SETTINGS,
+        Conditions(),
+        lambda m: found.update({m.name: m}),
+        spawn=spawner(machine, b_is_a_quarter_slower, fail=fail),
     )
     with pytest.raises(KeyboardInterrupt):
         first.run(0)
@@ -155,7 +172,9 @@ def test_a_run_goes_on_where_it_was_interrupted() -> None:
     assert resumed["training_throughput"].ratio is not None
 
 
-def test_one_block_says_so_and_more_blocks_widen_to_what_processes_differ_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_block_says_so_and_more_blocks_widen_to_what_processes_differ_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     machine = Machine(seed=1, noise=0.03)
     found, _, _ = compare(machine=machine)
     one = found["inference_throughput"].ratio
@@ -191,7 +210,10 @@ def test_three_operands_are_all_compared_to_the_first() -> None:
 
 
 def test_loaders_and_a_thing_against_itself() -> None:
-    operands = [Operand("dali", "loader", "dali", "float32-nhwc"), Operand("dali#2", "loader", "dali", "float32-nhwc")]
+    operands = [
+        Operand("dali", "loader", "dali", "float32-nhwc"),
+        Operand("dali#2", "loader", "dali", "float32-nhwc"),
+    ]
     found, _, _ = compare(operands)
     assert set(found) == {"loader_throughput"}
     ratio = found["loader_throughput"].ratio
@@ -211,12 +233,19 @@ def test_unreadable_images_are_listed_and_stop_the_run_or_not(mode: str) -> None
         worker.ask = lambda command, timeout=60.0, **k: (
             {"files": 3, "bad": [["x.jpg", "empty file"]]} if command == "unreadable" else ask(command, timeout, **k)
         )
-        worker.build = lambda workloads, conditions, timeout=0.0: (seen.append(conditions), build(workloads, conditions))[1]
+        worker.build = lambda workloads, conditions, timeout=0.0: (
+            seen.append(conditions),
+            build(workloads, conditions),
+        )[1]
         return worker
 
     comparison = Comparison(
-        MODELS, SETTINGS, Conditions(data_root="somewhere", on_bad_image=mode), lambda m: found.update({m.name: m}),
-        warn=said.append, spawn=spawn,
+        MODELS,
+        SETTINGS,
+        Conditions(data_root="somewhere", on_bad_image=mode),
+        lambda m: found.update({m.name: m}),
+        warn=said.append,
+        spawn=spawn,
     )
     if mode == "stop":
         with pytest.raises(WorkloadError, match=r"1 of 3 images cannot be read:\n  x.jpg: empty file"):

@@ -37,9 +37,7 @@ def quiet(**changes: Any) -> dict[str, Any]:
         },
         "load": {"average": [0.0, 0.0, 0.0], "stolen_since_boot": 0.0},
         "settings": {"threads": 4, "environment": {}},
-        "versions": dict.fromkeys(
-            ("python", "torch", "torchvision", "cuda", "cudnn", "dali", "triton"), "1.0"
-        ),
+        "versions": dict.fromkeys(("python", "torch", "torchvision", "cuda", "cudnn", "dali", "triton"), "1.0"),
         "host": {"system": "Linux", "release": "6.1", "machine": "x86_64"},
     }
     found = {name: part | changes.get(name, {}) for name, part in parts.items()}
@@ -106,9 +104,7 @@ def test_a_quiet_machine_has_no_problems() -> None:
         ("note", "loader spdl", "FFmpeg", {}, {"loaders": {"spdl": "FFmpeg is missing"}}),
     ],
 )
-def test_finding(
-    level: str, subject: str, words: str, changes: dict[str, Any], facts: dict[str, Any]
-) -> None:
+def test_finding(level: str, subject: str, words: str, changes: dict[str, Any], facts: dict[str, Any]) -> None:
     finding = found(level, subject, Facts(quiet(**changes), **facts))
     assert words in finding.finding
     assert finding.remedy or level == "note"
@@ -175,9 +171,7 @@ def test_report_puts_the_worst_first(facts: Facts) -> None:
     done = CliRunner().invoke(doctor.command, [], standalone_mode=False)
     assert done.return_value == 0, done.exception
     text = done.stdout
-    positions = [
-        text.index(part) for part in ("This machine", "Spoils a measurement", "Would make it better", "Fine")
-    ]
+    positions = [text.index(part) for part in ("This machine", "Spoils a measurement", "Would make it better", "Fine")]
     assert positions == sorted(positions)
     assert "Fabricated H200, 128 GiB, driver 580.65.06, limit 400 W, 1500 of 1980 MHz, 55 °C" in text
     assert "  ! other load: 2.0 of 4 cores are busy with other work\n      Stop other programs" in text

@@ -96,9 +96,7 @@ def test_a_power_limit_is_no_throttling(tmp_path: Path) -> None:
 
 
 def test_gpu_that_answers_nothing(tmp_path: Path) -> None:
-    silent = Gpu(
-        megahertz=None, milliwatts=None, limit=None, celsius=None, events=None, mig=None, memory=None
-    )
+    silent = Gpu(megahertz=None, milliwatts=None, limit=None, celsius=None, events=None, mig=None, memory=None)
     (gpu,) = machine.gpu_facts(FabricatedNvml(silent), {}, roots(tmp_path))
     assert gpu["name"] == "Fabricated H200"
     assert {gpu[key] for key in ("clock_hertz", "power_watts", "throttled", "mig", "memory_bytes")} == {None}
@@ -139,10 +137,7 @@ def test_visible_devices(visible: str | None, uuids: list[str]) -> None:
 
 def test_fingerprint_follows_the_measured_device(tmp_path: Path) -> None:
     tree, nvml = roots(tmp_path), FabricatedNvml(Gpu())
-    found = {
-        device: machine.describe(False, device, tree, nvml, {})["fingerprint"]
-        for device in (None, "cuda", "cpu")
-    }
+    found = {device: machine.describe(False, device, tree, nvml, {})["fingerprint"] for device in (None, "cuda", "cpu")}
     assert found[None] == found["cuda"]
     assert (found["cuda"]["device"], found["cuda"]["driver"]) == ("Fabricated H200", "580.65.06")
     assert (found["cpu"]["device"], found["cpu"]["driver"]) == ("Fabricated Xeon (6/143/8)", None)

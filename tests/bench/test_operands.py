@@ -13,7 +13,10 @@ from models.errors import ModelError
 def test_models_loaders_and_kernels_are_told_apart() -> None:
     assert [o.kind for o in parse_operands(["resnet34", "resnet34@naive"])] == ["model", "model"]
     assert [o.configuration for o in parse_operands(["resnet34", "resnet34@naive"])] == ["fast", "naive"]
-    assert [o.configuration for o in parse_operands(["pil", "pil@bfloat16-nchw"])] == ["float32-nhwc", "bfloat16-nchw"]
+    assert [o.configuration for o in parse_operands(["pil", "pil@bfloat16-nchw"])] == [
+        "float32-nhwc",
+        "bfloat16-nchw",
+    ]
     kernel = parse_operands(["normalize", "normalize@torch-float32"])
     assert [o.kind for o in kernel] == ["kernel", "kernel"]
     assert kernel[1].configuration == "torch-float32"

@@ -6,20 +6,27 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError
-from bench.stored import MachineMismatch, compare_files
+from bench.stored import MachineMismatchError, compare_files
 from results import store
 from results.errors import RecordError
 from results.record import Metric, Record, Value
 
 
-def record(rate: float, device: str = "fake", operands: tuple[str, ...] = ("resnet34",), spread: float = 0.01) -> Record:
+def record(
+    rate: float, device: str = "fake", operands: tuple[str, ...] = ("resnet34",), spread: float = 0.01
+) -> Record:
     values = {
         operand: Value(rate * (i + 1), rate * (i + 1) * (1 - spread), rate * (i + 1) * (1 + spread), 8, confidence=0.95)
         for i, operand in enumerate(operands)
     }
     params = {operand: Value.counted(1000) for operand in operands}
     return Record(
-        "compare", "2026-01-01T00:00:00+00:00", "bench compare", None, {"fingerprint": {"device": device}}, operands,
+        "compare",
+        "2026-01-01T00:00:00+00:00",
+        "bench compare",
+        None,
+        {"fingerprint": {"device": device}},
+        operands,
         (Metric.named("params", params), Metric.named("inference_throughput", values, batch=32)),
     )
 
@@ -48,7 +55,7 @@ def test_overlapping_runs_are_not_called_different(tmp_path: Path) -> None:
 
 
 def test_different_machines_are_refused_not_warned_about(tmp_path: Path) -> None:
-    with pytest.raises(MachineMismatch, match=r"different machines \(device: fake against other\).*--across"):
+    with pytest.raises(MachineMismatchError, match=r"different machines \(device: fake against other\).*--across"):
         compare_files(stored(tmp_path, record(1.0), record(1.0, device="other")), across=False)
 
 
@@ -60,7 +67,10 @@ def test_across_machines_only_ratios_to_a_shared_operand_are_compared(tmp_path: 
     assert metric is not None
     assert metric.unit == "1"
     assert {title: value.median for title, value in metric.values.items()} == {
-        "a:resnet34": 1.0, "a:resnet50": 2.0, "b:resnet34": 1.0, "b:resnet50": 2.0,
+        "a:resnet34": 1.0,
+        "a:resnet50": 2.0,
+        "b:resnet34": 1.0,
+        "b:resnet50": 2.0,
     }
     assert "relative to resnet34" in metric.notes[0]
 

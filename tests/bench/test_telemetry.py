@@ -48,12 +48,8 @@ class ScriptedSensor:
 
 def test_summary_of_samples() -> None:
     samples = [
-        Sample(
-            0.0, clock_hertz=1e9, watts=100, celsius=50, throttle=0x0, memory_bytes=10, load=0.5, stolen=0.0
-        ),
-        Sample(
-            1.0, clock_hertz=2e9, watts=300, celsius=70, throttle=0x4, memory_bytes=30, load=1.0, stolen=0.2
-        ),
+        Sample(0.0, clock_hertz=1e9, watts=100, celsius=50, throttle=0x0, memory_bytes=10, load=0.5, stolen=0.0),
+        Sample(1.0, clock_hertz=2e9, watts=300, celsius=70, throttle=0x4, memory_bytes=30, load=1.0, stolen=0.2),
         Sample(2.0, clock_hertz=2e9, watts=None, celsius=60, throttle=0x0, memory_bytes=20),
     ]
     found = summarise(samples, {"x": "y"})

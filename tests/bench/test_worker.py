@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.errors import OutOfMemory, WorkerError, WorkloadError
+from bench.errors import OutOfMemoryError, WorkerError, WorkloadError
 from bench.worker import MEMORY_WORDS, Worker, _describe, cpu_seconds, warm_up
 from bench.workload import Conditions, Workload
 
@@ -60,7 +60,7 @@ def test_what_the_user_can_mend_arrives_as_his_error(worker: Worker) -> None:
 
 
 def test_an_allocation_that_fails_is_out_of_memory(worker: Worker) -> None:
-    with pytest.raises(OutOfMemory, match="out of memory"):
+    with pytest.raises(OutOfMemoryError, match="out of memory"):
         worker.build([Workload("inference", "lenet", "fp32-nchw-eager", 2_000_000_000, 32, 10)], Conditions())
     # The process is still good for other rows.
     worker.build([LENET], Conditions())
@@ -88,7 +88,7 @@ def test_a_process_that_is_killed_is_reported_and_closes() -> None:
 def test_a_process_killed_by_the_kernel_is_taken_for_out_of_memory() -> None:
     worker = Worker("victim")
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(OutOfMemory, match="most likely the machine ran out of memory"):
+    with pytest.raises(OutOfMemoryError, match="most likely the machine ran out of memory"):
         worker.ask("hello")
     worker.close()
 
@@ -103,7 +103,9 @@ def test_a_process_that_hangs_is_reported() -> None:
 
 
 def test_processes_die_with_their_parent() -> None:
-    script = "import os\nfrom bench.worker import Worker\nw = Worker('w')\nprint(w.pid, flush=True)\nos.kill(os.getpid(), 9)"
+    script = (
+        "import os\nfrom bench.worker import Worker\nw = Worker('w')\nprint(w.pid, flush=True)\nos.kill(os.getpid(), 9)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     pid = int(done.stdout)
     deadline = time.monotonic() + 60

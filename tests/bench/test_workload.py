@@ -12,15 +12,24 @@ def test_ids_are_for_ever() -> None:
     assert training.id == "training/resnet34@amp-nhwc-eager/b16/s224/c1000/cpu"
     fed = Workload("end_to_end", "resnet34", "amp-nhwc-eager", 16, 224, 1000, "dali", "sample", "cuda")
     assert fed.id == "end_to_end/resnet34@amp-nhwc-eager/b16/s224/c1000/dali/sample/cuda"
-    assert Workload("loading", "dali", "float32-nhwc", 32, 224, data="x").id == "loading/dali@float32-nhwc/b32/s224/x/cpu"
+    assert (
+        Workload("loading", "dali", "float32-nhwc", 32, 224, data="x").id == "loading/dali@float32-nhwc/b32/s224/x/cpu"
+    )
     assert Workload("kernel", "normalize", "torch-bfloat16", 8, 32).id == "kernel/normalize@torch-bfloat16/b8/s32/cpu"
 
 
 def test_everything_that_changes_the_number_is_in_the_id() -> None:
     base = Workload("end_to_end", "m", "c", 1, 2, 3, "l", "d", "cpu")
     changed = {
-        "task": "training", "subject": "n", "configuration": "k", "batch": 9, "size": 8, "classes": 7, "loader": "x",
-        "data": "y", "device": "cuda",
+        "task": "training",
+        "subject": "n",
+        "configuration": "k",
+        "batch": 9,
+        "size": 8,
+        "classes": 7,
+        "loader": "x",
+        "data": "y",
+        "device": "cuda",
     }
     assert set(changed) == set(base.to_json())
     ids = {Workload.from_json({**base.to_json(), key: value}).id for key, value in changed.items()}

@@ -8,8 +8,15 @@ from bench.clock import Slice
 from bench.errors import BenchError
 
 COST = {
-    "model": "", "params": 1000, "parameter_tensors": 4, "state_entries": 6, "weight_bytes": 4000, "macs": 500_000,
-    "flops": 1_000_000, "training_flops": 3_000_000, "activations": 2000,
+    "model": "",
+    "params": 1000,
+    "parameter_tensors": 4,
+    "state_entries": 6,
+    "weight_bytes": 4000,
+    "macs": 500_000,
+    "flops": 1_000_000,
+    "training_flops": 3_000_000,
+    "activations": 2000,
 }
 
 
@@ -60,7 +67,9 @@ class FakeWorker:
         if command == "machine":
             return {"fingerprint": {"device": "fake", "cores": 2}}
         if command == "resolve":
-            return {c: {"inference": "fp32-nhwc-eager", "training": "fp32-nhwc-eager"} for c in arguments["configurations"]}
+            return {
+                c: {"inference": "fp32-nhwc-eager", "training": "fp32-nhwc-eager"} for c in arguments["configurations"]
+            }
         if command == "cost":
             return {**COST, "model": arguments["model"], "classes": 10, "size": 32}
         if command == "ceilings":
@@ -70,7 +79,14 @@ class FakeWorker:
         if command == "unreadable":
             return {"files": 10, "bad": []}
         if command == "memory":
-            parts = {"weights": 4000, "gradients": 0, "optimizer": 0, "inputs": 100, "workspace": 900, "slack": 0}
+            parts = {
+                "weights": 4000,
+                "gradients": 0,
+                "optimizer": 0,
+                "inputs": 100,
+                "workspace": 900,
+                "slack": 0,
+            }
             return {**parts, "peak": 5000, "process": 9000, "residue": 4000}
         if command == "energy":
             return {"missing": "no readable energy counter on this machine"}
@@ -81,7 +97,12 @@ class FakeWorker:
             error = self.fail(self.name, "build", workload)
             if error is not None:
                 raise error
-        return {"compile_seconds": 0.0, "cache": "none", "notes": [], "prefetch": {w.id: 0 for w in workloads}}
+        return {
+            "compile_seconds": 0.0,
+            "cache": "none",
+            "notes": [],
+            "prefetch": {w.id: 0 for w in workloads},
+        }
 
     def warm(self, workload: Any, cap: float, timeout: float = 0) -> dict[str, Any]:
         return {"seconds_per_step": self.seconds(self.name, workload), "stable": True}
@@ -102,6 +123,8 @@ class FakeWorker:
         self.closed = True
 
 
-def spawner(machine: Machine, seconds: Callable[[str, Any], float], **options: Any) -> Callable[[str, Mapping[str, str]], FakeWorker]:
+def spawner(
+    machine: Machine, seconds: Callable[[str, Any], float], **options: Any
+) -> Callable[[str, Mapping[str, str]], FakeWorker]:
     """What Comparison calls to start a process."""
     return lambda name, environment: FakeWorker(name, machine, seconds, **options)

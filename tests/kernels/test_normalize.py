@@ -118,9 +118,7 @@ def test_operator_is_well_formed() -> None:
 
 def test_compiled_graph_stays_whole() -> None:
     images = pixels((2, 5, 7))
-    compiled = torch.compile(
-        lambda x: normalize(x, dtype=torch.float16) + 1, fullgraph=True, backend="aot_eager"
-    )
+    compiled = torch.compile(lambda x: normalize(x, dtype=torch.float16) + 1, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(images), normalize(images, dtype=torch.float16) + 1)
 
 

@@ -47,7 +47,16 @@ def prepared_as(model: nn.Module, text: str, training: bool = False, batch: int 
 
 @pytest.mark.parametrize(
     "text",
-    ["nhwc", "amp", "amp-nhwc", "bf16-nhwc", "nhwc-freeze", "bf16-nhwc-freeze", "compile-nhwc", "bf16-nhwc-compile-freeze"],
+    [
+        "nhwc",
+        "amp",
+        "amp-nhwc",
+        "bf16-nhwc",
+        "nhwc-freeze",
+        "bf16-nhwc-freeze",
+        "compile-nhwc",
+        "bf16-nhwc-compile-freeze",
+    ],
 )
 def test_logits_agree_with_naive(text: str) -> None:
     torch.compiler.reset()
@@ -66,7 +75,9 @@ def test_freezing_compiled_code_still_folds_batch_norm_right() -> None:
         pass
 
     torch.manual_seed(0)
-    model = Small(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 10))
+    model = Small(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 10)
+    )
     bn = model[1]
     nn.init.uniform_(bn.running_mean, -0.2, 0.2)
     nn.init.uniform_(bn.running_var, 0.5, 1.5)
@@ -134,7 +145,9 @@ def test_a_peer_agrees_with_naive_or_says_what_is_missing(peer: str, package: st
     import importlib.util
 
     build: Callable[[], Prepared] = lambda: prepared_as(network("lenet"), f"{peer}-fp32")  # noqa: E731
-    if importlib.util.find_spec(package) is None or (peer == "onnxruntime" and importlib.util.find_spec("onnxscript") is None):
+    if importlib.util.find_spec(package) is None or (
+        peer == "onnxruntime" and importlib.util.find_spec("onnxscript") is None
+    ):
         with pytest.raises(ModelError, match=r"pip install 'pixbench\[peers\]'"):
             build()
         return

@@ -44,9 +44,7 @@ def test_default_name_sorts_by_time_and_is_unique(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
-def test_full_disk_keeps_the_previous_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
-) -> None:
+def test_full_disk_keeps_the_previous_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     path = store.save(record(), tmp_path / "x.json")
 
     def full(*_: object) -> None:
@@ -161,9 +159,7 @@ def test_same_machine() -> None:
     assert store.same_machine(record(), record(torch="2.16")) == ["torch: 2.15 against 2.16"]
     assert store.same_machine(record(), record(gpu=None)) == ["gpu: (not recorded) against none"]
     assert store.same_machine({}, record()) == ["fingerprint: missing in the first record"]
-    assert store.same_machine(record().machine, {"fingerprint": {}}) == [
-        "fingerprint: missing in the second record"
-    ]
+    assert store.same_machine(record().machine, {"fingerprint": {}}) == ["fingerprint: missing in the second record"]
 
 
 def test_records_hold_only_what_was_given() -> None:

@@ -77,9 +77,7 @@ def comparison(blocks: int = 1, operands: tuple[str, str] = OPERANDS, complete: 
         created="2026-01-02T03:04:05+00:00",
         command="bench compare",
         commit={"sha": "0123456789abcdef", "dirty": True},
-        machine={
-            "fingerprint": {"device": "cpu", "cpu": "Xeon", "cores": 2, "torch": "2.15.0", "driver": None}
-        },
+        machine={"fingerprint": {"device": "cpu", "cpu": "Xeon", "cores": 2, "torch": "2.15.0", "driver": None}},
         operands=operands,
         metrics=metrics,
         complete=complete,
@@ -107,9 +105,7 @@ def test_sentences_come_first_and_the_machine_last() -> None:
     assert "resnet34 has 4.122 times the parameters of efficientnet_b0 (counted)" in first
     assert "no peak memory in training for resnet34 at batch 32: out of memory: 2.1 GiB asked" in first
     last = text.rstrip().split("\n\n")[-1]
-    assert last.startswith(
-        "machine: cpu, Xeon, 2 cores, torch 2.15.0, commit 0123456789 with uncommitted changes"
-    )
+    assert last.startswith("machine: cpu, Xeon, 2 cores, torch 2.15.0, commit 0123456789 with uncommitted changes")
 
 
 def test_cells() -> None:
@@ -161,9 +157,7 @@ def test_many_operands_get_a_table_of_ratios() -> None:
     )
     text = tables.compare_table(record)
     assert re.search(r"^ratio to resnet34 +resnet18 +resnet50 +vit_b_16$", text, re.M)
-    assert re.search(
-        r"^inference_throughput b32 +1\.\d+ \[.*\] better +0\.5.* worse +0\.2.* worse$", text, re.M
-    )
+    assert re.search(r"^inference_throughput b32 +1\.\d+ \[.*\] better +0\.5.* worse +0\.2.* worse$", text, re.M)
     assert text.count(" times as fast as ") == 3
     assert text.rstrip().endswith("machine: not recorded, measured 2026-01-02T03:04:05+00:00")
     assert len(list(csv.DictReader(io.StringIO(tables.compare_table(record, "csv"))))) == 4

@@ -76,11 +76,7 @@ def test_noise_is_unsure_and_says_what_it_could_see() -> None:
     values = blocks_of(random.Random(4), 0.0, spread=0.1)
     centre = math.log(decision.estimate)
     shift = math.log1p(decision.visible)
-    fired = [
-        look([v - centre + s * shift * f for v in values], 0.02).verdict
-        for s in (1, -1)
-        for f in (1.001, 0.999)
-    ]
+    fired = [look([v - centre + s * shift * f for v in values], 0.02).verdict for s in (1, -1) for f in (1.001, 0.999)]
     assert fired[0] == REGRESSED or fired[2] == IMPROVED
     assert UNSURE in (fired[1], fired[3])
     text = decision.sentence("inference:resnet34", seconds_per_block=20)
@@ -201,16 +197,12 @@ def test_sentence_of_a_speed() -> None:
     turned = verdict.sentence(metric("training_throughput", ratio(0.5, 0.4, 0.625)))
     assert turned == "b trains 2.0 times as fast as a (1.6 to 2.5, 95 %, 10 pairs of processes)"
     few = verdict.sentence(metric("loader_throughput", ratio(2.0, 1.98, 2.02, 3, 24)))
-    assert few.endswith(
-        "2.000 times as fast as b (1.980 to 2.020 is the range, 75 %, of 3 pairs of processes)"
-    )
+    assert few.endswith("2.000 times as fast as b (1.980 to 2.020 is the range, 75 %, of 3 pairs of processes)")
 
 
 @pytest.mark.parametrize(("estimate", "faster", "slower"), [(0.5, "a", "b"), (2.0, "b", "a")])
 def test_sentence_of_a_time_is_about_speed(estimate: float, faster: str, slower: str) -> None:
-    text = verdict.sentence(
-        metric("inference_latency_p50", ratio(estimate, estimate * 0.99, estimate * 1.01))
-    )
+    text = verdict.sentence(metric("inference_latency_p50", ratio(estimate, estimate * 0.99, estimate * 1.01)))
     assert text.startswith(f"{faster} answers a single image (median) 2.000 times as fast as {slower} (")
 
 

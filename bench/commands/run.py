@@ -1,0 +1,60 @@
+"""`bench run`: the benchmark matrix under pytest, from any folder."""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import click
+import pytest
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+class Interruption:
+    """A pytest plugin that remembers Ctrl-C: pytest's exit code 2 also means that collecting went wrong."""
+
+    happened = False
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.happened = True
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    options_metavar="",
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGS]...")
+@click.pass_context
+def command(context: click.Context, arguments: tuple[str, ...]) -> int:
+    """Run the benchmark matrix: the same as `pytest bench`, from any folder.
+
+    Everything after `run` goes to pytest: -k resnet34, --models resnet18,vgg11, --benchmark-json.
+    This help is `bench run --help`; every option is listed by `pytest bench --help`.
+    """
+    if arguments[:1] in (("--help",), ("-h",)):
+        click.echo(context.get_help())
+        return 0
+    interruption = Interruption()
+    code = pytest.main([*selection(arguments), *arguments], plugins=[interruption, *unregistered()])
+    return exit_code(int(code), interruption.happened)
+
+
+def selection(arguments: tuple[str, ...]) -> list[str]:
+    """The benchmarks' folder, unless files were named; outside a checkout no cache is left beside it."""
+    cache = [] if (HERE.parent / "pyproject.toml").exists() else ["-p", "no:cacheprovider"]
+    named = any(Path(word.partition("::")[0]).suffix == ".py" for word in arguments if word[:1] != "-")
+    return cache if named else [*cache, str(HERE)]
+
+
+def unregistered() -> list[object]:
+    """Our pytest plugin, if no installed distribution announces it: a checkout that is only on the path."""
+    from bench import plugin
+
+    return [] if entry_points(group="pytest11", name="pixbench") else [plugin]
+
+
+def exit_code(code: int, interrupted: bool) -> int:
+    """pytest's exit code -> ours: 0 fine, 1 something failed or regressed, 2 usage, 130 interrupted."""
+    if interrupted:
+        return 130
+    return code if code in (0, 1) else 2

@@ -1,0 +1,104 @@
+"""The part of `pytest bench` that pytest needs before it looks at any file; imports nothing heavy.
+
+Registered as a pytest plugin of the installed distribution. It is loaded in every pytest run of the
+environment, so it only adds options and recognises this folder; what acts on benchmarks is in conftest.py.
+"""
+
+import fnmatch
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+# option -> (default, metavar, help); each is also read from BENCH_RUN_<OPTION>.
+OPTIONS: dict[str, tuple[str, str, str]] = {
+    "models": ("resnet18,resnet34,resnet50,efficientnet_b0", "NAMES", "Models to measure, joined by commas."),
+    "configurations": ("fast", "NAMES", "Presets or levers for every model: naive,fast."),
+    "loaders": (
+        "dali,torchvision,pil,synthetic",
+        "NAMES",
+        "Loaders to measure; the first also feeds end_to_end.",
+    ),
+    "device": ("auto", "auto|cpu|cuda", "Where to measure."),
+    "batch": ("0", "N", "Images a step of inference and loading; 32 on a CPU, 256 on a GPU."),
+    "training-batch": ("0", "N", "Images a training step; 16 on a CPU, 256 on a GPU."),
+    "size": ("0", "PIXELS", "Height and width of the images; each model's own."),
+    "data": ("", "DIR", "JPEGs to load; a generated set like ImageNet's."),
+    "threads": ("0", "N", "CPU threads; every usable core."),
+}
+NUMBERS = ("batch", "training-batch", "size", "threads")
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    group = parser.getgroup("pixbench", "pixbench: what `pytest bench` measures")
+    for name, (default, metavar, words) in OPTIONS.items():
+        variable = f"BENCH_RUN_{name.upper().replace('-', '_')}"
+        group.addoption(
+            f"--{name}",
+            dest=f"pixbench_{name.replace('-', '_')}",
+            default=os.environ.get(variable, default),
+            type=_whole if name in NUMBERS else str,
+            metavar=metavar,
+            help=f"{words} Default: {default or 'none'}. [{variable}]".replace("Default: 0. ", ""),
+        )
+    if not pluginmanager.has_plugin("pixbench-json"):
+        pluginmanager.register(_OptionalPath(parser), "pixbench-json")
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+class _OptionalPath:
+    """Lets pytest-benchmark's --benchmark-json stand without a path, whichever plugin is loaded first."""
+
+    def __init__(self, parser: pytest.Parser) -> None:
+        self._parser = parser
+
+    def pytest_plugin_registered(self) -> None:
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        optional = {"nargs": "?", "const": Path(".benchmarks") / f"pytest-{now}.json"}
+        for group in getattr(self._parser, "_groups", []):
+            for option in group.options:
+                if "--benchmark-json" not in option.names():
+                    continue
+                action = getattr(option, "_action", None)
+                if action is None:
+                    # pytest before 9.1 builds its parser from these later.
+                    option._attrs.update(optional)
+                else:
+                    action.nargs, action.const = optional["nargs"], optional["const"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("benchmark_json", None)
+    if isinstance(path, Path):
+        _check_json(path)
+
+
+def _check_json(path: Path) -> None:
+    """Fail before measuring for minutes, not after."""
+    if path.is_dir():
+        raise pytest.UsageError(
+            f"--benchmark-json took {path}, a folder, for its file: put the option last, or write --benchmark-json=FILE"
+        )
+    if path.parent == Path(".benchmarks"):
+        path.parent.mkdir(exist_ok=True)
+    if not path.parent.is_dir():
+        raise pytest.UsageError(f"--benchmark-json: there is no folder {path.parent}")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Any:
+    """Collect bench_*.py of this folder, also where this project's python_files is not in force."""
+    if file_path.parent != HERE or not fnmatch.fnmatch(file_path.name, "bench_*.py"):
+        return None
+    if any(fnmatch.fnmatch(file_path.name, pattern) for pattern in parent.config.getini("python_files")):
+        return None
+    return pytest.Module.from_parent(parent, path=file_path)

@@ -1,0 +1,131 @@
+"""SPDL: threads of one process decode with FFmpeg's libraries and share their memory with torch.
+
+Windows and flips are those of `Epochs`; cutting, scaling and mirroring are FFmpeg filters, so its pixels differ by a few
+grey levels from those of libjpeg and Pillow. Needs the packages spdl_core and spdl_io and FFmpeg's shared libraries.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from kernels.normalize import normalize
+from loaders.datasets import Dataset
+from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
+from loaders.errors import DataError
+from loaders.options import LoaderOptions
+
+
+def missing(device: str) -> str | None:
+    """Why this engine cannot run here, or None."""
+    if importlib.util.find_spec("spdl") is None or importlib.util.find_spec("spdl.io") is None:
+        return "SPDL is not installed; pip install spdl"
+    import spdl.io.lib
+
+    try:
+        # The names are proxies: the first look at an attribute loads the library that fits the FFmpeg found.
+        _ = spdl.io.lib._libspdl.ImagePackets
+    except (RuntimeError, ImportError, AttributeError):
+        return "SPDL cannot load FFmpeg's shared libraries (libavutil and its kin, FFmpeg 4 to 9); install ffmpeg"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return "there is no CUDA device"
+    return None
+
+
+class _Work:
+    """Decodes one image into an FFmpeg frame of the final size; called by several threads at once."""
+
+    def __init__(self, files: tuple[str, ...], size: int) -> None:
+        self._files, self._size = files, size
+
+    def __call__(self, key: tuple[int, Any]) -> Any:
+        import spdl.io
+
+        index, draws = key
+        path, size = self._files[index], self._size
+        try:
+            packets = spdl.io.demux_image(path)
+            tall, wide = packets.height, packets.width
+            if draws is None:
+                resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, size)
+                steps = [
+                    f"scale={resized_wide}:{resized_tall}:flags=bilinear",
+                    f"format=rgb24,crop={size}:{size}:{left}:{top}",
+                ]
+            else:
+                row = draws[None]
+                top, left, height, width = windows(row, np.array([tall]), np.array([wide]))[0].tolist()
+                # Cut before the colours are converted: only the window's are. `exact` lets a window begin at any
+                # pixel; without it FFmpeg moves it to an even one where the colour planes have half the size.
+                steps = [f"crop={width}:{height}:{left}:{top}:exact=1", f"scale={size}:{size}:flags=bilinear"]
+                if flips(row)[0]:
+                    steps.append("hflip")
+            return spdl.io.decode_packets(packets, filter_desc=",".join([*steps, "format=rgb24"])), index
+        except Exception as error:
+            # SPDL drops an item whose work raises, and a batch would silently lose an image.
+            return DataError(f"cannot decode {path}: {error}; find all with: bench data check")
+
+
+def _join(items: list[Any]) -> Any:
+    """Frames to one uint8 tensor [batch, size, size, 3] and the images' numbers, or the first error."""
+    import spdl.io
+
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+    frames, numbers = zip(*items, strict=True)
+    return spdl.io.to_torch(spdl.io.convert_frames(list(frames))), torch.tensor(numbers)
+
+
+class Spdl:
+    """See the module's text."""
+
+    def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
+        self._work = _Work(dataset.need_files("spdl"), options.size)
+        self._labels = torch.tensor(dataset.labels, dtype=torch.int64)
+        self._options = options
+        self._epochs = epochs
+
+    def _keys(self, epoch: int, first: int) -> Iterator[tuple[int, Any]]:
+        for number in range(first, self._epochs.batches):
+            indices = self._epochs.indices(epoch, number).tolist()
+            draws = self._epochs.draws(epoch, number) if self._options.train else [None] * len(indices)
+            yield from zip(indices, draws, strict=False)
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """See loaders.epochs.Engine."""
+        from spdl.pipeline import PipelineBuilder
+
+        options, threads = self._options, max(1, self._options.threads)
+        pipeline = (
+            PipelineBuilder()
+            .add_source(self._keys(epoch, first))
+            .pipe(self._work, concurrency=threads, output_order="input")
+            .aggregate(options.batch)
+            .pipe(_join)
+            .add_sink(options.prefetch)
+            .build(num_threads=threads)
+        )
+        with pipeline.auto_stop():
+            for item in pipeline:
+                if isinstance(item, DataError):
+                    raise item
+                pixels, numbers = item
+                pixels = pixels.to(options.device, non_blocking=True)
+                images = normalize(pixels, options.mean, options.std, getattr(torch, options.dtype))
+                labels = self._labels[numbers].to(options.device, non_blocking=True)
+                yield (images.contiguous() if options.layout == "nchw" else images), labels
+
+    def close(self) -> None:
+        """Nothing to stop: the threads of an epoch end with its iteration."""
+
+
+def open_engine(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Engine:
+    """Open the engine.
+
+    Raises:
+        DataError: the data set has no files.
+    """
+    return Spdl(dataset, options, epochs)

@@ -1,0 +1,58 @@
+"""The names that other commands take."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench.commands.list import KINDS, command
+from models import zoo
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(command, list(arguments))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_kind_names_only_its_own(kind):
+    result = invoke(kind, "--format", "json")
+    assert result.exit_code == 0
+    assert list(json.loads(result.stdout)) == [kind]
+
+
+def test_every_model_has_its_line():
+    lines = invoke("models").stdout.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == list(zoo.names())
+    assert all(len(line.split()) > 1 for line in lines)
+
+
+def test_all_kinds_are_listed_without_an_argument():
+    result = invoke("--format", "csv")
+    rows = [line.split(",")[0] for line in result.stdout.splitlines()]
+    assert rows[0] == "kind"
+    assert set(rows[1:]) <= set(KINDS)
+    assert {"models", "loaders", "kernels", "workloads"} <= set(rows)
+
+
+def test_a_kind_without_members_says_so(monkeypatch):
+    monkeypatch.setitem(KINDS, "recipes", list)
+    assert invoke("recipes").stdout == "recipes: none\n"
+
+
+def test_an_unknown_kind_is_a_usage_error():
+    result = invoke("recipe")
+    assert result.exit_code == 2
+    assert "recipes" in result.stderr
+
+
+def test_listing_imports_no_torch():
+    code = (
+        "import sys; from bench.commands.list import command\n"
+        "command.main([], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    root = Path(zoo.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60, stdout=subprocess.DEVNULL)

@@ -1,0 +1,100 @@
+"""Which workloads the matrix holds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.errors import WorkloadError
+from bench.matrix import Matrix, data_name, kernels_for
+from bench.workload import TASKS
+from loaders.errors import DataError
+from models.configuration import Device
+from models.errors import ModelError
+
+CPU = Device("cpu", bf16=True, compiler=True)
+MATRIX = Matrix(
+    models=("resnet18", "lenet"),
+    configurations=("fast", "naive"),
+    loaders=("synthetic", "dali"),
+    kernels=kernels_for("cpu"),
+    device="cpu",
+    batch=32,
+    training_batch=16,
+    size=0,
+    data="pictures",
+)
+
+
+def test_ids_are_for_ever() -> None:
+    assert [w.id for w in MATRIX.workloads("latency", CPU)] == [
+        "latency/resnet18@bf16-nhwc-compile-freeze/b1/s224/c1000/cpu",
+        "latency/resnet18@fp32-nchw-eager/b1/s224/c1000/cpu",
+        "latency/lenet@bf16-nhwc-compile-freeze/b1/s32/c10/cpu",
+        "latency/lenet@fp32-nchw-eager/b1/s32/c10/cpu",
+    ]
+    assert [w.id for w in MATRIX.workloads("training", CPU)][:2] == [
+        "training/resnet18@amp-nhwc-eager/b16/s224/c1000/cpu",
+        "training/resnet18@fp32-nchw-eager/b16/s224/c1000/cpu",
+    ]
+    assert MATRIX.workloads("end_to_end", CPU)[0].id == (
+        "end_to_end/resnet18@amp-nhwc-eager/b16/s224/c1000/dali/pictures/cpu"
+    )
+    assert [w.id for w in MATRIX.workloads("loading", CPU)] == [
+        "loading/synthetic@float32-nhwc/b32/s224/pictures/cpu",
+        "loading/dali@float32-nhwc/b32/s224/pictures/cpu",
+    ]
+    assert [w.id for w in MATRIX.workloads("kernel", CPU)] == ["kernel/normalize@torch-bfloat16/b32/s224/cpu"]
+
+
+def test_every_task_has_workloads() -> None:
+    assert all(MATRIX.workloads(task, CPU) for task in TASKS)
+
+
+def test_presets_that_mean_the_same_are_measured_once() -> None:
+    plain = replace(MATRIX, configurations=("naive", "fp32-nchw-eager"))
+    assert len(plain.workloads("inference", CPU)) == len(plain.models)
+
+
+def test_what_cannot_train_is_left_out_of_training_only() -> None:
+    frozen = replace(MATRIX, configurations=("bf16-nhwc-freeze",))
+    assert len(frozen.workloads("inference", CPU)) == 2
+    assert frozen.workloads("training", CPU) == []
+
+
+def test_size_replaces_each_models_own() -> None:
+    assert {w.size for w in replace(MATRIX, size=64).workloads("inference", CPU)} == {64}
+
+
+def test_triton_is_measured_where_it_runs() -> None:
+    assert kernels_for("cpu") == (("normalize", "torch"),)
+    assert kernels_for("cuda") == (("normalize", "torch"), ("normalize", "triton"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"models": ("resnet35",)}, ModelError, "resnet34"),
+        ({"configurations": ("fasst",)}, ModelError, "fast"),
+        ({"configurations": ("graphs",)}, ModelError, "CUDA"),
+        ({"loaders": ("dally",)}, DataError, "dali"),
+        ({"models": ()}, WorkloadError, "at least one"),
+    ],
+)
+def test_words_that_mean_nothing(changes: dict[str, tuple[str, ...]], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        replace(MATRIX, **changes).check(CPU)  # type: ignore[arg-type]
+
+
+def test_name_of_the_data(tmp_path: Path) -> None:
+    assert data_name(None, 64).endswith("-64")
+    with pytest.raises(DataError, match="nowhere"):
+        data_name(tmp_path / "nowhere", 64)
+
+
+def test_name_of_the_generated_set_is_what_its_folder_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loaders.datasets import open_dataset
+    from loaders.sample import default_sample
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert open_dataset(default_sample(12), "train").name == data_name(None, 12)

@@ -1,0 +1,221 @@
+"""Every layout is found, listed in the same order everywhere, and refused with a reason when it is broken."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loaders.datasets import (
+    Dataset,
+    check_same_classes,
+    merge_folders,
+    open_dataset,
+    open_splits,
+    placeholder,
+    read_batch,
+)
+from loaders.errors import DataError
+
+
+def image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path)
+    return path
+
+
+def names(dataset: Dataset) -> list[tuple[str, str]]:
+    return [
+        (dataset.classes[label], os.path.basename(path))
+        for path, label in zip(dataset.files, dataset.labels, strict=True)
+    ]
+
+
+def test_folder_of_class_folders(tmp_path: Path) -> None:
+    for name in ("dog/2.png", "cat/b.JPEG", "cat/a.jpg", "cat/deep/c.jpg", "cat/.hidden.jpg", "cat/readme.txt"):
+        image(tmp_path / name) if name.endswith(("g", "G")) else (tmp_path / name).write_text("")
+    dataset = open_dataset(tmp_path)
+    assert names(dataset) == [("cat", "a.jpg"), ("cat", "b.JPEG"), ("cat", "c.jpg"), ("dog", "2.png")]
+    assert dataset.split == "all"
+    assert open_dataset(tmp_path, "val").files == dataset.files
+
+
+def test_flat_folder_is_one_class(tmp_path: Path) -> None:
+    image(tmp_path / "b.jpg")
+    image(tmp_path / "a.jpg")
+    dataset = open_dataset(tmp_path)
+    assert [os.path.basename(path) for path in dataset.files] == ["a.jpg", "b.jpg"]
+    assert dataset.labels == (0, 0)
+    assert len(dataset.classes) == 1
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "test", "val.X"])
+def test_train_and_val_folders(tmp_path: Path, val: str) -> None:
+    for name in ("n01", "n02"):
+        image(tmp_path / "train" / name / "t.JPEG")
+        image(tmp_path / val / name / "v.JPEG")
+    assert names(open_dataset(tmp_path, "train")) == [("n01", "t.JPEG"), ("n02", "t.JPEG")]
+    assert names(open_dataset(tmp_path, "val")) == [("n01", "v.JPEG"), ("n02", "v.JPEG")]
+    assert [dataset.split for dataset in open_splits(tmp_path)] == ["train", "val"]
+
+
+def test_train_spread_over_several_folders_is_merged(tmp_path: Path) -> None:
+    for part, name in (("train.X1", "b"), ("train.X2", "a"), ("train.X3", "c"), ("train.X3", "a")):
+        image(tmp_path / part / name / f"{part}.jpg")
+    for name in "abc":
+        image(tmp_path / "val.X" / name / "v.jpg")
+    train, val = open_splits(tmp_path)
+    assert names(train) == [("a", "train.X2.jpg"), ("a", "train.X3.jpg"), ("b", "train.X1.jpg"), ("c", "train.X3.jpg")]
+    assert train.classes == val.classes == ("a", "b", "c")
+    named = merge_folders([tmp_path / f"train.X{i}" for i in (1, 2, 3)])
+    assert named.files == train.files
+    assert open_dataset([tmp_path / "train.X1", tmp_path / "train.X2"]).classes == ("a", "b")
+
+
+def test_classes_that_differ_between_train_and_val_are_named(tmp_path: Path) -> None:
+    image(tmp_path / "train" / "cat" / "1.jpg")
+    image(tmp_path / "val" / "dog" / "1.jpg")
+    for split in ("train", "val"):
+        with pytest.raises(DataError, match="only in the first: cat; only in the second: dog"):
+            open_dataset(tmp_path, split)
+    with pytest.raises(DataError, match="differ"):
+        check_same_classes(merge_folders([tmp_path / "train"]), merge_folders([tmp_path / "val"]))
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
+    image(tmp_path / "train" / "cat" / "1.jpg")
+    assert len(open_dataset(tmp_path, "train")) == 1
+    with pytest.raises(DataError, match="no folder for split val"):
+        open_dataset(tmp_path, "val")
+    with pytest.raises(DataError, match="unknown split 'eval'; known: train, val, test"):
+        open_dataset(tmp_path, "eval")
+
+
+def test_tiny_imagenet(tmp_path: Path) -> None:
+    for name in ("n02", "n01"):
+        image(tmp_path / "train" / name / "images" / f"{name}_0.JPEG")
+    lines = [f"val_{i}.JPEG\t{name}\t0\t0\t62\t62" for i, name in enumerate(("n02", "n01", "n02"))]
+    for i in range(3):
+        image(tmp_path / "val" / "images" / f"val_{i}.JPEG")
+    (tmp_path / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    train, val = open_splits(tmp_path)
+    assert names(train) == [("n01", "n01_0.JPEG"), ("n02", "n02_0.JPEG")]
+    assert val.labels == (1, 0, 1)
+    assert train.classes == val.classes
+    (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\n")
+    with pytest.raises(DataError, match="line 1"):
+        open_dataset(tmp_path, "val")
+
+
+def write_cifar10(folder: Path, images: int = 20) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 256, (6 * images, 3072), dtype=np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
+        chosen = rows[part * images : (part + 1) * images]
+        batch = {b"data": chosen, b"labels": [i % 10 for i in range(images)], b"batch_label": b"x"}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    meta = {b"label_names": [f"name{i}".encode() for i in range(10)], b"num_vis": 3072}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
+    return rows
+
+
+def test_cifar10_batches(tmp_path: Path) -> None:
+    rows = write_cifar10(tmp_path / "cifar-10-batches-py")
+    train, test = open_splits(tmp_path)
+    assert (len(train), len(test)) == (100, 20)
+    assert train.classes == tuple(f"name{i}" for i in range(10))
+    assert train.pixels is not None
+    np.testing.assert_array_equal(train.pixels[7], rows[7].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert train.labels[:12] == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1)
+    chosen = train.select([5, 7])
+    assert chosen.labels == (5, 7)
+    assert chosen.pixels is not None
+    np.testing.assert_array_equal(chosen.pixels[1], train.pixels[7])
+    with pytest.raises(DataError, match="dali reads image files.*use resident"):
+        train.need_files("dali")
+
+
+def test_cifar100_batches(tmp_path: Path) -> None:
+    for name, images in (("train", 200), ("test", 100)):
+        data = np.zeros((images, 3072), np.uint8)
+        batch = {b"data": data, b"fine_labels": [i % 100 for i in range(images)], b"coarse_labels": [0] * images}
+        (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=2))
+    meta = {b"fine_label_names": [f"fine{i:02d}".encode() for i in range(100)]}
+    (tmp_path / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+    train, test = open_splits(tmp_path)
+    assert (len(train), len(test), len(train.classes)) == (200, 100, 100)
+
+
+def test_missing_cifar_part_is_named(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    (tmp_path / "data_batch_4").unlink()
+    with pytest.raises(DataError, match="lacks data_batch_4"):
+        open_dataset(tmp_path)
+
+
+class Payload:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (self.command,)
+
+
+def test_a_pickle_that_would_run_a_command_is_refused_and_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    write_cifar10(tmp_path)
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps({b"data": Payload(f"touch {trace}")}, protocol=2))
+    with pytest.raises(DataError, match=r"refused to read .*data_batch_1: .*system.*not run"):
+        open_dataset(tmp_path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1, 2])])
+def test_a_broken_pickle_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "f.pkl").write_bytes(content)
+    with pytest.raises(DataError, match=r"f\.pkl"):
+        read_batch(tmp_path / "f.pkl")
+
+
+@pytest.mark.parametrize(
+    "call", [np.load, eval, exec, open, __import__, getattr, os.listdir, pickle.loads], ids=lambda f: f.__name__
+)
+def test_only_arrays_may_be_unpickled(tmp_path: Path, call: object) -> None:
+    class Call:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return call, ("x",)
+
+    (tmp_path / "f.pkl").write_bytes(pickle.dumps({b"data": Call()}))
+    with pytest.raises(DataError, match="not run"):
+        read_batch(tmp_path / "f.pkl")
+
+
+def test_missing_and_empty_folders_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist.*bench data make"):
+        open_dataset(tmp_path / "nothing")
+    with pytest.raises(DataError, match="no images in"):
+        open_dataset(tmp_path)
+    with pytest.raises(DataError, match="is a file"):
+        open_dataset(image(tmp_path / "x.jpg"))
+    (tmp_path / "full").mkdir()
+    image(tmp_path / "set" / "full" / "1.jpg")
+    (tmp_path / "set" / "hollow").mkdir()
+    with pytest.raises(DataError, match="class folder hollow.*holds no images"):
+        open_dataset(tmp_path / "set")
+
+
+def test_listing_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> None:
+    for root, order in (("one", range(20)), ("two", reversed(range(20)))):
+        for i in order:
+            image(tmp_path / root / f"c{i % 3}" / f"{i}.jpg")
+    assert names(open_dataset(tmp_path / "one")) == names(open_dataset(tmp_path / "two"))
+
+
+def test_placeholder_counts_without_files() -> None:
+    dataset = placeholder(10, 3)
+    assert len(dataset) == 10
+    assert len(dataset.classes) == 3
+    assert dataset.files == ()

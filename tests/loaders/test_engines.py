@@ -1,0 +1,292 @@
+"""What every engine promises, whatever it is made of."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from loaders import engines
+from loaders.datasets import Dataset, open_dataset, placeholder
+from loaders.epochs import Loader
+from loaders.errors import DataError
+from loaders.options import LoaderOptions
+
+FILE_ENGINES = ["dali", "pil", "spdl", "torchvision", "resident"]
+SIZE = 48
+# Python 3.12 warns about any fork of a process with threads; the workers here import nothing and hold no lock.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+@contextmanager
+def opened(name: str, dataset: Dataset, **options: object) -> Iterator[Loader]:
+    reason = engines.missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    defaults: dict[str, object] = {"batch": 8, "size": SIZE, "threads": 0 if name in ("pil", "torchvision") else 1}
+    loader = engines.build(name, dataset, LoaderOptions.from_mapping(defaults | options))
+    try:
+        yield loader
+    finally:
+        loader.close()
+
+
+def epoch(loader: Loader) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(loader)
+
+
+def same(one: list[tuple[torch.Tensor, torch.Tensor]], other: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
+
+
+def test_names_describe_and_unknown() -> None:
+    assert {"dali", "pil", "resident", "spdl", "synthetic", "torchvision"} == set(engines.names())
+    assert all(engines.describe(name) for name in engines.names())
+    with pytest.raises(DataError, match=r"unknown loader dalli; did you mean dali\?"):
+        engines.describe("dalli")
+    with pytest.raises(DataError, match="Known: dali, pil"):
+        engines.missing("tensorflow")
+
+
+def test_listing_engines_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from loaders import engines; [engines.describe(n) for n in engines.names()];"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'nvidia.dali', 'torchvision')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_an_engine_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
+    import loaders.dali
+
+    monkeypatch.setattr(loaders.dali, "missing", lambda device: "no such library")
+    with pytest.raises(DataError, match="loader dali cannot run here: no such library"):
+        engines.build("dali", dataset, LoaderOptions())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["dali", "pil", "resident", "synthetic", "torchvision"])
+def test_cuda_without_a_gpu_is_missing(name: str) -> None:
+    assert engines.missing(name) is None
+    assert engines.missing(name, "cuda:0") == "there is no CUDA device"
+
+
+@pytest.mark.parametrize("name", [*FILE_ENGINES, "synthetic"])
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_shape_type_and_strides(name: str, layout: str, dtype: str, dataset: Dataset) -> None:
+    with opened(name, dataset, layout=layout, dtype=dtype) as loader:
+        images, labels = next(iter(loader))
+    assert images.shape == (8, 3, SIZE, SIZE)
+    assert images.dtype == getattr(torch, dtype)
+    order = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    assert images.is_contiguous(memory_format=order)
+    assert labels.shape == (8,)
+    assert labels.dtype == torch.int64
+    assert images.isfinite().all()
+
+
+@pytest.mark.parametrize("name", FILE_ENGINES)
+def test_training_epoch_has_full_batches_of_different_images(name: str, dataset: Dataset) -> None:
+    with opened(name, dataset) as loader:
+        batches = epoch(loader)
+        assert len(batches) == len(loader) == 46 // 8
+        assert loader.images == 40
+        assert all(len(images) == len(labels) == 8 for images, labels in batches)
+
+
+@pytest.mark.parametrize("name", [*FILE_ENGINES, "synthetic"])
+def test_evaluation_gives_every_image_once_and_a_short_last_batch(name: str, dataset: Dataset) -> None:
+    with opened(name, dataset, train=False) as loader:
+        first, second = epoch(loader), epoch(loader)
+        assert [len(images) for images, _ in first] == [8, 8, 8, 8, 8, 6]
+        assert loader.images == 46
+    assert same(first, second), "evaluation must be the same each time"
+    if name != "synthetic":
+        assert torch.cat([labels for _, labels in first]).tolist() == list(dataset.labels)
+
+
+@pytest.mark.parametrize("name", FILE_ENGINES)
+def test_one_seed_one_epoch_and_another_seed_another(name: str, dataset: Dataset) -> None:
+    # With no worker Pillow's transforms draw from the caller's generator, which belongs to the caller.
+    with (
+        opened(name, dataset, threads=1) as one,
+        opened(name, dataset, threads=1) as two,
+        opened(name, dataset, threads=1, seed=1) as other,
+    ):
+        first = epoch(one)
+        assert same(first, epoch(two))
+        assert not same(first, epoch(other))
+        assert not same(first, epoch(one)), "the next epoch must be shuffled and cropped anew"
+
+
+@pytest.mark.parametrize("name", ["dali", "spdl", "torchvision", "resident"])
+@pytest.mark.parametrize("left_at", [0, 2])
+def test_resumed_loader_gives_the_same_images(name: str, left_at: int, dataset: Dataset) -> None:
+    with opened(name, dataset) as straight, opened(name, dataset) as stopped, opened(name, dataset) as resumed:
+        epoch(straight)
+        second = epoch(straight)
+        epoch(stopped)
+        for _, _batch in zip(range(left_at), stopped, strict=False):
+            pass
+        state = stopped.state()
+        assert state == {"epoch": 1, "batch": left_at}
+        resumed.restore(state)
+        assert same(second[left_at:], epoch(resumed))
+        # and once more on an engine that already has batches of another place under way
+        stopped.restore(state)
+        assert same(second[left_at:], epoch(stopped))
+
+
+def test_pil_resumes_the_order(dataset: Dataset) -> None:
+    with opened("pil", dataset) as straight, opened("pil", dataset) as resumed:
+        labels = [batch[1] for batch in epoch(straight)]
+        resumed.restore({"epoch": 0, "batch": 3})
+        assert all(torch.equal(a, b[1]) for a, b in zip(labels[3:], epoch(resumed), strict=True))
+
+
+@pytest.mark.parametrize("name", FILE_ENGINES)
+def test_shards_part_the_set(name: str, dataset: Dataset) -> None:
+    seen: list[int] = []
+    for shard in range(3):
+        with opened(name, dataset, train=False, shard=shard, shards=3) as loader:
+            labels = torch.cat([labels for _, labels in epoch(loader)]).tolist()
+            assert labels == list(dataset.labels[shard::3])
+            seen += labels
+    assert sorted(seen) == sorted(dataset.labels)
+
+
+@pytest.mark.parametrize("name", FILE_ENGINES)
+def test_a_set_smaller_than_a_batch_still_trains(name: str, dataset: Dataset) -> None:
+    with opened(name, dataset.select([0, 45]), batch=5) as loader:
+        ((images, labels),) = epoch(loader)
+        assert len(images) == 5
+        assert set(labels.tolist()) == {dataset.labels[0], dataset.labels[45]}
+
+
+@pytest.mark.parametrize("name", FILE_ENGINES)
+def test_an_epoch_left_early_can_be_followed_by_another(name: str, dataset: Dataset) -> None:
+    with opened(name, dataset) as loader:
+        for _ in range(3):
+            next(iter(loader))
+        assert len(epoch(loader)) == 5
+
+
+@pytest.mark.parametrize("name", ["pil", "torchvision"])
+def test_worker_processes_give_the_same_order_and_survive_an_early_end(name: str, dataset: Dataset) -> None:
+    with opened(name, dataset, threads=2) as many, opened(name, dataset) as none:
+        next(iter(many))
+        next(iter(none))
+        ours, theirs = epoch(many), epoch(none)
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(ours, theirs, strict=True))
+    if name == "torchvision":
+        assert same(ours, theirs)
+
+
+@pytest.mark.parametrize("name", FILE_ENGINES)
+def test_handed_over_batches_are_never_written_again(name: str, dataset: Dataset) -> None:
+    with opened(name, dataset, prefetch=1) as loader:
+        kept = [(images, images.clone()) for images, _ in (*loader, *loader)]
+    assert all(torch.equal(images, copy) for images, copy in kept)
+
+
+@pytest.mark.parametrize("name", FILE_ENGINES)
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0garbage"], ids=["empty", "text", "cut"])
+def test_an_unreadable_file_is_an_error_that_names_it(
+    name: str, content: bytes, dataset: Dataset, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.JPEG"
+    bad.write_bytes(content)
+    files = (*dataset.files[:10], str(bad))
+    broken = Dataset("broken", "", "all", files, (0,) * 11, ("a",))
+    with pytest.raises(DataError, match=r"bad\.JPEG"), opened(name, broken, train=False, batch=4) as loader:
+        epoch(loader)
+
+
+@pytest.mark.parametrize("name", ["pil", "torchvision"])
+def test_an_unreadable_file_in_a_worker_process_is_named(name: str, dataset: Dataset, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.JPEG"
+    bad.write_bytes(b"not an image")
+    broken = Dataset("broken", "", "all", (*dataset.files[:4], str(bad)), (0,) * 5, ("a",))
+    with (
+        pytest.raises(DataError, match=r"bad\.JPEG"),
+        opened(name, broken, train=False, batch=4, threads=1) as loader,
+    ):
+        epoch(loader)
+
+
+@pytest.mark.parametrize("name", ["dali", "pil", "spdl", "torchvision"])
+def test_array_data_is_refused_by_file_engines(name: str) -> None:
+    pixels = np.zeros((4, 32, 32, 3), np.uint8)
+    arrays = Dataset("cifar10/train", "", "train", (), (0,) * 4, ("a",), pixels)
+    with pytest.raises(DataError, match="use resident"), opened(name, arrays):
+        pass
+
+
+def picture(width: int = 60, height: int = 40) -> Image.Image:
+    """Red on the left, blue on the right, with a gradient downwards."""
+    rows = np.zeros((height, width, 3), np.uint8)
+    rows[:, : width // 2, 0] = 200
+    rows[:, width // 2 :, 2] = 200
+    rows[..., 1] = np.linspace(0, 200, height).astype(np.uint8)[:, None]
+    return Image.fromarray(rows)
+
+
+def save_rotated(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(path, "JPEG", quality=95, exif=exif)
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "gray": lambda path: picture().convert("L").save(path, "JPEG", quality=95),
+    "cmyk": lambda path: picture().convert("CMYK").save(path, "JPEG", quality=95),
+    "exif-rotated": save_rotated,
+    "png-named-jpeg": lambda path: picture().save(path, "PNG"),
+    "png-alpha": lambda path: picture().convert("RGBA").save(path, "PNG"),
+    "progressive": lambda path: picture().save(path, "JPEG", quality=95, progressive=True),
+    "one-pixel": lambda path: picture(1, 1).save(path, "JPEG", quality=95),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", ["dali", "spdl", "torchvision", "resident"])
+def test_odd_images_decode_to_what_pillow_sees(name: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    ODD[kind](tmp_path / "a" / "x.JPEG")
+    dataset = open_dataset(tmp_path)
+    with opened(name, dataset, train=False, size=28, batch=1) as ours:
+        ((images, _),) = epoch(ours)
+    with opened("pil", dataset, train=False, size=28, batch=1) as reference:
+        ((expected, _),) = epoch(reference)
+    if name == "resident":
+        assert images.shape == expected.shape, "resident crops nothing, so only the decoding is shared"
+        return
+    # in grey levels; CMYK goes to RGB by one of two formulas, rounded differently by each library
+    allowed = 8.0 if name == "spdl" or kind == "cmyk" else 0.6
+    assert (images - expected).abs().mean().item() * 255 * 0.225 < allowed
+
+
+@pytest.mark.parametrize("name", ["dali", "pil", "spdl", "torchvision", "resident"])
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_images_can_be_trained_on(name: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    ODD[kind](tmp_path / "a" / "x.JPEG")
+    with opened(name, open_dataset(tmp_path), size=28, batch=4) as loader:
+        ((images, _),) = epoch(loader)
+    assert images.isfinite().all()
+
+
+def test_synthetic_needs_no_files_and_hands_out_one_batch() -> None:
+    with opened("synthetic", placeholder(100, 7)) as loader:
+        batches = epoch(loader)
+    assert len(batches) == 12
+    assert all(images is batches[0][0] for images, _ in batches)
+    assert 0 <= int(batches[0][1].min()) <= int(batches[0][1].max()) < 7
+    assert abs(batches[0][0].mean().item()) < 0.05

@@ -1,0 +1,43 @@
+"""LoaderOptions refuses what no engine could honour, and says what is known."""
+
+import pytest
+
+from loaders.errors import DataError
+from loaders.options import LoaderOptions
+
+
+def test_defaults_are_valid() -> None:
+    options = LoaderOptions()
+    assert (options.batch, options.size, options.layout) == (32, 224, "nhwc")
+
+
+def test_from_mapping_takes_every_field() -> None:
+    assert LoaderOptions.from_mapping({"batch": 8, "resize": "dali"}) == LoaderOptions(batch=8, resize="dali")
+
+
+def test_unknown_name_is_refused_with_the_near_and_the_known() -> None:
+    with pytest.raises(DataError, match=r"unknown loader option bacth; did you mean batch\?.*Known: batch, size"):
+        LoaderOptions.from_mapping({"bacth": 8})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch", 0),
+        ("size", 0),
+        ("threads", -1),
+        ("prefetch", 0),
+        ("shards", 0),
+        ("shard", 1),
+        ("dtype", "int8"),
+        ("layout", "hwc"),
+        ("decoder", "gpu"),
+        ("resize", "pil"),
+        ("device", "tpu"),
+        ("hw_decoder_load", 1.5),
+        ("padding", -1),
+    ],
+)
+def test_impossible_values_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(DataError, match=name):
+        LoaderOptions.from_mapping({name: value})
