@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from loaders.datasets import Dataset
+
+if TYPE_CHECKING:
+    from loaders.epochs import Loader
 
 STAGES = ("decode", "loader")
 
@@ -66,7 +70,7 @@ def compare_decoding(first: Dataset, second: Dataset, threads: int, turns: int =
                 times = [0.0, 0.0]
                 for side in random.sample((0, 1), 2):
                     # What was made ahead while the other side ran must not count.
-                    _take(sources[side], 4 * options.batch)
+                    _take(sources[side], (2 * options.prefetch + 1) * options.batch)
                     start = perf_counter()
                     done = _take(sources[side], images)
                     times[side] = done / (perf_counter() - start)
@@ -80,9 +84,9 @@ def compare_decoding(first: Dataset, second: Dataset, threads: int, turns: int =
     return rates
 
 
-def _sizes(loader: "Iterator[object] | object") -> Iterator[int]:
+def _sizes(loader: "Loader") -> Iterator[int]:
     while True:
-        for images, _ in loader:  # type: ignore[attr-defined]
+        for images, _ in loader:
             yield len(images)
 
 

@@ -84,8 +84,8 @@ def examine(dataset: Dataset, most: int = EXAMINED, threads: int | None = None) 
         formats = {kind: count / len(seen) for kind, count in kinds.most_common()}
     area = widths.astype(np.float64) * heights
     total = area.sum() if dataset.pixels is None else float(np.prod(dataset.pixels.shape[:3]))
-    mean = sum(one.sums for one in seen) / total / 255
-    square = sum(one.squares for one in seen) / total / 255**2
+    mean = np.sum([one.sums for one in seen], axis=0) / total / 255
+    square = np.sum([one.squares for one in seen], axis=0) / total / 255**2
     per_class = Counter(dataset.labels)
     return Contents(
         name=dataset.name,

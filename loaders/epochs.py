@@ -6,7 +6,7 @@ epoch without replaying what came before, and two engines with one seed cut the 
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,7 @@ class Epochs:
 
     def _generator(self, epoch: int, batch: int, stream: int) -> np.random.Generator:
         counter = np.array([0, batch, stream, 0], np.uint64)
-        words = {"counter": counter, "key": np.array([self._options.seed, epoch], np.uint64)}
+        words: Any = {"counter": counter, "key": np.array([self._options.seed, epoch], np.uint64)}
         # An empty buffer (its position at the end) makes the next number come from the counter.
         self._philox.state = {**self._philox.state, "state": words, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
         return np.random.Generator(self._philox)
@@ -134,11 +134,9 @@ def evaluation_shape(height: int, width: int, size: int) -> tuple[int, int, int,
     As torchvision's Resize(round(size * 256 / 224)) and CenterCrop(size) compute them.
     """
     shorter = round(size * EVAL_MARGIN)
-    if height <= width:
-        resized = shorter, int(shorter * width / height)
-    else:
-        resized = int(shorter * height / width), shorter
-    return *resized, round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    tall = shorter if height <= width else int(shorter * height / width)
+    wide = shorter if height > width else int(shorter * width / height)
+    return tall, wide, round((tall - size) / 2), round((wide - size) / 2)
 
 
 class Engine(Protocol):

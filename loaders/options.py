@@ -43,8 +43,10 @@ class LoaderOptions:
 
         decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU.
         resize: dali on the CPU: "torch" (uint8, antialiased, vectorised) or "dali" (its own operator).
-        antialias: dali: low-pass filter before shrinking, as Pillow does. False is faster and aliases.
-        fast_idct: dali: the inverse DCT with less precise arithmetic (lossy; see tests for the error).
+        antialias: dali: low-pass filter before shrinking, as Pillow does. False aliases: off by 1.3 grey levels on
+            average over ImageNet files, 11 in the worst; measured no faster on a CPU.
+        fast_idct: dali on the CPU: the inverse DCT with less precise arithmetic: off by 1.2 grey levels on average,
+            2.1 in the worst file; 2 % faster.
         hw_decoder_load: dali mixed: share of the images given to the GPU's JPEG engine, 0..1.
         preallocate_width, preallocate_height: dali mixed: largest image expected, pixels; 0 allocates on demand.
         device_memory_padding, host_memory_padding: dali mixed: bytes reserved a decoding thread.
@@ -83,7 +85,15 @@ class LoaderOptions:
             value = getattr(self, name)
             if value not in known:
                 raise DataError(f"loader option {name} is {value!r}; known: {', '.join(known)}")
-        for name, least in (("batch", 1), ("size", 1), ("threads", 0), ("shards", 1), ("prefetch", 1), ("padding", 0)):
+        for name, least in (
+            ("batch", 1),
+            ("size", 1),
+            ("threads", 0),
+            ("shards", 1),
+            ("prefetch", 1),
+            ("padding", 0),
+            ("seed", 0),
+        ):
             value = getattr(self, name)
             if value < least:
                 raise DataError(f"loader option {name} is {value}; it must be {least} or more")

@@ -73,6 +73,8 @@ def _decode(dataset: Dataset, options: LoaderOptions) -> torch.Tensor:
 class Resident:
     """See the module's text."""
 
+    ahead = 0
+
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
         device = torch.device(options.device)
         border = options.padding if options.train else 0
@@ -89,7 +91,7 @@ class Resident:
             # Reflected before, not after, the images are moved: once instead of every epoch.
             framed = [
                 pad(part.permute(0, 3, 1, 2).float(), (border,) * 4, mode="reflect").to(torch.uint8)
-                for part in images.split(4096)
+                for part in torch.split(images, 4096)
             ]
             images = torch.cat(framed).permute(0, 2, 3, 1).contiguous()
         self._images = images.to(device)

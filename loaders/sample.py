@@ -10,6 +10,10 @@ The pictures themselves are 1/f noise, the spectrum of photographs (Field 1987, 
 natural images and the response properties of cortical cells"), with smooth regions and sharp region borders. White
 noise of equal size would spend its bits on other coefficients and decode at another speed. Each class has a colour
 and a grain of its own, so that a network can learn them.
+
+Measured with DALI on two cores, both sets taking turns: the generated files are decoded at 1.00 and loaded at 1.04
+times the rate of those 900 real ones in processor time (1.01 and 0.94 in elapsed time on a busy machine).
+`bench data info GENERATED --against REAL` measures it again.
 """
 
 import io
@@ -184,7 +188,8 @@ def _patch(field: NDArray[np.float32], height: int, width: int, generator: np.ra
     top, left = generator.integers(0, _FIELD, 2)
     rows = np.arange(top, top + height) % _FIELD
     columns = np.arange(left, left + width) % _FIELD
-    return field[rows[:, None], columns]
+    patch: NDArray[np.float32] = field[rows[:, None], columns]
+    return patch
 
 
 def _coarse(
@@ -199,7 +204,7 @@ def _coarse(
 def _parts(
     plan: _Plan, fields: list[NDArray[np.float32]], seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The picture in two parts: colours without detail, [h, w, 3], and detail of which more costs more bits, [h, w, 1]."""
+    """Colours without detail, [h, w, 3], and detail, of which more costs more bits, [h, w, 1]."""
     generator = np.random.Generator(np.random.Philox(key=[seed, 1000 + plan.number]))
     height, width = plan.height, plan.width
     which = generator.permutation(_FIELDS)

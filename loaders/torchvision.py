@@ -88,7 +88,7 @@ class Torchvision:
         self._keys = _Keys(epochs, options.train)
         self._loader: DataLoader[Any] | None = DataLoader(
             _Files(files, dataset.labels, options.size),
-            batch_sampler=self._keys,  # type: ignore[arg-type]  # typed for indices; ours carry random numbers
+            batch_sampler=self._keys,
             num_workers=options.threads,
             prefetch_factor=options.prefetch if options.threads else None,
             persistent_workers=options.threads > 0,

@@ -9,6 +9,7 @@ import torch
 from loaders import engines
 from loaders.datasets import Dataset
 from loaders.epochs import Epochs
+from loaders.errors import DataError
 from loaders.options import LoaderOptions
 
 pytest.importorskip("nvidia.dali")
@@ -18,8 +19,8 @@ STD = torch.tensor(LoaderOptions().std).view(1, 3, 1, 1)
 
 def grey_levels(dataset: Dataset, train: bool, **options: object) -> torch.Tensor:
     """Absolute differences from the torchvision engine in units of 1/255, one row an image."""
-    common = {"batch": 16, "size": 96, "train": train}
-    ours = engines.build("dali", dataset, LoaderOptions.from_mapping({**common, "threads": 2, **options}))
+    common = {"batch": 16, "size": options.pop("size", 96), "train": train}
+    ours = engines.build("dali", dataset, LoaderOptions.from_mapping({"threads": 2, **common, **options}))
     theirs = engines.build("torchvision", dataset, LoaderOptions.from_mapping({**common, "threads": 0}))
     rows = []
     for (images, labels), (expected, known) in zip(ours, theirs, strict=True):
@@ -49,10 +50,10 @@ def test_half_precision_adds_only_its_rounding(dataset: Dataset, dtype: str, res
     assert grey_levels(dataset, False, resize=resize, dtype=dtype).mean() < 0.6
 
 
-@pytest.mark.parametrize(("option", "mean", "worst"), [("fast_idct", 2.0, 3.5), ("antialias", 4.0, 16.0)])
+@pytest.mark.parametrize(("option", "mean", "worst"), [("fast_idct", 1.6, 3.0), ("antialias", 2.5, 14.0)])
 def test_lossy_options_have_a_bounded_error(dataset: Dataset, option: str, mean: float, worst: float) -> None:
-    """On 900 ImageNet files at 224 pixels: fast_idct 1.2 on average, worst image 2.1; antialias=False 1.3 and 11."""
-    error = grey_levels(dataset, True, **{option: option == "fast_idct"})
+    """Grey levels on 150 ImageNet files: fast_idct 1.2 on average, 2.1 in the worst; antialias=False 1.3 and 11."""
+    error = grey_levels(dataset, True, size=224, **{option: option == "fast_idct"})
     assert 0 < error.mean() < mean
     assert error.mean(1).max() < worst
 
@@ -91,3 +92,10 @@ def test_windows_alone_come_in_batches(dataset: Dataset) -> None:
     options = LoaderOptions(batch=16, threads=1)
     windows = decode_windows(dataset, options, Epochs(len(dataset), options))
     assert [next(windows) for _ in range(3)] == [16, 16, 16]
+
+
+def test_a_closed_loader_is_refused(dataset: Dataset) -> None:
+    loader = engines.build("dali", dataset, LoaderOptions(batch=8, size=32, threads=1))
+    loader.close()
+    with pytest.raises(DataError, match="closed"):
+        next(iter(loader))

@@ -1,0 +1,60 @@
+"""Windows out of the bordered image, one indexing for the whole batch: the same as a loop would cut."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import pad
+
+from loaders import engines, resident
+from loaders.datasets import Dataset
+from loaders.epochs import Epochs, flips
+from loaders.errors import DataError
+from loaders.options import LoaderOptions
+
+
+@pytest.fixture
+def arrays() -> Dataset:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    return Dataset("cifar10/train", "", "train", (), tuple(i % 4 for i in range(20)), tuple("abcd"), pixels)
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_windows_and_mirrors_equal_a_loop(arrays: Dataset, padding: int) -> None:
+    options = LoaderOptions(batch=8, size=32, padding=padding, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    loader = engines.build("resident", arrays, options)
+    epochs = Epochs(len(arrays), options)
+    assert arrays.pixels is not None
+    for number, (images, labels) in enumerate(loader):
+        indices, draws = epochs.indices(0, number), epochs.draws(0, number)
+        assert labels.tolist() == [arrays.labels[i] for i in indices]
+        for image, index, row, mirror in zip(images, indices, draws, flips(draws), strict=True):
+            whole = torch.from_numpy(arrays.pixels[index]).permute(2, 0, 1)[None].float()
+            framed = pad(whole, (padding,) * 4, mode="reflect")[0]
+            top, left = (int(place * (2 * padding + 1)) for place in row[-3:-1])
+            window = framed[:, top : top + 32, left : left + 32]
+            expected = window.flip(-1) if mirror else window
+            assert torch.allclose(image * 255, expected, atol=1e-3)
+
+
+def test_evaluation_is_the_image_itself(arrays: Dataset) -> None:
+    options = LoaderOptions(batch=20, size=32, train=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    ((images, _),) = engines.build("resident", arrays, options)
+    assert arrays.pixels is not None
+    expected = torch.from_numpy(arrays.pixels).permute(0, 3, 1, 2)
+    assert torch.allclose(images * 255, expected.float(), atol=1e-3)
+
+
+def test_arrays_of_another_size_are_resized(arrays: Dataset) -> None:
+    images, _ = next(iter(engines.build("resident", arrays, LoaderOptions(batch=4, size=24))))
+    assert images.shape == (4, 3, 24, 24)
+
+
+def test_a_set_too_large_for_the_memory_is_refused(arrays: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "_free_bytes", lambda device: 100_000)
+    with pytest.raises(DataError, match="GiB on cpu.*use dali"):
+        engines.build("resident", arrays, LoaderOptions(size=32))
+
+
+def test_a_border_wider_than_the_image_is_refused(arrays: Dataset) -> None:
+    with pytest.raises(DataError, match="padding"):
+        engines.build("resident", arrays, LoaderOptions(size=32, padding=32))
