@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import WorkloadError
+from bench.operands import LOADER_OUTPUT
 from bench.workload import TASKS, Workload
 from models import zoo
 from models.configuration import Device, parse
 from models.errors import ModelError
 
-# What a loader hands over when it is measured alone: what a first script asks for.
-LOADER_OUTPUT = "float32-nhwc"
 KERNEL_DTYPE = "bfloat16"
 
 

@@ -125,5 +125,5 @@ def quotient(of: str, to: str, values: Mapping[str, Value]) -> Ratio | None:
     bounded = None not in (a.low, a.high, b.low, b.high) and b.low and b.high
     low, high = (a.low / b.high, a.high / b.low) if bounded else (None, None)  # type: ignore[operator]
     confidence = min(a.confidence or 0.0, b.confidence or 0.0) if bounded else None
-    # Two blocks: each side is one run, and the bounds hold what processes differ by only as far as a run saw it.
-    return Ratio(of, to, a.median / b.median, low, high, confidence, 2, min(a.samples, b.samples))
+    # One block and no pair: what processes differ by is not in it.
+    return Ratio(of, to, a.median / b.median, low, high, confidence, 1, 0)

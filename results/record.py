@@ -141,6 +141,11 @@ class Ratio:
         """Whether the interval leaves out how much one process differs from the next."""
         return self.blocks == 1
 
+    @property
+    def unpaired(self) -> bool:
+        """Whether the two numbers come from separate runs, so that no pair of slices stands behind the quotient."""
+        return self.blocks > 0 and self.pairs == 0
+
     @classmethod
     def exact(cls, of: str, to: str, values: Mapping[str, Value]) -> Ratio | None:
         """The quotient of two counted numbers; None where one is missing or the reference is 0."""

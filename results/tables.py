@@ -390,7 +390,10 @@ def _caveat(ratio: Ratio) -> str | None:
         return None
     texts: list[str] = []
     count = _plural(ratio.pairs, "pair") if ratio.within_process else f"{ratio.blocks} pairs of processes"
-    if ratio.within_process:
+    if ratio.unpaired:
+        texts.append("separate runs, nothing paired, process-to-process variation not included")
+        count = "separate runs"
+    elif ratio.within_process:
         texts.append("one pair of processes, process-to-process variation not included")
     if ratio.low is None or ratio.high is None:
         texts.append(f"{count}, too few for an interval")

@@ -334,7 +334,9 @@ def _figures(ratio: Ratio) -> tuple[str, str | None, str | None]:
 def _evidence(metric: str, ratio: Ratio, low: str | None, high: str | None, brief: bool) -> str:
     if ratio.counted:
         return "counted" if metric in _COUNTED else "measured once"
-    if ratio.within_process:
+    if ratio.unpaired:
+        count = "separate runs, nothing paired"
+    elif ratio.within_process:
         pairs = "1 pair" if ratio.pairs == 1 else f"{ratio.pairs} pairs"
         count = f"{pairs} in one pair of processes"
         if not brief:
