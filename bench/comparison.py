@@ -29,6 +29,10 @@ from results.verdict import compare_verdict, margin_of
 
 # Longest slice of a latency workload: enough turns of it reach the 459 samples that p99 needs.
 LATENCY_SLICE_SECONDS = 1.5
+# A block of a network so slow, or on a machine so busy, that its 8 rounds take half the budget or more ends after
+# fewer: the interval then says how little that shows.
+LEAST_ROUNDS = 3
+LEAST_PATIENCE = 20.0  # seconds
 COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
 
 
@@ -180,6 +184,7 @@ class Comparison:
         self.resolved: dict[str, dict[str, str]] = {}
         self.rng = random.Random(settings.seed)
         self.lost: list[str] = []
+        self.patience = LEAST_PATIENCE
 
     @property
     def reference(self) -> str:
@@ -188,6 +193,7 @@ class Comparison:
     def run(self, budget: float) -> None:
         """Measure one block, then more while the next would still end within `budget` seconds of the start."""
         begin = time.monotonic()
+        self.patience = max(self.patience, budget / 2)
         # An interrupted run goes on in the block that it had begun.
         block = max(0, max((len(sample.blocks) for sample in self.samples.values()), default=1) - 1)
         longest = 0.0
@@ -477,12 +483,15 @@ class Comparison:
     def rounds(self, group: Group, sample: Sample, turns: dict[str, Callable[[], Slice]]) -> list[Round]:
         """The rounds of one group; an operand that fails in one is dropped and the rounds start again."""
 
-        def after(done: int, turns: Round) -> None:
+        begin = time.monotonic()
+
+        def enough(done: int) -> bool:
             self.progress(f"{group.name}: round {done} of {self.settings.rounds}")
+            return done >= LEAST_ROUNDS and time.monotonic() - begin > self.patience
 
         while turns:
             try:
-                return take_turns(turns, self.settings.rounds, self.rng, after)
+                return take_turns(turns, self.settings.rounds, self.rng, enough)
             except SideError as failure:
                 label = failure.side.rsplit("|", 1)[0]
                 self.lose(label, group, sample, failure.reason)

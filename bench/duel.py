@@ -67,12 +67,12 @@ def take_turns(
     sides: Mapping[str, Turn],
     rounds: int,
     rng: random.Random,
-    after: Callable[[int, Round], None] | None = None,
+    enough: Callable[[int], bool] | None = None,
 ) -> list[Round]:
     """`rounds` rounds; each side once a round, in an order drawn anew.
 
     Args:
-        after: called with the number of rounds done and the latest one.
+        enough: called with the number of rounds done; True ends the block early.
 
     Raises:
         SideError: a side raised a BenchError in its turn.
@@ -88,8 +88,8 @@ def take_turns(
             except BenchError as error:
                 raise SideError(name, error) from error
         done.append(turns)
-        if after:
-            after(number + 1, turns)
+        if enough and enough(number + 1):
+            break
     return done
 
 

@@ -180,7 +180,7 @@ def test_one_block_says_so_and_more_blocks_widen_to_what_processes_differ_by(
     one = found["inference_throughput"].ratio
     assert one is not None
     assert one.within_process
-    moments = iter(range(0, 1000))
+    moments = iter(x / 10 for x in range(0, 10_000))
     monkeypatch.setattr("bench.comparison.time.monotonic", lambda: float(next(moments)))
     machine = Machine(seed=1, noise=0.03, drift=0.01)
     found, _, _ = compare(machine=machine, budget=40)
@@ -191,6 +191,18 @@ def test_one_block_says_so_and_more_blocks_widen_to_what_processes_differ_by(
     assert many.low is not None
     assert many.high is not None
     assert many.low < 0.8 < many.high
+
+
+def test_a_network_too_slow_for_the_budget_gets_fewer_rounds_and_a_weaker_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moments = iter(range(0, 1_000_000, 30))
+    monkeypatch.setattr("bench.comparison.time.monotonic", lambda: float(next(moments)))
+    found, _, _ = compare()
+    ratio = found["training_throughput"].ratio
+    assert ratio is not None
+    assert ratio.pairs == 3
+    assert ratio.confidence == pytest.approx(0.75)
 
 
 def test_the_same_loader_for_both_is_measured_once() -> None:
