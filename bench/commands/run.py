@@ -41,9 +41,12 @@ def command(context: click.Context, arguments: tuple[str, ...]) -> int:
 
 def selection(arguments: tuple[str, ...]) -> list[str]:
     """The benchmarks' folder, unless files were named; outside a checkout no cache is left beside it."""
-    cache = [] if (HERE.parent / "pyproject.toml").exists() else ["-p", "no:cacheprovider"]
+    # pytest rewrites the asserts of a plugin's distribution, and says so when it comes too late for that.
+    words = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+    if not (HERE.parent / "pyproject.toml").exists():
+        words += ["-p", "no:cacheprovider"]
     named = any(Path(word.partition("::")[0]).suffix == ".py" for word in arguments if word[:1] != "-")
-    return cache if named else [*cache, str(HERE)]
+    return words if named else [*words, str(HERE)]
 
 
 def unregistered() -> list[object]:
