@@ -28,6 +28,8 @@ from bench.machine import THROTTLING
 from bench.telemetry import sensor_for
 from bench.workload import Conditions, Workload
 
+# The folder that holds the five packages: the child runs the parent's own code, installed or not.
+SOURCE = Path(__file__).resolve().parents[1]
 # How torch (CPU and CUDA) words an allocation that failed; MemoryError is Python's own.
 MEMORY_WORDS = (
     "out of memory",
@@ -56,13 +58,19 @@ class Worker:
         self._log = tempfile.TemporaryFile(prefix="bench-worker-")  # noqa: SIM115 - closed in close()
         self._pending = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-u", "-c", "from bench.worker import serve; serve()"],
+            # -P: a folder named models in the user's working directory must not be taken for ours.
+            [sys.executable, "-u", "-P", "-c", "from bench.worker import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
             start_new_session=True,
-            env={**os.environ, **(environment or {}), "BENCH_WORKER_PARENT": str(os.getpid())},
+            env={
+                **os.environ,
+                **(environment or {}),
+                "BENCH_WORKER_PARENT": str(os.getpid()),
+                "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            },
         )
 
     @property
