@@ -100,7 +100,7 @@ class Survey:
             kernels=kernels_for(device),
             device=device,
             batch=option["batch"] or (2 if smoke else 256 if device == "cuda" else 32),
-            training_batch=option["training-batch"] or (2 if smoke else 256 if device == "cuda" else 16),
+            training_batch=option["training-batch"] or (2 if smoke else 256 if device == "cuda" else 8),
             size=option["size"] or (64 if smoke else 0),
             data=data_name(root, images),
         )

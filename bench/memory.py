@@ -41,8 +41,7 @@ class Memory:
 
 
 def measure(step: Step) -> Memory:
-    """Run `step` a few times more and report its memory; never mixed with timed steps."""
-    step.call()
+    """Run a step that has run before once more and report its memory; never mixed with timed steps."""
     weights = gradients = optimizer = 0
     if step.module is not None:
         parameters = list(step.module.parameters())

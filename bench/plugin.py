@@ -25,7 +25,7 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     ),
     "device": ("auto", "auto|cpu|cuda", "Where to measure."),
     "batch": ("0", "N", "Images a step of inference and loading; 32 on a CPU, 256 on a GPU."),
-    "training-batch": ("0", "N", "Images a training step; 16 on a CPU, 256 on a GPU."),
+    "training-batch": ("0", "N", "Images a training step; 8 on a CPU, 256 on a GPU."),
     "size": ("0", "PIXELS", "Height and width of the images; each model's own."),
     "data": ("", "DIR", "JPEGs to load; a generated set like ImageNet's."),
     "threads": ("0", "N", "CPU threads; every usable core."),

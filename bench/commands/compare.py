@@ -45,7 +45,7 @@ from bench.output import check_output, format_options, write
 @click.option(
     "--training-batch",
     type=click.IntRange(min=1),
-    help="Images a training step. Default: --batch if given, else 16 or 256.",
+    help="Images a training step. Default: --batch if given, else 8 on a CPU, 256 on a GPU.",
 )
 @click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: each model's own.")
 @click.option("--classes", type=click.IntRange(min=1), help="Logits; default: each model's own.")
@@ -92,8 +92,10 @@ def command(
     stored = files(operands)
     if stored:
         from bench.stored import compare_files
+        from results import store as records
 
-        record = compare_files(stored, across)
+        # One file is shown as it is, with the ratios that were measured in turns.
+        record = compare_files(stored, across) if len(stored) > 1 else records.load(stored[0])
         _print(record, format, output)
         return 0
     if across:
@@ -168,7 +170,7 @@ def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any
     settings = Settings(
         device=device,
         batch=batch,
-        training_batch=o["training_batch"] or o["batch"] or (256 if cuda else 16),
+        training_batch=o["training_batch"] or o["batch"] or (256 if cuda else 8),
         size=o["size"] or 0,
         classes=o["classes"] or 0,
         loader=o["loader"],
