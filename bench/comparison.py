@@ -33,6 +33,12 @@ LATENCY_SLICE_SECONDS = 1.5
 # fewer: the interval then says how little that shows.
 LEAST_ROUNDS = 3
 LEAST_PATIENCE = 20.0  # seconds
+# State of inductor's graph cache -> how it is said, the most expensive first.
+CACHE_STATES = {
+    "cold": "cold cache",
+    "bypassed": "graphs are not cached (frozen weights), their kernels are: the very first run takes longer",
+    "warm": "warm cache",
+}
 COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
 
 
@@ -104,7 +110,7 @@ class Sample:
     Attributes:
         blocks: for each block its rounds: {workload key: seconds a step}, plus samples of single steps for latency.
         missing: operand -> why it has no number.
-        compile: operand -> (seconds, "cold" | "warm" | "none") of each block.
+        compile: operand -> (seconds, a key of CACHE_STATES or "none") of each block.
         memory: operand -> what bench.memory counted.
         energy: operand -> {"joules" of one image, "idle_watts"} or {"missing"}.
         twins: operand -> the one whose workload is the very same, and which was measured for both.
@@ -737,7 +743,7 @@ class Comparison:
             parts = [s.compile[operand.label] for s in self.samples.values() if operand.label in s.compile]
             per_block = [sum(seconds for seconds, _ in block) for block in zip(*parts, strict=False)]
             caches = {cache for block in parts for _, cache in block[:1]}
-            states[operand.label] = "cold" if "cold" in caches else "warm" if "warm" in caches else "none"
+            states[operand.label] = next((state for state in CACHE_STATES if state in caches), "none")
             if not per_block:
                 values[operand.label] = Value.none("not measured")
             elif max(per_block) == 0.0:
@@ -754,10 +760,7 @@ class Comparison:
                 if exact and comparable
                 else None
             )
-        notes = [
-            f"{label}: {'nothing to compile' if state == 'none' else state + ' cache'}"
-            for label, state in states.items()
-        ]
+        notes = [f"{label}: {CACHE_STATES.get(state, 'nothing to compile')}" for label, state in states.items()]
         return self.with_ratios("compile_seconds", values, ratios, notes=notes)
 
     def roof(self) -> Metric:

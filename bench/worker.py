@@ -9,6 +9,7 @@ dies with its parent, so no orphan is left however the parent ends.
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import select
@@ -246,12 +247,8 @@ class Session:
 
     def hello(self) -> dict[str, Any]:
         """Import what measuring needs: not inside anything timed, and in all processes at the same time."""
-        import torch._inductor.compile_fx
-        import torchvision.models  # noqa: F401
-
-        import bench.cost
-        import bench.memory
-        import bench.step  # noqa: F401
+        for module in ("torch._inductor.compile_fx", "torchvision.models", "bench.cost", "bench.memory", "bench.step"):
+            importlib.import_module(module)
 
         return {"pid": os.getpid()}
 
@@ -310,10 +307,10 @@ class Session:
             first = time_slice(step.call, 1, 0, clock).seconds
             if step.compiled:
                 compile_seconds += max(0.0, first - time_slice(step.call, 1, 0, clock).seconds)
-        hits, misses = (now - then for now, then in zip(_cache_counts(), before, strict=True))
+        hits, misses, bypassed = (now - then for now, then in zip(_cache_counts(), before, strict=True))
         return {
             "compile_seconds": compile_seconds,
-            "cache": "cold" if misses else ("warm" if hits else "none"),
+            "cache": "cold" if misses else "bypassed" if bypassed else "warm" if hits else "none",
             "notes": sorted({note for step in built for note in step.notes}),
             "prefetch": {step.workload.id: step.prefetch for step in built},
         }
@@ -457,9 +454,9 @@ def cpu_seconds(proc: Path = Path("/proc")) -> float:
     return total
 
 
-def _cache_counts() -> tuple[int, int]:
-    """(hits, misses) of inductor's compiled-graph cache in this process so far."""
+def _cache_counts() -> tuple[int, int, int]:
+    """(hits, misses, graphs that were not looked up) of inductor's compiled-graph cache in this process so far."""
     from torch._dynamo.utils import counters
 
     inductor = counters["inductor"]
-    return inductor["fxgraph_cache_hit"], inductor["fxgraph_cache_miss"] + inductor["fxgraph_cache_bypass"]
+    return inductor["fxgraph_cache_hit"], inductor["fxgraph_cache_miss"], inductor["fxgraph_cache_bypass"]
