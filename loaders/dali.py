@@ -1,15 +1,14 @@
 """NVIDIA DALI: only the random window of a JPEG is decoded, by native threads or by the GPU.
 
-What makes the CPU path fast (processor time an image, 900 ImageNet JPEGs to 224 pixels, batch 32; Pillow in
-DataLoader workers takes 4.1 ms, this 1.3):
+What makes the CPU path fast (`bench compare pil dali` shows by how much; records lie in results/published):
 
 - Windows are drawn before decoding, from the header, so that rows below a window are not decoded and pixels beside it
-  not converted: 1.1 ms with reading, against 1.3 for whole images.
+  not converted.
 - The resize is torch's, not DALI's: for uint8 in channels-last order it has vectorised fixed-point code with Pillow's
-  antialiasing, and takes 0.2 ms where DALI's takes 0.9. The result equals torchvision's bit for bit.
+  antialiasing, where DALI's resize costs as much as its decoding. The result equals torchvision's bit for bit.
   `resize="dali"` keeps everything inside DALI.
 - Convert, scale and shift run image by image while it is in the cache, straight into the batch that is handed over.
-- That batch lies in memory that is used again (see loaders.buffers): a quarter more images a second from batch 64 on.
+- That batch lies in memory that is used again (see loaders.buffers), which the kernel need not clear again for every batch.
 - File names come from `Epochs`, not from DALI's reader, whose shuffle is local (a buffer of 1,024) and cannot go on in
   the middle of an epoch. `fn.io.file.read` still reads in DALI's threads.
 

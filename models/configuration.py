@@ -127,8 +127,8 @@ def _has_compiler() -> bool:
 def preset(name: str, device: Device, training: bool) -> Configuration:
     """The configuration a preset stands for on this device and task.
 
-    `fast` on a CPU trains eagerly: compiled training steps of ResNet-34 were no faster there (see README's
-    table), and cost half a minute to build.
+    `fast` on a CPU trains eagerly: compiling a training step takes long there and gains little where plain
+    convolutions do the work; `bench compare NAME@fast NAME@amp-nhwc-compile` tells for a network at hand.
 
     Raises:
         ModelError: no preset has this name.
