@@ -8,7 +8,7 @@ What makes the CPU path fast (`bench compare pil dali` shows by how much; record
   antialiasing, where DALI's resize costs as much as its decoding. The result equals torchvision's bit for bit.
   `resize="dali"` keeps everything inside DALI.
 - Convert, scale and shift run image by image while it is in the cache, straight into the batch that is handed over.
-- That batch lies in memory that is used again (see loaders.buffers), which the kernel need not clear again for every batch.
+- That batch lies in memory that is used again (see loaders.buffers): the kernel need not clear it again.
 - File names come from `Epochs`, not from DALI's reader, whose shuffle is local (a buffer of 1,024) and cannot go on in
   the middle of an epoch. `fn.io.file.read` still reads in DALI's threads.
 

@@ -46,7 +46,7 @@ class LoaderOptions:
         antialias: dali: low-pass filter before shrinking, as Pillow does. False aliases: off by 1.3 grey levels on
             average over ImageNet files, 11 in the worst; measured no faster on a CPU.
         fast_idct: dali on the CPU: the inverse DCT with less precise arithmetic: off by 1.2 grey levels on average,
-            2.1 in the worst file; 2 % faster.
+            2.1 in the worst file; hardly faster.
         hw_decoder_load: dali mixed: share of the images given to the GPU's JPEG engine, 0..1.
         preallocate_width, preallocate_height: dali mixed: largest image expected, pixels; 0 allocates on demand.
         device_memory_padding, host_memory_padding: dali mixed: bytes reserved a decoding thread.
