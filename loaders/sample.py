@@ -11,8 +11,8 @@ natural images and the response properties of cortical cells"), with smooth regi
 noise of equal size would spend its bits on other coefficients and decode at another speed. Each class has a colour
 and a grain of its own, so that a network can learn them.
 
-Measured with DALI on two cores, both sets taking turns: the generated files are decoded at 1.00 and loaded at 1.04
-times the rate of those 900 real ones in processor time (1.01 and 0.94 in elapsed time on a busy machine).
+Measured with DALI on two cores, both sets taking turns: the generated files are decoded at 1.02 and loaded at 0.92
+times the rate of those 900 real ones (results/published/amd-epyc-zen4-2-cores/sample-against-imagenet.json).
 `bench data info GENERATED --against REAL` measures it again.
 """
 
