@@ -34,7 +34,8 @@ class Dataset:
         files: path of every image, sorted by class and name; empty when `pixels` holds the images.
         labels: index into `classes` of every image.
         classes: class names, sorted unless the data set brings an order of its own.
-        pixels: decoded images, uint8 [images, height, width, 3], for sets that come as arrays (CIFAR batches).
+        pixels: decoded images, uint8 [images, height, width, 3], for sets that come as arrays (CIFAR batches) or were
+            decoded once (loaders.resident.decoded).
     """
 
     name: str
@@ -50,8 +51,10 @@ class Dataset:
 
     def need_files(self, engine: str) -> tuple[str, ...]:
         """The files, or a DataError saying that `engine` cannot read a set that comes as arrays."""
-        if self.pixels is not None or not self.files:
-            raise DataError(f"loader {engine} reads image files, but {self.name} has none; use resident")
+        if not self.files:
+            raise DataError(
+                f"loader {engine} reads image files, but {self.name} has none; use resident, pil or torchvision"
+            )
         return self.files
 
     def select(self, indices: Sequence[int], name: str | None = None) -> "Dataset":

@@ -6,6 +6,7 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING
 
+from loaders import policies
 from loaders.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ ENGINES: dict[str, tuple[str, str]] = {
         "loaders.torchvision",
         "torchvision's decode_image and transforms.v2 on uint8 in DataLoader workers",
     ),
+}
+
+# Operations of loaders.policies that an engine does not have.
+LACKING: dict[str, tuple[str, ...]] = {
+    "dali": ("perspective",),
+    "pil": (),
+    "resident": (),
+    "spdl": tuple(name for name in policies.OPERATIONS if name not in ("resized_crop", "flip")),
+    "synthetic": (),
+    "torchvision": (),
 }
 
 
@@ -54,16 +65,35 @@ def missing(name: str, device: str = "cpu") -> str | None:
     return reason
 
 
+def operations(name: str, augment: str) -> tuple[policies.Operation, ...]:
+    """What an engine does with the images under an augmentation policy, in order.
+
+    Raises:
+        DataError: unknown engine or policy, or an operation that the engine does not have.
+    """
+    check(name)
+    standard = policies.STANDARD_RESIDENT if name == "resident" else policies.STANDARD_FILES
+    found = policies.parse(augment, standard)
+    for operation in found:
+        if operation.name in LACKING[name]:
+            able = [other for other in names() if operation.name not in LACKING[other] and other != "synthetic"]
+            raise DataError(f"loader {name} has no augmentation {operation.name}; these have: {', '.join(able)}")
+    return found
+
+
 def build(name: str, dataset: Dataset, options: LoaderOptions) -> Loader:
     """Open an engine on a data set.
 
     Raises:
-        DataError: unknown engine, engine that cannot run here, or a data set it cannot read.
+        DataError: unknown engine, engine that cannot run here, a data set it cannot read, or an augmentation it
+            does not have.
     """
     from loaders.epochs import Loader
 
     reason = missing(name, options.device)
     if reason is not None:
         raise DataError(f"loader {name} cannot run here: {reason}")
+    if options.augmented:
+        operations(name, options.augment)
     module = importlib.import_module(ENGINES[name][0])
     return Loader(name, len(dataset), options, lambda epochs: module.open_engine(dataset, options, epochs))

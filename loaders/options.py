@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from loaders import policies
 from loaders.errors import DataError
 
 # Channel means and deviations of the training images in units of 0..1, red green blue.
@@ -17,6 +18,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("nhwc", "nchw")
 DECODERS = ("cpu", "mixed")
 RESIZES = ("torch", "dali")
+NORMALIZATIONS = ("fixed", "per_image")
+
+EVAL_MARGIN = 256 / 224  # shorter side over crop in the usual ImageNet evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,16 @@ class LoaderOptions:
         threads: decoding threads (DALI, SPDL) or worker processes (DataLoader); 0 workers means in the caller.
         seed: fixes the order of the images and, where the engine's description does not say otherwise, every
             crop and flip.
-        train: True shuffles and crops at random (area 0.08 to 1, aspect 3/4 to 4/3) and flips; only full batches.
-            False resizes the shorter side to size * 256 / 224, crops the centre, keeps the order and gives every
-            image exactly once, the last batch possibly smaller.
+        train: True shuffles and augments; only full batches. False resizes the shorter side to size * eval_margin,
+            crops the centre, keeps the order and gives every image exactly once, the last batch possibly smaller.
         shard, shards: this loader's part of the data set and the number of parts.
         prefetch: batches made ahead.
         mean, std: per channel, in units of 0..1: output = (pixel / 255 - mean) / std.
+        augment: policy of the training images, see loaders.policies.
+        eval_margin: shorter side over crop in evaluation; 1 shows the whole image. Resident always does.
+        random_eval: an evaluation whose images go through the training augmentation, as some published figures were
+            measured. Order and count stay those of an evaluation; the changes differ from epoch to epoch.
+        normalization: "fixed" by mean and std, or "per_image": each channel of each image to mean 0, deviation 1.
 
         decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU.
         resize: dali on the CPU: "torch" (uint8, antialiased, vectorised) or "dali" (its own operator).
@@ -51,7 +59,8 @@ class LoaderOptions:
         preallocate_width, preallocate_height: dali mixed: largest image expected, pixels; 0 allocates on demand.
         device_memory_padding, host_memory_padding: dali mixed: bytes reserved a decoding thread.
         set_affinity: dali: tie each thread to one core.
-        padding: resident: reflected border around an image before the random crop, pixels.
+        padding: border of crop and crop_reflect where the policy gives no width, pixels.
+        stored_size: resident: images are kept and augmented at this size, then resized on the device; 0 means size.
     """
 
     batch: int = 32
@@ -67,6 +76,10 @@ class LoaderOptions:
     prefetch: int = 2
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    augment: str = "standard"
+    eval_margin: float = EVAL_MARGIN
+    random_eval: bool = False
+    normalization: str = "fixed"
 
     decoder: str = "cpu"
     resize: str = "torch"
@@ -79,9 +92,16 @@ class LoaderOptions:
     host_memory_padding: int = 8 * 2**20
     set_affinity: bool = False
     padding: int = 4
+    stored_size: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("dtype", DTYPES), ("layout", LAYOUTS), ("decoder", DECODERS), ("resize", RESIZES)):
+        for name, known in (
+            ("dtype", DTYPES),
+            ("layout", LAYOUTS),
+            ("decoder", DECODERS),
+            ("resize", RESIZES),
+            ("normalization", NORMALIZATIONS),
+        ):
             value = getattr(self, name)
             if value not in known:
                 raise DataError(f"loader option {name} is {value!r}; known: {', '.join(known)}")
@@ -93,6 +113,8 @@ class LoaderOptions:
             ("prefetch", 1),
             ("padding", 0),
             ("seed", 0),
+            ("stored_size", 0),
+            ("eval_margin", 1),
         ):
             value = getattr(self, name)
             if value < least:
@@ -103,8 +125,16 @@ class LoaderOptions:
             )
         if not 0 <= self.hw_decoder_load <= 1:
             raise DataError(f"loader option hw_decoder_load is {self.hw_decoder_load}; it is a share, 0..1")
+        if self.random_eval and self.train:
+            raise DataError("loader option random_eval is for an evaluation; set train to False")
+        policies.parse(self.augment)
         if self.device.partition(":")[0] not in ("cpu", "cuda"):
             raise DataError(f"loader option device is {self.device!r}; known: cpu, cuda, cuda:N")
+
+    @property
+    def augmented(self) -> bool:
+        """Whether images are changed at random: in training, and in an evaluation with random_eval."""
+        return self.train or self.random_eval
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "LoaderOptions":

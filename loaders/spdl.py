@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernels.normalize import normalize
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
 from loaders.errors import DataError
+from loaders.normalization import normalized
 from loaders.options import LoaderOptions
+from loaders.policies import parse
 
 
 def missing(device: str) -> str | None:
@@ -38,8 +39,9 @@ def missing(device: str) -> str | None:
 class _Work:
     """Decodes one image into an FFmpeg frame of the final size; called by several threads at once."""
 
-    def __init__(self, files: tuple[str, ...], size: int) -> None:
-        self._files, self._size = files, size
+    def __init__(self, files: tuple[str, ...], options: LoaderOptions) -> None:
+        self._files, self._size, self._margin = files, options.size, options.eval_margin
+        self._operations = {operation.name: operation.value for operation in parse(options.augment)}
 
     def __call__(self, key: tuple[int, Any]) -> Any:
         import spdl.io
@@ -49,20 +51,21 @@ class _Work:
         try:
             packets = spdl.io.demux_image(path)
             tall, wide = packets.height, packets.width
-            if draws is None:
-                resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, size)
+            least = self._operations.get("resized_crop")
+            if draws is None or least is None:
+                resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, size, self._margin)
                 steps = [
                     f"scale={resized_wide}:{resized_tall}:flags=bilinear",
                     f"format=rgb24,crop={size}:{size}:{left}:{top}",
                 ]
             else:
-                row = draws[None]
-                top, left, height, width = windows(row, np.array([tall]), np.array([wide]))[0].tolist()
+                placed = windows(draws[None], np.array([tall]), np.array([wide]), (least, 1.0))
+                top, left, height, width = placed[0].tolist()
                 # Cut before the colours are converted: only the window's are. `exact` lets a window begin at any
                 # pixel; without it FFmpeg moves it to an even one where the colour planes have half the size.
                 steps = [f"crop={width}:{height}:{left}:{top}:exact=1", f"scale={size}:{size}:flags=bilinear"]
-                if flips(row)[0]:
-                    steps.append("hflip")
+            if draws is not None and "flip" in self._operations and flips(draws[None])[0]:
+                steps.append("hflip")
             return spdl.io.decode_packets(packets, filter_desc=",".join([*steps, "format=rgb24"])), index
         except Exception as error:
             # SPDL drops an item whose work raises, and a batch would silently lose an image.
@@ -84,7 +87,7 @@ class Spdl:
     """See the module's text."""
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
-        self._work = _Work(dataset.need_files("spdl"), options.size)
+        self._work = _Work(dataset.need_files("spdl"), options)
         self._labels = torch.tensor(dataset.labels, dtype=torch.int64)
         self._options = options
         self._epochs = epochs
@@ -94,8 +97,8 @@ class Spdl:
     def _keys(self, epoch: int, first: int) -> Iterator[tuple[int, Any]]:
         for number in range(first, self._epochs.batches):
             indices = self._epochs.indices(epoch, number).tolist()
-            draws = self._epochs.draws(epoch, number) if self._options.train else [None] * len(indices)
-            yield from zip(indices, draws, strict=False)
+            draws = self._epochs.draws(epoch, number) if self._options.augmented else [None] * len(indices)
+            yield from zip(indices, draws, strict=True)
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """See loaders.epochs.Engine."""
@@ -117,9 +120,8 @@ class Spdl:
                     raise item
                 pixels, numbers = item
                 pixels = pixels.to(options.device, non_blocking=True)
-                images = normalize(pixels, options.mean, options.std, getattr(torch, options.dtype))
                 labels = self._labels[numbers].to(options.device, non_blocking=True)
-                yield (images.contiguous() if options.layout == "nchw" else images), labels
+                yield normalized(pixels, options), labels
 
     def close(self) -> None:
         """Nothing to stop: the threads of an epoch end with its iteration."""

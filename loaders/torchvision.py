@@ -1,11 +1,12 @@
 """The best that torch's own parts do: decode_image and transforms.v2 on uint8 tensors in DataLoader workers.
 
-Order, windows and flips are those of `Epochs`, so this engine cuts the same pieces as the DALI engine. Workers send
-bytes, a quarter of the traffic of floats; normalising happens once a batch on the device.
+Order, windows, flips and rotations are those of `Epochs`, so this engine cuts the same pieces as the DALI engine.
+What else a policy asks for torchvision draws itself, from a generator that is seeded from `Epochs` for every image.
+Workers send bytes, a quarter of the traffic of floats; normalising happens once a batch on the device.
 """
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as transform
 
-from kernels.normalize import normalize
+from loaders import geometry
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
 from loaders.errors import DataError
+from loaders.normalization import normalized
 from loaders.options import LoaderOptions
+from loaders.policies import LARGEST_CIFAR, Operation, parse
 
 
 def missing(device: str) -> str | None:
@@ -30,73 +34,168 @@ def missing(device: str) -> str | None:
     return None
 
 
-Key = tuple[int, NDArray[np.float64] | None]
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """An image and its random numbers; None for an evaluation.
+
+    Attributes:
+        index: of the image.
+        draws: a row of `Epochs.draws`.
+        mirror: whether flip or alternating_flip turns it over.
+        extras: rows of `Epochs.extras`, by the operation's number.
+        seed: for operations of torchvision that draw themselves.
+    """
+
+    index: int
+    draws: NDArray[np.float64] | None
+    mirror: bool
+    extras: Mapping[int, NDArray[np.float64]]
+    seed: int
 
 
-class _Files(TorchDataset[tuple[torch.Tensor, int]]):
-    """One image for (index, random numbers): uint8 [size, size, 3]."""
+class _Images(TorchDataset[tuple[torch.Tensor, int]]):
+    """One image for a key: uint8 [size, size, 3]."""
 
-    def __init__(self, files: Sequence[str], labels: Sequence[int], size: int) -> None:
-        self._files, self._labels, self._size = files, labels, size
+    def __init__(self, dataset: Dataset, options: LoaderOptions) -> None:
+        self._pixels = dataset.pixels
+        self._files = dataset.files if dataset.pixels is not None else dataset.need_files("torchvision")
+        self._labels, self._size, self._margin = dataset.labels, options.size, options.eval_margin
+        self._padding = options.padding
+        self._mean = options.mean
+        self._operations = parse(options.augment) if options.augmented else ()
+        if any(operation.name in ("crop", "crop_reflect") for operation in self._operations):
+            self._margin = 1.0
+        self._random = {
+            number: _random(operation, options)
+            for number, operation in enumerate(self._operations)
+            if operation.name in _RANDOM
+        }
 
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, int]:
-        index, draws = key
-        path, size = self._files[index], self._size
-        try:
-            image = decode_image(path, ImageReadMode.RGB)
-        except Exception as error:
-            raise DataError(f"cannot decode {path}: {error}; find all with: bench data check") from None
+    def __getitem__(self, key: _Key) -> tuple[torch.Tensor, int]:
+        image, size, operations = self._image(key.index), self._size, self._operations
         tall, wide = image.shape[1:]
-        if draws is None:
-            resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, size)
+        first = 0
+        if key.draws is not None and operations and operations[0].name == "resized_crop":
+            place = windows(key.draws[None], np.array([tall]), np.array([wide]), (operations[0].value or 0.0, 1.0))
+            image = transform.resized_crop(image, *place[0].tolist(), [size, size], antialias=True)
+            first = 1
+        else:
+            resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, size, self._margin)
             image = transform.resize(image, [resized_tall, resized_wide], antialias=True)
             image = image[:, top : top + size, left : left + size]
-        else:
-            row = draws[None]
-            place = windows(row, np.array([tall]), np.array([wide]))[0].tolist()
-            image = transform.resized_crop(image, *place, [size, size], antialias=True)
-            if flips(row)[0]:
-                image = transform.horizontal_flip(image)
-        return image.permute(1, 2, 0).contiguous(), self._labels[index]
+        for number in range(first, len(operations)):
+            image = self._changed(image, number, operations[number], key)
+        return image.permute(1, 2, 0).contiguous(), self._labels[key.index]
+
+    def _image(self, index: int) -> torch.Tensor:
+        """uint8 [3, height, width]."""
+        if self._pixels is not None:
+            return torch.from_numpy(self._pixels[index]).permute(2, 0, 1)
+        path = self._files[index]
+        try:
+            return decode_image(path, ImageReadMode.RGB)
+        except Exception as error:
+            raise DataError(f"cannot decode {path}: {error}; find all with: bench data check") from None
+
+    def _changed(self, image: torch.Tensor, number: int, operation: Operation, key: _Key) -> torch.Tensor:
+        name, size = operation.name, self._size
+        assert key.draws is not None
+        if name in ("flip", "alternating_flip"):
+            return transform.horizontal_flip(image) if key.mirror else image
+        if name in ("crop", "crop_reflect"):
+            border = self._padding if operation.value is None else int(operation.value)
+            framed = transform.pad(image, [border] * 4, padding_mode="constant" if name == "crop" else "reflect")
+            top, left = np.floor(key.draws[-3:-1] * (2 * border + 1)).astype(int).tolist()
+            return framed[:, top : top + size, left : left + size]
+        if name == "rotate":
+            angle = geometry.angles(key.extras[number], operation.value or 0.0).item()
+            return transform.rotate(image, angle, InterpolationMode.NEAREST)
+        if name == "cutout":
+            top, left, height, width = geometry.painted(operation, key.extras[number][None], size)[0].tolist()
+            colour = torch.tensor([round(255 * level) for level in self._mean], dtype=torch.uint8).view(3, 1, 1)
+            return transform.erase(image, top, left, height, width, colour)
+        # These draw from torch's generator, which belongs to the caller where there are no workers.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key.seed)
+            made: torch.Tensor = self._random[number](image)
+        return made
+
+
+_RANDOM = ("affine", "perspective", "jitter", "blur", "erasing", "autoaugment", "randaugment", "trivialaugment")
+_EXTRAS = ("rotate", "cutout")
+
+
+def _random(operation: Operation, options: LoaderOptions) -> Callable[[torch.Tensor], torch.Tensor]:
+    """torchvision's own module for an operation."""
+    value = operation.value or 0.0
+    nearest = InterpolationMode.NEAREST
+    made: dict[str, Callable[[], Callable[[torch.Tensor], torch.Tensor]]] = {
+        "affine": lambda: v2.RandomAffine(
+            value, (geometry.MOVED, geometry.MOVED), (1 - geometry.SCALED, 1 + geometry.SCALED), value, nearest
+        ),
+        "perspective": lambda: v2.RandomPerspective(value, interpolation=nearest),
+        "jitter": lambda: v2.ColorJitter(value, value, value, value / 2),
+        "blur": lambda: v2.GaussianBlur(int(value), (0.1, 2.0)),
+        "erasing": lambda: v2.RandomErasing(value, value=[round(255 * level) for level in options.mean]),
+        "autoaugment": lambda: v2.AutoAugment(
+            v2.AutoAugmentPolicy.CIFAR10 if options.size <= LARGEST_CIFAR else v2.AutoAugmentPolicy.IMAGENET
+        ),
+        "randaugment": lambda: v2.RandAugment(2, int(value)),
+        "trivialaugment": v2.TrivialAugmentWide,
+    }
+    return made[operation.name]()
 
 
 class _Keys:
-    """Batches of (index, random numbers) of the epoch that was last set; workers outlive it."""
+    """Batches of keys of the epoch that was last set; workers outlive it."""
 
-    def __init__(self, epochs: Epochs, train: bool) -> None:
-        self._epochs, self._train = epochs, train
+    def __init__(self, epochs: Epochs, options: LoaderOptions) -> None:
+        self._epochs, self._augmented = epochs, options.augmented
+        self._operations = parse(options.augment)
         self.start = (0, 0)
 
     def __len__(self) -> int:
         return self._epochs.batches
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[_Key]]:
         epoch, first = self.start
         for number in range(first, self._epochs.batches):
-            indices = self._epochs.indices(epoch, number).tolist()
-            draws = self._epochs.draws(epoch, number) if self._train else [None] * len(indices)
-            yield list(zip(indices, draws, strict=True))
+            yield self._keys(epoch, number)
+
+    def _keys(self, epoch: int, number: int) -> list[_Key]:
+        indices = self._epochs.indices(epoch, number).tolist()
+        if not self._augmented:
+            return [_Key(index, None, False, {}, 0) for index in indices]
+        draws = self._epochs.draws(epoch, number)
+        names = [operation.name for operation in self._operations]
+        mirrors = self._epochs.mirrors(epoch, number) if "alternating_flip" in names else flips(draws)
+        extras = {
+            place: self._epochs.extras(epoch, number, geometry.COLUMNS[name], place)
+            for place, name in enumerate(names)
+            if name in _EXTRAS
+        }
+        seeds = self._epochs.extras(epoch, number, 1, len(names))[:, 0] * 2**53
+        return [
+            _Key(index, row, bool(mirror), {place: rows[i] for place, rows in extras.items()}, int(seed))
+            for i, (index, row, mirror, seed) in enumerate(zip(indices, draws, mirrors, seeds, strict=True))
+        ]
 
 
 class Torchvision:
     """See the module's text."""
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
-        files = dataset.need_files("torchvision")
         self._options = options
         self.ahead = options.threads * options.prefetch
-        self._keys = _Keys(epochs, options.train)
+        self._keys = _Keys(epochs, options)
         self._loader: DataLoader[Any] | None = DataLoader(
-            _Files(files, dataset.labels, options.size),
+            _Images(dataset, options),
             batch_sampler=self._keys,
             num_workers=options.threads,
             prefetch_factor=options.prefetch if options.threads else None,
             persistent_workers=options.threads > 0,
             pin_memory=options.device != "cpu",
             collate_fn=default_collate,
-        )
-        self._normalize = functools.partial(
-            normalize, mean=options.mean, std=options.std, dtype=getattr(torch, options.dtype)
         )
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
@@ -105,9 +204,7 @@ class Torchvision:
             raise DataError("loader torchvision is closed")
         self._keys.start = (epoch, first)
         for pixels, labels in self._loader:
-            images = self._normalize(pixels.to(self._options.device, non_blocking=True))
-            if self._options.layout == "nchw":
-                images = images.contiguous()
+            images = normalized(pixels.to(self._options.device, non_blocking=True), self._options)
             yield images, labels.to(self._options.device, non_blocking=True)
 
     def close(self) -> None:
@@ -119,6 +216,6 @@ def open_engine(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Eng
     """Open the engine.
 
     Raises:
-        DataError: the data set has no files.
+        DataError: the data set has neither files nor arrays.
     """
     return Torchvision(dataset, options, epochs)

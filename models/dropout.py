@@ -27,6 +27,38 @@ def dropout_layer(name: str, probability: float) -> nn.Module:
     return nn.Dropout(probability) if probability else nn.Identity()
 
 
+class QuickDropout(nn.Dropout):
+    """Dropout that draws one 64-bit number for four values: on a CPU, drawing is nearly all that dropout costs.
+
+    The probability is rounded to 1/65536, and values that stay are scaled by exactly what that leaves. The numbers
+    come from torch's generator, but they are others than nn.Dropout would draw from the same seed.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        dropped = round(self.p * 65536)
+        if not self.training or dropped == 0:
+            return input
+        words = torch.empty(-(-input.numel() // 4), dtype=torch.int64, device=input.device)
+        # The full range: by default random_ leaves the sign bit 0, which is one of four values' sign.
+        words.random_(-(2**63), None)
+        kept = words.view(torch.int16)[: input.numel()] >= dropped - 32768
+        mask = (kept.to(input.dtype) * (65536 / (65536 - dropped))).as_strided(input.shape, _dense(input))
+        return input * mask
+
+
+def _dense(input: Tensor) -> tuple[int, ...]:
+    """Strides of a dense tensor in the memory order of `input`; a mask in that order is read along with it."""
+    return torch.empty_like(input, device="meta").stride()
+
+
+def quicken_dropout(model: nn.Module) -> nn.Module:
+    """Make every nn.Dropout of a network a QuickDropout, in place."""
+    for module in model.modules():
+        if type(module) is nn.Dropout:
+            module.__class__ = QuickDropout
+    return model
+
+
 class DropoutLinear(nn.Linear):
     """A linear layer that drops out its input, [..., in] -> [..., out].
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.configuration import Configuration, Device
+from models.dropout import quicken_dropout
 from models.errors import ModelError
 
 DTYPES = {
@@ -153,6 +154,9 @@ def prepare(
     if configuration.freeze and configuration.compile == "eager":
         model = fold_batch_norm(model)
     model = apply_precision(apply_layout(model, configuration.layout), configuration.precision, training)
+    # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.
+    if training and device.type == "cpu" and configuration.compile == "eager" and configuration != Configuration():
+        model = quicken_dropout(model)
     call: Callable[[Tensor], Tensor] = model
     if configuration.compile != "eager":
         call = apply_compile(model, configuration.compile, configuration.freeze)

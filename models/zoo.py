@@ -169,6 +169,12 @@ STUDIED: dict[str, Network] = {
             "shortcut": "pad",
         },
     ),
+    "airbench94": Network(
+        "models.airbench:Airbench",
+        "the network of the CIFAR-10 speed records, Jordan 2024: whitening layer, three plain blocks",
+        10,
+        32,
+    ),
     "lenet": Network("models.lenet:LeNet", "LeNet-5 with ReLU and max pooling, colour images of 32 px", 10, 32),
     "cifar_resnet18": Network(
         RESNET,

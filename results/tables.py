@@ -55,11 +55,11 @@ _LADDERS: dict[str, tuple[tuple[float, str], ...]] = {
     "MAC": ((1e9, "GMAC"), (1e6, "MMAC"), (1e3, "kMAC"), (1.0, "MAC")),
     "FLOP": ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP")),
     "FLOP/s": ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"), (1.0, "FLOP/s")),
-    "images/s": ((1e5, "k images/s"), (1.0, "images/s")),
+    "images/s": ((1e7, "M images/s"), (1e5, "k images/s"), (1.0, "images/s")),
     "parameters": ((1e9, "G"), (1e6, "M"), (1e4, "k"), (1.0, "")),
     "elements": ((1e9, "G"), (1e6, "M"), (1e4, "k"), (1.0, "")),
 }
-_FACTORS = {"k images/s": 1e3, "k": 1e3}
+_FACTORS = {"M images/s": 1e6, "k images/s": 1e3, "k": 1e3}
 """Where the unit begins to be used later than at 1 of it."""
 
 

@@ -230,6 +230,8 @@ def test_who_gets_colour(environ: dict[str, str], terminal: bool, expected: bool
         (12345, "parameters", "12.3 k"),
         (0.613, "1", "61.3 %"),
         (250000.0, "images/s", "250 k images/s"),
+        (9.5e6, "images/s", "9500 k images/s"),
+        (1.1e8, "images/s", "110 M images/s"),
         (0.0, "s", "0.00 s"),
         (0.5, "furlong", "0.500 furlong"),
         (None, "s", "-"),
@@ -248,6 +250,8 @@ def test_one_unit_a_row() -> None:
     assert tables.unit_for([0.5, 0.002], "s") == (1e-3, "ms")
     assert tables.unit_for([1.5, 0.02], "s") == (1.0, "s")
     assert tables.unit_for([None, 2.0**31, 2.0**29], "bytes") == (2.0**30, "GiB")
+    assert tables.unit_for([1.2e7, 2e5], "images/s") == (1e6, "M images/s")
+    assert tables.unit_for([1.2e7, 90.0], "images/s") == (1.0, "images/s")
     assert tables.unit_for([None], "J") == (1.0, "J")
 
 

@@ -1,0 +1,138 @@
+"""How good a network is: loss, top-1, top-5 and the confusion matrix, each image counted exactly once."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one pass over a data set.
+
+    Attributes:
+        loss: mean cross-entropy, nats.
+        top1, top5: fractions; top5 counts the best min(5, classes).
+        images: counted, each once.
+        confusion: int64 [classes, classes], rows true, columns predicted.
+        seconds: of the pass; loader_seconds of them waiting for the loader.
+        predicted: most likely class of every image in the order of the data set, empty unless asked for.
+        confidence: probability of that class, likewise.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    images: int
+    confusion: NDArray[np.int64]
+    seconds: float
+    loader_seconds: float
+    predicted: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    confidence: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+def mirrored(forward: Forward) -> Forward:
+    """Logits averaged over an image and its mirror image."""
+    return lambda images: (forward(images) + forward(images.flip(-1))) / 2
+
+
+class Counts:
+    """Sums on the device; nothing is copied to the host before `result`."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.classes = classes
+        # loss, top-1 hits, top-5 hits, images: float64 counts exactly up to 2**53.
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
+        """Count a batch: logits [B, C], labels [B], real [B] 1 for images and 0 for padding; returns the predictions."""
+        logits = logits.float()
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        best = logits.topk(min(5, self.classes), dim=1).indices
+        hits = best == labels[:, None]
+        row = torch.stack([losses, hits[:, 0].float(), hits.any(1).float(), torch.ones_like(losses)])
+        # A product would let a padding image's infinite loss through as NaN.
+        self.sums += torch.where(real.bool(), row, 0).sum(1, dtype=torch.float64)
+        self.confusion.index_add_(0, labels * self.classes + best[:, 0], real)
+        return best[:, 0]
+
+
+def evaluate(
+    forward: Forward,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    classes: int,
+    device: torch.device,
+    batch: int,
+    keep: bool = False,
+    total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Evaluation:
+    """Evaluate a network that is in evaluation mode.
+
+    Args:
+        forward: images [B, 3, H, W] -> logits [B, classes].
+        batches: (images, labels) on the device; the last one may be smaller.
+        batch: its images are padded to this many, because a compiled network would compile anew for a smaller one.
+        keep: also return every prediction.
+        total: sums a tensor over all processes, each of which evaluates its own part.
+    """
+    counts = Counts(classes, device)
+    kept: list[Tensor] = []
+    waited, begin = 0.0, time.perf_counter()
+    iterator = iter(batches)
+    everything, part = torch.ones(batch, dtype=torch.int64, device=device), torch.arange(batch, device=device)
+    with torch.no_grad():
+        while True:
+            asked = time.perf_counter()
+            item = next(iterator, None)
+            waited += time.perf_counter() - asked
+            if item is None:
+                break
+            images, labels = item
+            count = len(images)
+            real = everything
+            if count < batch:
+                real = (part < count).long()
+                # In place of expand and cat, which lose the channels_last strides.
+                padded = torch.empty_like(images[:1].expand(batch, -1, -1, -1), memory_format=_format(images))
+                padded[:count] = images
+                padded[count:] = images[:1]
+                images, labels = padded, functional.pad(labels, (0, batch - count))
+            logits = forward(images)
+            predicted = counts.add(logits, labels, real)
+            if keep:
+                confidence = logits.float().softmax(1).amax(1)
+                kept.append(torch.stack([predicted.double(), confidence.double()])[:, :count])
+    total(counts.sums)
+    total(counts.confusion)
+    loss, top1, top5, images_ = counts.sums.tolist()
+    seconds = time.perf_counter() - begin
+    rows = torch.cat(kept, 1).cpu().numpy() if kept else np.zeros((2, 0))
+    return Evaluation(
+        loss=loss / images_,
+        top1=top1 / images_,
+        top5=top5 / images_,
+        images=int(images_),
+        confusion=counts.confusion.view(classes, classes).cpu().numpy(),
+        seconds=seconds,
+        loader_seconds=waited,
+        predicted=rows[0].astype(np.int64),
+        confidence=rows[1].astype(np.float32),
+    )
+
+
+def _format(images: Tensor) -> torch.memory_format:
+    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def class_names(names: Sequence[str], predicted: NDArray[np.int64]) -> list[str]:
+    """The names of predicted classes."""
+    return [names[i] for i in predicted.tolist()]

@@ -1,0 +1,1 @@
+"""Training a network: the recipe as data, one loop, and what the loop is made of."""

@@ -1,0 +1,238 @@
+"""Weights and state on disk, so that a kill at any moment leaves something whole.
+
+Weights are safetensors files that say in their header what network they belong to (`Card`). What only a resumed run
+needs (optimiser, averages, random numbers, position in the data) is a second file, read with `weights_only`. A new
+state file is written first, under a name of its own; the weights file, which names its state, replaces the old one in
+a single rename; only then the old state is removed. Whatever moment a kill hits, the weights that are there name a
+state that is there.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from models.errors import ModelError
+
+SCHEMA = 1
+HEADER = "pixbench"
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a weights file says about itself.
+
+    Attributes:
+        model, arguments: how the zoo builds the network.
+        classes: class names, in the order of the logits.
+        size: pixels of the images it was evaluated on.
+        mean, std: of the normalisation, units of 0..1; unused where `normalization` is "per_image".
+        evaluation: how images are brought to that size ("center", "whole", "random").
+        tta: "flip" if logits are averaged over an image and its mirror image.
+        data: name of the data set.
+        epoch, step: finished when the weights were stored.
+        top1: on the validation images, None if they were not evaluated.
+        state: name of the file with the rest of the run's state; empty for weights alone.
+        digest: SHA-256 of the tensors, because the format itself notices no flipped bit.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    size: int
+    arguments: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    normalization: str = "fixed"
+    evaluation: str = "center"
+    tta: str = "none"
+    data: str = ""
+    epoch: int = 0
+    step: int = 0
+    top1: float | None = None
+    state: str = ""
+    digest: str = ""
+    schema: int = SCHEMA
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under a temporary name in the same folder, flush to the disk, rename."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror}") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files for the owner alone; checkpoints are shared like any other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and bytes of CPU tensors: equal exactly if every bit is equal."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers on the CPU, in plain memory order."""
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in model.state_dict().items()}
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
+    """Store CPU tensors with their card, whole or not at all.
+
+    Raises:
+        ModelError: the file cannot be written.
+    """
+    said = {**asdict(card), "digest": digest(tensors)}
+    data = to_bytes(dict(tensors), {HEADER: json.dumps(said)})
+    _replace(path, lambda temporary: temporary.write_bytes(data))
+
+
+def read_card(path: Path) -> Card:
+    """The card of a weights file, without reading its tensors.
+
+    Raises:
+        ModelError: missing, not a safetensors file, or not written by this project.
+    """
+    return _read(path, tensors=False)[0]
+
+
+def load_weights(path: Path) -> tuple[Card, dict[str, Tensor]]:
+    """Card and tensors, on the CPU.
+
+    Raises:
+        ModelError: missing, damaged, or not written by this project.
+    """
+    card, tensors = _read(path, tensors=True)
+    if digest(tensors) != card.digest:
+        raise ModelError(f"checkpoint {path} is corrupted: its weights are not those that were stored; use another")
+    return card, tensors
+
+
+def _read(path: Path, tensors: bool) -> tuple[Card, dict[str, Tensor]]:
+    if path.is_dir():
+        raise ModelError(f"checkpoint {path} is a folder; name a .safetensors file in it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ModelError(f"checkpoint {path} does not exist") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"checkpoint {path} cannot be read ({error}); it is damaged or no safetensors file") from None
+    if header is None:
+        raise ModelError(
+            f"checkpoint {path} does not say what network it belongs to; it was not written by bench train"
+        )
+    try:
+        said = json.loads(header)
+        known = {f.name for f in fields(Card)}
+        if said.get("schema") != SCHEMA or not set(said) <= known:
+            raise ModelError(f"checkpoint {path} has schema {said.get('schema')}; this version reads {SCHEMA}")
+        said = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+        said["arguments"] = {k: _tuples(v) for k, v in said.get("arguments", {}).items()}
+        return Card(**said), found
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"checkpoint {path} has a damaged header: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def put(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy weights into a network in place: its parameters stay the same tensors, as compiled programs need.
+
+    Raises:
+        ModelError: names or shapes differ; the message names the first differences.
+    """
+    own = model.state_dict()
+    missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    if missing or extra:
+        raise ModelError(
+            f"{where} belongs to another network: it lacks {_few(missing)} and has {_few(extra)} in their place"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise ModelError(
+                f"{where} belongs to another network: {name} is {list(tensors[name].shape)} there "
+                f"and {list(tensor.shape)} here"
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def _few(names: list[str]) -> str:
+    if not names:
+        return "nothing"
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def save_run(folder: Path, tensors: Mapping[str, Tensor], card: Card, state: Mapping[str, Any]) -> None:
+    """Replace the last weights of a run and the state that belongs to them.
+
+    Raises:
+        ModelError: the folder cannot be written.
+    """
+    name = f"state-{card.step:08d}.pt"
+    if (folder / name).exists() and (folder / LAST).exists() and read_card(folder / LAST).state == name:
+        # Stored twice at one step, as at the end of an epoch that a timer has just stored: never write over the
+        # state that the present weights name.
+        name = f"state-{card.step:08d}b.pt"
+    _replace(folder / name, lambda temporary: torch.save(dict(state), temporary))
+    save_weights(folder / LAST, tensors, Card(**{**asdict(card), "state": name}))
+    for old in folder.glob("state-*.pt"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def load_run(folder: Path) -> tuple[Card, dict[str, Tensor], dict[str, Any]]:
+    """Card, weights and state of a run that can go on.
+
+    Raises:
+        ModelError: nothing stored yet, or damaged.
+    """
+    card, tensors = load_weights(folder / LAST)
+    path = folder / card.state
+    if not card.state or not path.is_file():
+        raise ModelError(f"run {folder} cannot be resumed: {folder / LAST} names a state that is not there")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"run {folder} cannot be resumed: {path.name} is damaged or unsafe ({reason})") from None
+    assert isinstance(state, dict)
+    return card, tensors, state

@@ -1,0 +1,92 @@
+"""This process among those that torchrun started: rank, device, sums over all of them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+from models.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Processes that train one network together.
+
+    Attributes:
+        rank: of this process; 0 writes files and talks.
+        size: number of processes.
+        local: index of this process on its machine, which is the GPU it takes.
+        restarts: how often torchrun has started the processes again.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    restarts: int = 0
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "World":
+        """What torchrun has set; a single process where it has not."""
+        return cls(
+            rank=int(environ.get("RANK", 0)),
+            size=int(environ.get("WORLD_SIZE", 1)),
+            local=int(environ.get("LOCAL_RANK", 0)),
+            restarts=int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)),
+        )
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """The device of this process: its own GPU for "cuda".
+
+        Raises:
+            ModelError: no such device, or fewer GPUs than processes.
+        """
+        if not name.startswith("cuda"):
+            return torch.device(name)
+        if not torch.cuda.is_available():
+            raise ModelError(
+                "no CUDA device is available here; use --device cpu, or check the driver with bench doctor"
+            )
+        if self.local >= torch.cuda.device_count():
+            raise ModelError(
+                f"process {self.local} of this machine has no GPU of its own ({torch.cuda.device_count()} are visible); "
+                "start as many processes as there are GPUs"
+            )
+        device = torch.device(name if ":" in name or self.size == 1 else f"cuda:{self.local}")
+        torch.cuda.set_device(device)
+        return device
+
+    def open(self, device: torch.device) -> None:
+        """Meet the other processes: NCCL on GPUs, gloo on CPUs. Nothing for a single process."""
+        if self.size > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    def close(self) -> None:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all processes, in place; a single process sums nothing."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """DistributedDataParallel around a network that lies on its device in its final layout."""
+        if self.size == 1:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        if device.type == "cuda" and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            # Statistics over the whole batch, so that the result does not depend on how many GPUs share it.
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # Gradients live in the communication buckets: one copy of them less, in time and memory.
+        wrapped: nn.Module = DistributedDataParallel(
+            model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+        return wrapped

@@ -1,0 +1,600 @@
+"""The training loop: one for every recipe, device and number of processes.
+
+Nothing inside an epoch waits for the device. Losses and hits of every step stay in two tensors there and are copied
+once, when the epoch ends; the learning rate is a function of the position, computed on the host; the last batch is as
+large as the others. A number that is not finite is noticed a few steps late on a GPU, through a copy nobody waits for.
+
+An epoch's random numbers follow from (seed, epoch, rank) and the loader's from its own counters, so a run that goes on
+from a stored state computes what it would have computed without the pause.
+"""
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.configuration import Configuration
+from models.errors import ModelError
+from models.evaluate import Evaluation, evaluate, mirrored
+from models.prepare import Prepared, apply_layout, prepare
+from models.training import averaging, checkpoint, losses, mixing, optimizers, schedules
+from models.training.checkpoint import Card
+from models.training.distributed import World
+from models.training.recipe import Recipe
+
+INITIAL_IMAGES = 4096  # given to networks whose first layer is computed from images
+
+
+class Batches(Protocol):
+    """An iterable of (images, labels) on the device; every iter() is an epoch."""
+
+    images: int
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def state(self) -> dict[str, int]: ...
+    def restore(self, state: dict[str, int]) -> None: ...
+
+
+class Sources(Protocol):
+    """Where the images come from."""
+
+    def train(self, size: int) -> Batches:
+        """Training batches at this size; what was opened for another size may be closed."""
+
+    def validation(self) -> Batches | None:
+        """Each validation image exactly once an iteration; None if there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """An epoch in figures; validation columns are None where nothing was validated.
+
+    Seconds: `seconds` is the whole epoch with evaluation and checkpoint, `loader_seconds` what training waited for
+    images, `step_seconds` the rest of training, `evaluation_seconds` the validation. `images_per_second` is images
+    over loader and step time.
+    """
+
+    epoch: int
+    lr: float
+    size: int
+    batch: int
+    train_loss: float
+    train_top1: float
+    val_loss: float | None
+    val_top1: float | None
+    val_top5: float | None
+    images: int
+    seconds: float
+    loader_seconds: float
+    step_seconds: float
+    evaluation_seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A step in figures; `distillation` is the part of the loss that comes from the teacher."""
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float
+    top1: float
+
+
+class Observer(Protocol):
+    """Who is told; called by the first process only."""
+
+    def step(self, done: int, steps: int) -> None:
+        """After each step, cheaply."""
+
+    def epoch(self, row: EpochRow, steps: list[StepRow], best: bool) -> None:
+        """After each epoch, when its checkpoint is stored."""
+
+
+class Diverged(ModelError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass
+class Position:
+    """Where a run is. `epoch` counts finished epochs, `step` all steps, `batch_index` the next batch of the epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    batch_index: int = 0
+    seconds: float = 0.0
+    best_top1: float | None = None
+    best_epoch: int = 0
+
+
+class _Finite:
+    """Notices a loss that is not finite without making the host wait for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._flying: deque[tuple[int, Tensor, Any]] = deque()
+
+    def watch(self, step: int, loss: Tensor) -> None:
+        if not self._cuda:
+            # A CPU has no queue to drain: looking costs nothing.
+            if not math.isfinite(loss.item()):
+                raise _diverged(step, loss.item())
+            return
+        host = torch.empty((), pin_memory=True)
+        host.copy_(loss, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._flying.append((step, host, event))
+        self.look()
+
+    def look(self, wait: bool = False) -> None:
+        while self._flying and (wait or self._flying[0][2].query()):
+            step, host, event = self._flying.popleft()
+            event.synchronize()
+            if not math.isfinite(host.item()):
+                raise _diverged(step, host.item())
+
+
+def _diverged(step: int, loss: float) -> Diverged:
+    return Diverged(f"the loss is {loss} at step {step}")
+
+
+class Training:
+    """A network, its optimiser and all that a run carries from epoch to epoch.
+
+    Args:
+        recipe: what to do; size and classes are resolved.
+        model: with fresh weights, on the CPU.
+        card: what its checkpoints shall say; epoch, step and top1 are filled in.
+        configuration: the recipe's configuration as parsed for this device.
+        sources: where images come from.
+        folder: where checkpoints go; None stores nothing.
+        teacher: images -> logits of the network to distil from, or None.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        card: Card,
+        configuration: Configuration,
+        device: torch.device,
+        world: World,
+        sources: Sources,
+        folder: Path | None = None,
+        teacher: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.recipe, self.card, self.device, self.world = recipe, card, device, world
+        self.configuration, self.sources, self.folder, self.teacher = configuration, sources, folder, teacher
+        self.position = Position()
+        self.history: list[EpochRow] = []
+        self._partial: dict[str, Any] | None = None
+        self._source: Batches | None = None
+        self._source_size = 0
+        if recipe.batch % world.size:
+            raise ModelError(f"batch {recipe.batch} cannot be shared among {world.size} processes")
+        if configuration.precision in ("bf16",) and configuration.peer is None:
+            raise ModelError("training needs weights of 24 bits; use amp (bf16 autocast) in place of bf16")
+        self.raw = model
+        self._initialize()
+        model = apply_layout(model.to(device), configuration.layout)
+        wrapped = world.wrap(model, device)
+        shape = (recipe.batch // world.size, 3, recipe.size, recipe.size)
+        self.prepared: Prepared = prepare(wrapped, configuration, device, True, shape)
+        self._wrapped = wrapped
+        self.forward = _each_alone(self.prepared.forward) if recipe.one_at_a_time else self.prepared.forward
+        # float16 gradients underflow without a scaler; bfloat16 has float32's range and needs none.
+        self.scaler = torch.amp.GradScaler(device.type) if self.prepared.autocast is torch.float16 else None
+        self.optimizer_options = _optimizer_options(recipe)
+        # A fused update advances momentum also at steps that a scaler skips.
+        fused = configuration != Configuration() and self.scaler is None
+        self.optimizer = optimizers.build(self.raw, self.optimizer_options, fused)
+        self.schedule = _schedule_options(recipe)
+        self.plateau = schedules.Plateau() if recipe.schedule == "plateau" else None
+        self.loss_options = losses.LossOptions(
+            recipe.label_smoothing, recipe.distill_weight if teacher else 0.0, recipe.temperature
+        )
+        self.mix_options = mixing.MixOptions(recipe.mixup, recipe.cutmix, recipe.ricap)
+        averages = averaging.AveragingOptions(recipe.ema, recipe.ema_every)
+        self.average = averaging.WeightAverage(self.raw, averages) if recipe.ema else None
+        self.sam = optimizers.Sam(recipe.sam_rho) if recipe.sam_rho else None
+
+    def _initialize(self) -> None:
+        """Let a network compute its fixed first layer from training images, if it has one."""
+        initialize = getattr(self.raw, "initialize_from", None)
+        if initialize is None:
+            return
+        source, found = self._train_source(1), []
+        for images, _ in source:
+            found.append(images.float().cpu())
+            if sum(map(len, found)) >= INITIAL_IMAGES:
+                break
+        initialize(torch.cat(found)[:INITIAL_IMAGES])
+
+    def _train_source(self, epoch: int) -> Batches:
+        size = self.recipe.size_at(epoch) or self.recipe.size
+        if self._source is None or self._source_size != size:
+            self._source, self._source_size = self.sources.train(size), size
+        return self._source
+
+    # One step
+
+    def _pass(self, batches: list[tuple[Tensor, Tensor, mixing.Mixed | None]]) -> tuple[Tensor, Tensor]:
+        """Gradients of the mean loss over the micro-batches; returns that loss and the share of hits."""
+        loss_sum: Tensor | None = None
+        hits: Tensor | None = None
+        for number, (images, labels, mixed) in enumerate(batches):
+            last = number == len(batches) - 1
+            # Gradients are exchanged once a step, not once a micro-batch.
+            waiting = contextlib.nullcontext() if last or self.world.size == 1 else self._wrapped.no_sync()  # type: ignore[operator]
+            with waiting:
+                logits = self.forward(images if mixed is None else mixed.images).float()
+                taught = self._taught(images if mixed is None else mixed.images)
+                loss = losses.loss(logits, labels if mixed is None else mixed, self.loss_options, taught).total
+                scaled = loss / len(batches) if len(batches) > 1 else loss
+                (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                hit = (logits.argmax(1) == (labels if mixed is None else mixing.dominant(mixed))).float().mean()
+                loss_sum = scaled.detach() if loss_sum is None else loss_sum + scaled.detach()
+                hits = hit / len(batches) if hits is None else hits + hit / len(batches)
+        assert loss_sum is not None
+        assert hits is not None
+        return loss_sum, hits
+
+    def _taught(self, images: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            return self.teacher(images).float()
+
+    def _step(self, batches: list[tuple[Tensor, Tensor]], epoch: int) -> tuple[Tensor, Tensor]:
+        position, recipe = self.position, self.recipe
+        prepared: list[tuple[Tensor, Tensor, mixing.Mixed | None]] = []
+        for number, (images, labels) in enumerate(batches):
+            mixed = None
+            if self.mix_options.ways:
+                key = (recipe.seed, epoch, position.step * recipe.accumulate + number)
+                mixed = mixing.mix(images, labels, self.mix_options, key, self.world.rank)
+            prepared.append((images, labels, mixed))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, hits = self._pass(prepared)
+        if self.sam is not None and self.optimizer_options.sam_due(position.step):
+            parameters = [p for p in self.raw.parameters() if p.grad is not None]
+            self.sam.perturb(parameters)
+            self.optimizer.zero_grad(set_to_none=True)
+            with optimizers.frozen_batch_norm_statistics(self.raw):
+                self._pass(prepared)
+            self.sam.restore()
+        if recipe.clip:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.raw.parameters(), recipe.clip, foreach=True)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        if self.average is not None:
+            self.average.update(position.step)
+        return loss, hits
+
+    # Epochs
+
+    def run(self, observer: Observer, stop: Callable[[], str | None] = lambda: None) -> str | None:
+        """Train until the recipe's last epoch; returns None, or the reason why `stop` ended it before.
+
+        `stop` is asked after every step (with several processes: after every epoch, where all agree). The state is
+        stored before returning.
+
+        Raises:
+            Diverged: the loss is not finite; the checkpoints of earlier epochs stay.
+        """
+        recipe = self.recipe
+        while self.position.epoch < recipe.epochs:
+            reason = self._epoch(observer, stop)
+            if reason is not None:
+                return reason
+        return None
+
+    def _epoch(self, observer: Observer, stop: Callable[[], str | None]) -> str | None:
+        recipe, position, device = self.recipe, self.position, self.device
+        epoch = position.epoch + 1
+        begin = time.perf_counter()
+        source = self._train_source(epoch)
+        steps = max(1, len(source) // recipe.divide // recipe.accumulate)
+        first = position.batch_index // recipe.accumulate
+        partial = self._partial
+        self._partial = None
+        source.restore({"epoch": epoch - 1, "batch": first * recipe.accumulate})
+        if partial is None:
+            torch.manual_seed(_mixed_seed(recipe.seed, epoch, self.world.rank))
+        self._wrapped.train()
+        loss_values, hit_values = torch.zeros(steps, device=device), torch.zeros(steps, device=device)
+        rates = [math.nan] * steps
+        before = {"seconds": 0.0, "loader_seconds": 0.0}
+        skipped = first
+        if partial is not None:
+            before = {key: partial[key] for key in before}
+            if len(partial["losses"]) == steps:
+                # Only of one number of steps an epoch: with another batch size the steps are other steps.
+                loss_values[:first], hit_values[:first] = partial["losses"][:first], partial["hits"][:first]
+                rates[:first] = partial["rates"][:first]
+                skipped = 0
+        watch = _Finite(device)
+        iterator = iter(source)
+        waited, stored, reason = 0.0, begin, None
+        for number in range(first, steps):
+            asked = time.perf_counter()
+            batches = [next(iterator) for _ in range(recipe.accumulate)]
+            waited += time.perf_counter() - asked
+            rates[number] = self._set_lr(epoch - 1 + number / steps, steps)
+            loss, hits = self._step(batches, epoch)
+            loss_values[number], hit_values[number] = loss, hits
+            position.step += 1
+            watch.watch(position.step, loss)
+            position.batch_index = (number + 1) * recipe.accumulate
+            if self.world.first:
+                observer.step(number + 1, steps)
+            if self.world.size > 1 or number + 1 == steps:
+                continue
+            reason = stop()
+            late = recipe.checkpoint_minutes and time.perf_counter() - stored > 60 * recipe.checkpoint_minutes
+            if reason is not None or late:
+                watch.look(wait=True)
+                stored = time.perf_counter()
+                self._partial = {
+                    "losses": loss_values.cpu(),
+                    "hits": hit_values.cpu(),
+                    "rates": rates,
+                    "seconds": before["seconds"] + stored - begin,
+                    "loader_seconds": before["loader_seconds"] + waited,
+                }
+                self._save(best=False)
+                if reason is not None:
+                    return reason
+                self._partial = None
+        watch.look(wait=True)
+        self._gather(loss_values)
+        self._gather(hit_values)
+        trained = time.perf_counter() - begin
+        validated = self._validate(epoch)
+        position.epoch, position.batch_index = epoch, 0
+        best = self._is_best(validated, epoch)
+        if self.plateau is not None and validated is not None:
+            self.plateau.step(self.schedule, validated.top1)
+        train_seconds = before["seconds"] + trained
+        loader_seconds = before["loader_seconds"] + waited
+        images = (steps - skipped) * recipe.batch * recipe.accumulate
+        row = EpochRow(
+            epoch=epoch,
+            lr=rates[-1],
+            size=self._source_size,
+            batch=recipe.batch * recipe.accumulate,
+            train_loss=loss_values[skipped:].double().mean().item(),
+            train_top1=hit_values[skipped:].double().mean().item(),
+            val_loss=validated.loss if validated else None,
+            val_top1=validated.top1 if validated else None,
+            val_top5=validated.top5 if validated else None,
+            images=images,
+            seconds=0.0,
+            loader_seconds=loader_seconds,
+            step_seconds=train_seconds - loader_seconds,
+            evaluation_seconds=validated.seconds if validated else 0.0,
+            images_per_second=images / train_seconds,
+        )
+        # The checkpoint carries the row, so the row's own time is set before it is written and holds all but that.
+        row = replace(row, seconds=before["seconds"] + time.perf_counter() - begin)
+        position.seconds += row.seconds
+        self.history.append(row)
+        self._save(best)
+        if self.world.first:
+            first_step = position.step - (steps - first)
+            rows = [
+                StepRow(first_step + i - first + 1, epoch, rates[i], loss, hit)
+                for i, (loss, hit) in enumerate(zip(loss_values.tolist(), hit_values.tolist(), strict=True))
+                if i >= skipped
+            ]
+            observer.epoch(row, rows, best)
+        return self._agreed(stop) if epoch < recipe.epochs else None
+
+    def _agreed(self, stop: Callable[[], str | None]) -> str | None:
+        """Several processes stop together or not at all."""
+        reason = stop()
+        if self.world.size == 1:
+            return reason
+        flag = self.world.sum(torch.tensor([1.0 if reason else 0.0], device=self.device))
+        return (reason or "another process stopped") if flag.item() else None
+
+    def _gather(self, values: Tensor) -> None:
+        self.world.sum(values)
+        values /= self.world.size
+
+    def _set_lr(self, progress: float, steps: int) -> float:
+        factor = schedules.factor(self.schedule, progress, steps)
+        if self.plateau is not None:
+            factor *= self.plateau.factor
+        schedules.apply(self.optimizer, factor)
+        return self.recipe.lr * factor
+
+    def _validate(self, epoch: int) -> Evaluation | None:
+        every = self.recipe.evaluate_every
+        if epoch < self.recipe.epochs and (every == 0 or epoch % every):
+            return None
+        batches = self.sources.validation()
+        return None if batches is None else self.evaluate(batches)
+
+    def evaluate(self, batches: Batches, keep: bool = False) -> Evaluation:
+        """Evaluate the weights a user would get: the averaged ones where the recipe averages."""
+        swapped = self.average.swap() if self.average is not None else contextlib.nullcontext()
+        self._wrapped.eval()
+        forward = self.prepared.forward if self.recipe.tta == "none" else mirrored(self.prepared.forward)
+        with swapped:
+            result = evaluate(
+                forward,
+                batches,
+                len(self.card.classes),
+                self.device,
+                self.recipe.batch // self.world.size,
+                keep,
+                self.world.sum,
+            )
+        self._wrapped.train()
+        return result
+
+    def _is_best(self, validated: Evaluation | None, epoch: int) -> bool:
+        if validated is None:
+            return False
+        best = self.position.best_top1
+        if best is not None and validated.top1 <= best:
+            return False
+        self.position.best_top1, self.position.best_epoch = validated.top1, epoch
+        return True
+
+    # Checkpoints
+
+    def weights(self) -> dict[str, Tensor]:
+        """CPU copies of the weights a user would get."""
+        if self.average is None:
+            return checkpoint.weights_of(self.raw)
+        with self.average.swap():
+            return checkpoint.weights_of(self.raw)
+
+    def _save(self, best: bool) -> None:
+        if self.folder is None or not self.world.first:
+            return
+        position = self.position
+        top1 = self.history[-1].val_top1 if self.history and not position.batch_index else None
+        card = replace(self.card, epoch=position.epoch, step=position.step, top1=top1)
+        weights = self.weights()
+        if best:
+            checkpoint.save_weights(self.folder / checkpoint.BEST, weights, card)
+        every = self.recipe.checkpoint_epochs
+        if every and not position.batch_index and position.epoch % every == 0:
+            checkpoint.save_weights(self.folder / f"epoch-{position.epoch:04d}.safetensors", weights, card)
+        checkpoint.save_run(self.folder, weights, card, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs beside the weights; plain values and tensors."""
+        return {
+            "position": asdict(self.position),
+            "batch": self.recipe.batch * self.recipe.accumulate,
+            "optimizer_name": self.recipe.optimizer,
+            "optimizer": self.optimizer.state_dict(),
+            # The averaged weights are the ones in the weights file; the raw ones go on from here.
+            "raw": checkpoint.weights_of(self.raw) if self.average is not None else {},
+            "average": self.average.state_dict() if self.average is not None else {},
+            "plateau": self.plateau.state_dict() if self.plateau is not None else {},
+            "scaler": self.scaler.state_dict() if self.scaler is not None else {},
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "history": [asdict(row) for row in self.history],
+            "partial": self._partial,
+        }
+
+    def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
+        """Go on from a stored state. Batch size, learning rate, schedule and optimiser may differ from the stored
+        run's; returns a line about each thing that could not be taken over.
+
+        Raises:
+            ModelError: the weights belong to another network.
+        """
+        notes: list[str] = []
+        checkpoint.put(self.raw, state["raw"] or weights, "the stored run")
+        self.position = Position(**state["position"])
+        self.history = [EpochRow(**row) for row in state["history"]]
+        self._partial = state["partial"]
+        if state["optimizer_name"] == self.recipe.optimizer:
+            optimizers.load_state(self.optimizer, state["optimizer"])
+        else:
+            notes.append(f"optimiser {state['optimizer_name']} became {self.recipe.optimizer}: it starts afresh")
+        if self.average is not None:
+            if state["average"]:
+                self.average.load_state_dict(state["average"])
+            else:
+                # Made before the weights were put in: it must begin with these, not with random ones.
+                self.average = averaging.WeightAverage(
+                    self.raw, averaging.AveragingOptions(self.recipe.ema, self.recipe.ema_every)
+                )
+                notes.append("the weight average starts afresh")
+        if self.plateau is not None and state["plateau"]:
+            self.plateau.load_state_dict(state["plateau"])
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.position.batch_index:
+            self._partial = self._continued(state, notes)
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        return notes
+
+    def _continued(self, state: dict[str, Any], notes: list[str]) -> dict[str, Any] | None:
+        """The begun epoch, at the same image of its order, also in batches of another size."""
+        batch = self.recipe.batch * self.recipe.accumulate
+        partial: dict[str, Any] = state["partial"]
+        if state["batch"] != batch:
+            seen = self.position.batch_index // self.recipe.accumulate * state["batch"]
+            self.position.batch_index = seen // batch * self.recipe.accumulate
+            notes.append(f"batch {state['batch']} became {batch} inside an epoch: its figures cover the rest only")
+        steps = len(self._train_source(self.position.epoch + 1)) // self.recipe.divide // self.recipe.accumulate
+        if self.position.batch_index // self.recipe.accumulate >= steps:
+            # All that is left of the epoch is less than one step: begin the next one.
+            self.position.batch_index = 0
+            self.position.epoch += 1
+            return None
+        return partial
+
+
+def _each_alone(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda images: torch.cat([forward(image) for image in images.split(1)])
+
+
+def _mixed_seed(seed: int, epoch: int, rank: int) -> int:
+    """One number for three, far apart for neighbours (the finaliser of SplitMix64, Steele et al. 2014)."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + rank + 1) % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> shift)) * factor % 2**64
+    return (mixed ^ (mixed >> 31)) % 2**63
+
+
+def _optimizer_options(recipe: Recipe) -> optimizers.OptimizerOptions:
+    return optimizers.OptimizerOptions(
+        name=recipe.optimizer,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        decay_all=recipe.decay_all,
+        bias_lr_factor=recipe.bias_lr_factor,
+        beta1=recipe.beta1,
+        beta2=recipe.beta2,
+        eps=recipe.eps,
+        alpha=recipe.alpha,
+        sam_rho=recipe.sam_rho,
+        sam_interval=recipe.sam_interval,
+    )
+
+
+def _schedule_options(recipe: Recipe) -> schedules.ScheduleOptions:
+    return schedules.ScheduleOptions(
+        name=recipe.schedule,
+        epochs=recipe.epochs,
+        per=recipe.schedule_per,
+        warmup_epochs=recipe.warmup_epochs,
+        milestones=recipe.milestones,
+        step_epochs=recipe.step_epochs,
+        gamma=recipe.gamma,
+        min_lr_factor=recipe.min_lr_factor,
+        pct_start=recipe.pct_start,
+        div_factor=recipe.div_factor,
+        final_div_factor=recipe.final_div_factor,
+        patience=recipe.patience,
+    )

@@ -1,0 +1,141 @@
+"""Learning rate range test: train for a few steps at ever higher rates and look where the loss falls fastest."""
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import ModelError
+
+DIVERGED = 4.0  # the test ends when the smoothed loss is this many times its least value
+
+
+@dataclass(frozen=True)
+class LrCurve:
+    """What the range test saw.
+
+    Attributes:
+        lrs: the rates tried, rising geometrically.
+        losses: the loss at each, in nats, of the batch before its update.
+        smoothed: their exponential average, corrected for its start.
+        suggestion: the rate at which the smoothed loss falls most steeply over the logarithm of the rate, looked for
+            up to its minimum; None if it never falls.
+        minimum_tenth: a tenth of the rate at the minimum of the smoothed loss, the other common choice.
+        stopped_early: the loss diverged, or was no longer a number, before the highest rate.
+    """
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float | None
+    minimum_tenth: float
+    stopped_early: bool
+
+
+def find(
+    model_step: Callable[[float, Tensor, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    smoothing: float = 0.9,
+) -> LrCurve:
+    """Smith 2017 (arXiv 1506.01186, section 3.3), with rates rising exponentially instead of linearly.
+
+    Args:
+        model_step: (learning rate, images, labels) -> loss; makes one update at that rate.
+        batches: gone through again from the start if there are fewer than `steps`.
+        low, high: first and last rate.
+        steps: how many rates.
+        smoothing: share of the average loss that a step keeps.
+
+    Raises:
+        ModelError: no batches, a range that does not rise, or a loss that is no number at the first step.
+    """
+    if not 0 < low < high or not math.isfinite(high):
+        raise ModelError(
+            f"the range of learning rates is {low!r} to {high!r}; give two positive numbers, the lower first"
+        )
+    if steps < 3:
+        raise ModelError(f"steps is {steps!r}; a range test needs 3 at least")
+    if not 0 <= smoothing < 1:
+        raise ModelError(f"smoothing is {smoothing!r}; give 0 up to, but not including, 1")
+    lrs: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
+    average, least, stopped = 0.0, math.inf, False
+    for step, (images, labels) in zip(range(steps), _forever(batches), strict=False):
+        lr = low * (high / low) ** (step / (steps - 1))
+        # Reading the loss waits for the device; here nothing is timed, and divergence must be seen at once.
+        loss = float(model_step(lr, images, labels))
+        if not math.isfinite(loss):
+            stopped = True
+            break
+        average = smoothing * average + (1 - smoothing) * loss
+        lrs.append(lr)
+        losses.append(loss)
+        smoothed.append(average / (1 - smoothing ** (step + 1)))
+        least = min(least, smoothed[-1])
+        if smoothed[-1] > DIVERGED * least:
+            stopped = True
+            break
+    if not lrs:
+        raise ModelError(f"the loss is not a number at learning rate {low:g} already; look at the images or lower low")
+    minimum = smoothed.index(least)
+    return LrCurve(tuple(lrs), tuple(losses), tuple(smoothed), _steepest(lrs, smoothed), lrs[minimum] / 10, stopped)
+
+
+def _steepest(lrs: list[float], smoothed: list[float]) -> float | None:
+    # The rates are equally far apart on the logarithmic axis, so differences are slopes.
+    minimum = smoothed.index(min(smoothed))
+    slopes = {place: smoothed[place + 1] - smoothed[place - 1] for place in range(1, min(minimum + 1, len(lrs) - 1))}
+    place = min(slopes, key=slopes.__getitem__, default=None)
+    return lrs[place] if place is not None and slopes[place] < 0 else None
+
+
+def _forever(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ModelError(
+                "the range test ran out of batches; give a data set with a batch at least, not an iterator"
+            )
+
+
+@contextlib.contextmanager
+def restored(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Whatever happens within it, model, optimiser and torch's random numbers are after it as before, bit for bit.
+
+    Put back are parameters, buffers (also those not stored with the weights), gradients and training flags of the
+    model, state and settings of the optimiser, the generators of the CPU and of every CUDA device in use. Weights
+    are written into their own memory, so compiled programs stay valid.
+    """
+    tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+    values = [tensor.clone() for tensor in tensors]
+    gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
+    training = [(module, module.training) for module in model.modules()]
+    # state_dict refers to the optimiser's own tensors, which the steps change in place.
+    state = copy.deepcopy(optimizer.state_dict())
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        for module, flag in training:
+            module.training = flag
+        optimizer.load_state_dict(state)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)

@@ -1,0 +1,174 @@
+"""Training figures as TensorBoard event files, written without torch and without TensorFlow.
+
+An event file is a row of records, each the length (uint64), its checksum, a protocol buffer and its checksum,
+all little-endian, as TensorFlow's TFRecord format defines them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from results.errors import RecordError
+from results.history import Epoch, Step
+from results.store import write_whole
+
+_VERSION = "brain.Event:2"
+_EPOCH = (
+    *("lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5"),
+    *("seconds", "loader_seconds", "step_seconds", "evaluation_seconds", "images_per_second"),
+)
+_STEP = ("lr", "loss", "top1")
+
+
+class EventWriter:
+    """Writes `epoch/...` figures against the epoch and `step/...` figures against the step.
+
+    What is written stays in memory until `flush`; a kill loses the rest, and readers skip a record that broke.
+    """
+
+    def __init__(self, folder: Path | str, after_epoch: int | None = None, after_step: int | None = None) -> None:
+        """Opens a new event file in `folder`.
+
+        A run that goes on names the epoch and step it goes on from: events up to there move from the folder's
+        older files into the new one with the times they had, later ones are dropped with those files. Raises
+        RecordError for a folder that holds events although nothing is gone on from, and for one that cannot be
+        written.
+        """
+        self._folder = Path(folder)
+        older = sorted(self._folder.glob("events.out.tfevents.*")) if self._folder.is_dir() else []
+        if older and after_epoch is None and after_step is None:
+            raise RecordError(
+                f"{self._folder} already holds the events of a run ({older[0].name}); resume it or choose another"
+            )
+        last = {"epoch": after_epoch or 0, "step": after_step or 0}
+        kept = [data for path in older for data in _records(path) if _wanted(_event_of(data, path), last)]
+        self._path = self._new_path(older)
+        opening = _event(time.time())
+        opening.file_version = _VERSION
+        write_whole(self._path, b"".join(map(_framed, [opening.SerializeToString(), *kept])))
+        for path in older:
+            path.unlink(missing_ok=True)
+        try:
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise RecordError(f"cannot write {self._path}: {error.strerror or error}") from error
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def epoch(self, row: Epoch) -> None:
+        """Adds an epoch's figures; those it lacks are left out."""
+        self._add("epoch", row.epoch, row, _EPOCH)
+
+    def step(self, row: Step) -> None:
+        """Adds a step's figures."""
+        self._add("step", row.step, row, _STEP)
+
+    def flush(self) -> None:
+        """Puts everything on the disk. Raises RecordError when it is full."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RecordError(f"cannot write {self._path}: {error.strerror or error}; free some space") from error
+
+    def close(self) -> None:
+        """Flushes and closes; a second call does nothing."""
+        if not self._file.closed:
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> EventWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _add(self, group: str, at: int, row: Epoch | Step, names: tuple[str, ...]) -> None:
+        event = _event(time.time(), at)
+        for name in names:
+            x = getattr(row, name)
+            if x is not None:
+                event.summary.value.add(tag=f"{group}/{name}", simple_value=_single(x))
+        try:
+            self._file.write(_framed(event.SerializeToString()))
+        except OSError as error:
+            raise RecordError(f"cannot write {self._path}: {error.strerror or error}; free some space") from error
+
+    def _new_path(self, older: list[Path]) -> Path:
+        # TensorBoard reads a folder's files in the order of their names, so a later one must sort after the others.
+        for second in itertools.count(int(time.time())):
+            path = self._folder / f"events.out.tfevents.{second:010d}.{os.getpid()}"
+            if not older or path.name > older[-1].name:
+                return path
+        raise AssertionError("itertools.count ended")
+
+
+def _event(wall_time: float, step: int = 0) -> Any:
+    # Imported here: protocol buffers take a tenth of a second that reading a history should not cost.
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    return Event(wall_time=wall_time, step=step)
+
+
+def _event_of(data: bytes, path: Path) -> Any:
+    from google.protobuf.message import DecodeError
+
+    event = _event(0.0)
+    try:
+        event.ParseFromString(data)
+    except DecodeError as error:
+        raise RecordError(f"{path}: not an event file; move it away") from error
+    return event
+
+
+def _wanted(event: Any, last: Mapping[str, int]) -> bool:
+    groups = [value.tag.split("/")[0] for value in event.summary.value]
+    return bool(groups) and bool(event.step <= last.get(groups[0], 0))
+
+
+def _single(x: float) -> float:
+    """The number as far as the format's 4-byte float reaches; beyond it is infinite, as a cast would have it."""
+    return math.copysign(math.inf, x) if math.isfinite(x) and abs(x) > 3.4028234663852886e38 else x
+
+
+def _framed(data: bytes) -> bytes:
+    header = struct.pack("<Q", len(data))
+    return header + _checksum(header) + data + _checksum(data)
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """The whole records of a file; what follows the last of them was cut off by a kill and is left out."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror or error}") from error
+    at = 0
+    while at + 12 <= len(content):
+        header = content[at : at + 8]
+        end = at + 12 + struct.unpack("<Q", header)[0]
+        if content[at + 8 : at + 12] != _checksum(header) or end + 4 > len(content):
+            return
+        if content[end : end + 4] != _checksum(content[at + 12 : end]):
+            return
+        yield content[at + 12 : end]
+        at = end + 4
+
+
+def _checksum(data: bytes) -> bytes:
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    return struct.pack("<I", masked_crc32c(data))

@@ -1,0 +1,460 @@
+"""The figures of one training run, and runs beside each other and beside what others published."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from results.errors import RecordError
+from results.history import duration
+from results.store import Skipped, read_json, write_whole
+from results.tables import Cell, render, to_json, unit_for
+
+FILE = "summary.json"
+"""The file of a run's folder that holds its summary."""
+
+SCHEMA = 1
+STATUSES = ("finished", "stopped", "failed")
+EVALUATED = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What someone else reported for such a run: accuracies as fractions, seconds of training.
+
+    `top1` is the last epoch's and `top1_best` the best's; `defects` are what makes the figures hard to compare.
+    """
+
+    study: str | int | None = None
+    top1: float | None = None
+    top1_best: float | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+    hardware: str | None = None
+    source: str | None = None
+    defects: tuple[str, ...] = ()
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "defects", tuple(self.defects))
+        _check(self, "published")
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "published") -> Published:
+        """From the table of a recipe or the JSON of a summary. Raises RecordError on unknown or mistyped keys."""
+        return _from_json(cls, data, where)
+
+    def text(self) -> str:
+        """What a reader must know beside the figure, in one line."""
+        took = [] if self.epochs is None else [f"{self.epochs} epochs"]
+        took += [] if self.seconds is None else [f"in {duration(self.seconds)}"]
+        took += [] if self.hardware is None else [f"on {self.hardware}"]
+        pieces = [f"published (study {self.study})" if self.study is not None else "published"]
+        pieces[0] += f": {' '.join(took)}" if took else ""
+        pieces += [f"defect: {text}" for text in self.defects]
+        pieces += [text for text in (self.note, self.source and f"source {self.source}") if text]
+        return "; ".join(pieces)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run's figures in seconds, bytes and fractions; None where there is none, with the reason in `missing`.
+
+    `top1` and `top5` are the last epoch's, `best_top1` the best epoch's, of the data named in `evaluated`: "val"
+    (held out of the training data) or "test". `train_seconds` is the wall time of all epochs. `weight_bytes`
+    counts the parameters alone, `checkpoint_bytes` a full checkpoint with the optimizer's state; `params` are
+    single numbers, `state_entries` the entries of the state dictionary. `status` is "finished", "stopped" (by
+    hand or by a limit) or "failed", the last two with `reason`.
+    """
+
+    name: str
+    model: str
+    data: str
+    recipe: str
+    evaluated: str
+    status: str
+    epochs: int
+    top1: float | None = None
+    top5: float | None = None
+    best_top1: float | None = None
+    best_epoch: int | None = None
+    train_seconds: float | None = None
+    seconds_per_epoch: float | None = None
+    images_per_second: float | None = None
+    inference_cold_seconds: float | None = None
+    inference_warm_seconds: float | None = None
+    params: int | None = None
+    parameter_tensors: int | None = None
+    state_entries: int | None = None
+    weight_bytes: int | None = None
+    checkpoint_bytes: int | None = None
+    peak_bytes: int | None = None
+    reason: str | None = None
+    published: Published | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"summary of run {self.name!r}"
+        if isinstance(self.published, Mapping):
+            object.__setattr__(self, "published", Published.from_json(self.published, f"{where}: published"))
+        object.__setattr__(self, "missing", dict(self.missing))
+        _check(self, where)
+        for key, value, known in (("status", self.status, STATUSES), ("evaluated", self.evaluated, EVALUATED)):
+            if value not in known:
+                raise RecordError(f"{where}: {key} is {value!r}; known: {', '.join(known)}")
+        if self.status != "finished" and not self.reason:
+            raise RecordError(f"{where}: a run that is {self.status} needs the `reason`")
+        for key in self.missing:
+            if key not in _OPTIONAL:
+                raise RecordError(f"{where}: missing names {key!r}{_near(key, _OPTIONAL)}, which is no figure")
+            if getattr(self, key) is not None:
+                raise RecordError(f"{where}: {key} is there and said to be missing")
+
+    @property
+    def difference(self) -> float | None:
+        """Published top1 minus ours: above 0 the published run was better."""
+        if self.published is None or self.published.top1 is None or self.top1 is None:
+            return None
+        return self.published.top1 - self.top1
+
+    def why(self, name: str) -> str:
+        """Why the figure `name` is not there."""
+        return self.missing.get(name) or (f"the run {self.status}: {self.reason}" if self.reason else "not measured")
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"schema": SCHEMA} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        out["missing"] = dict(self.missing)
+        if self.published is not None:
+            out["published"] = dataclasses.asdict(self.published) | {"defects": list(self.published.defects)}
+        return out
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "summary") -> RunSummary:
+        """Raises RecordError on unknown, absent or mistyped keys and on another schema."""
+        if not isinstance(data, dict):
+            raise RecordError(f"{where}: expected an object; is it a run's {FILE}?")
+        given = dict(data)
+        schema = given.pop("schema", None)
+        if schema != SCHEMA:
+            raise RecordError(f"{where}: schema {schema!r}; this version reads {SCHEMA}")
+        return _from_json(cls, given, where)
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes `summary.json` into the run's folder, the whole file or nothing, and returns its path."""
+        path = Path(folder) / FILE
+        write_whole(path, to_json(self.to_json()).encode())
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> RunSummary:
+        """From a run's folder or from the file in it. Raises RecordError: what is wrong, where, what to do."""
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        return cls.from_json(read_json(path), str(path))
+
+
+def list_runs(folder: Path | str = "runs") -> tuple[list[RunSummary], list[Skipped]]:
+    """The summaries of every folder in `folder`, by name, and the folders without a usable one with the reason.
+
+    A folder that does not exist holds no runs. Raises RecordError when it cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return [], []
+    try:
+        places = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        raise RecordError(f"cannot list {folder}: {error.strerror or error}; is it a folder?") from error
+    found: list[RunSummary] = []
+    skipped: list[Skipped] = []
+    for place in places:
+        if not (place / FILE).exists():
+            skipped.append(Skipped(place, f"no {FILE}: not a run, or one that is under way or was killed"))
+            continue
+        try:
+            found.append(RunSummary.load(place))
+        except RecordError as error:
+            skipped.append(Skipped(place, str(error)))
+    return found, skipped
+
+
+class _Column(NamedTuple):
+    """One column: its name in csv and json, its header, its unit ("" for text), how to read and rank it."""
+
+    name: str
+    header: str
+    unit: str
+    read: Callable[[RunSummary], Cell]
+    descending: bool = False
+
+
+def _own(name: str, header: str, unit: str, descending: bool = False) -> _Column:
+    return _Column(name, header, unit, lambda run: getattr(run, name), descending)
+
+
+def _theirs(name: str, header: str, unit: str, descending: bool = False) -> _Column:
+    return _Column(
+        f"published_{name}",
+        header,
+        unit,
+        lambda run: None if run.published is None else getattr(run.published, name),
+        descending,
+    )
+
+
+_NAME = _own("name", "run", "")
+_PARAMS = _own("params", "parameters", "parameters")
+_WEIGHTS = _own("weight_bytes", "weights only", "bytes")
+_CHECKPOINT = _own("checkpoint_bytes", "full checkpoint", "bytes")
+
+_ACCURACY = (
+    _own("model", "model", ""),
+    _own("data", "data", ""),
+    _own("evaluated", "on", ""),
+    _own("epochs", "epochs", "count"),
+    _own("top1", "top1", "1", descending=True),
+    _theirs("top1", "published top1", "1", descending=True),
+    _Column("difference", "published - ours", "points", lambda run: run.difference),
+    _own("best_top1", "best top1", "1", descending=True),
+    _own("best_epoch", "at epoch", "count"),
+    _theirs("top1_best", "published best", "1", descending=True),
+    _own("top5", "top5", "1", descending=True),
+    _own("status", "status", ""),
+)
+_COST = (
+    _own("train_seconds", "training", "s"),
+    _theirs("seconds", "published training", "s"),
+    _own("seconds_per_epoch", "an epoch", "s"),
+    _own("images_per_second", "training", "images/s", descending=True),
+    _own("inference_cold_seconds", "inference cold", "s"),
+    _own("inference_warm_seconds", "inference warm", "s"),
+    _PARAMS,
+    _WEIGHTS,
+    _CHECKPOINT,
+    _own("peak_bytes", "peak memory", "bytes"),
+)
+_SIZES = (
+    _own("model", "model", ""),
+    _PARAMS,
+    _own("parameter_tensors", "parameter tensors", "count"),
+    _own("state_entries", "state entries", "count"),
+    _WEIGHTS,
+    _CHECKPOINT,
+)
+_COLUMNS = {column.name: column for column in (_NAME, *_ACCURACY, *_COST)}
+_SIZE_COLUMNS = {column.name: column for column in (_NAME, *_SIZES)}
+
+SORTS = tuple(_COLUMNS)
+"""What `table` sorts by: the best first, missing last."""
+SIZE_SORTS = tuple(_SIZE_COLUMNS)
+"""What `size_table` sorts by: the smallest first, missing last."""
+
+
+def ranked(summaries: Iterable[RunSummary], sort: str = "top1") -> list[RunSummary]:
+    """The runs, best first by one of `SORTS` and those without the figure last; equals by name.
+
+    Raises RecordError for another key.
+    """
+    return _sorted(summaries, sort, _COLUMNS)
+
+
+def table(summaries: Sequence[RunSummary], format: str = "text", sort: str = "top1") -> str:
+    """Runs ranked beside each other and beside published figures.
+
+    As text two tables that a screen holds, accuracy and cost; as markdown one; csv and json hold raw numbers
+    under the fields' names, an empty cell (null) for a missing one and the reasons under `missing`. Text and
+    markdown show a missing figure as a dash with the number of the reason below. Raises RecordError on an
+    unknown format or sort.
+    """
+    runs = ranked(summaries, sort)
+    if format in ("csv", "json"):
+        return _raw(runs, [*_COLUMNS.values()], format)
+    notes: list[str] = []
+    if format == "text":
+        parts = [_shown(runs, group, format, notes) for group in (_accuracy(runs), _COST)]
+    else:
+        parts = [_shown(runs, (*_ACCURACY, *_COST), format, notes)]
+    return _joined(parts, [*_shared(runs, format), *_numbered(notes, format)])
+
+
+def size_table(summaries: Sequence[RunSummary], format: str = "text", sort: str = "params") -> str:
+    """Sizes: parameters, tensors, state entries, and the bytes of weights alone and of a full checkpoint apart.
+
+    Raises RecordError on an unknown format or sort.
+    """
+    runs = _sorted(summaries, sort, _SIZE_COLUMNS)
+    if format in ("csv", "json"):
+        return _raw(runs, [*_SIZE_COLUMNS.values()], format)
+    notes: list[str] = []
+    return _joined([_shown(runs, _SIZES, format, notes)], _numbered(notes, format))
+
+
+def _sorted(summaries: Iterable[RunSummary], sort: str, columns: Mapping[str, _Column]) -> list[RunSummary]:
+    if sort not in columns:
+        raise RecordError(f"cannot sort by {sort!r}{_near(sort, columns)}; known: {', '.join(columns)}")
+    column = columns[sort]
+    runs = sorted(summaries, key=lambda run: run.name)
+    there = [run for run in runs if column.read(run) is not None]
+    there.sort(key=lambda run: column.read(run), reverse=column.descending)  # type: ignore[arg-type,return-value]
+    return there + [run for run in runs if column.read(run) is None]
+
+
+def _raw(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str) -> str:
+    headers = ["rank", *(column.name for column in columns), "missing"]
+    rows: list[list[Cell]] = []
+    for i, run in enumerate(runs):
+        absent = [c.name for c in columns if c.read(run) is None and c.name in _OPTIONAL]
+        reasons = "; ".join(f"{name}: {run.why(name)}" for name in absent)
+        rows.append([i + 1, *(column.read(run) for column in columns), reasons or None])
+    return render(headers, rows, format)
+
+
+def _accuracy(runs: Sequence[RunSummary]) -> list[_Column]:
+    """The columns of the accuracy table less those that say the same of every run; `_shared` says it once."""
+    same = {name for name in ("data", "evaluated") if len({getattr(run, name) for run in runs}) == 1}
+    return [column for column in _ACCURACY if column.name not in same]
+
+
+def _shared(runs: Sequence[RunSummary], format: str) -> list[str]:
+    on = {(run.data, run.evaluated) for run in runs}
+    if len(on) == 1 and format == "text":
+        data, evaluated = on.pop()
+        return [f"Accuracies are of the {_SETS[evaluated]} of {data}."]
+    return ["Accuracies of different data are not comparable."] if len(on) > 1 else []
+
+
+_SETS = {"val": "images held out of the training set", "test": "test set"}
+
+
+def _shown(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str, notes: list[str]) -> str:
+    # Two lines of header a column are what keeps ten columns on a screen; markdown has no second line.
+    joint = "\n" if format == "text" else " "
+    headers = ["rank", _NAME.header]
+    cells: list[list[Cell]] = []
+    for column in columns:
+        numbers = [x for run in runs if isinstance(x := column.read(run), (int, float))]
+        factor, unit = _unit(column.unit, numbers)
+        words = column.header.split(" ")
+        header = joint.join(words if len(column.header) > 9 else [column.header])
+        headers.append(header + (f"{joint}[{unit}]" if unit else ""))
+        cells.append([_shown_cell(run, column, factor, notes) for run in runs])
+    rows: list[list[Cell]] = [[i + 1, run.name, *row] for i, (run, *row) in enumerate(zip(runs, *cells, strict=True))]
+    return render(headers, rows, format)
+
+
+def _unit(unit: str, numbers: Sequence[int | float]) -> tuple[float, str]:
+    if unit in ("", "count"):
+        return 1.0, ""
+    if unit in ("1", "points"):
+        return 0.01, "%" if unit == "1" else unit
+    if unit == "s" and numbers and max(numbers) >= 600:
+        return (3600.0, "h") if max(numbers) >= 36000 else (60.0, "min")
+    return unit_for(numbers, unit)
+
+
+def _shown_cell(run: RunSummary, column: _Column, factor: float, notes: list[str]) -> Cell:
+    x = column.read(run)
+    if x is None:
+        # No published figure is the usual case and needs no reason.
+        if column.name in _OPTIONAL:
+            return f"-{_mark(run.why(column.name), notes)}"
+        if column.name == "difference" and run.published is not None and run.top1 is None:
+            return f"-{_mark(run.why('top1'), notes)}"
+        return "-"
+    if isinstance(x, str):
+        return x + (_mark(run.reason, notes) if column.name == "status" and run.reason else "")
+    if column.unit == "points":
+        return f"{x / factor:+.2f}"
+    if column.unit == "1":
+        marked = column.name in ("published_top1", "published_top1_best") and run.published is not None
+        return f"{x / factor:.2f}" + (_mark(run.published.text(), notes) if marked and run.published else "")
+    if column.unit == "count" or (isinstance(x, int) and factor == 1.0):
+        return str(x)
+    return float(x / factor)
+
+
+def _mark(text: str, notes: list[str]) -> str:
+    if text not in notes:
+        notes.append(text)
+    return f" ({notes.index(text) + 1})"
+
+
+def _numbered(notes: Sequence[str], format: str) -> list[str]:
+    return [f"({i + 1}) {text}" for i, text in enumerate(notes)]
+
+
+def _joined(parts: Sequence[str], below: Sequence[str]) -> str:
+    return "\n".join([*parts, *([] if not below else ["\n".join(below) + "\n"])])
+
+
+_T = TypeVar("_T", Published, RunSummary)
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "str | int | None": (str, int, type(None)),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+}
+_FRACTIONS = ("top1", "top1_best", "top5", "best_top1")
+
+
+def _from_json(kind: type[_T], data: Any, where: str) -> _T:
+    if not isinstance(data, Mapping):
+        raise RecordError(f"{where}: expected an object, found {str(data)[:40]!r}")
+    fields = dataclasses.fields(kind)
+    names = [f.name for f in fields]
+    for key in data:
+        if key not in names:
+            raise RecordError(f"{where}: unknown key {key!r}{_near(str(key), names)}; known: {', '.join(names)}")
+    for key, wanted in (("defects", list), ("missing", Mapping)):
+        value = data.get(key)
+        if key in names and key in data and not isinstance(value, (wanted, tuple) if wanted is list else wanted):
+            raise RecordError(f"{where}: {key} is {str(value)[:40]!r}; expected {_WORDS[key]}")
+    absent = [
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in data
+    ]
+    if absent:
+        raise RecordError(f"{where}: missing {', '.join(repr(name) for name in absent)}")
+    return kind(**data)
+
+
+_WORDS = {"defects": "a list of texts", "missing": "an object of reasons"}
+
+
+def _check(thing: Published | RunSummary, where: str) -> None:
+    """Every field of its type, numbers finite and not negative, accuracies fractions, texts in the collections."""
+    for f in dataclasses.fields(thing):
+        x = getattr(thing, f.name)
+        kinds = _KINDS.get(str(f.type))
+        if kinds is not None:
+            if not isinstance(x, kinds) or isinstance(x, bool):
+                raise RecordError(f"{where}: {f.name} is {str(x)[:40]!r}; expected {f.type}")
+            if isinstance(x, (int, float)) and not (math.isfinite(x) and x >= 0):
+                raise RecordError(f"{where}: {f.name} is {x}; expected a number from 0 up, or None and why")
+            if f.name in _FRACTIONS and isinstance(x, (int, float)) and x > 1:
+                raise RecordError(f"{where}: {f.name} is {x}; accuracies are fractions from 0 to 1")
+        elif f.name in _WORDS:
+            texts = [*x, *x.values()] if isinstance(x, Mapping) else x
+            if not all(isinstance(text, str) for text in texts):
+                raise RecordError(f"{where}: {f.name} holds something other than texts")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=2)
+    return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
+
+
+_OPTIONAL = tuple(
+    f.name
+    for f in dataclasses.fields(RunSummary)
+    if f.default is None and f.name not in ("reason", "published", "missing")
+)
