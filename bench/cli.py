@@ -29,6 +29,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Say what this machine is and what would spoil a measurement here.",
     ),
     "list": ("bench.commands.list:command", "List models, loaders, kernels, recipes and workloads."),
+    "evaluate": ("bench.commands.evaluate:command", "Test a checkpoint: top-1, top-5, report per class, confusion."),
+    "lr-find": ("bench.commands.lr_find:command", "Find a learning rate by a range test."),
+    "predict": ("bench.commands.predict:command", "Name what is on images, with confidences and times."),
+    "study": ("bench.commands.study:command", "Run a whole study or a sweep and rank its runs."),
+    "train": ("bench.commands.train:command", "Train a network by a recipe, or go on with a run."),
     "run": ("bench.commands.run:command", "Run the benchmark matrix: the same as `pytest bench`."),
 }
 

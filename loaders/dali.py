@@ -15,6 +15,10 @@ What makes the CPU path fast (`bench compare pil dali` shows by how much; record
 Decoding at half or quarter scale is not offered: DALI does not expose it, and it would seldom apply, because windows
 of ImageNet files are rarely twice the size of the output.
 
+Policies of a window and mirrors take the path above; others run as DALI's own operators, on the CPU or the GPU. Their
+random numbers come from `Epochs`, except those of autoaugment, randaugment and trivialaugment: DALI's module for them
+draws itself, so after a resume these draws are new ones.
+
 Stored EXIF orientation is ignored, as by torchvision's ImageFolder, so that all engines see the same pixels.
 
 Buffers. On the CPU images are copied out of DALI's buffers (the resize writes the batch). On the GPU they are handed
@@ -29,8 +33,9 @@ import importlib
 import importlib.util
 import queue
 import threading
+import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,11 +45,14 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
+from loaders import geometry
 from loaders.buffers import Buffers
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
 from loaders.errors import DataError
+from loaders.normalization import normalized, standardize
 from loaders.options import LoaderOptions
+from loaders.policies import LARGEST_CIFAR, Operation, parse
 
 
 def missing(device: str) -> str | None:
@@ -59,11 +67,13 @@ def missing(device: str) -> str | None:
 class _Feed:
     """Tells DALI what to read next. Holds no reference to the pipeline, which would otherwise never be freed."""
 
-    def __init__(self, files: Sequence[str], options: LoaderOptions, epochs: Epochs, mirrors: bool) -> None:
+    def __init__(
+        self, files: Sequence[str], options: LoaderOptions, epochs: Epochs, operations: Sequence[Operation]
+    ) -> None:
         self._files = files
         self._options = options
         self._epochs = epochs
-        self._mirrors = mirrors
+        self._operations = operations
         self.cursor = (0, 0)
         self.flight: collections.deque[tuple[int, int]] = collections.deque()
 
@@ -78,26 +88,74 @@ class _Feed:
         self.cursor = (epoch, batch + 1) if batch + 1 < self._epochs.batches else (epoch + 1, 0)
         indices = self._epochs.indices(epoch, batch)
         inputs: list[Any] = [[np.frombuffer(self._files[i].encode(), np.uint8) for i in indices]]
-        if self._options.train:
-            draws = self._epochs.draws(epoch, batch)
-            inputs.append(draws)
-            if self._mirrors:
-                inputs.append(flips(draws).astype(np.int32))
+        for number, operation in enumerate(self._operations):
+            inputs += map(np.ascontiguousarray, self._numbers(number, operation, epoch, batch))
         return inputs
 
+    def _numbers(self, number: int, operation: Operation, epoch: int, batch: int) -> list[NDArray[Any]]:
+        """What the operators of an operation are told, one row an image; as many arrays as _INPUTS says."""
+        name, value, size = operation.name, operation.value or 0.0, self._options.size
+        if name == "alternating_flip":
+            return [self._epochs.mirrors(epoch, batch).astype(np.int32)]
+        if name in ("resized_crop", "flip", "crop", "crop_reflect"):
+            draws = self._epochs.draws(epoch, batch)
+            if name == "resized_crop":
+                return [draws]
+            if name == "flip":
+                return [flips(draws).astype(np.int32)]
+            border = _border(operation, self._options)
+            start = np.floor(draws[:, -3:-1] * (2 * border + 1))
+            return [(start - border if name == "crop" else start).astype(np.int32)]
+        if name not in _INPUTS:
+            return []
+        draws = self._epochs.extras(epoch, batch, geometry.COLUMNS.get(name, _INPUTS[name]), number)
+        if name == "rotate":
+            return [geometry.angles(draws[:, 0], value).astype(np.float32)]
+        if name == "affine":
+            return [geometry.maps(operation, draws, size)[:, :2].astype(np.float32)]
+        if name in ("erasing", "cutout"):
+            places = geometry.painted(operation, draws, size).astype(np.float32)
+            return [places[:, :2], places[:, 2:]]
+        if name == "blur":
+            return [(0.1 + 1.9 * draws[:, 0]).astype(np.float32)]
+        around = (2 * draws - 1) * value
+        return [*(1 + around[:, :3].T).astype(np.float32), (180 * around[:, 3]).astype(np.float32)]
 
-def _place(shapes: list[NDArray[np.int64]], draws: list[NDArray[np.float64]]) -> tuple[list[Any], list[Any]]:
+
+# Arrays an operation gets from the feed; those that are not here draw for themselves.
+_INPUTS = {
+    **dict.fromkeys(("resized_crop", "flip", "alternating_flip", "crop", "crop_reflect"), 1),
+    **{"rotate": 1, "affine": 1, "blur": 1, "jitter": 4, "erasing": 2, "cutout": 2},
+}
+_AUTOMATIC = ("autoaugment", "randaugment", "trivialaugment")
+_SIMPLE = ("resized_crop", "flip", "alternating_flip")
+
+
+def _border(operation: Operation, options: LoaderOptions) -> int:
+    return options.padding if operation.value is None else int(operation.value)
+
+
+def _simple(operations: Sequence[Operation]) -> bool:
+    """Whether a policy is a window and mirrors, or nothing: what the fast path does."""
+    return not operations or (
+        operations[0].name == "resized_crop" and all(operation.name in _SIMPLE for operation in operations)
+    )
+
+
+def _place(
+    least: float, shapes: list[NDArray[np.int64]], draws: list[NDArray[np.float64]]
+) -> tuple[list[Any], list[Any]]:
     """Window starts and sizes (rows, columns) for a batch of header shapes (height, width, channels)."""
     sizes = np.stack(shapes)
-    places = windows(np.stack(draws), sizes[:, 0], sizes[:, 1]).astype(np.int32)
+    places = windows(np.stack(draws), sizes[:, 0], sizes[:, 1], (least, 1.0)).astype(np.int32)
     return list(places[:, :2]), list(places[:, 2:])
 
 
-def _centre(size: int, shapes: list[NDArray[np.int64]]) -> tuple[list[Any], list[Any]]:
+def _centre(size: int, margin: float, shapes: list[NDArray[np.int64]]) -> tuple[list[Any], list[Any]]:
     """Where the evaluation crop lies in the undecoded image: corners (row, column), in fractions of a pixel."""
     starts, ends = [], []
     for tall, wide, _ in shapes:
-        resized_tall, resized_wide, top, left = evaluation_shape(int(tall), int(wide), size)
+        resized_tall, resized_wide, top, left = evaluation_shape(int(tall), int(wide), size, margin)
         step = np.array([tall / resized_tall, wide / resized_wide], np.float32)
         corner = np.array([top, left], np.float32)
         starts.append(corner * step)
@@ -105,8 +163,8 @@ def _centre(size: int, shapes: list[NDArray[np.int64]]) -> tuple[list[Any], list
     return starts, ends
 
 
-def _decoded(fn: Any, encoded: Any, shapes: Any, draws: Any, options: LoaderOptions) -> Any:
-    """The graph from JPEG bytes to a uint8 window (training) or image (evaluation), rows x columns x RGB."""
+def _decoded(fn: Any, encoded: Any, shapes: Any, draws: Any, least: float | None, options: LoaderOptions) -> Any:
+    """The graph from JPEG bytes to a uint8 window (of area `least` or more) or image (None), rows x columns x RGB."""
     decoding: dict[str, Any] = {"adjust_orientation": False, "use_fast_idct": options.fast_idct}
     if options.device != "cpu" and options.decoder == "mixed":
         decoding |= {
@@ -117,58 +175,159 @@ def _decoded(fn: Any, encoded: Any, shapes: Any, draws: Any, options: LoaderOpti
             "device_memory_padding": options.device_memory_padding,
             "host_memory_padding": options.host_memory_padding,
         }
-    if draws is None:
+    if least is None:
         return fn.decoders.image(encoded, **decoding)
-    start, size = fn.python_function(shapes, draws, function=_place, batch_processing=True, num_outputs=2)
+    place = functools.partial(_place, least)
+    start, size = fn.python_function(shapes, draws, function=place, batch_processing=True, num_outputs=2)
     return fn.decoders.image_slice(encoded, start=start, shape=size, axes=[0, 1], **decoding)
 
 
-def _build(feed: _Feed, options: LoaderOptions, device_id: int | None, inside: bool) -> Any:
+def _build(
+    feed: _Feed, options: LoaderOptions, operations: Sequence[Operation], device_id: int | None, inside: bool
+) -> Any:
     """The DALI pipeline: uint8 windows of any size, or (`inside`) finished images of one size."""
     # Untyped, and not to be imported with this module: missing() is asked where it is not installed.
     dali: Any = importlib.import_module("nvidia.dali")
     fn: Any = importlib.import_module("nvidia.dali.fn")
     types: Any = importlib.import_module("nvidia.dali.types")
-    pipeline = dali.Pipeline(
-        batch_size=options.batch,
-        num_threads=max(1, options.threads),
-        device_id=device_id,
-        prefetch_queue_depth=options.prefetch,
-        set_affinity=options.set_affinity,
-        seed=options.seed,
-        exec_dynamic=True,
-    )
-    with pipeline:
-        inputs = fn.external_source(source=feed, num_outputs=1 + options.train + (options.train and inside), batch=True)
+    count = 1 + sum(_INPUTS.get(operation.name, 0) for operation in operations)
+    windowed = bool(operations) and operations[0].name == "resized_crop"
+    automatic = {
+        operation.name: _automatic(operation, options.size, types)
+        for operation in operations
+        if operation.name in _AUTOMATIC
+    }
+
+    def graph() -> Any:
+        inputs = fn.external_source(source=feed, num_outputs=count, batch=True)
         encoded = fn.io.file.read(inputs[0])
         shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
-        images = _decoded(fn, encoded, shapes, inputs[1] if options.train else None, options)
+        least = (operations[0].value or 0.0) if windowed else None
+        images = _decoded(fn, encoded, shapes, inputs[1] if windowed else None, least, options)
         if inside:
-            images = _finished(fn, types, images, shapes, inputs[2] if options.train else 0, options)
-        pipeline.set_outputs(images)
-    pipeline.build()
+            images = _finished(fn, types, images, shapes, list(inputs[1:]), operations, automatic, options)
+        return images
+
+    # Only DALI's automatic augmentations branch inside the graph, which changes how it is traced.
+    make = dali.pipeline_def(graph, enable_conditionals=bool(automatic))
+    # DALI's automatic augmentations call operators by names that DALI has deprecated, and it sets the filters itself.
+    with warnings.catch_warnings(record=True) as seen:
+        pipeline = make(
+            batch_size=options.batch,
+            num_threads=max(1, options.threads),
+            device_id=device_id,
+            prefetch_queue_depth=options.prefetch,
+            set_affinity=options.set_affinity,
+            seed=options.seed,
+            exec_dynamic=True,
+        )
+        pipeline.build()
+    for one in seen:
+        if not (automatic and issubclass(one.category, DeprecationWarning)):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return pipeline
 
 
-def _finished(fn: Any, types: Any, images: Any, shapes: Any, mirror: Any, options: LoaderOptions) -> Any:
-    """Resize, then mirror, normalise, convert and order in one operator."""
+def _finished(
+    fn: Any,
+    types: Any,
+    images: Any,
+    shapes: Any,
+    inputs: list[Any],
+    operations: Sequence[Operation],
+    automatic: Mapping[str, Callable[[Any], Any]],
+    options: LoaderOptions,
+) -> Any:
+    """Resize and augment, then mirror, normalise, convert and order in one operator."""
     size, on_gpu = options.size, options.device != "cpu"
     if on_gpu and options.decoder == "cpu":
         images = images.gpu()
     place: dict[str, Any] = {}
-    if not options.train:
+    names = [operation.name for operation in operations]
+    if "resized_crop" not in names:
         # One operator resizes and crops: pixels outside the crop are never computed.
-        centre = functools.partial(_centre, size)
+        margin = 1.0 if "crop" in names or "crop_reflect" in names else options.eval_margin
+        centre = functools.partial(_centre, size, margin)
         start, end = fn.python_function(shapes, function=centre, batch_processing=True, num_outputs=2)
         place = {"roi_start": start, "roi_end": end}
     images = fn.resize(images, size=[size, size], antialias=options.antialias, **place)
+    mirror: Any = 0
+    for operation in operations:
+        arrays = [inputs.pop(0) for _ in range(_INPUTS.get(operation.name, 0))]
+        if operation is operations[-1] and operation.name in ("flip", "alternating_flip"):
+            mirror = arrays[0]
+        elif operation.name in automatic:
+            images = automatic[operation.name](images)
+        elif operation.name != "resized_crop":
+            images = _augmented(fn, types, images, operation, arrays, options)
     scaled: dict[str, Any] = {"mean": [255 * m for m in options.mean], "std": [255 * s for s in options.std]}
     dtype = {"float32": types.FLOAT, "float16": types.FLOAT16}.get(options.dtype)
-    if dtype is None:
+    if dtype is None or options.normalization == "per_image":
         # DALI has no bfloat16: it hands over bytes, a quarter of the float traffic, and one kernel normalises them.
         dtype, scaled = types.UINT8, {"mean": [0.0], "std": [1.0]}
     layout = "HWC" if options.layout == "nhwc" or dtype == types.UINT8 else "CHW"
     return fn.crop_mirror_normalize(images, mirror=mirror, dtype=dtype, output_layout=layout, **scaled)
+
+
+def _augmented(
+    fn: Any, types: Any, images: Any, operation: Operation, arrays: list[Any], options: LoaderOptions
+) -> Any:
+    """One operation on uint8 [size, size, 3]; `arrays` as `_Feed` made them."""
+    name, value, size = operation.name, operation.value or 0.0, options.size
+    if name in ("flip", "alternating_flip"):
+        return fn.flip(images, horizontal=arrays[0])
+    if name in ("crop", "crop_reflect"):
+        if name == "crop_reflect":
+            images = _framed(fn, images, size, _border(operation, options))
+        window: dict[str, Any] = {"start": arrays[0], "shape": [size, size], "axes": (0, 1)}
+        return fn.slice(images, **window, out_of_bounds_policy="pad", fill_values=0)
+    if name == "rotate":
+        return fn.rotate(images, angle=arrays[0], keep_size=True, interp_type=types.INTERP_NN, fill_value=0)
+    if name == "affine":
+        return fn.warp_affine(images, matrix=arrays[0], inverse_map=True, interp_type=types.INTERP_NN, fill_value=0)
+    if name == "jitter":
+        light, contrast, saturation, hue = arrays
+        return fn.color_twist(images, brightness=light, contrast=contrast, saturation=saturation, hue=hue)
+    if name == "blur":
+        return fn.gaussian_blur(images, sigma=arrays[0], window_size=int(value))
+    if name in ("erasing", "cutout"):
+        colour = [float(round(255 * level)) for level in options.mean]
+        return fn.erase(images, anchor=arrays[0], shape=arrays[1], axes=(0, 1), fill_value=colour)
+    raise AssertionError(name)
+
+
+def _automatic(operation: Operation, size: int, types: Any) -> Callable[[Any], Any]:
+    """DALI's own AutoAugment, RandAugment or TrivialAugment. Loaded here: inside the graph DALI would trace it."""
+    warping: dict[str, Any] = {"shape": (size, size), "fill_value": 0, "interp_type": types.INTERP_NN}
+    # Translations up to the share of a side that torchvision's have.
+    limited = {**warping, "max_translate_rel": 150 / 331}
+    if operation.name == "autoaugment":
+        module: Any = importlib.import_module("nvidia.dali.auto_aug.auto_augment")
+        policy = "reduced_cifar10" if size <= LARGEST_CIFAR else "image_net"
+        return functools.partial(module.auto_augment, policy_name=policy, **limited)
+    if operation.name == "randaugment":
+        module = importlib.import_module("nvidia.dali.auto_aug.rand_augment")
+        strength = int(operation.value or 0.0)
+        return functools.partial(module.rand_augment, n=2, m=strength, num_magnitude_bins=31, **limited)
+    module = importlib.import_module("nvidia.dali.auto_aug.trivial_augment")
+    return functools.partial(module.trivial_augment_wide, num_magnitude_bins=31, **warping)
+
+
+def _framed(fn: Any, images: Any, size: int, border: int) -> Any:
+    """Square images with a reflected border: DALI has no operator for it, but it flips and joins."""
+    if border == 0:
+        return images
+    for axis, way in ((1, "horizontal"), (0, "vertical")):
+        strips = [
+            fn.flip(
+                fn.slice(images, start=[start], shape=[border], axes=[axis]),
+                horizontal=int(way == "horizontal"),
+                vertical=int(way == "vertical"),
+            )
+            for start in (1, size - 1 - border)
+        ]
+        images = fn.cat(strips[0], images, strips[1], axis=axis)
+    return images
 
 
 def _work_alone() -> None:
@@ -190,12 +349,17 @@ class _Stream:
         self._options = options
         self._epochs = epochs
         self._device = torch.device(options.device)
-        self.inside = self._device.type != "cpu" or options.resize == "dali"
-        self._feed = _Feed(self._files, options, epochs, self.inside)
+        operations = parse(options.augment) if options.augmented else ()
+        self._windowed = bool(operations) and operations[0].name == "resized_crop"
+        self.inside = self._device.type != "cpu" or options.resize == "dali" or not _simple(operations)
+        # Outside DALI the mirrors are applied here, so the graph is not told about them.
+        self._flip = next((operation.name for operation in operations if operation.name.endswith("flip")), None)
+        told = operations if self.inside else operations[:1]
+        self._feed = _Feed(self._files, options, epochs, told)
         device_id = None
         if self._device.type != "cpu":
             device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
-        self._pipeline = _build(self._feed, options, device_id, self.inside)
+        self._pipeline = _build(self._feed, options, told, device_id, self.inside)
         self._stale = 0
         self._failed: DataError | None = None
         self._thread: threading.Thread | None = None
@@ -321,10 +485,7 @@ class _Stream:
             images = from_dlpack(output.as_tensor())
         labels = self._labels[torch.from_numpy(self._epochs.indices(*token))].to(self._device, non_blocking=True)
         if images.dtype == torch.uint8:
-            from kernels.normalize import normalize
-
-            options = self._options
-            images = normalize(images, options.mean, options.std, getattr(torch, options.dtype))
+            images = normalized(images, self._options)
         elif self._options.layout == "nhwc":
             images = images.permute(0, 3, 1, 2)
         if self._options.layout == "nchw":
@@ -336,7 +497,11 @@ class _Stream:
         output, (epoch, batch) = self._outputs()
         count, size = len(output), self._options.size
         indices = torch.from_numpy(self._epochs.indices(epoch, batch))
-        mirror = flips(self._epochs.draws(epoch, batch)).tolist() if self._options.train else [False] * count
+        mirror = [False] * count
+        if self._flip == "flip":
+            mirror = flips(self._epochs.draws(epoch, batch)).tolist()
+        elif self._flip == "alternating_flip":
+            mirror = self._epochs.mirrors(epoch, batch).tolist()
         rows = self._buffers.take((count, size, size, 3))
         if self._fillers == 1:
             self._fill(output, mirror, rows, range(count))
@@ -354,19 +519,23 @@ class _Stream:
         size, antialias = self._options.size, self._options.antialias
         scratch = torch.empty(size, 3 * size)
         direct = rows.dtype == torch.float32
+        margin, alone = self._options.eval_margin, self._options.normalization == "per_image"
         flat = rows.view(len(rows), size, 3 * size)
         for i in part:
             # The batch dimension goes in before the transposition: only then do the strides say channels-last,
             # without which the resize takes a path six times slower.
             image = from_dlpack(windows[i]).unsqueeze(0).permute(0, 3, 1, 2)
-            if self._options.train:
+            if self._windowed:
                 image = interpolate(image, (size, size), mode="bilinear", antialias=antialias)
             else:
-                tall, wide, top, left = evaluation_shape(image.shape[2], image.shape[3], size)
+                tall, wide, top, left = evaluation_shape(image.shape[2], image.shape[3], size, margin)
                 image = interpolate(image, (tall, wide), mode="bilinear", antialias=antialias)
                 image = image[:, :, top : top + size, left : left + size]
             if mirror[i]:
                 image = image.flip(-1)
+            if alone:
+                rows[i] = standardize(image.permute(0, 2, 3, 1), rows.dtype)[0].permute(1, 2, 0)
+                continue
             scratch.view(size, size, 3).copy_(image[0].permute(1, 2, 0))
             if direct:
                 torch.addcmul(self._shift, scratch, self._scale, out=flat[i])
@@ -379,8 +548,9 @@ def decode_windows(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> 
 
     The cost of reading JPEGs without resizing; CPU only.
     """
-    feed = _Feed(dataset.need_files("dali"), options, epochs, mirrors=False)
-    pipeline = _build(feed, options, device_id=None, inside=False)
+    operations = parse("resized_crop")
+    feed = _Feed(dataset.need_files("dali"), options, epochs, operations)
+    pipeline = _build(feed, options, operations, device_id=None, inside=False)
     while True:
         (images,) = pipeline.run()
         feed.flight.popleft()

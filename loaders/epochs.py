@@ -107,7 +107,7 @@ class Epochs:
         # The finishing steps of SplitMix64: neighbours get unrelated bits.
         word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return ((word >> np.uint64(40)) + np.uint64(epoch)) % np.uint64(2) == 1
+        return np.asarray(((word >> np.uint64(40)) + np.uint64(epoch)) % np.uint64(2) == 1)
 
     def _generator(self, epoch: int, batch: int, kind: int, stream: int = 0) -> np.random.Generator:
         counter = np.array([0, batch, kind, stream], np.uint64)

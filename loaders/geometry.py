@@ -39,7 +39,7 @@ def maps(operation: Operation, draws: Floats, side: int) -> Floats:
         linear *= (1 + SCALED * (2 * draws[:, 2] - 1))[:, None, None]
         # Whole pixels, as torchvision moves.
         moved = np.rint((2 * draws[:, 3:5] - 1) * MOVED * side)
-        return _about_centre(np.linalg.inv(linear), side, moved)
+        return _about_centre(np.asarray(np.linalg.inv(linear), np.float64), side, moved)
     return _slanted(draws, value, side)
 
 

@@ -27,7 +27,7 @@ def standardize(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         [B, 3, H, W] with channels last in memory. A channel of one value becomes 0.
     """
     count, tall, wide, channels = pixels.shape
-    values = pixels.to(torch.float32).view(count, tall * wide, channels)
+    values = pixels.to(torch.float32).reshape(count, tall * wide, channels)
     variance, mean = torch.var_mean(values, dim=1, correction=0, keepdim=True)
     # No channel of bytes that varies at all varies less: a single pixel off by one level.
     least = 0.5 / (tall * wide) ** 0.5

@@ -93,31 +93,34 @@ class _Images(TorchDataset[tuple[torch.Tensor, int]]):
             return torch.from_numpy(self._pixels[index]).permute(2, 0, 1)
         path = self._files[index]
         try:
-            return decode_image(path, ImageReadMode.RGB)
+            image: torch.Tensor = decode_image(path, ImageReadMode.RGB)
         except Exception as error:
             raise DataError(f"cannot decode {path}: {error}; find all with: bench data check") from None
+        return image
 
     def _changed(self, image: torch.Tensor, number: int, operation: Operation, key: _Key) -> torch.Tensor:
         name, size = operation.name, self._size
+        made: torch.Tensor
         assert key.draws is not None
         if name in ("flip", "alternating_flip"):
-            return transform.horizontal_flip(image) if key.mirror else image
-        if name in ("crop", "crop_reflect"):
+            made = transform.horizontal_flip(image) if key.mirror else image
+        elif name in ("crop", "crop_reflect"):
             border = self._padding if operation.value is None else int(operation.value)
             framed = transform.pad(image, [border] * 4, padding_mode="constant" if name == "crop" else "reflect")
             top, left = np.floor(key.draws[-3:-1] * (2 * border + 1)).astype(int).tolist()
-            return framed[:, top : top + size, left : left + size]
-        if name == "rotate":
+            made = framed[:, top : top + size, left : left + size]
+        elif name == "rotate":
             angle = geometry.angles(key.extras[number], operation.value or 0.0).item()
-            return transform.rotate(image, angle, InterpolationMode.NEAREST)
-        if name == "cutout":
+            made = transform.rotate(image, angle, InterpolationMode.NEAREST)
+        elif name == "cutout":
             top, left, height, width = geometry.painted(operation, key.extras[number][None], size)[0].tolist()
             colour = torch.tensor([round(255 * level) for level in self._mean], dtype=torch.uint8).view(3, 1, 1)
-            return transform.erase(image, top, left, height, width, colour)
-        # These draw from torch's generator, which belongs to the caller where there are no workers.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(key.seed)
-            made: torch.Tensor = self._random[number](image)
+            made = transform.erase(image, top, left, height, width, colour)
+        else:
+            # These draw from torch's generator, which belongs to the caller where there are no workers.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(key.seed)
+                made = self._random[number](image)
         return made
 
 

@@ -53,7 +53,7 @@ class Counts:
         self.confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
-        """Count a batch: logits [B, C], labels [B], real [B] 1 for images and 0 for padding; returns the predictions."""
+        """Count a batch and return its predictions: logits [B, C], labels [B], real [B] (1 images, 0 padding)."""
         logits = logits.float()
         losses = functional.cross_entropy(logits, labels, reduction="none")
         best = logits.topk(min(5, self.classes), dim=1).indices

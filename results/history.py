@@ -275,6 +275,14 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def time_unit(seconds: Sequence[float | None]) -> tuple[float, str]:
+    """Divisor and name of the one unit for these times: hours and minutes for long ones, else as `tables` does."""
+    longest = max((abs(x) for x in seconds if x is not None), default=0.0)
+    if longest >= 600:
+        return (3600.0, "h") if longest >= 36000 else (60.0, "min")
+    return unit_for(seconds, "s")
+
+
 class StepLog:
     """A CSV of steps that grows while a training runs.
 

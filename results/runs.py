@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from results.errors import RecordError
-from results.history import duration
+from results.history import duration, time_unit
 from results.store import Skipped, read_json, write_whole
 from results.tables import Cell, render, to_json, unit_for
 
@@ -184,13 +184,17 @@ def list_runs(folder: Path | str = "runs") -> tuple[list[RunSummary], list[Skipp
 
 
 class _Column(NamedTuple):
-    """One column: its name in csv and json, its header, its unit ("" for text), how to read and rank it."""
+    """One column: its name in csv and json, its header, its unit ("" for text), how to read and rank it.
+
+    One that is `theirs` is not shown where no run has a published figure.
+    """
 
     name: str
     header: str
     unit: str
     read: Callable[[RunSummary], Cell]
     descending: bool = False
+    theirs: bool = False
 
 
 def _own(name: str, header: str, unit: str, descending: bool = False) -> _Column:
@@ -204,13 +208,14 @@ def _theirs(name: str, header: str, unit: str, descending: bool = False) -> _Col
         unit,
         lambda run: None if run.published is None else getattr(run.published, name),
         descending,
+        theirs=True,
     )
 
 
 _NAME = _own("name", "run", "")
 _PARAMS = _own("params", "parameters", "parameters")
-_WEIGHTS = _own("weight_bytes", "weights only", "bytes")
-_CHECKPOINT = _own("checkpoint_bytes", "full checkpoint", "bytes")
+_WEIGHTS = _own("weight_bytes", "weights\nonly", "bytes")
+_CHECKPOINT = _own("checkpoint_bytes", "full\ncheckpoint", "bytes")
 
 _ACCURACY = (
     _own("model", "model", ""),
@@ -218,35 +223,43 @@ _ACCURACY = (
     _own("evaluated", "on", ""),
     _own("epochs", "epochs", "count"),
     _own("top1", "top1", "1", descending=True),
-    _theirs("top1", "published top1", "1", descending=True),
-    _Column("difference", "published - ours", "points", lambda run: run.difference),
-    _own("best_top1", "best top1", "1", descending=True),
-    _own("best_epoch", "at epoch", "count"),
-    _theirs("top1_best", "published best", "1", descending=True),
+    _theirs("top1", "published\ntop1", "1", descending=True),
+    _Column("difference", "published\n- ours", "points", lambda run: run.difference, theirs=True),
+    _own("best_top1", "best\ntop1", "1", descending=True),
+    _own("best_epoch", "at\nepoch", "count"),
+    _theirs("top1_best", "published\nbest", "1", descending=True),
     _own("top5", "top5", "1", descending=True),
     _own("status", "status", ""),
 )
 _COST = (
     _own("train_seconds", "training", "s"),
-    _theirs("seconds", "published training", "s"),
-    _own("seconds_per_epoch", "an epoch", "s"),
+    _theirs("seconds", "published\ntraining", "s"),
+    _own("seconds_per_epoch", "an\nepoch", "s"),
     _own("images_per_second", "training", "images/s", descending=True),
-    _own("inference_cold_seconds", "inference cold", "s"),
-    _own("inference_warm_seconds", "inference warm", "s"),
+    _own("inference_cold_seconds", "inference\ncold", "s"),
+    _own("inference_warm_seconds", "inference\nwarm", "s"),
     _PARAMS,
     _WEIGHTS,
     _CHECKPOINT,
-    _own("peak_bytes", "peak memory", "bytes"),
+    _own("peak_bytes", "peak\nmemory", "bytes"),
 )
 _SIZES = (
     _own("model", "model", ""),
     _PARAMS,
-    _own("parameter_tensors", "parameter tensors", "count"),
-    _own("state_entries", "state entries", "count"),
+    _own("parameter_tensors", "parameter\ntensors", "count"),
+    _own("state_entries", "state\nentries", "count"),
     _WEIGHTS,
     _CHECKPOINT,
 )
-_COLUMNS = {column.name: column for column in (_NAME, *_ACCURACY, *_COST)}
+_UNSHOWN = (
+    _own("recipe", "recipe", ""),
+    _own("reason", "reason", ""),
+    _theirs("study", "published\nstudy", ""),
+    _theirs("epochs", "published\nepochs", "count"),
+    _theirs("hardware", "published\nhardware", ""),
+)
+"""What only csv and json carry; a reader has it in the notes."""
+_COLUMNS = {column.name: column for column in (_NAME, *_ACCURACY, *_COST, *_SIZES, *_UNSHOWN)}
 _SIZE_COLUMNS = {column.name: column for column in (_NAME, *_SIZES)}
 
 SORTS = tuple(_COLUMNS)
@@ -300,7 +313,10 @@ def _sorted(summaries: Iterable[RunSummary], sort: str, columns: Mapping[str, _C
     column = columns[sort]
     runs = sorted(summaries, key=lambda run: run.name)
     there = [run for run in runs if column.read(run) is not None]
-    there.sort(key=lambda run: column.read(run), reverse=column.descending)  # type: ignore[arg-type,return-value]
+    # A study may be a name in one run and a number in another; those two do not order by themselves.
+    numeric = all(isinstance(column.read(run), (int, float)) for run in there)
+    key: Callable[[RunSummary], Any] = column.read if numeric else lambda run: str(column.read(run))
+    there.sort(key=key, reverse=column.descending)
     return there + [run for run in runs if column.read(run) is None]
 
 
@@ -337,11 +353,11 @@ def _shown(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str, 
     headers = ["rank", _NAME.header]
     cells: list[list[Cell]] = []
     for column in columns:
+        if column.theirs and all(column.read(run) is None for run in runs):
+            continue
         numbers = [x for run in runs if isinstance(x := column.read(run), (int, float))]
         factor, unit = _unit(column.unit, numbers)
-        words = column.header.split(" ")
-        header = joint.join(words if len(column.header) > 9 else [column.header])
-        headers.append(header + (f"{joint}[{unit}]" if unit else ""))
+        headers.append(column.header.replace("\n", joint) + (f"{joint}[{unit}]" if unit else ""))
         cells.append([_shown_cell(run, column, factor, notes) for run in runs])
     rows: list[list[Cell]] = [[i + 1, run.name, *row] for i, (run, *row) in enumerate(zip(runs, *cells, strict=True))]
     return render(headers, rows, format)
@@ -352,9 +368,7 @@ def _unit(unit: str, numbers: Sequence[int | float]) -> tuple[float, str]:
         return 1.0, ""
     if unit in ("1", "points"):
         return 0.01, "%" if unit == "1" else unit
-    if unit == "s" and numbers and max(numbers) >= 600:
-        return (3600.0, "h") if max(numbers) >= 36000 else (60.0, "min")
-    return unit_for(numbers, unit)
+    return time_unit(numbers) if unit == "s" else unit_for(numbers, unit)
 
 
 def _shown_cell(run: RunSummary, column: _Column, factor: float, notes: list[str]) -> Cell:

@@ -49,16 +49,18 @@ class Agreement:
         return f"{lines}\n{said}:\n{render(('ID', 'first', 'second'), self.differences)}"
 
 
-def write_submission(path: Path | str, ids: Iterable[str | int], labels: Iterable[str | int]) -> None:
-    """Writes `ID,Labels` and a row an image, the whole file or nothing.
-
-    Raises RecordError for as many ids as not labels, an id twice, or a place that cannot be written.
-    """
+def submission_csv(ids: Iterable[str | int], labels: Iterable[str | int]) -> str:
+    """`ID,Labels` and a row an image. Raises RecordError for as many ids as not labels, or an id twice."""
     rows = [[str(i) for i in ids], [str(label) for label in labels]]
     if len(rows[0]) != len(rows[1]):
         raise RecordError(f"{len(rows[0])} ids for {len(rows[1])} labels")
-    _check_unique(rows[0], str(path))
-    write_whole(Path(path), render(HEADER, list(zip(*rows, strict=True)), "csv").encode())
+    _check_unique(rows[0], "the submission")
+    return render(HEADER, list(zip(*rows, strict=True)), "csv")
+
+
+def write_submission(path: Path | str, ids: Iterable[str | int], labels: Iterable[str | int]) -> None:
+    """Writes `submission_csv`, the whole file or nothing; raises RecordError also for a place that cannot be written."""
+    write_whole(Path(path), submission_csv(ids, labels).encode())
 
 
 def write_predictions(path: Path | str, labels: Iterable[str | int]) -> None:

@@ -151,9 +151,7 @@ def _read(path: Path, tensors: bool) -> tuple[Card, dict[str, Tensor]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"checkpoint {path} cannot be read ({error}); it is damaged or no safetensors file") from None
     if header is None:
-        raise ModelError(
-            f"checkpoint {path} does not say what network it belongs to; it was not written by bench train"
-        )
+        raise ModelError(f"checkpoint {path} does not say what network it belongs to: not written by bench train")
     try:
         said = json.loads(header)
         known = {f.name for f in fields(Card)}

@@ -49,12 +49,10 @@ class World:
         if not name.startswith("cuda"):
             return torch.device(name)
         if not torch.cuda.is_available():
-            raise ModelError(
-                "no CUDA device is available here; use --device cpu, or check the driver with bench doctor"
-            )
+            raise ModelError("no CUDA device is available here; use --device cpu, or ask bench doctor")
         if self.local >= torch.cuda.device_count():
             raise ModelError(
-                f"process {self.local} of this machine has no GPU of its own ({torch.cuda.device_count()} are visible); "
+                f"process {self.local} of this machine has no GPU of its own ({torch.cuda.device_count()} visible); "
                 "start as many processes as there are GPUs"
             )
         device = torch.device(name if ":" in name or self.size == 1 else f"cuda:{self.local}")
@@ -84,7 +82,7 @@ class World:
 
         if device.type == "cuda" and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             # Statistics over the whole batch, so that the result does not depend on how many GPUs share it.
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         # Gradients live in the communication buckets: one copy of them less, in time and memory.
         wrapped: nn.Module = DistributedDataParallel(
             model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True

@@ -100,7 +100,7 @@ class Observer(Protocol):
         """After each epoch, when its checkpoint is stored."""
 
 
-class Diverged(ModelError):
+class DivergedError(ModelError):
     """The loss is no longer a finite number."""
 
 
@@ -131,7 +131,7 @@ class _Finite:
             return
         host = torch.empty((), pin_memory=True)
         host.copy_(loss, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._flying.append((step, host, event))
         self.look()
@@ -144,8 +144,8 @@ class _Finite:
                 raise _diverged(step, host.item())
 
 
-def _diverged(step: int, loss: float) -> Diverged:
-    return Diverged(f"the loss is {loss} at step {step}")
+def _diverged(step: int, loss: float) -> DivergedError:
+    return DivergedError(f"the loss is {loss} at step {step}")
 
 
 class Training:
@@ -296,7 +296,7 @@ class Training:
         stored before returning.
 
         Raises:
-            Diverged: the loss is not finite; the checkpoints of earlier epochs stay.
+            DivergedError: the loss is not finite; the checkpoints of earlier epochs stay.
         """
         recipe = self.recipe
         while self.position.epoch < recipe.epochs:
@@ -554,7 +554,7 @@ class Training:
 
 
 def _each_alone(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda images: torch.cat([forward(image) for image in images.split(1)])
+    return lambda images: torch.cat([forward(image) for image in images.split(1)])  # type: ignore[no-untyped-call]
 
 
 def _mixed_seed(seed: int, epoch: int, rank: int) -> int:

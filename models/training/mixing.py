@@ -158,7 +158,7 @@ def _mixed_images(images: "Tensor", chosen: Plan) -> "Tensor":
     if chosen.way == "mixup":
         result = torch.empty_like(images)
         for target, source in _pairs(len(images), chosen.shifts[1]):
-            # Written straight into its place: roll and cat would copy the batch once more, and roll loses channels_last.
+            # Written straight into its place; roll would copy the batch once more and lose channels_last.
             torch.lerp(images[target], images[source], chosen.weights[1], out=result[target])
         return result
     # CutMix leaves most pixels where they are; RICAP's four parts cover all.

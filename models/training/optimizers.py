@@ -63,10 +63,6 @@ class OptimizerOptions:
         if self.name == "sgd" and self.nesterov and not self.momentum:
             raise ModelError("nesterov needs momentum; set momentum, usually to 0.9")
 
-    def sam_due(self, step: int) -> bool:
-        """Whether step number `step` (0-based, counted over the whole training) is a sharpness-aware one."""
-        return self.sam_rho > 0 and step % self.sam_interval == 0
-
 
 def _check(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
@@ -79,7 +75,6 @@ def build(model: "nn.Module", options: OptimizerOptions, fused: bool) -> "torch.
     Args:
         model: already where, and in the precision in which, it will be trained.
         fused: one kernel reads gradient and state and writes the weights; `implementation` says what it comes to.
-            Fused SGD must not be stepped by a GradScaler: it advances momentum also at the steps the scaler skips.
 
     Raises:
         ModelError: nothing in the model is trained.
@@ -167,7 +162,14 @@ Groups = list[dict[str, Any]]
 def _sgd(groups: Groups, options: OptimizerOptions, settings: dict[str, Any]) -> "torch.optim.Optimizer":
     import torch
 
-    return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov, **settings)
+    optimizer = torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov, **settings)
+    if options.momentum and settings.get("fused"):
+        # The fused form leaves its buffers unwritten if a GradScaler skips the very first step, and then uses them
+        # (torch 2.15). A buffer of zeros makes the first step what it would be without one.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _adam(groups: Groups, options: OptimizerOptions, settings: dict[str, Any]) -> "torch.optim.Optimizer":
@@ -185,14 +187,14 @@ def _adamw(groups: Groups, options: OptimizerOptions, settings: dict[str, Any]) 
 def _rmsprop(groups: Groups, options: OptimizerOptions, settings: dict[str, Any]) -> "torch.optim.Optimizer":
     import torch
 
-    alpha = {"alpha": options.alpha} if options.alpha else {}
+    alpha: dict[str, Any] = {"alpha": options.alpha} if options.alpha else {}
     return torch.optim.RMSprop(groups, momentum=options.momentum, **alpha, **_eps(options), **settings)
 
 
 def _adadelta(groups: Groups, options: OptimizerOptions, settings: dict[str, Any]) -> "torch.optim.Optimizer":
     import torch
 
-    rho = {"rho": options.alpha} if options.alpha else {}
+    rho: dict[str, Any] = {"rho": options.alpha} if options.alpha else {}
     return torch.optim.Adadelta(groups, **rho, **_eps(options), **settings)
 
 
@@ -220,16 +222,24 @@ class Sam:
     """Sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412) around any optimiser.
 
     A sharpness-aware step is: forward, backward, `perturb`, gradients to None, forward and backward within
-    `frozen_batch_norm_statistics`, `restore`, optimiser step. `OptimizerOptions.sam_due` says which steps are.
-    There is nothing to store for resuming: the object holds copies of the weights between the two calls only.
+    `frozen_batch_norm_statistics`, `restore`, optimiser step. Which steps are follows from their number, and the
+    object holds nothing from one step to the next, so there is nothing to store for resuming.
+
+    Args:
+        rho: radius of the neighbourhood whose worst loss is minimised.
+        interval: every so manyth step is a sharpness-aware one; the others cost nothing more.
     """
 
-    def __init__(self, rho: float) -> None:
-        if not rho > 0:
-            raise ModelError(f"sam_rho is {rho!r}; sharpness-aware minimisation needs a positive radius")
-        self.rho = rho
+    def __init__(self, rho: float, interval: int = 1) -> None:
+        _check(rho > 0, "sam_rho", rho, "a positive radius")
+        _check(interval >= 1, "sam_interval", interval, "1 or more steps")
+        self.rho, self.interval = rho, interval
         self._perturbed: list[Tensor] = []
         self._saved: list[Tensor] = []
+
+    def due(self, step: int) -> bool:
+        """Whether step number `step` (0-based, counted over the whole training) is a sharpness-aware one."""
+        return step % self.interval == 0
 
     def perturb(self, parameters: Iterable["Tensor"]) -> None:
         """Move the parameters that have a gradient by rho along it: w + rho g / |g|, |g| over all of them.

@@ -187,7 +187,8 @@ class Recipe:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as TOML and JSON hold them."""
-        return _plain(asdict(self))
+        values: dict[str, Any] = _plain(asdict(self))
+        return values
 
     def replaced(self, changes: Mapping[str, Any]) -> "Recipe":
         """A copy with some keys changed; `model.NAME` is an argument of the network.

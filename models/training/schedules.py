@@ -38,7 +38,7 @@ class ScheduleOptions:
         pct_start, div_factor, final_div_factor: onecycle: share of training spent rising, the peak over the first
             rate, the first rate over the last.
         cycle_momentum, base_momentum, max_momentum: onecycle: momentum moves against the rate, between these.
-        patience, mode: plateau: how many epochs without a better metric are borne, and whether "max" or "min" is better.
+        patience, mode: plateau: how many epochs without a better metric are borne; "max" or "min" is better.
     """
 
     name: str = "constant"
@@ -174,14 +174,12 @@ class Plateau:
     bad_epochs: int = 0
     factor: float = 1.0
 
-    def step(self, options: ScheduleOptions, metric: float) -> bool:
+    def update(self, options: ScheduleOptions, metric: float) -> bool:
         """Take in an epoch's metric (a not-a-number is not better); returns whether the rate falls."""
-        if self.best is None or _better(options.mode, metric, self.best):
-            # Before the first number anything is better; a not-a-number must not become the best.
-            if not math.isnan(metric):
-                self.best = metric
-                self.bad_epochs = 0
-                return False
+        # Before the first number every number is better.
+        if not math.isnan(metric) and (self.best is None or _better(options.mode, metric, self.best)):
+            self.best, self.bad_epochs = metric, 0
+            return False
         self.bad_epochs += 1
         if self.bad_epochs <= options.patience:
             return False

@@ -1,0 +1,242 @@
+"""What a finished run leaves: test figures, tables and pictures in its folder, and the row it has in comparisons."""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.sources import Feed, Say
+from bench.training import Run, choose_weights
+from loaders.datasets import Dataset
+from loaders.epochs import Loader
+from models.evaluate import Evaluation
+from models.training import checkpoint
+from results import plots
+from results.classification import Classification
+from results.history import History
+from results.runs import Published, RunSummary
+from results.store import write_whole
+
+GRID = 64  # pictures in a grid
+TRAIN_SAMPLE = 10_000  # training images that are evaluated without augmentation, for the report
+
+
+def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSummary:
+    """Test the chosen weights, write every report into the run's folder, and return its summary.
+
+    A run that was stopped is summed up from what it has done; it is not tested, since it may go on.
+    """
+    figures, missing = _figures(run, history)
+    if run.stopped is None:
+        epoch = choose_weights(run)
+        evaluation = _test(run, pictures)
+        figures |= {"top1": evaluation.top1, "top5": evaluation.top5}
+        seen = "" if run.splits.independent else "; chosen by looking at these images, so a little too good"
+        say(
+            f"test on {run.splits.test.name}: top-1 {100 * evaluation.top1:.2f} %, top-5 {100 * evaluation.top5:.2f} % "
+            f"of {evaluation.images:,} images, weights of epoch {epoch}{seen}"
+        )
+        figures |= _inference_times(run, missing)
+    else:
+        missing |= dict.fromkeys(("top1", "top5"), "the run was stopped before its test")
+    if pictures:
+        _draw(run, history)
+    summary = RunSummary(
+        name=run.folder.name,
+        model=run.recipe.model,
+        data=run.splits.train.name,
+        recipe=run.request.title or "options",
+        evaluated="test" if run.splits.validation is run.splits.test else "val",
+        status="finished" if run.stopped is None else "stopped",
+        reason=run.stopped,
+        published=_published(run),
+        missing={key: why for key, why in missing.items() if figures.get(key) is None},
+        **figures,
+    )
+    summary.save(run.folder)
+    return summary
+
+
+def _published(run: Run) -> Published | None:
+    said = run.recipe.published
+    if not said.study:
+        return None
+    return Published(
+        study=said.study,
+        top1=said.top1,
+        top1_best=said.top1_best,
+        epochs=said.epochs,
+        seconds=said.seconds,
+        hardware=said.hardware or None,
+        source=said.source or None,
+        defects=said.defects,
+        note=said.note or None,
+    )
+
+
+def _figures(run: Run, history: History) -> tuple[dict[str, Any], dict[str, str]]:
+    totals, model, folder = history.totals, run.training.raw, run.folder
+    state = next(folder.glob("state-*.pt"), None)
+    last = folder / checkpoint.LAST
+    rates = sorted(row.images_per_second for row in history.epochs)
+    figures: dict[str, Any] = {
+        "epochs": totals.epochs,
+        "train_seconds": run.training.position.seconds,
+        "seconds_per_epoch": totals.seconds_per_epoch,
+        # The first epoch compiles and fills caches; the median epoch is what a longer run would see.
+        "images_per_second": rates[len(rates) // 2] if rates else None,
+        "params": sum(p.numel() for p in model.parameters()),
+        "parameter_tensors": sum(1 for _ in model.parameters()),
+        "state_entries": len(model.state_dict()),
+        "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "checkpoint_bytes": (last.stat().st_size + state.stat().st_size) if last.exists() and state else None,
+        "peak_bytes": _peak_bytes(run),
+    }
+    best = history.best
+    if best is not None:
+        figures |= {"best_top1": best.val_top1, "best_epoch": best.epoch}
+    return figures, {}
+
+
+def _peak_bytes(run: Run) -> int:
+    """Of the device's memory on a GPU, of the whole process on a CPU."""
+    if run.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(run.device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _test(run: Run, pictures: bool) -> Evaluation:
+    training, folder, classes = run.training, run.folder, run.training.card.classes
+    loader = run.feed.test()
+    evaluation = training.evaluate(loader, keep=True)
+    report = classified(evaluation, classes)
+    report.save(folder)
+    if pictures:
+        plots.save(plots.confusion(evaluation.confusion, classes, "test images"), folder / "confusion.png")
+        _draw_mistakes(run, evaluation)
+    sample = _some(run.splits.train, TRAIN_SAMPLE)
+    loader = run.feed.evaluation(sample)
+    try:
+        seen = training.evaluate(loader)
+    finally:
+        loader.close()
+    classified(seen, classes).save(folder, "train")
+    if pictures:
+        title = f"{len(sample):,} training images, not augmented"
+        plots.save(plots.confusion(seen.confusion, classes, title), folder / "confusion_train.png")
+    return evaluation
+
+
+def classified(evaluation: Evaluation, classes: tuple[str, ...]) -> Classification:
+    """An evaluation as a report."""
+    return Classification.from_confusion(
+        evaluation.confusion, classes, evaluation.top5, evaluation.loss, evaluation.seconds
+    )
+
+
+def _some(dataset: Dataset, most: int) -> Dataset:
+    """At most so many images, evenly spread over the set, which is sorted by class."""
+    if len(dataset) <= most:
+        return dataset
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)).tolist()
+    return dataset.select(chosen, dataset.name)
+
+
+def pixels_again(images: torch.Tensor, feed: Feed) -> NDArray[np.float32]:
+    """Normalised [n, 3, h, w] back to colours [n, h, w, 3] in 0..1; per-image ones are stretched to that range."""
+    values = images.float().cpu().permute(0, 2, 3, 1)
+    if feed.options.normalization == "per_image":
+        low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
+        values = (values - low) / (high - low).clamp_min(1e-6)
+    else:
+        values = values * torch.tensor(feed.options.std) + torch.tensor(feed.options.mean)
+    result: NDArray[np.float32] = values.clamp(0, 1).numpy()
+    return result
+
+
+def _draw_mistakes(run: Run, evaluation: Evaluation) -> None:
+    classes, test = run.training.card.classes, run.splits.test
+    labels = np.asarray(test.labels)
+    wrong = np.flatnonzero(evaluation.predicted != labels)
+    # The surest mistakes teach most: odd labels, odd pictures, odd classes.
+    wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:GRID]
+    if not len(wrong):
+        return
+    loader = run.feed.evaluation(test.select(wrong.tolist()))
+    try:
+        images = torch.cat([batch.float().cpu() for batch, _ in loader])
+    finally:
+        loader.close()
+    titles = [
+        plots.mistake(classes[labels[i]], classes[evaluation.predicted[i]], float(evaluation.confidence[i]))
+        for i in wrong
+    ]
+    figure = plots.image_grid(pixels_again(images, run.feed), titles, title="misclassified, surest first")
+    plots.save(figure, run.folder / "misclassified.png")
+
+
+def _draw(run: Run, history: History) -> None:
+    folder, classes = run.folder, run.training.card.classes
+    if history.epochs:
+        evaluated = "test" if run.splits.validation is run.splits.test else "validation"
+        figure = plots.curves(history, f"{run.recipe.model}, run {folder.name}", evaluated)
+        for ending in ("png", "svg"):
+            plots.save(figure, folder / f"curves.{ending}")
+    loader: Loader = run.feed.train(run.recipe.size_at(run.recipe.epochs) or run.recipe.size)
+    loader.restore({"epoch": 0, "batch": 0})
+    found, labels = [], []
+    for images, targets in loader:
+        found.append(images.float().cpu())
+        labels += [classes[i] for i in targets.tolist()]
+        if len(labels) >= GRID:
+            break
+    figure = plots.image_grid(
+        pixels_again(torch.cat(found)[:GRID], run.feed), labels[:GRID], title=f"training images, {run.recipe.augment}"
+    )
+    plots.save(figure, folder / "samples.png")
+    _draw_network(run)
+
+
+def _draw_network(run: Run) -> None:
+    from models import diagram, summary
+    from results.tables import render
+
+    recipe = run.recipe
+    layers = summary.summarise(recipe.model, recipe.classes, recipe.size, recipe.arguments)
+    rows = [
+        [layer.name, layer.type, "x".join(map(str, layer.output_shape)), layer.params, layer.macs] for layer in layers
+    ]
+    total = ["total", "", "", *summary.totals(layers)]
+    table = render(["layer", "type", "output", "params", "MACs"], [*rows, total], "text")
+    write_whole(run.folder / "layers.txt", table.encode())
+    diagram.write(run.folder / "network.svg", recipe.model, recipe.classes, recipe.size, recipe.arguments)
+
+
+def _inference_times(run: Run, missing: dict[str, str]) -> dict[str, float]:
+    """Cold and warm seconds for one image from the file to its class, in a fresh process."""
+    keys = ("inference_cold_seconds", "inference_warm_seconds")
+    test = run.splits.test
+    with tempfile.TemporaryDirectory() as scratch:
+        path = test.files[0] if test.files else ""
+        if not path and test.pixels is not None:
+            path = str(Path(scratch, "image.png"))
+            Image.fromarray(test.pixels[0]).save(path)
+        weights = run.folder / checkpoint.LAST
+        command = [sys.executable, "-m", "bench", "predict", str(weights), path, "--device", run.device.type]
+        try:
+            done = subprocess.run(
+                [*command, "--format", "json"], capture_output=True, text=True, check=True, timeout=300
+            )
+            said = json.loads(done.stdout)
+            return {keys[0]: said["cold_seconds"], keys[1]: said["warm_seconds"]}
+        except (subprocess.SubprocessError, ValueError, KeyError) as error:
+            missing |= dict.fromkeys(keys, f"bench predict failed: {error}")
+            return {}

@@ -1,0 +1,272 @@
+"""From a recipe and a folder to the loaders that a training or an evaluation reads."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.errors import UsageError
+from loaders import engines
+from loaders.contents import examine
+from loaders.datasets import (
+    KNOWN,
+    Dataset,
+    check_same_classes,
+    holdout,
+    merge_folders,
+    open_dataset,
+    open_splits,
+)
+from loaders.epochs import EVAL_MARGIN, Loader
+from loaders.options import IMAGENET_MEAN, IMAGENET_STD, LoaderOptions
+from loaders.policies import parse as parse_policy
+from models.configuration import Configuration
+from models.prepare import DTYPES, autocast_dtype
+from models.training.distributed import World
+from models.training.recipe import Recipe
+
+SMALL = 64  # pixels: up to here a whole data set of decoded images fits beside the network
+UNDIVIDED_HOLDOUT = 0.2  # of a folder that has no validation images
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images of a run, kept apart.
+
+    Attributes:
+        train: what the network learns from.
+        validation: looked at while training, to choose weights or to lower the rate.
+        test: looked at once, in the end; the validation images where there are no others.
+        independent: no choice was made by looking at the test images.
+    """
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    independent: bool
+
+
+def open_folders(data: Path | None, train: Sequence[str], val: str | None) -> list[Dataset]:
+    """All splits of a folder, or of folders named one by one (each name may be several, comma-separated).
+
+    Raises:
+        UsageError: neither or both were named.
+        DataError: not a data set, or classes that differ.
+    """
+    if data is not None and (train or val):
+        raise UsageError("name either --data or --train and --val, not both")
+    if data is not None:
+        return open_splits(data)
+    if not train:
+        raise UsageError(
+            "no data: name a folder with --data DIR (or --train A,B --val C); "
+            "for a trial, bench data make DIR --like cifar10 writes images a network can learn"
+        )
+    found = [merge_folders([part for parts in train for part in parts.split(",")], "train")]
+    if val:
+        found.append(merge_folders(val.split(","), "val"))
+        check_same_classes(*found)
+    return found
+
+
+def split(found: list[Dataset], recipe: Recipe, say: Say) -> Splits:
+    """Train, validation and test images of a run.
+
+    Raises:
+        DataError: the held-out part would leave nothing.
+    """
+    train, others = found[0], {dataset.split: dataset for dataset in found[1:]}
+    share = recipe.holdout
+    if not others and not share:
+        share = UNDIVIDED_HOLDOUT
+        say(f"{train.name} has no validation images: {share:.0%} of it, chosen by seed {recipe.seed}, are held out")
+    held = None
+    if share:
+        train, held = holdout(train, int(share) if share >= 1 else share, recipe.seed)
+    test = others.get("test") or others.get("val") or held
+    assert test is not None
+    validation = held or others.get("val") or test
+    # Weights that are chosen, or a rate that is lowered, by the test images have seen them.
+    chosen = recipe.select == "best" or recipe.schedule == "plateau"
+    return Splits(train, validation, test, not (chosen and validation is test))
+
+
+def resolved(recipe: Recipe, splits: Splits, loader: str | None, device: str, say: Say) -> Recipe:
+    """The recipe with what depends on data and machine filled in: classes, size, loader, evaluation.
+
+    Raises:
+        UsageError: the recipe asks for other classes than the data has.
+        DataError, ModelError: no such loader, augmentation or model.
+    """
+    from models import zoo
+
+    zoo.check(recipe.model)
+    classes = len(splits.train.classes)
+    if recipe.classes and recipe.classes < classes:
+        raise UsageError(f"the recipe has {recipe.classes} classes and {splits.train.name} has {classes}")
+    size = recipe.size or zoo.default_size(recipe.model)
+    engine = loader or recipe.loader
+    if engine == "auto":
+        engine = _fastest(size, device)
+        say(f"loader: {engine}")
+    engines.check(engine)
+    parse_policy(recipe.augment)
+    evaluation = recipe.evaluation
+    if evaluation == "center" and size <= SMALL:
+        # Images of this size were cut out already: no margin is left to throw away.
+        evaluation = "whole"
+    return replace(recipe, classes=recipe.classes or classes, size=size, loader=engine, evaluation=evaluation)
+
+
+def _fastest(size: int, device: str) -> str:
+    if size <= SMALL:
+        return "resident"
+    return "dali" if engines.missing("dali", device) is None else "torchvision"
+
+
+def statistics(recipe: Recipe, train: Dataset) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Channel means and deviations for a recipe, in units of 0..1.
+
+    Published ones of a known data set; otherwise measured on up to 2,000 training images.
+    """
+    if recipe.normalization == "imagenet":
+        return IMAGENET_MEAN, IMAGENET_STD
+    known = KNOWN.get(train.name.partition("/")[0]) or KNOWN.get(recipe.data)
+    if known is not None and known.classes == len(train.classes):
+        return known.mean, known.std
+    contents = examine(train)
+    return contents.mean, contents.std
+
+
+@dataclass
+class Feed:
+    """The loaders of a run: `Sources` of models.training.loop.
+
+    Attributes:
+        options: of a training loader at the recipe's size; the others differ from it in a few fields.
+        threads: decoding threads or worker processes.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    options: LoaderOptions
+    _open: tuple[int, Loader] | None = None
+    _validation: Loader | None = None
+
+    @classmethod
+    def from_recipe(
+        cls,
+        recipe: Recipe,
+        splits: Splits,
+        configuration: Configuration,
+        device: torch.device,
+        world: World,
+        threads: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> "Feed":
+        """Loaders for this process, in the precision and layout the configuration computes in.
+
+        Raises:
+            DataError: an engine that cannot run here.
+        """
+        dtype = autocast_dtype(configuration.precision, True) or DTYPES[configuration.precision]
+        options = LoaderOptions(
+            batch=max(1, recipe.batch // world.size),
+            size=recipe.size,
+            dtype=str(dtype).removeprefix("torch."),
+            layout=configuration.layout,
+            device=str(device),
+            threads=threads,
+            seed=recipe.seed,
+            train=True,
+            shard=world.rank,
+            shards=world.size,
+            mean=mean,
+            std=std,
+            augment=recipe.augment,
+            eval_margin=EVAL_MARGIN if recipe.evaluation == "center" else 1.0,
+            normalization="per_image" if recipe.normalization == "per_image" else "fixed",
+        )
+        if recipe.loader == "resident":
+            splits = _decoded(splits, recipe.size, threads)
+        return cls(recipe, splits, options)
+
+    def train(self, size: int) -> Loader:
+        """Training batches at `size` pixels; the loader of another size is closed."""
+        if self._open is not None and self._open[0] != size:
+            self._open[1].close()
+            self._open = None
+        if self._open is None:
+            stored = self.recipe.size if self.recipe.loader == "resident" and size != self.recipe.size else 0
+            options = replace(self.options, size=size, stored_size=stored)
+            self._open = (size, engines.build(self.recipe.loader, self.splits.train, options))
+        return self._open[1]
+
+    def validation(self) -> Loader:
+        """The validation images, each once an iteration."""
+        if self._validation is None:
+            self._validation = self.evaluation(self.splits.validation)
+        return self._validation
+
+    def test(self) -> Loader:
+        """The test images, each once an iteration."""
+        return self.validation() if self.splits.test is self.splits.validation else self.evaluation(self.splits.test)
+
+    def evaluation(self, dataset: Dataset) -> Loader:
+        """A loader over any images, as the recipe evaluates."""
+        options = replace(self.options, train=False, random_eval=self.recipe.evaluation == "random")
+        return engines.build(self.recipe.loader, dataset, options)
+
+    def close(self) -> None:
+        """Stop all threads and processes."""
+        for loader in (self._open[1] if self._open else None, self._validation):
+            if loader is not None:
+                loader.close()
+        self._open = self._validation = None
+
+
+def _decoded(splits: Splits, size: int, threads: int) -> Splits:
+    """Decode every image once: training, evaluation and other sizes start from the same pixels."""
+    from loaders.resident import decoded
+
+    done: dict[int, Dataset] = {}
+
+    def once(dataset: Dataset) -> Dataset:
+        if id(dataset) not in done:
+            done[id(dataset)] = decoded(dataset, size, threads)
+        return done[id(dataset)]
+
+    return replace(splits, train=once(splits.train), validation=once(splits.validation), test=once(splits.test))
+
+
+def evaluation_options(card: Any, configuration: Configuration, device: str, batch: int, threads: int) -> LoaderOptions:
+    """How images must be read for the weights that `card` (models.training.checkpoint.Card) describes."""
+    dtype = autocast_dtype(configuration.precision, True) or DTYPES[configuration.precision]
+    return LoaderOptions(
+        batch=batch,
+        size=card.size,
+        dtype=str(dtype).removeprefix("torch."),
+        layout=configuration.layout,
+        device=device,
+        threads=threads,
+        train=False,
+        mean=card.mean,
+        std=card.std,
+        eval_margin=EVAL_MARGIN if card.evaluation == "center" else 1.0,
+        random_eval=card.evaluation == "random",
+        normalization=card.normalization,
+    )
+
+
+def open_split(data: Path, name: str) -> Dataset:
+    """One split of a folder; a folder without splits is the whole of it.
+
+    Raises:
+        DataError: no such folder or split.
+    """
+    return open_dataset(data, name)

@@ -1,0 +1,440 @@
+"""A training run from its recipe to the folder it leaves: opens data and network, runs the loop, writes the files."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from bench import sources
+from bench.errors import BenchError, UsageError
+from bench.machine import describe, usable_cores
+from bench.sources import Feed, Say, Splits
+from models import zoo
+from models.configuration import Configuration, parse
+from models.errors import ModelError
+from models.predict import Classifier, same_classes
+from models.prepare import device_facts
+from models.training import checkpoint
+from models.training.checkpoint import Card
+from models.training.distributed import World
+from models.training.loop import DivergedError, EpochRow, StepRow, Training
+from models.training.recipe import Recipe, load, to_toml
+from results.events import EventWriter
+from results.history import Epoch, History, Step, StepLog, line
+from results.store import write_whole
+
+RECIPE, RUN, HISTORY, STEPS = "recipe.toml", "run.json", "history.csv", "steps.csv"
+
+
+class RunError(BenchError):
+    """A training that cannot begin, go on or end as asked."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run as a command line asks for it.
+
+    Attributes:
+        recipe: with every key the user changed.
+        title: the recipe's name, "" for one put together from options.
+        data, train, val: a folder with splits, or folders of each.
+        name: of the run; "" makes one from recipe or model and the time.
+        runs: folder of all runs.
+        resume: folder of a run to go on with.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads, 0 for every usable core.
+        max_minutes: stop cleanly after so long; 0 for the recipe's own limit.
+    """
+
+    recipe: Recipe
+    title: str = ""
+    data: Path | None = None
+    train: tuple[str, ...] = ()
+    val: str | None = None
+    name: str = ""
+    runs: Path = Path("runs")
+    resume: Path | None = None
+    device: str = "auto"
+    threads: int = 0
+    max_minutes: float = 0.0
+
+
+@dataclass
+class Run:
+    """A run under way, as reports need it."""
+
+    request: Request
+    recipe: Recipe
+    folder: Path
+    splits: Splits
+    feed: Feed
+    training: Training
+    configuration: Configuration
+    device: torch.device
+    world: World
+    stopped: str | None = None
+
+
+class Screen:
+    """One line an epoch, and on a terminal a bar that moves inside it."""
+
+    def __init__(self, epochs: int, quiet: bool = False) -> None:
+        self._epochs, self._quiet = epochs, quiet
+        self._bar: Any = None
+        self._epoch = 1
+
+    def say(self, text: str) -> None:
+        self.clear()
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def step(self, done: int, steps: int) -> None:
+        if self._quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=steps, initial=done - 1, desc=f"epoch {self._epoch}/{self._epochs}", leave=False, unit="step"
+            )
+        self._bar.update(1)
+
+    def clear(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def epoch(self, row: Epoch, best: Epoch | None) -> None:
+        self._epoch = row.epoch + 1
+        self.say(line(row, self._epochs, best))
+
+
+class Recorder:
+    """Writes what happens into the run's folder: after every epoch the files are whole."""
+
+    def __init__(self, folder: Path, screen: Screen, history: History, after_step: int) -> None:
+        self._folder, self._screen = folder, screen
+        self.history = history
+        epoch = history.epochs[-1].epoch if history.epochs else 0
+        self._steps = StepLog(folder / STEPS, after_step)
+        resumed = bool(epoch or after_step)
+        self._events = EventWriter(folder, epoch if resumed else None, after_step if resumed else None)
+        self._write()
+
+    def step(self, done: int, steps: int) -> None:
+        self._screen.step(done, steps)
+
+    def epoch(self, row: EpochRow, steps: list[StepRow], best: bool) -> None:
+        epoch = Epoch(**asdict(row))
+        self.history.append(epoch)
+        for step in steps:
+            entry = Step(**asdict(step))
+            self._steps.append(entry)
+            self._events.step(entry)
+        self._events.epoch(epoch)
+        self._steps.flush()
+        self._events.flush()
+        self._write()
+        self._screen.epoch(epoch, self.history.best)
+
+    def _write(self) -> None:
+        self.history.save(self._folder / HISTORY)
+        self.history.save_texts(self._folder)
+        self.history.save_log(self._folder / "log.md")
+
+    def close(self) -> None:
+        self._screen.clear()
+        self._steps.close()
+        self._events.close()
+
+
+def choose_device(name: str) -> str:
+    """ "cuda" where there is one, for "auto"."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def run_name(request: Request) -> str:
+    """The name asked for, or recipe (or model) and time.
+
+    Raises:
+        UsageError: a name that is no folder name.
+    """
+    if request.name:
+        if not re.fullmatch(r"[\w.+-]+", request.name) or request.name.startswith("."):
+            raise UsageError(f"run name {request.name!r} is not a folder name; use letters, digits, . _ + -")
+        return request.name
+    return f"{request.title or request.recipe.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def make_folder(folder: Path, world: World) -> None:
+    """Create the run's folder.
+
+    Raises:
+        RunError: it exists, or cannot be written.
+    """
+    if not world.first:
+        return
+    if folder.exists():
+        raise RunError(f"run {folder} exists; choose another --name, or go on with it: bench train --resume {folder}")
+    try:
+        folder.mkdir(parents=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise RunError(
+            f"cannot write run folder {folder}: {error.strerror}; choose another place with --runs"
+        ) from None
+
+
+def stored_request(folder: Path) -> Request:
+    """The request of a run that left its folder, to be changed and gone on with.
+
+    Raises:
+        RunError: not a run's folder.
+    """
+    try:
+        said = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        data = said["data"]
+        return Request(
+            recipe=load(folder / RECIPE),
+            title=said["recipe"],
+            data=Path(data["folder"]) if data["folder"] else None,
+            train=tuple(data["train"]),
+            val=data["val"],
+            name=folder.name,
+            runs=folder.parent,
+            resume=folder,
+            device=said["device"],
+            threads=said["threads"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder} is no run that can be resumed: {RUN} is missing or damaged ({error})") from None
+
+
+def network(recipe: Recipe) -> torch.nn.Module:
+    """The recipe's network with weights drawn by its seed."""
+    torch.manual_seed(recipe.seed)
+    return zoo.build(recipe.model, recipe.classes, **recipe.arguments)
+
+
+def teacher_of(recipe: Recipe, run: Splits, mean: Any, device: torch.device) -> Callable[[Any], Any] | None:
+    """The network a recipe distils from, ready to be called on training batches.
+
+    Raises:
+        RunError: it knows other classes or takes images normalised otherwise.
+    """
+    if not recipe.teacher:
+        return None
+    configuration = parse("fast", device_facts(device), True)
+    taught = Classifier.from_checkpoint(Path(recipe.teacher), configuration, device)
+    reason = same_classes(taught.card, run.train.classes)
+    if reason is None and tuple(taught.card.mean) != tuple(mean):
+        reason = "its images are normalised otherwise; set normalization alike"
+    if reason is not None:
+        raise RunError(f"teacher {recipe.teacher} cannot teach here: {reason}")
+    return taught.prepared.forward
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], str | None]]:
+    """Within it the first Ctrl-C or SIGTERM asks for a clean stop; a second Ctrl-C ends at once."""
+    asked: list[str] = []
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(signum).name)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: f"stopped by {asked[0]}" if asked else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(request: Request, say: Say, report: Callable[[Run, History], None]) -> Run:
+    """Train as asked, then let `report` write what is made of the finished (or stopped) run.
+
+    Raises:
+        UsageError, RunError, ModelError, DataError: see the message; what an interrupted run has stored stays.
+    """
+    begin = time.monotonic()
+    world = World.from_environ()
+    device = world.device(choose_device(request.device))
+    threads = request.threads or max(1, usable_cores() // (world.size if device.type == "cpu" else 1))
+    torch.set_num_threads(threads)
+    say = say if world.first else _silent
+    folder = request.resume or request.runs / run_name(request)
+    # Processes that torchrun starts again find the run they were in and go on with it.
+    resume = request.resume is not None or (world.restarts > 0 and (folder / checkpoint.LAST).is_file())
+    if not resume and folder.exists() and world.first:
+        make_folder(folder, world)  # refuses before anything is read
+    found = sources.open_folders(request.data, request.train, request.val)
+    splits = sources.split(found, request.recipe, say)
+    recipe = sources.resolved(request.recipe, splits, None, device.type, say)
+    configuration = parse(recipe.configuration, device_facts(device), True)
+    mean, std = sources.statistics(recipe, splits.train)
+    card = Card(
+        model=recipe.model,
+        classes=splits.train.classes,
+        size=recipe.size,
+        arguments=recipe.arguments,
+        mean=mean,
+        std=std,
+        normalization="per_image" if recipe.normalization == "per_image" else "fixed",
+        evaluation=recipe.evaluation,
+        tta=recipe.tta,
+        data=splits.train.name.partition("/")[0],
+    )
+    world.open(device)
+    feed: Feed | None = None
+    try:
+        feed = Feed.from_recipe(recipe, splits, configuration, device, world, threads, mean, std)
+        model = network(recipe)
+        teacher = teacher_of(recipe, splits, mean, device)
+        training = Training(recipe, model, card, configuration, device, world, feed, folder, teacher)
+        screen = Screen(recipe.epochs, quiet=not world.first)
+        history = History()
+        if resume:
+            notes = _go_on(training, folder, splits)
+            history = History(Epoch(**asdict(row)) for row in training.history)
+            for note in notes:
+                say(note)
+        elif world.first:
+            make_folder(folder, world)
+        run = Run(request, recipe, folder, feed.splits, feed, training, configuration, device, world)
+        _describe_run(run, threads)
+        say(_opening(run))
+        _go(run, screen, history, request.max_minutes or recipe.max_minutes, begin)
+        if world.first:
+            report(run, History(Epoch(**asdict(row)) for row in training.history))
+        return run
+    finally:
+        if feed is not None:
+            feed.close()
+        world.close()
+
+
+def _silent(text: str) -> None:
+    """What the other processes say."""
+
+
+def _go_on(training: Training, folder: Path, splits: Splits) -> list[str]:
+    card, weights, state = checkpoint.load_run(folder)
+    reason = same_classes(card, splits.train.classes)
+    if reason is None and card.model != training.recipe.model:
+        reason = f"it trained {card.model}, the recipe says {training.recipe.model}"
+    if reason is not None:
+        raise RunError(f"run {folder} cannot go on like this: {reason}")
+    notes = training.load(weights, state)
+    done = training.position.epoch
+    notes.append(f"going on after epoch {done} of {training.recipe.epochs}, step {training.position.step}")
+    return notes
+
+
+def _describe_run(run: Run, threads: int) -> None:
+    if not run.world.first:
+        return
+    request = run.request
+    said: Mapping[str, Any] = {
+        "command": shlex.join(["bench", *sys.argv[1:]]),
+        "recipe": request.title,
+        "data": {
+            "folder": str(request.data.absolute()) if request.data else "",
+            "train": [str(Path(p).absolute()) for parts in request.train for p in parts.split(",")],
+            "val": str(Path(request.val).absolute()) if request.val else None,
+        },
+        "images": {
+            "train": len(run.splits.train),
+            "validation": len(run.splits.validation),
+            "test": len(run.splits.test),
+        },
+        "test_is_independent": run.splits.independent,
+        "device": run.device.type,
+        "processes": run.world.size,
+        "threads": threads,
+        "configuration": run.configuration.text,
+        "machine": describe(device=str(run.device)),
+    }
+    write_whole(run.folder / RUN, (json.dumps(said, indent=1) + "\n").encode())
+    write_whole(run.folder / RECIPE, to_toml(run.recipe, [f"resolved recipe of run {run.folder.name}"]).encode())
+
+
+def _opening(run: Run) -> str:
+    recipe, splits = run.recipe, run.splits
+    params = sum(p.numel() for p in run.training.raw.parameters())
+    return (
+        f"{recipe.model}@{run.configuration.text} ({params:,} parameters) on {splits.train.name}: "
+        f"{len(splits.train):,} images in {recipe.classes} classes at {recipe.size} px, batch {recipe.batch}, "
+        f"{recipe.epochs} epochs, loader {recipe.loader}, {run.device.type}; run {run.folder}"
+    )
+
+
+def _go(run: Run, screen: Screen, history: History, max_minutes: float, begin: float) -> None:
+    recorder = Recorder(run.folder, screen, history, run.training.position.step) if run.world.first else None
+    try:
+        with interruptible() as asked:
+
+            def stop() -> str | None:
+                if max_minutes and time.monotonic() - begin > 60 * max_minutes:
+                    return f"stopped after {max_minutes:g} minutes"
+                return asked()
+
+            run.stopped = run.training.run(recorder or _Nobody(), stop)
+    except DivergedError as error:
+        good = run.training.position.epoch
+        kept = f"the weights after epoch {good} are in {run.folder / checkpoint.LAST}" if good else "nothing was stored"
+        raise DivergedError(
+            f"{error} (epoch {good + 1}); {kept}; lower lr, or clip gradients with --set clip=1"
+        ) from None
+    finally:
+        if recorder is not None:
+            recorder.close()
+
+
+class _Nobody:
+    """Watches the other processes, which say nothing."""
+
+    def step(self, done: int, steps: int) -> None:
+        """Nothing."""
+
+    def epoch(self, row: EpochRow, steps: list[StepRow], best: bool) -> None:
+        """Nothing."""
+
+
+def choose_weights(run: Run) -> int:
+    """Put the weights that the recipe selects into the network; returns their epoch."""
+    training = run.training
+    best = run.folder / checkpoint.BEST
+    if run.recipe.select == "best" and best.is_file() and training.position.best_epoch != training.position.epoch:
+        card, tensors = checkpoint.load_weights(best)
+        checkpoint.put(training.raw, tensors, str(best))
+        training.average = None
+        return card.epoch
+    return training.position.epoch
+
+
+def changed(request: Request, changes: Mapping[str, Any]) -> Request:
+    """The request with recipe keys changed.
+
+    Raises:
+        ModelError: an unknown key or a value of another type.
+    """
+    try:
+        return replace(request, recipe=request.recipe.replaced(changes))
+    except TypeError as error:
+        raise ModelError(f"cannot set {', '.join(changes)}: {error}") from None

@@ -1,0 +1,81 @@
+"""A trained network out of its checkpoint, and what it says about images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models import zoo
+from models.configuration import Configuration
+from models.evaluate import Forward, mirrored
+from models.prepare import Prepared, prepare
+from models.training import checkpoint
+from models.training.checkpoint import Card
+from models.training.recipe import load
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network in evaluation mode.
+
+    Attributes:
+        card: what its checkpoint says about it: class names, image size, normalisation.
+        prepared: the network as it was prepared.
+        forward: images [N, 3, size, size], normalised -> logits [N, classes].
+    """
+
+    card: Card
+    prepared: Prepared
+    forward: Forward
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, configuration: Configuration, device: torch.device) -> "Classifier":
+        """Build the network a checkpoint names and put its weights in.
+
+        Args:
+            path: a weights file, or a run's folder; see weights_file.
+            configuration: of inference; a training configuration without freezing serves as well.
+
+        Raises:
+            ModelError: no such file, damaged, or of a network that is not in the zoo.
+        """
+        path = weights_file(path)
+        card, tensors = checkpoint.load_weights(path)
+        model = zoo.build(card.model, len(card.classes), **card.arguments)
+        checkpoint.put(model, tensors, f"checkpoint {path}")
+        prepared = prepare(model, configuration, device, False, (1, 3, card.size, card.size))
+        return cls(card, prepared, prepared.forward if card.tta == "none" else mirrored(prepared.forward))
+
+    def top(self, images: Tensor, k: int = 5) -> list[list[tuple[str, float]]]:
+        """The k most likely classes of each image with their probabilities, likeliest first."""
+        with torch.no_grad():
+            probabilities = self.forward(images).float().softmax(1)
+        best = probabilities.topk(min(k, len(self.card.classes)), dim=1)
+        return [
+            [(self.card.classes[i], p) for i, p in zip(indices, values, strict=True)]
+            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+def weights_file(path: Path) -> Path:
+    """A weights file from a path that may name a run's folder: the weights its recipe selects, or what there is."""
+    if not path.is_dir():
+        return path
+    names = [checkpoint.LAST, checkpoint.BEST]
+    if (path / "recipe.toml").is_file() and load(path / "recipe.toml").select == "best":
+        names.reverse()
+    return next((path / name for name in names if (path / name).is_file()), path / names[0])
+
+
+def same_classes(card: Card, classes: Sequence[str]) -> str | None:
+    """Why images with these class names cannot be judged by these weights, or None."""
+    if tuple(classes) == card.classes:
+        return None
+    if len(classes) != len(card.classes):
+        return f"the checkpoint knows {len(card.classes)} classes, the data has {len(classes)}"
+    if set(classes) == set(card.classes):
+        return "the data has the same classes in another order"
+    lost = sorted(set(classes) - set(card.classes))
+    return f"the data has classes the checkpoint does not know: {', '.join(lost[:3])}"

@@ -1,0 +1,205 @@
+"""What a network consists of: its layers in the order in which they run, with shapes, parameters and MACs.
+
+Everything is read off one forward pass of one image on the meta device, so that no weight is drawn and nothing is
+computed. MACs are those of `torch.utils.flop_counter`, the counter of `bench cost`, and add up to its figure.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import zoo
+from models.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One call of a layer.
+
+    Attributes:
+        name: its path in the network, as in the state dict; "(network)" for parameters of the network itself.
+        type: its class.
+        output_shape: of one image, without the batch axis; of the first tensor where there are several.
+        params: its parameters, counted at its first call only and once if layers share them.
+        macs: multiply-adds of convolutions and matrix products in this call.
+    """
+
+    name: str
+    type: str
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+
+
+def summarise(
+    network: str | nn.Module,
+    classes: int | None = None,
+    size: int | None = None,
+    arguments: Mapping[str, object] | None = None,
+) -> tuple[Layer, ...]:
+    """The layers of a network, one row for each call of a module without children, in execution order.
+
+    A module with children has a row of its own, where it starts, only for what it does itself: parameters that it
+    holds (the class token of a vision transformer) and products that it computes (attention). Identities have none.
+
+    Args:
+        network: a name of `models.zoo`, or a module, which stays as it is.
+        classes: outputs of a named network; its own if None.
+        size: height and width of the image in pixels; a named network's own if None.
+        arguments: of a named network, as `models.zoo.build` takes them.
+
+    Raises:
+        ModelError: no such network or argument, a module without a size, or an image that does not fit.
+    """
+    module, title, pixels = on_meta(network, classes, size, arguments)
+    with _Recorder(module) as recorder:
+        run(module, title, pixels)
+    return recorder.layers()
+
+
+def totals(layers: Iterable[Layer]) -> tuple[int, int]:
+    """Parameters and MACs of all layers together."""
+    rows = tuple(layers)
+    return sum(row.params for row in rows), sum(row.macs for row in rows)
+
+
+def on_meta(
+    network: str | nn.Module,
+    classes: int | None,
+    size: int | None,
+    arguments: Mapping[str, object] | None,
+) -> tuple[nn.Module, str, int]:
+    """The network without weights, ready for evaluation; its name; the size of its images.
+
+    Raises:
+        ModelError: no such network or argument, or a module without a size.
+    """
+    if isinstance(network, nn.Module):
+        if classes is not None or arguments:
+            raise ModelError("classes and arguments build a network from its name; here is a finished module")
+        if size is None:
+            raise ModelError("a module does not know the size of its images; give size in pixels")
+        # Copied to the meta device first: a deep copy of the weights would only be thrown away.
+        memo = {id(tensor): _without_values(tensor) for tensor in (*network.parameters(), *network.buffers())}
+        module, title, pixels = copy.deepcopy(network, memo), type(network).__name__, size
+    else:
+        pixels = zoo.default_size(network) if size is None else size
+        with torch.device("meta"):
+            module = zoo.build(network, classes, **(arguments or {}))
+        title = network
+    if pixels < 1:
+        raise ModelError(f"size is {pixels}; give the height and width of the image in pixels")
+    return module.eval(), title, pixels
+
+
+def run(module: nn.Module, title: str, size: int) -> Tensor:
+    """One forward pass of one image on the meta device.
+
+    Gradients are on: without them attention is one fused kernel, in which no product is seen.
+
+    Raises:
+        ModelError: the network takes no image of this size.
+    """
+    try:
+        with torch.enable_grad():
+            logits: Tensor = module(torch.empty(1, 3, size, size, device="meta"))
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{title} takes no image of {size} x {size} pixels ({reason})") from error
+    return logits
+
+
+def shape_of(value: object) -> tuple[int, ...]:
+    """The shape of the first tensor in what a module takes or returns, without the batch axis."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape[1:])
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        shapes = [shape_of(item) for item in value if item is not None]
+        return next((shape for shape in shapes if shape), ())
+    return ()
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, tensor.requires_grad)
+    return empty
+
+
+@dataclass(slots=True)
+class _Call:
+    """A module that is running: where its row stands, what was counted before it, and what its children had."""
+
+    row: int
+    before: int
+    children: int = 0
+
+
+class _Recorder:
+    """Hooks on every module of a network, and the counter they read; a context manager around one forward pass."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._names = {module: name for name, module in network.named_modules()}
+        self._counter = FlopCounterMode(display=False)
+        self._rows: list[tuple[nn.Module, tuple[int, ...], int]] = []
+        self._open: list[_Call] = []
+
+    def __enter__(self) -> "_Recorder":
+        self._handles = []
+        for module in self._names:
+            self._handles.append(module.register_forward_pre_hook(self._before))
+            self._handles.append(module.register_forward_hook(self._after))
+        self._counter.__enter__()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._counter.__exit__(*details)
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, module: nn.Module, inputs: object) -> None:
+        self._open.append(_Call(len(self._rows), self._counter.get_total_flops()))
+        self._rows.append((module, (), 0))
+
+    def _after(self, module: nn.Module, inputs: object, output: object) -> None:
+        call = self._open.pop()
+        flops = self._counter.get_total_flops() - call.before
+        if self._open:
+            self._open[-1].children += flops
+        self._rows[call.row] = (module, shape_of(output), (flops - call.children) // 2)
+
+    def layers(self) -> tuple[Layer, ...]:
+        owned = self._owned()
+        layers = []
+        for module, shape, macs in self._rows:
+            params = owned.pop(module, 0)
+            leaf = not any(module.children()) and not isinstance(module, nn.Identity)
+            if leaf or params or macs:
+                name = self._names[module] or "(network)"
+                layers.append(Layer(name, type(module).__name__, shape, params, macs))
+        return tuple(layers)
+
+    def _owned(self) -> dict[nn.Module, int]:
+        """Module -> parameters that its first row answers for.
+
+        Parameters of a module that is never called itself, as the output layer of nn.MultiheadAttention, belong to
+        the nearest module around it that is.
+        """
+        called = {module for module, _, _ in self._rows}
+        owned: dict[nn.Module, int] = {}
+        seen: set[int] = set()
+        for name, module in self._network.named_modules():
+            own = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in seen]
+            seen.update(map(id, own))
+            while module not in called:
+                name = name.rpartition(".")[0]
+                module = self._network.get_submodule(name)
+            owned[module] = owned.get(module, 0) + sum(parameter.numel() for parameter in own)
+        return owned
