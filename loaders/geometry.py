@@ -45,11 +45,11 @@ def maps(operation: Operation, draws: Floats, side: int) -> Floats:
 
 def turned(degrees: Floats, side: int) -> Floats:
     """Rotations about the centre, counter-clockwise, [n, 3, 3]."""
-    return _about_centre(_turn(-degrees), side, np.zeros((len(degrees), 2)))
+    return _about_centre(_turn(degrees), side, np.zeros((len(degrees), 2)))
 
 
 def _turn(degrees: Floats) -> Floats:
-    """Clockwise on a picture whose y points down, [n, 2, 2]."""
+    """(x, y) to (cos x - sin y, sin x + cos y), [n, 2, 2]."""
     radians = np.deg2rad(degrees)
     cosine, sine = np.cos(radians), np.sin(radians)
     return np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)

@@ -23,6 +23,8 @@ from models.summary import on_meta, run, shape_of
 
 Shape = tuple[int, ...]
 
+_GATHERED = "concatenate all before"
+
 
 @dataclass(frozen=True, slots=True)
 class Shortcut:
@@ -72,7 +74,10 @@ class Block:
     @property
     def grows(self) -> bool:
         """Whether its output holds its input, so that the next of its kind sees more channels."""
-        return any(self.lines[cut.end].startswith("concatenate") for cut in self.shortcuts)
+        gathers = self.lines[0] == _GATHERED
+        return gathers or any(
+            self.lines[cut.end].startswith("concatenate") and cut.label == "identity" for cut in self.shortcuts
+        )
 
 
 def blocks(
@@ -160,6 +165,7 @@ class _Unit:
     module: nn.Module
     input_shape: Shape
     output_shape: Shape
+    gathers: bool
 
 
 def _blocks(network: nn.Module, title: str, size: int) -> tuple[Block, ...]:
@@ -168,7 +174,12 @@ def _blocks(network: nn.Module, title: str, size: int) -> tuple[Block, ...]:
     for name, module in _unit_modules(network):
 
         def note(module: nn.Module, inputs: object, output: object, name: str = name) -> None:
-            units.append(_Unit(name, module, shape_of(inputs), shape_of(output)))
+            given, gathers = shape_of(inputs), False
+            if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], list):
+                # torchvision's DenseNet hands its layers a list of all outputs before them.
+                parts = [shape_of(part) for part in inputs[0]]
+                given, gathers = (sum(part[0] for part in parts), *given[1:]), True
+            units.append(_Unit(name, module, given, shape_of(output), gathers))
 
         handles.append(module.register_forward_hook(note))
     try:
@@ -326,6 +337,9 @@ def _block(unit: _Unit) -> Block:
             lines = _lines([_words(leaf) for leaf in leaves], [_leads(leaf) for leaf in leaves])
         else:
             lines, shortcuts = _read(graph, unit.module)
+    if unit.gathers:
+        lines.insert(0, _GATHERED)
+        shortcuts = tuple(replace(cut, start=cut.start + 1, end=cut.end + 1) for cut in shortcuts)
     return Block(
         (unit.name,), title, tuple(lines), shortcuts, unit.input_shape, unit.output_shape, params, traced=traced
     )
@@ -442,9 +456,9 @@ def _leads(module: nn.Module) -> bool:
 def _lines(words: Sequence[str], leads: Sequence[bool]) -> list[str]:
     lines: list[str] = []
     for word, lead in zip(words, leads, strict=True):
-        if lead or not lines:
+        if word and (lead or not lines):
             lines.append(word)
-        else:
+        elif word:
             lines[-1] += f" \u00b7 {word}"
     return lines
 
@@ -478,7 +492,7 @@ _WORDS: "OrderedDict[type[nn.Module], Callable[[Any], str]]" = OrderedDict(
         nn.Linear: lambda m: f"linear {m.out_features}",
         nn.BatchNorm2d: lambda m: "batch norm",
         nn.LayerNorm: lambda m: "layer norm",
-        nn.Dropout: lambda m: f"dropout {m.p:g}",
+        nn.Dropout: lambda m: f"dropout {m.p:g}" if m.p else "",
         nn.ReLU6: lambda m: "ReLU6",
         nn.ReLU: lambda m: "ReLU",
         nn.LeakyReLU: lambda m: "leaky ReLU",
@@ -635,23 +649,27 @@ def _laid_out(title: str, head: Sequence[str], boxes: Sequence[Block], image: Sh
     return _Drawing(title, across, tallest + _MARGIN / 2, tuple(marks))
 
 
-def _lanes(box: Block) -> list[int]:
-    """Which lane beside the lines each shortcut runs in; shortcuts over the same lines take different ones."""
-    lanes: list[int] = []
-    for index, cut in enumerate(box.shortcuts):
-        taken = {
-            lanes[other]
-            for other, earlier in enumerate(box.shortcuts[:index])
-            if earlier.start <= cut.end and cut.start <= earlier.end
-        }
-        lanes.append(next(lane for lane in range(len(box.shortcuts)) if lane not in taken))
-    return lanes
+def _arcs(box: Block) -> list[tuple[Shortcut, list[str], int]]:
+    """Shortcuts as they are drawn: one arc for those over the same lines, with all their labels, and its lane.
+
+    Arcs that pass the same line run in different lanes.
+    """
+    labels: dict[tuple[int, int], list[str]] = {}
+    for cut in box.shortcuts:
+        labels.setdefault((cut.start, cut.end), []).append(cut.label)
+    arcs: list[tuple[Shortcut, list[str], int]] = []
+    for (start, end), texts in labels.items():
+        taken = {lane for other, _, lane in arcs if other.start < end and start < other.end}
+        lane = next(lane for lane in range(len(labels)) if lane not in taken)
+        arcs.append((Shortcut(start, end, texts[0]), texts, lane))
+    return arcs
 
 
 def _shortcut_width(box: Block) -> float:
     if not box.shortcuts:
         return 0.0
-    return _LANE * (max(_lanes(box)) + 2) + max(_long(cut.label, _FONT - 1) for cut in box.shortcuts)
+    lanes = 1 + max(lane for _, _, lane in _arcs(box))
+    return _LANE * (lanes + 1) + max(_long(cut.label, _FONT - 1) for cut in box.shortcuts)
 
 
 def _box_width(box: Block) -> float:
@@ -686,13 +704,17 @@ def _box(box: Block, x: float, y: float, width: float, height: float) -> list[_M
     marks.append(_Text(x + _PADDING, row + _LEADING * (len(box.lines) + 1), _params_text(box), _FONT - 1, _FAINT))
     # Shortcuts run to the right of the lines they pass and end at the word that says how they join.
     right = x + _PADDING + max((_long(line) for line in box.lines), default=0.0) + 4
-    for cut, lane in zip(box.shortcuts, _lanes(box), strict=True):
+    arcs = _arcs(box)
+    beside = right + _LANE * (1 + max((lane for _, _, lane in arcs), default=0)) + 4
+    for cut, labels, lane in arcs:
         out = right + _LANE * (lane + 1)
         start, end = rows[cut.start] - _LEADING * 0.75, rows[cut.end] - 4
         inward = x + _PADDING + _long(box.lines[cut.end]) + 4
         left = x + _PADDING + (_long(box.lines[cut.start - 1]) if cut.start else _long(box.heading, bold=True)) + 4
         marks.append(_Line(((min(left, right), start), (out, start), (out, end), (inward, end)), _SHORTCUT, True))
-        marks.append(_Text(out + 4, (start + end) / 2 + 4, cut.label, _FONT - 1, _SHORTCUT))
+        first = (start + end) / 2 + 4 - (len(labels) - 1) * _LEADING * 0.4
+        for index, label in enumerate(labels):
+            marks.append(_Text(beside, first + index * _LEADING * 0.8, label, _FONT - 1, _SHORTCUT))
     return marks
 
 

@@ -419,7 +419,8 @@ def image_grid(
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     lines = [] if titles is None else [_wrapped(text) for text in titles]
-    # Laid out by hand: every cell is the same, and a layout engine takes seconds for what is a multiplication.
+    height, width = pictures.shape[1:3]
+    # Laid out by hand: cells are all alike, so nothing needs a solver, which would also cut the upper titles.
     cell, gap, above = 1.3, 0.06, 0.12 * max((text.count("\n") + 1 for text in lines), default=0)
     tall, top = cell * min(2.0, max(0.5, height / width)), 0.36 if title else 0.0
     across, down = columns * (cell + gap) + gap, rows * (tall + above + gap) + gap + top
@@ -562,7 +563,7 @@ def _dense(axes: Axes, at: NDArray[Any], values: NDArray[Any], smooth: bool) -> 
 
 def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
     if epochs and min(epochs) == max(epochs):
-        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 

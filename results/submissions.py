@@ -59,7 +59,7 @@ def submission_csv(ids: Iterable[str | int], labels: Iterable[str | int]) -> str
 
 
 def write_submission(path: Path | str, ids: Iterable[str | int], labels: Iterable[str | int]) -> None:
-    """Writes `submission_csv`, the whole file or nothing; raises RecordError also for a place that cannot be written."""
+    """Writes `submission_csv`, the whole file or nothing. Raises RecordError also where it cannot be written."""
     write_whole(Path(path), submission_csv(ids, labels).encode())
 
 

@@ -63,6 +63,10 @@ class OptimizerOptions:
         if self.name == "sgd" and self.nesterov and not self.momentum:
             raise ModelError("nesterov needs momentum; set momentum, usually to 0.9")
 
+    def sam_due(self, step: int) -> bool:
+        """Whether step number `step` (0-based, counted over the whole training) is a sharpness-aware one."""
+        return self.sam_rho > 0 and step % self.sam_interval == 0
+
 
 def _check(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
@@ -222,24 +226,18 @@ class Sam:
     """Sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412) around any optimiser.
 
     A sharpness-aware step is: forward, backward, `perturb`, gradients to None, forward and backward within
-    `frozen_batch_norm_statistics`, `restore`, optimiser step. Which steps are follows from their number, and the
-    object holds nothing from one step to the next, so there is nothing to store for resuming.
+    `frozen_batch_norm_statistics`, `restore`, optimiser step. Which steps are such, `OptimizerOptions.sam_due`
+    says from their number, and nothing is remembered from one step to the next: there is nothing to store for resuming.
 
     Args:
         rho: radius of the neighbourhood whose worst loss is minimised.
-        interval: every so manyth step is a sharpness-aware one; the others cost nothing more.
     """
 
-    def __init__(self, rho: float, interval: int = 1) -> None:
+    def __init__(self, rho: float) -> None:
         _check(rho > 0, "sam_rho", rho, "a positive radius")
-        _check(interval >= 1, "sam_interval", interval, "1 or more steps")
-        self.rho, self.interval = rho, interval
+        self.rho = rho
         self._perturbed: list[Tensor] = []
         self._saved: list[Tensor] = []
-
-    def due(self, step: int) -> bool:
-        """Whether step number `step` (0-based, counted over the whole training) is a sharpness-aware one."""
-        return step % self.interval == 0
 
     def perturb(self, parameters: Iterable["Tensor"]) -> None:
         """Move the parameters that have a gradient by rho along it: w + rho g / |g|, |g| over all of them.

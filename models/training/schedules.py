@@ -174,7 +174,7 @@ class Plateau:
     bad_epochs: int = 0
     factor: float = 1.0
 
-    def update(self, options: ScheduleOptions, metric: float) -> bool:
+    def step(self, options: ScheduleOptions, metric: float) -> bool:
         """Take in an epoch's metric (a not-a-number is not better); returns whether the rate falls."""
         # Before the first number every number is better.
         if not math.isnan(metric) and (self.best is None or _better(options.mode, metric, self.best)):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
-from models.training.averaging import Ema
+from models.training.averaging import AveragingOptions, WeightAverage
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -26,7 +26,7 @@ def drift(model: nn.Module, seed: int) -> None:
                 tensor += 1
 
 
-def averages(average: Ema) -> dict[str, torch.Tensor]:
+def averages(average: WeightAverage) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in average.state_dict()["averages"].items()}
 
 
@@ -34,7 +34,7 @@ def averages(average: Ema) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("every", [1, 3])
 def test_follows_the_recurrence(every: int, warmup: bool) -> None:
     model = network()
-    average = Ema(model, 0.9, every, warmup)
+    average = WeightAverage(model, AveragingOptions(0.9, every, warmup))
     expected = {name: tensor.double() for name, tensor in averages(average).items()}
     updates = 0
     for step in range(12):
@@ -47,25 +47,25 @@ def test_follows_the_recurrence(every: int, warmup: bool) -> None:
             if name in expected:
                 expected[name] = keep * expected[name] + (1 - keep) * tensor.double()
         updates += 1
-    assert average.updates == updates == 12 // every
+    assert average.state_dict()["updates"] == updates == 12 // every
     for name, tensor in averages(average).items():
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_batch_norm_statistics_are_averaged_and_counts_are_not() -> None:
     model = network()
-    average = Ema(model, 0.9)
+    average = WeightAverage(model, AveragingOptions(0.9))
     assert set(averages(average)) == set(model.state_dict()) - {"1.num_batches_tracked"}
     drift(model, 0)
     average.update(0)
-    with average.swap(model):
+    with average.swap():
         assert model[1].num_batches_tracked.item() == 1
         torch.testing.assert_close(model[1].running_mean, averages(average)["1.running_mean"])
 
 
 def test_swap_keeps_memory_and_gives_back_every_bit() -> None:
     model = network().to(memory_format=torch.channels_last)
-    average = Ema(model, 0.9)
+    average = WeightAverage(model, AveragingOptions(0.9))
     for step in range(3):
         drift(model, step)
         average.update(step)
@@ -75,7 +75,7 @@ def test_swap_keeps_memory_and_gives_back_every_bit() -> None:
     images = torch.randn(2, 3, 8, 8)
     model.eval()
     raw = model(images)
-    with average.swap(model):
+    with average.swap():
         assert {n: (t.data_ptr(), t.stride()) for n, t in model.state_dict().items()} == places
         assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in kept.items())
         assert not torch.equal(model(images), raw)
@@ -87,17 +87,17 @@ def test_swap_keeps_memory_and_gives_back_every_bit() -> None:
 
 def test_swap_gives_back_after_an_error() -> None:
     model = network()
-    average = Ema(model, 0.9)
+    average = WeightAverage(model, AveragingOptions(0.9))
     drift(model, 0)
     own = copy.deepcopy(model.state_dict())
-    with pytest.raises(RuntimeError, match="within"), average.swap(model):
+    with pytest.raises(RuntimeError, match="within"), average.swap():
         raise RuntimeError("within")
     assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
 
 
 def test_bfloat16_weights_are_averaged_in_float32() -> None:
     model = network(torch.bfloat16)
-    average = Ema(model, 0.999, warmup=False)
+    average = WeightAverage(model, AveragingOptions(0.999, warmup=False))
     with torch.no_grad():
         model[0].weight += 1
     before = averages(average)["0.weight"]
@@ -106,54 +106,44 @@ def test_bfloat16_weights_are_averaged_in_float32() -> None:
     assert after.dtype == torch.float32
     torch.testing.assert_close(after - before, 0.001 * (model[0].weight.float() - before), rtol=1e-2, atol=1e-6)
     own = model[0].weight.clone()
-    with average.swap(model):
+    with average.swap():
         assert model[0].weight.dtype == torch.bfloat16
     assert torch.equal(own, model[0].weight)
 
 
 def test_goes_on_exactly_from_its_state() -> None:
     model = network()
-    straight = Ema(model, 0.99, 2)
+    straight = WeightAverage(model, AveragingOptions(0.99, 2))
     for step in range(6):
         drift(model, step)
         straight.update(step)
     stored = copy.deepcopy((model.state_dict(), straight.state_dict()))
     other = network()
     other.load_state_dict(stored[0])
-    resumed = Ema(other, 0.99, 2)
+    resumed = WeightAverage(other, AveragingOptions(0.99, 2))
     resumed.load_state_dict(stored[1])
     for step in range(6, 12):
         for network_, average in ((model, straight), (other, resumed)):
             drift(network_, step)
             average.update(step)
-    assert straight.updates == resumed.updates == 6
+    assert straight.state_dict()["updates"] == resumed.state_dict()["updates"] == 6
     assert all(torch.equal(tensor, averages(resumed)[name]) for name, tensor in averages(straight).items())
-
-
-def test_reset_begins_again() -> None:
-    model = network()
-    average = Ema(model, 0.9)
-    drift(model, 0)
-    average.update(0)
-    average.reset(model)
-    assert average.updates == 0
-    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in averages(average).items())
 
 
 def test_averages_do_not_share_memory_with_the_model() -> None:
     model = network()
-    average = Ema(model, 0.9)
+    average = WeightAverage(model, AveragingOptions(0.9))
     before = averages(average)
     drift(model, 0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in averages(average).items())
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    average = Ema(network(), 0.9)
+    average = WeightAverage(network(), AveragingOptions(0.9))
     with pytest.raises(ModelError, match="stored weight average"):
-        average.load_state_dict(Ema(nn.Linear(2, 2), 0.9).state_dict())
-    with pytest.raises(ModelError, match="model given"), average.swap(nn.Linear(2, 2)):
-        pass
-    for decay, every, said in ((0.0, 1, "ema is"), (1.0, 1, "ema is"), (0.9, 0, "ema_every")):
+        average.load_state_dict(WeightAverage(nn.Linear(2, 2), AveragingOptions(0.9)).state_dict())
+    with pytest.raises(ModelError, match="no averaging"):
+        WeightAverage(network(), AveragingOptions())
+    for decay, every, said in ((-0.1, 1, "ema is"), (1.0, 1, "ema is"), (0.9, 0, "ema_every")):
         with pytest.raises(ModelError, match=said):
-            Ema(network(), decay, every)
+            AveragingOptions(decay, every)

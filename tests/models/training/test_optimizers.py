@@ -212,18 +212,19 @@ def test_options_are_checked(wrong: dict[str, Any], said: str) -> None:
 # Sharpness-aware minimisation
 
 
-def sam_step(model: nn.Module, optimizer: torch.optim.Optimizer, sam: Sam, number: int, passes: list[int]) -> float:
+def sam_step(model: nn.Module, optimizer: torch.optim.Optimizer, sam: Sam, due: bool, passes: list[int]) -> float:
     images, labels = batch()
 
     def backward() -> float:
-        passes.append(number)
+        passes[-1] += 1
         optimizer.zero_grad(set_to_none=True)
         loss = functional.cross_entropy(model(images), labels)
         loss.backward()
         return loss.item()
 
+    passes.append(0)
     loss = backward()
-    if sam.due(number):
+    if due:
         sam.perturb(model.parameters())
         with frozen_batch_norm_statistics(model):
             backward()
@@ -234,12 +235,13 @@ def sam_step(model: nn.Module, optimizer: torch.optim.Optimizer, sam: Sam, numbe
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_sam_learns_with_two_passes_at_every_interval(name: str) -> None:
-    model, passes = network(), []
-    optimizer = build(model, OptimizerOptions(name, RATES[name]), False)
-    sam = Sam(0.05, interval=5)
-    losses = [sam_step(model, optimizer, sam, number, passes) for number in range(20)]
+    model, options = network(), OptimizerOptions(name, RATES[name], sam_rho=0.05, sam_interval=5)
+    optimizer, sam = build(model, options, False), Sam(options.sam_rho)
+    passes: list[int] = []
+    losses = [sam_step(model, optimizer, sam, options.sam_due(number), passes) for number in range(20)]
     assert losses[-1] < 0.9 * losses[0]
-    assert [passes.count(number) for number in range(20)] == [2, 1, 1, 1, 1] * 4
+    assert passes == [2, 1, 1, 1, 1] * 4
+    assert not OptimizerOptions(name).sam_due(0)
     assert model[1].num_batches_tracked.item() == 20
 
 
@@ -346,8 +348,9 @@ def test_frozen_statistics_cost_one_more_compilation() -> None:
 
 def test_options_need_no_torch() -> None:
     code = (
-        "import sys; from models.training import losses, mixing, optimizers, schedules; "
+        "import sys; from models.training import averaging, losses, mixing, optimizers, schedules; "
         "optimizers.OptimizerOptions(); schedules.ScheduleOptions(); losses.LossOptions(); mixing.MixOptions(); "
+        "averaging.AveragingOptions(); "
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

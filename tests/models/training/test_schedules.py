@@ -160,7 +160,7 @@ def test_plateau_is_torchs(mode: str) -> None:
     plateau = Plateau()
     for metric in metrics:
         scheduler.step(metric)
-        plateau.update(options, metric)
+        plateau.step(options, metric)
         assert LR * plateau.factor == pytest.approx(own.param_groups[0]["lr"])
         assert (plateau.best, plateau.bad_epochs) == (scheduler.best, scheduler.num_bad_epochs)
     assert plateau.factor < 1
@@ -169,12 +169,12 @@ def test_plateau_is_torchs(mode: str) -> None:
 def test_plateau_halves_after_patience_and_goes_on_from_its_state() -> None:
     options = ScheduleOptions("plateau", 20, gamma=0.5, patience=5)
     plateau = Plateau()
-    assert not plateau.update(options, 0.7)
-    assert [plateau.update(options, 0.7) for _ in range(5)] == [False] * 5
+    assert not plateau.step(options, 0.7)
+    assert [plateau.step(options, 0.7) for _ in range(5)] == [False] * 5
     resumed = Plateau()
     resumed.load_state_dict(plateau.state_dict())
     assert resumed == plateau
-    assert resumed.update(options, 0.7)
+    assert resumed.step(options, 0.7)
     assert resumed.factor == 0.5
     with pytest.raises(ModelError, match="holds"):
         resumed.load_state_dict({"best": 1})
@@ -183,9 +183,9 @@ def test_plateau_halves_after_patience_and_goes_on_from_its_state() -> None:
 def test_plateau_takes_not_a_number_for_a_bad_epoch() -> None:
     options = ScheduleOptions("plateau", 20, patience=0)
     plateau = Plateau()
-    assert plateau.update(options, math.nan)
+    assert plateau.step(options, math.nan)
     assert plateau.best is None
-    plateau.update(options, 0.5)
+    plateau.step(options, 0.5)
     assert plateau.best == 0.5
 
 
