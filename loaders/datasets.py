@@ -3,6 +3,8 @@
 Nothing is decoded here. Listing is sorted, so that the same folder is the same data set everywhere.
 """
 
+import difflib
+import hashlib
 import io
 import os
 import pickle
@@ -21,6 +23,71 @@ SPLITS = ("train", "val", "test")
 
 # A split's folder names, best first. ImageNet copies come as train/, or as train.X1, train.X2, ... to be merged.
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation", "test"), "test": ("test",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Published figures of a data set: mean and std per channel of the training images, in units of 0..1.
+
+    Attributes:
+        classes: number of classes.
+        images: training and validation (or test) images.
+        size: pixels a network is usually given.
+        mean, std: red, green, blue.
+    """
+
+    classes: int
+    images: tuple[int, int]
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# imagenet100 is the one of 1,300 training and 50 validation images a class; it has no statistics of its own.
+KNOWN: dict[str, Known] = {
+    "cifar10": Known(10, (50_000, 10_000), 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": Known(100, (50_000, 10_000), 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tinyimagenet": Known(200, (100_000, 10_000), 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+    "imagenet100": Known(100, (130_000, 5_000), 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": Known(1000, (1_281_167, 50_000), 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+def known(name: str) -> Known:
+    """The published figures of a data set.
+
+    Raises:
+        DataError: there is no such data set in KNOWN.
+    """
+    if name not in KNOWN:
+        near = difflib.get_close_matches(name, KNOWN, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise DataError(f"unknown data set {name}{hint} Known: {', '.join(sorted(KNOWN))}")
+    return KNOWN[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """Images whose classes nobody has told, to be predicted.
+
+    Attributes:
+        name: the file or folder, for messages.
+        ids: one for each image, as the file gives them; file names for a folder.
+        pixels: uint8 [images, 32, 32, 3] for a pickle, None for a folder.
+        files: paths for a folder, otherwise empty.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    pixels: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    files: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def as_dataset(self, classes: Sequence[str]) -> "Dataset":
+        """For a loader: every label is 0, which says nothing."""
+        return Dataset(self.name, self.name, "all", self.files, (0,) * len(self), tuple(classes), self.pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +144,10 @@ def placeholder(images: int, classes: int) -> Dataset:
 def open_dataset(path: str | Path | Sequence[str | Path], split: str = "train") -> Dataset:
     """Find out the layout of `path` and list one split of it.
 
-    Understood: CIFAR-10 and CIFAR-100 python batches; Tiny-ImageNet; a folder with train and val (or test) folders of
-    class folders, the training part possibly spread over train.X1, train.X2, ...; a folder of class folders; a flat
-    folder of images (one class). The last two have no splits: each split is the whole set. Several paths are merged.
+    Understood: CIFAR-10 and CIFAR-100 python batches; Tiny-ImageNet; ImageNet with val as a flat folder and a text of
+    true classes beside it; a folder with train and val (or test) folders of class folders, the training part possibly
+    spread over train.X1, train.X2, ...; a folder of class folders; a flat folder of images (one class). The last two
+    have no splits: each split is the whole set. Several paths are merged.
 
     Raises:
         DataError: nothing there, nothing readable, an empty class, or training and validation classes that differ.
@@ -92,7 +160,7 @@ def open_dataset(path: str | Path | Sequence[str | Path], split: str = "train") 
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data folder {root} {what}; name a folder of images, or make one with: bench data make {root}")
-    for find in (_open_cifar, _open_tiny_imagenet, _open_splits):
+    for find in (_open_cifar, _open_tiny_imagenet, _open_flat_val, _open_splits):
         dataset = find(root, split)
         if dataset is not None:
             return dataset
@@ -144,6 +212,91 @@ def merge_folders(folders: Sequence[str | Path], split: str = "train") -> Datase
     return _folder_dataset("+".join(path.name for path in paths), paths[0].parent, split, paths)
 
 
+def holdout(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Set a part of the training images aside: (the rest, the part held out), without an image in both.
+
+    Every class gives the same share; what rounding leaves over goes to the classes with the largest remainders, and no
+    class gives its last image. The same arguments give the same parts, and both keep the order of the data set.
+
+    Args:
+        dataset: the images to part.
+        share: of the images, in 0..1; above 1 it counts images.
+        seed: which of them.
+
+    Raises:
+        DataError: nothing would be held out, or nothing would be left.
+    """
+    labels = np.asarray(dataset.labels)
+    wanted = int(share) if share > 1 else round(share * len(dataset))
+    if not 0 < wanted < len(dataset):
+        raise DataError(f"holding out {share:g} of {len(dataset)} images of {dataset.name} leaves one part empty")
+    counts = np.bincount(labels, minlength=len(dataset.classes))
+    exact = counts * (wanted / len(dataset))
+    taken = np.floor(exact).astype(np.int64)
+    for label in np.argsort(taken - exact, kind="stable")[: wanted - int(taken.sum())]:
+        taken[label] += 1
+    taken = np.minimum(taken, np.maximum(counts - 1, 0))
+    if not taken.any():
+        raise DataError(f"{dataset.name} has one image a class, so none can be held out")
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0x686F6C64]))
+    held = np.zeros(len(dataset), np.bool_)
+    for label, count in enumerate(taken):
+        held[generator.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return (
+        replace(dataset.select(np.flatnonzero(~held).tolist()), name=f"{dataset.name}-rest", split="train"),
+        replace(dataset.select(np.flatnonzero(held).tolist()), name=f"{dataset.name}-held", split="val"),
+    )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """16 hexadecimal digits that stand for the classes, the labels and the file names below the set's folder.
+
+    Equal wherever the same data lies; contents of files are not read. For sets that come as arrays every pixel of up
+    to 1,000 evenly spread images counts in place of names.
+    """
+    digest = hashlib.sha256()
+    digest.update("\0".join(dataset.classes).encode())
+    digest.update(np.asarray(dataset.labels, np.int32).tobytes())
+    if dataset.files:
+        # Only the last two parts of a path: a split may lie anywhere.
+        digest.update("\0".join("/".join(path.split(os.sep)[-2:]) for path in dataset.files).encode())
+    elif dataset.pixels is not None:
+        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(1000, len(dataset))).astype(np.int64))
+        digest.update(np.ascontiguousarray(dataset.pixels[chosen]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def open_unlabelled(path: str | Path) -> Unlabelled:
+    """Images to be predicted: a pickle of b'data' and b'ids', or a folder of image files.
+
+    b'data' is uint8, [n, 3072] with one colour after the other or [n, 32, 32, 3]; a pickle without b'ids' is numbered
+    from 0. Nothing the pickle may hold is run.
+
+    Raises:
+        DataError: nothing there, a pickle that asks for anything but arrays, or one of another form.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = _images_below(str(path))
+        if not files:
+            raise DataError(f"no images in {path}; expected {', '.join(EXTENSIONS)} files")
+        return Unlabelled(str(path), tuple(os.path.relpath(file, path) for file in files), files=tuple(files))
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; name a pickle with data and ids, or a folder of images")
+    content = read_batch(path)
+    if "data" not in content:
+        raise DataError(f"{path} lacks data; it has: {', '.join(sorted(content)) or 'nothing'}")
+    pixels = pixels_of(content["data"], path)
+    ids = content.get("ids", range(len(pixels)))
+    try:
+        named = tuple(one.decode() if isinstance(one, bytes) else str(one) for one in ids)
+    except (TypeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: ids cannot be read: {error}") from None
+    if len(named) != len(pixels):
+        raise DataError(f"{path} has {len(pixels)} images but {len(named)} ids")
+    return Unlabelled(str(path), named, pixels)
+
+
 def check_same_classes(train: Dataset, val: Dataset) -> None:
     """Raise DataError unless both have the same classes in the same order."""
     if train.classes == val.classes:
@@ -193,16 +346,23 @@ def _folder_dataset(name: str, root: Path, split: str, folders: list[Path]) -> D
         raise DataError(f"no class folders in {', '.join(map(str, folders))}; expected <class>/<image>")
     files: list[str] = []
     labels: list[int] = []
+    empty: list[str] = []
     for index, label in enumerate(classes):
         members = [
             path for folder in folders if (folder / label).is_dir() for path in _images_below(str(folder / label))
         ]
         if not members:
-            raise DataError(
-                f"class folder {label} in {', '.join(map(str, folders))} holds no images; fill or remove it"
-            )
+            empty.append(label)
         files += members
         labels += [index] * len(members)
+    if empty:
+        where = ", ".join(map(str, folders))
+        if len(empty) == 1:
+            raise DataError(f"class folder {empty[0]} in {where} holds no images; fill or remove it")
+        raise DataError(
+            f"{len(empty)} of {len(classes)} class folders in {where} hold no images: {_few(empty)}; "
+            "unpack the archive again, or remove them"
+        )
     return Dataset(name, str(root), split, tuple(files), tuple(labels), tuple(classes))
 
 
@@ -260,6 +420,47 @@ def _open_tiny_imagenet(root: Path, split: str) -> Dataset | None:
     if not files:
         raise DataError(f"{annotations} names no images")
     return Dataset("tiny-imagenet/val", str(root), split, tuple(files), tuple(labels), classes)
+
+
+# The texts that ImageNet copies with a flat val folder bring, best first.
+_TRUTHS = ("val_annotations.txt", "val.txt", "LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")
+
+
+def _open_flat_val(root: Path, split: str) -> Dataset | None:
+    """ImageNet as some copies hold it: class folders in train, val a flat folder, its classes in a text.
+
+    A line of the text is an image and its class (a folder of train, or its number in sorted order), divided by blanks
+    or a comma; or the folder alone, in the order of the sorted images. The numbers in ImageNet's own development kit
+    are in another order, so a number alone is refused.
+    """
+    if split != "val" or not (root / "train").is_dir() or not (root / "val").is_dir() or _class_folders(root / "val"):
+        return None
+    truth = next(
+        (folder / name for name in _TRUTHS for folder in (root / "val", root) if (folder / name).is_file()), None
+    )
+    if truth is None:
+        return None
+    classes = tuple(_class_folders(root / "train"))
+    folders = {label: i for i, label in enumerate(classes)}
+    index = {str(i): i for i in range(len(classes))} | folders
+    images = {os.path.splitext(os.path.basename(path))[0]: path for path in _images_below(str(root / "val"))}
+    names = iter(images)
+    files, labels = [], []
+    for number, line in enumerate(truth.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.replace(",", " ").split()
+        if not words or words[0] == "ImageId":
+            continue
+        image = os.path.splitext(words[0])[0] if len(words) > 1 else next(names, "")
+        label = words[1] if len(words) > 1 else words[0]
+        if image not in images or label not in (index if len(words) > 1 else folders):
+            raise DataError(
+                f"{truth} line {number}: expected an image of val and one of {len(classes)} classes of train"
+            )
+        files.append(images[image])
+        labels.append(index[label])
+    if not files:
+        raise DataError(f"{truth} names no images")
+    return Dataset(f"{root.name}/val", str(root), split, tuple(files), tuple(labels), classes)
 
 
 # What unpickling a CIFAR batch needs: dictionaries, lists, bytes and numpy arrays. Nothing here can run a command.
@@ -337,6 +538,11 @@ def _cifar(folder: Path, split: str, parts: list[str], key: str, meta: str, name
         if "data" not in batch or key not in batch:
             raise DataError(f"{folder / part} lacks data or {key}; unpack the {name} archive again")
         arrays.append(pixels_of(batch["data"], folder / part))
+        if len(arrays[-1]) != len(batch[key]):
+            raise DataError(
+                f"{folder / part} holds {len(arrays[-1])} images but {len(batch[key])} labels; "
+                f"unpack the {name} archive again"
+            )
         labels += [int(label) for label in batch[key]]
     read = read_batch(folder / meta) if (folder / meta).is_file() else {}
     if names not in read:

@@ -16,11 +16,13 @@ times the rate of those 900 real ones (results/published/amd-epyc-zen4-2-cores/s
 `bench data info GENERATED --against REAL` measures it again.
 """
 
+import contextlib
 import io
 import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,16 +92,9 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
         raise DataError(f"cannot make {images} images in {classes} classes; both must be at least 1")
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more")
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise DataError(f"{dest} exists and is not empty; name a new folder")
     classes = min(classes, images)
     plans = [_plan(i, i % classes, seed) for i in range(images)]
-    try:
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
-    except OSError as error:
-        raise DataError(f"cannot write below {dest.parent}: {error.strerror}") from error
-    try:
+    with new_folder(dest) as folder:
         for label in range(classes):
             (folder / _class_name(label)).mkdir()
         fields = _noise_fields(seed)
@@ -107,6 +102,25 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
         with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
             for _ in pool.map(lambda plan: _write(folder, plan, fields, seed), plans):
                 pass
+    return dest
+
+
+@contextlib.contextmanager
+def new_folder(dest: Path) -> Iterator[Path]:
+    """A folder to be filled that becomes `dest` when the block ends well, and is gone when it does not.
+
+    Raises:
+        DataError: `dest` holds something, cannot be written, or the disk is full.
+    """
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise DataError(f"{dest} exists and is not empty; name a new folder")
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+    except OSError as error:
+        raise DataError(f"cannot write below {dest.parent}: {error.strerror}") from error
+    try:
+        yield folder
         folder.chmod(0o755)
         folder.rename(dest)
     except OSError as error:
@@ -114,7 +128,6 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
     finally:
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
-    return dest
 
 
 def default_sample(images: int = 1000) -> Path:

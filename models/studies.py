@@ -22,7 +22,7 @@ class Study:
         recipes: names of the recipes that repeat its runs, defects included.
         fast: names of their corrected forms. Both are in the order in which the study lists its runs.
         compares: what differs from run to run, in a few words.
-        metrics: the figures it compares, by the names that the rows of a comparison of runs have.
+        metrics: the figures it compares, as a run's summary.json names them.
         sweeps: names of the sweeps that belong to it, in what it did or named as future work.
     """
 
@@ -100,7 +100,7 @@ STUDIES: dict[str, Study] = {
         _IMAGENET100,
         _fast(*_IMAGENET100),
         "networks on one baseline recipe",
-        ("top1", "seconds", "inference_latency", "params", "precision", "recall", "f1"),
+        ("top1", "best_top1", "train_seconds", "inference_cold_seconds", "inference_warm_seconds", "params"),
         (
             "dropout",
             "augmentation-imagenet100",
@@ -115,14 +115,14 @@ STUDIES: dict[str, Study] = {
         _NARROW,
         _fast(*_NARROW),
         "depths and numbers of epochs",
-        ("top1", "top1_best", "train_top1", "test_loss", "params", "epochs"),
+        ("top1", "best_top1", "best_epoch", "train_seconds", "params"),
     ),
     "four-families": Study(
         "CIFAR-10: LeNet, ResNet-18, ResNeXt-29 and DenseNet-121",
         _FAMILIES,
         _fast(*_FAMILIES),
         "families of networks",
-        ("top1", "train_top1", "epochs", "params", "state_entries", "weight_bytes", "checkpoint_bytes"),
+        ("top1", "epochs", "params", "state_entries", "weight_bytes", "checkpoint_bytes"),
         ("epochs", "augmentation", "learning-rates"),
     ),
     "imagenet-resnet50": Study(
@@ -135,14 +135,14 @@ STUDIES: dict[str, Study] = {
         ),
         ("imagenet-resnet50-fast",),
         "one network, settings changed while it trained",
-        ("top1", "top5", "train_top1", "seconds", "epochs"),
+        ("top1", "top5", "train_seconds", "images_per_second", "epochs"),
     ),
     "under-5m": Study(
         "CIFAR-10: five ResNets with fewer than 5M parameters",
         _UNDER_5M,
         _fast(*_UNDER_5M),
         "widths, depths and blocks of one family",
-        ("top1_best", "test_loss", "train_top1", "params", "seconds"),
+        ("best_top1", "best_epoch", "top1", "params", "train_seconds"),
         ("activations", "optimizers"),
     ),
 }
@@ -236,7 +236,7 @@ SWEEPS: dict[str, Sweep] = {
         "imagenet100-resnet34",
         {"optimizer": ("adam", "sgd", "rmsprop"), "lr": (1e-4, 1e-2)},
         _BASELINE,
-        note="two rates each, since no single rate suits all three",
+        note="two rates each, since no single rate suits all three; SGD and RMSprop have a momentum of 0.9",
     ),
 }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from models import zoo
 from models.errors import ModelError
@@ -150,17 +151,17 @@ class _Recorder:
         self._counter = FlopCounterMode(display=False)
         self._rows: list[tuple[nn.Module, tuple[int, ...], int]] = []
         self._open: list[_Call] = []
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "_Recorder":
-        self._handles = []
         for module in self._names:
             self._handles.append(module.register_forward_pre_hook(self._before))
             self._handles.append(module.register_forward_hook(self._after))
-        self._counter.__enter__()
+        self._counter.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._counter.__exit__(*details)
+        self._counter.__exit__(*details)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
 

@@ -100,7 +100,7 @@ class RunSummary:
 
     def __post_init__(self) -> None:
         where = f"summary of run {self.name!r}"
-        if isinstance(self.published, Mapping):
+        if self.published is not None and not isinstance(self.published, Published):
             object.__setattr__(self, "published", Published.from_json(self.published, f"{where}: published"))
         object.__setattr__(self, "missing", dict(self.missing))
         _check(self, where)
@@ -307,6 +307,25 @@ def size_table(summaries: Sequence[RunSummary], format: str = "text", sort: str 
     return _joined([_shown(runs, _SIZES, format, notes)], _numbered(notes, format))
 
 
+def bar_rows(summaries: Iterable[RunSummary], name: str) -> dict[str, dict[str, float | None]]:
+    """One figure of every run as `plots.bars` takes it, the published one beside it where any run has one.
+
+    Raises RecordError for a name that is no figure of a run.
+    """
+    if name not in _OPTIONAL:
+        raise RecordError(f"no figure {name!r}{_near(name, _OPTIONAL)}; known: {', '.join(_OPTIONAL)}")
+    runs = list(summaries)
+    theirs = {"top1": "top1", "best_top1": "top1_best", "train_seconds": "seconds"}.get(name)
+    rows: dict[str, dict[str, float | None]] = {run.name: {"ours": getattr(run, name)} for run in runs}
+    published: dict[str, float | None] = {
+        run.name: None if theirs is None or run.published is None else getattr(run.published, theirs) for run in runs
+    }
+    if any(x is not None for x in published.values()):
+        for run in runs:
+            rows[run.name]["published"] = published[run.name]
+    return rows
+
+
 def _sorted(summaries: Iterable[RunSummary], sort: str, columns: Mapping[str, _Column]) -> list[RunSummary]:
     if sort not in columns:
         raise RecordError(f"cannot sort by {sort!r}{_near(sort, columns)}; known: {', '.join(columns)}")
@@ -350,16 +369,16 @@ _SETS = {"val": "images held out of the training set", "test": "test set"}
 def _shown(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str, notes: list[str]) -> str:
     # Two lines of header a column are what keeps ten columns on a screen; markdown has no second line.
     joint = "\n" if format == "text" else " "
-    headers = ["rank", _NAME.header]
-    cells: list[list[Cell]] = []
-    for column in columns:
-        if column.theirs and all(column.read(run) is None for run in runs):
-            continue
-        numbers = [x for run in runs if isinstance(x := column.read(run), (int, float))]
-        factor, unit = _unit(column.unit, numbers)
+    shown = [c for c in columns if not c.theirs or any(c.read(run) is not None for run in runs)]
+    headers, factors = ["rank", _NAME.header], []
+    for column in shown:
+        factor, unit = _unit(column.unit, [x for run in runs if isinstance(x := column.read(run), (int, float))])
         headers.append(column.header.replace("\n", joint) + (f"{joint}[{unit}]" if unit else ""))
-        cells.append([_shown_cell(run, column, factor, notes) for run in runs])
-    rows: list[list[Cell]] = [[i + 1, run.name, *row] for i, (run, *row) in enumerate(zip(runs, *cells, strict=True))]
+        factors.append(factor)
+    rows: list[list[Cell]] = []
+    for i, run in enumerate(runs):
+        cells = [_shown_cell(run, column, factor, notes) for column, factor in zip(shown, factors, strict=True)]
+        rows.append([i + 1, run.name, *cells])
     return render(headers, rows, format)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from bench.output import check_output, format_options, write
 
 if TYPE_CHECKING:
     from bench.cost import Cost
+    from models.summary import Layer
 
 # Where a number is read more easily in a unit; parameters and tensors are compared digit by digit.
 UNITS = {
@@ -39,6 +41,8 @@ def _models(context: click.Context, parameter: click.Parameter, incomplete: str)
     metavar="N",
     help="Exit with 1 if a model has more parameters than this (5e6 is understood).",
 )
+@click.option("--layers", is_flag=True, help="Every layer in the order in which they run, with shape and cost.")
+@click.option("--diagram", metavar="FILE", help="Draw the network (one MODEL) as an .svg or .png file.")
 @format_options
 @click.pass_context
 def command(
@@ -47,6 +51,8 @@ def command(
     classes: int | None,
     size: int | None,
     max_params: float | None,
+    layers: bool,
+    diagram: str | None,
     format: str,
     output: str,
 ) -> None:
@@ -63,11 +69,23 @@ def command(
         raise UsageError(f"--max-params {max_params:g} is no number of parameters")
     for name in models:
         zoo.check(name)
+    if diagram is not None:
+        if len(models) != 1:
+            raise UsageError(f"--diagram draws one network into {diagram}, and {len(models)} are named")
+        if Path(diagram).suffix not in (".svg", ".png"):
+            raise UsageError(f"--diagram {diagram}: a diagram is an .svg or .png file")
+        check_output(diagram)
 
     from bench.cost import count
 
     costs = [count(name, classes, size) for name in models]
-    write(_table(costs, format), output)
+    rows = [_layers(cost) for cost in costs] if layers else []
+    write(_table(costs, rows, format), output)
+    if diagram is not None:
+        from models.diagram import write as draw
+
+        draw(diagram, models[0], costs[0].classes, costs[0].size)
+        click.echo(f"wrote {diagram}", err=True)
     for cost in costs:
         _second_opinion(cost)
     over = [cost for cost in costs if max_params is not None and cost.params > max_params]
@@ -96,11 +114,27 @@ def _second_opinion(cost: "Cost") -> None:
         click.echo(f"note: {note}", err=True)
 
 
-def _table(costs: Sequence["Cost"], format: str) -> str:
+def _layers(cost: "Cost") -> "tuple[Layer, ...]":
+    from models.summary import summarise
+
+    return summarise(cost.model, cost.classes, cost.size)
+
+
+def _table(costs: Sequence["Cost"], layers: "Sequence[tuple[Layer, ...]]", format: str) -> str:
+    """The costs, and the layers of each model if there are any."""
     from results.tables import WIDTH, quantity, render, to_json
 
     if format == "json":
-        return to_json({"models": [asdict(cost) for cost in costs]})
+        models = [asdict(cost) for cost in costs]
+        for model, found in zip(models, layers, strict=False):
+            model["layers"] = [asdict(layer) for layer in found]
+        return to_json({"models": models})
+    if format == "csv" and layers:
+        return render(
+            ["model", "layer", "type", "output_shape", "params", "macs"],
+            [[cost.model, *_cells(layer)] for cost, rows in zip(costs, layers, strict=True) for layer in rows],
+            format,
+        )
     names = [field.name for field in fields(costs[0])]
     if format == "csv":
         return render(names, [list(asdict(cost).values()) for cost in costs], format)
@@ -116,4 +150,12 @@ def _table(costs: Sequence["Cost"], format: str) -> str:
         shown = costs[start : start + abreast]
         rows = [[name, *(cell(name, getattr(cost, name)) for cost in shown)] for name in names[1:]]
         tables.append(render(["one image", *(cost.model for cost in shown)], rows, format))
+    for cost, found in zip(costs, layers, strict=False):
+        body = [[*_cells(layer)[:3], f"{layer.params:,}", f"{layer.macs:,}"] for layer in found]
+        total = ["total", "", "", f"{cost.params:,}", f"{cost.macs:,}"]
+        tables.append(render([cost.model, "type", "output", "params", "MACs"], [*body, total], format))
     return "\n".join(tables)
+
+
+def _cells(layer: "Layer") -> list[str | int]:
+    return [layer.name, layer.type, "x".join(map(str, layer.output_shape)), layer.params, layer.macs]

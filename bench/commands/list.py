@@ -1,6 +1,6 @@
 """`bench list`: the names that other commands take, with one line each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -9,6 +9,7 @@ from bench.output import check_output, format_options, write
 
 # kind -> its (name, line) pairs; nothing here imports torch
 Names = list[tuple[str, str]]
+Facts = Mapping[str, Mapping[str, str | int | float | None]]
 
 
 def _models() -> Names:
@@ -30,15 +31,28 @@ def _kernels() -> Names:
 
 
 def _recipes() -> Names:
-    import models
+    from models.training import recipe
 
-    found = sorted(Path(models.__path__[0], "recipes").glob("*.toml"))
-    return [(path.stem, _first_comment(path.read_text(encoding="utf-8"))) for path in found]
+    return [(name, _first_comment(recipe.folder() / f"{name}.toml")) for name in recipe.names()]
 
 
-def _first_comment(text: str) -> str:
-    first = text.partition("\n")[0]
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+# What a recipe says besides its line: the data it is for, and what its study published for such a run.
+RECIPE_COLUMNS = ("data", "epochs", "published_top1", "published_epochs", "published_seconds")
+
+
+def _recipe_facts(name: str) -> dict[str, str | int | float | None]:
+    from models.training import recipe
+
+    chosen = recipe.load(name)
+    published = chosen.published
+    top1 = published.top1_best if published.top1 is None else published.top1
+    facts = (chosen.data, chosen.epochs, top1, published.epochs, published.seconds)
+    return dict(zip(RECIPE_COLUMNS, facts, strict=True))
 
 
 def _workloads() -> Names:
@@ -60,22 +74,55 @@ KINDS: dict[str, Callable[[], Names]] = {
 @click.argument("kind", type=click.Choice(list(KINDS)), required=False)
 @format_options
 def command(kind: str | None, format: str, output: str) -> None:
-    """List models, loaders, kernels, recipes and workloads, with one line each; all of them without KIND."""
+    """List models, loaders, kernels, recipes and workloads, with one line each; all of them without KIND.
+
+    `bench list recipes` also shows data set and epochs of each recipe, and accuracy (of the last epoch, or of the
+    best where only that is published), epochs and time of the public run it stands beside.
+    """
     from results.tables import render, to_json
 
     check_output(output)
     listed = {name: KINDS[name]() for name in ([kind] if kind else KINDS)}
+    facts = {name: _recipe_facts(name) for name, _ in listed.get("recipes", [])}
     if format == "json":
         data = {
-            name: [{"name": entry, "description": line} for entry, line in entries] for name, entries in listed.items()
+            name: [{"name": entry, "description": line, **facts.get(entry, {})} for entry, line in entries]
+            if name == "recipes"
+            else [{"name": entry, "description": line} for entry, line in entries]
+            for name, entries in listed.items()
         }
         write(to_json(data), output)
     elif format == "csv":
-        rows = [(name, entry, line) for name, entries in listed.items() for entry, line in entries]
-        write(render(["kind", "name", "description"], rows, format), output)
-    else:
-        tables = [
-            render([name, "description"], entries, format) if entries else f"{name}: none\n"
+        columns = ["kind", "name", "description", *(RECIPE_COLUMNS if kind == "recipes" else ())]
+        rows = [
+            (name, entry, line, *(facts[entry].values() if kind == "recipes" else ()))
             for name, entries in listed.items()
+            for entry, line in entries
         ]
-        write("\n".join(tables), output)
+        write(render(columns, rows, format), output)
+    else:
+        write("\n".join(_table(name, entries, facts, format) for name, entries in listed.items()), output)
+
+
+def _table(kind: str, entries: Names, facts: Facts, format: str) -> str:
+    from results.history import duration
+    from results.tables import render
+
+    if not entries:
+        return f"{kind}: none\n"
+    if kind != "recipes":
+        return render([kind, "description"], entries, format)
+
+    def cells(name: str) -> list[str]:
+        data, epochs, top1, published_epochs, seconds = facts[name].values()
+        share = "-" if top1 is None else f"{100 * float(top1):.2f} %"
+        return [
+            str(data),
+            str(epochs),
+            share,
+            "-" if published_epochs is None else str(published_epochs),
+            "-" if seconds is None else duration(float(seconds)),
+        ]
+
+    headers = ["recipes", "data", "epochs", "published", "in epochs", "and time", "description"]
+    return render(headers, [[name, *cells(name), line] for name, line in entries], format)

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from results.classification import Classification, checked, confusion_csv, confu
 from results.errors import RecordError
 from results.tables import to_json
 
-CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def with_trace(right: int, each: int = 1000) -> list[list[int]]:
@@ -133,7 +134,7 @@ def test_csv_errors(tmp_path: Path, text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize("matrix", [[[1, 2]], [1, 2], [[0.5, 1], [1, 1]], [[1, 2], [3]], [["a", "b"], ["c", "d"]], []])
-def test_not_a_confusion_matrix(matrix: list[object]) -> None:
+def test_not_a_confusion_matrix(matrix: Any) -> None:
     with pytest.raises(RecordError, match="confusion matrix"):
         checked(matrix, ["cat", "dog"])
 

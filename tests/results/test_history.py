@@ -73,7 +73,7 @@ def test_not_a_number_is_kept_and_never_best(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("", "columns missing"),
-        ("epoch,speed\n1,2\n", "unknown column 'speed'; known: epoch, lr"),
+        ("epoch,speed\n1,2\n", "unknown column 'speed'; known: step, epoch"),
         ("step,epoch,lr,loss\n", "columns missing or repeated (top1)"),
         ("step,epoch,lr,loss,top1\n1,1,0.1,fast,0.5\n", "line 2: loss is 'fast', which is no number"),
         ("step,epoch,lr,loss,top1\n1,1,0.1,1.5,50.0\n", "line 2: top1 is 50.0; accuracies are fractions"),
@@ -85,8 +85,7 @@ def test_broken_files_are_named(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text)
     with pytest.raises(RecordError) as caught:
         load_steps(path)
-    # The first file has epoch's columns on purpose: its message lists those of a step.
-    assert said.replace("known: epoch, lr", "known: step, epoch") in str(caught.value)
+    assert said in str(caught.value)
     assert str(path) in str(caught.value)
 
 
@@ -156,10 +155,10 @@ def test_log_has_a_row_an_epoch_and_marks_the_best(tmp_path: Path) -> None:
 def test_line() -> None:
     run = History([epoch(1, 0.5), epoch(2, 0.7123), epoch(3, 0.6)])
     text = history.line(run.epochs[1], 200, run.best)
-    assert text.startswith("epoch   2/200  lr 0.03333  train loss 0.1429 top1 66.67 %  val loss 0.3000 top1 71.23 % top5")
+    assert text.startswith("epoch   2/200  lr 0.03333  train loss 0.1429 top1 66.67 %  val loss 0.3000 top1 71.23 %")
     assert text.endswith("(loader 7 %, step 82 %, evaluation 11 %)  best")
     assert history.line(run.epochs[2], 200, run.best).endswith("best 71.23 % at 2")
-    assert "val" not in history.line(epoch(1, None, evaluation_seconds=0.0), 9)
+    assert "val loss" not in history.line(epoch(1, None, evaluation_seconds=0.0), 9)
 
 
 @pytest.mark.parametrize(
