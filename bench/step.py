@@ -242,9 +242,16 @@ def forever(loader: Any) -> Batches:
 
 
 def kernel(workload: Workload, device: torch.device) -> Step:
-    """One call of a kernel on the inputs its catalogue entry makes."""
+    """One call of a kernel on the inputs its catalogue entry makes.
+
+    Raises:
+        WorkloadError: this implementation cannot run on the device.
+    """
     from kernels import catalogue
 
     implementation, dtype = workload.configuration.split("-")
-    call = catalogue.example(workload.subject, implementation, workload.batch, workload.size, dtype, device)
+    try:
+        call = catalogue.example(workload.subject, implementation, workload.batch, workload.size, dtype, device)
+    except ValueError as error:
+        raise WorkloadError(f"kernel {workload.subject}@{implementation} cannot run here: {error}") from None
     return Step(workload, call, workload.batch)

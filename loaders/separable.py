@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +159,7 @@ def _write_batches(folder: Path, like: str, sides: Sequence[NDArray[np.int64]], 
             names = [f"data_batch_{i}" for i in range(1, 6)] if part == TRAIN else ["test_batch"]
         for name, chosen in zip(names, np.array_split(np.arange(len(labels)), len(names)), strict=True):
             taken = labels[chosen].tolist()
-            batch = {b"batch_label": name.encode(), b"data": np.ascontiguousarray(rows[chosen])}
+            batch: dict[bytes, Any] = {b"batch_label": name.encode(), b"data": np.ascontiguousarray(rows[chosen])}
             batch[b"filenames"] = [f"{name}_{i:05d}.png".encode() for i in chosen.tolist()]
             if like == "cifar100":
                 batch |= {b"fine_labels": taken, b"coarse_labels": [label // 5 for label in taken]}

@@ -114,15 +114,11 @@ def _table(kind: str, entries: Names, facts: Facts, format: str) -> str:
         return render([kind, "description"], entries, format)
 
     def cells(name: str) -> list[str]:
-        data, epochs, top1, published_epochs, seconds = facts[name].values()
+        data, epochs, top1, _, seconds = facts[name].values()
         share = "-" if top1 is None else f"{100 * float(top1):.2f} %"
-        return [
-            str(data),
-            str(epochs),
-            share,
-            "-" if published_epochs is None else str(published_epochs),
-            "-" if seconds is None else duration(float(seconds)),
-        ]
+        return [str(data), str(epochs), share, "-" if seconds is None else duration(float(seconds))]
 
-    headers = ["recipes", "data", "epochs", "published", "in epochs", "and time", "description"]
-    return render(headers, [[name, *cells(name), line] for name, line in entries], format)
+    headers = ["recipes", "data", "epochs", "published", "in", "description"]
+    # The data set that a line begins with has a column here.
+    rows = [[name, *cells(name), line.partition(": ")[2] or line] for name, line in entries]
+    return render(headers, rows, format)
