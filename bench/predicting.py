@@ -55,7 +55,7 @@ def open_checkpoint(path: Path, device: str, configuration: str, batch: int = 0,
     return Opened(classifier, chosen, place, options)
 
 
-def test(opened: Opened, dataset: Dataset, loader: str = "auto") -> Evaluation:
+def evaluate_on(opened: Opened, dataset: Dataset, loader: str = "auto") -> Evaluation:
     """Evaluate on a labelled data set, each image once, predictions kept.
 
     Raises:

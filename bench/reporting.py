@@ -44,7 +44,8 @@ def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSu
             f"test on {run.splits.test.name}: top-1 {100 * evaluation.top1:.2f} %, top-5 {100 * evaluation.top5:.2f} % "
             f"of {evaluation.images:,} images, weights of epoch {epoch}{seen}"
         )
-        figures |= _inference_times(run, missing)
+        if pictures:
+            figures |= _inference_times(run, missing)
     else:
         missing |= dict.fromkeys(("top1", "top5"), "the run was stopped before its test")
     if pictures:
@@ -115,19 +116,14 @@ def _peak_bytes(run: Run) -> int:
 
 def _test(run: Run, pictures: bool) -> Evaluation:
     training, folder, classes = run.training, run.folder, run.training.card.classes
-    loader = run.feed.test()
-    evaluation = training.evaluate(loader, keep=True)
+    evaluation = training.evaluate(run.feed.all_of(run.splits.test), keep=True, alone=True)
     report = classified(evaluation, classes)
     report.save(folder)
     if pictures:
         plots.save(plots.confusion(evaluation.confusion, classes, "test images"), folder / "confusion.png")
         _draw_mistakes(run, evaluation)
     sample = _some(run.splits.train, TRAIN_SAMPLE)
-    loader = run.feed.evaluation(sample)
-    try:
-        seen = training.evaluate(loader)
-    finally:
-        loader.close()
+    seen = training.evaluate(run.feed.all_of(sample), alone=True)
     classified(seen, classes).save(folder, "train")
     if pictures:
         title = f"{len(sample):,} training images, not augmented"
@@ -170,11 +166,8 @@ def _draw_mistakes(run: Run, evaluation: Evaluation) -> None:
     wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:GRID]
     if not len(wrong):
         return
-    loader = run.feed.evaluation(test.select(wrong.tolist()))
-    try:
-        images = torch.cat([batch.float().cpu() for batch, _ in loader])
-    finally:
-        loader.close()
+    loader = run.feed.all_of(test.select(wrong.tolist()))
+    images = torch.cat([batch.float().cpu() for batch, _ in loader])
     titles = [
         plots.mistake(classes[labels[i]], classes[evaluation.predicted[i]], float(evaluation.confidence[i]))
         for i in wrong

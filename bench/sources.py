@@ -156,6 +156,7 @@ class Feed:
     options: LoaderOptions
     _open: tuple[int, Loader] | None = None
     _validation: Loader | None = None
+    _alone: Loader | None = None
 
     @classmethod
     def from_recipe(
@@ -213,21 +214,24 @@ class Feed:
             self._validation = self.evaluation(self.splits.validation)
         return self._validation
 
-    def test(self) -> Loader:
-        """The test images, each once an iteration."""
-        return self.validation() if self.splits.test is self.splits.validation else self.evaluation(self.splits.test)
-
-    def evaluation(self, dataset: Dataset) -> Loader:
-        """A loader over any images, as the recipe evaluates."""
-        options = replace(self.options, train=False, random_eval=self.recipe.evaluation == "random")
+    def evaluation(self, dataset: Dataset, **changes: int) -> Loader:
+        """A loader over any images, as the recipe evaluates; this process's part of them unless changed."""
+        options = replace(self.options, train=False, random_eval=self.recipe.evaluation == "random", **changes)
         return engines.build(self.recipe.loader, dataset, options)
+
+    def all_of(self, dataset: Dataset) -> Loader:
+        """A loader for one process alone over all of the images; the one handed out before is closed."""
+        if self._alone is not None:
+            self._alone.close()
+        self._alone = self.evaluation(dataset, shard=0, shards=1)
+        return self._alone
 
     def close(self) -> None:
         """Stop all threads and processes."""
-        for loader in (self._open[1] if self._open else None, self._validation):
+        for loader in (self._open[1] if self._open else None, self._validation, self._alone):
             if loader is not None:
                 loader.close()
-        self._open = self._validation = None
+        self._open = self._validation = self._alone = None
 
 
 def _decoded(splits: Splits, size: int, threads: int) -> Splits:

@@ -31,7 +31,8 @@ from models.training.distributed import World
 from models.training.loop import DivergedError, EpochRow, StepRow, Training
 from models.training.recipe import Recipe, load, to_toml
 from results.events import EventWriter
-from results.history import Epoch, History, Step, StepLog, line
+from results.history import Epoch, History, Step, StepLog, line, load_steps
+from results.runs import RunSummary
 from results.store import write_whole
 
 RECIPE, RUN, HISTORY, STEPS = "recipe.toml", "run.json", "history.csv", "steps.csv"
@@ -128,7 +129,7 @@ class Recorder:
         self.history = history
         epoch = history.epochs[-1].epoch if history.epochs else 0
         self._steps = StepLog(folder / STEPS, after_step)
-        resumed = bool(epoch or after_step)
+        resumed = bool(epoch or after_step or any(folder.glob("events.out.tfevents.*")))
         self._events = EventWriter(folder, epoch if resumed else None, after_step if resumed else None)
         self._write()
 
@@ -179,24 +180,38 @@ def run_name(request: Request) -> str:
     return f"{request.title or request.recipe.model}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def make_folder(folder: Path, world: World) -> None:
-    """Create the run's folder.
+def refuse_existing(folder: Path) -> None:
+    """Raise RunError if a run of this name has stored anything that could be lost."""
+    if folder.exists() and not _never_stored(folder):
+        raise RunError(f"run {folder} exists; choose another --name, or go on with it: bench train --resume {folder}")
+
+
+def make_folder(folder: Path) -> None:
+    """Create the run's folder, or empty the one of a run that never stored a checkpoint.
 
     Raises:
         RunError: it exists, or cannot be written.
     """
-    if not world.first:
-        return
-    if folder.exists():
-        raise RunError(f"run {folder} exists; choose another --name, or go on with it: bench train --resume {folder}")
+    refuse_existing(folder)
+    for pattern in (RUN, RECIPE, HISTORY, STEPS, "log.md", "*_history.txt", "summary.json", "events.out.tfevents.*"):
+        for path in folder.glob(pattern):
+            path.unlink()
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
     except OSError as error:
         raise RunError(
             f"cannot write run folder {folder}: {error.strerror}; choose another place with --runs"
         ) from None
+
+
+def _never_stored(folder: Path) -> bool:
+    """Whether a run began here and ended before it had a checkpoint to go on from.
+
+    Otherwise a run that fails at its first step would take its name with it.
+    """
+    return (folder / RUN).is_file() and not (folder / checkpoint.LAST).exists()
 
 
 def stored_request(folder: Path) -> Request:
@@ -281,8 +296,8 @@ def train(request: Request, say: Say, report: Callable[[Run, History], None]) ->
     folder = request.resume or request.runs / run_name(request)
     # Processes that torchrun starts again find the run they were in and go on with it.
     resume = request.resume is not None or (world.restarts > 0 and (folder / checkpoint.LAST).is_file())
-    if not resume and folder.exists() and world.first:
-        make_folder(folder, world)  # refuses before anything is read
+    if not resume and world.first:
+        refuse_existing(folder)
     found = sources.open_folders(request.data, request.train, request.val)
     splits = sources.split(found, request.recipe, say)
     recipe = sources.resolved(request.recipe, splits, None, device.type, say)
@@ -315,13 +330,14 @@ def train(request: Request, say: Say, report: Callable[[Run, History], None]) ->
             for note in notes:
                 say(note)
         elif world.first:
-            make_folder(folder, world)
+            make_folder(folder)
         run = Run(request, recipe, folder, feed.splits, feed, training, configuration, device, world)
         _describe_run(run, threads)
         say(_opening(run))
         _go(run, screen, history, request.max_minutes or recipe.max_minutes, begin)
         if world.first:
-            report(run, History(Epoch(**asdict(row)) for row in training.history))
+            rows = [Epoch(**asdict(row)) for row in training.history]
+            report(run, History(rows, load_steps(folder / STEPS)))
         return run
     finally:
         if feed is not None:
@@ -385,7 +401,10 @@ def _opening(run: Run) -> str:
 
 
 def _go(run: Run, screen: Screen, history: History, max_minutes: float, begin: float) -> None:
-    recorder = Recorder(run.folder, screen, history, run.training.position.step) if run.world.first else None
+    # Steps of an epoch are written when it ends, also those made before a pause inside it.
+    position = run.training.position
+    written = position.step - position.batch_index // run.recipe.accumulate
+    recorder = Recorder(run.folder, screen, history, written) if run.world.first else None
     try:
         with interruptible() as asked:
 
@@ -398,12 +417,29 @@ def _go(run: Run, screen: Screen, history: History, max_minutes: float, begin: f
     except DivergedError as error:
         good = run.training.position.epoch
         kept = f"the weights after epoch {good} are in {run.folder / checkpoint.LAST}" if good else "nothing was stored"
-        raise DivergedError(
-            f"{error} (epoch {good + 1}); {kept}; lower lr, or clip gradients with --set clip=1"
-        ) from None
+        reason = f"{error} (epoch {good + 1}); {kept}; lower lr, or clip gradients with --set clip=1"
+        if run.world.first:
+            _failed(run, reason)
+        raise DivergedError(reason) from None
     finally:
         if recorder is not None:
             recorder.close()
+
+
+def _failed(run: Run, reason: str) -> None:
+    """Leave the row that a comparison of runs shows for this one."""
+    history = run.training.history
+    RunSummary(
+        name=run.folder.name,
+        model=run.recipe.model,
+        data=run.splits.train.name,
+        recipe=run.request.title or "options",
+        evaluated="test" if run.splits.validation is run.splits.test else "val",
+        status="failed",
+        reason=reason,
+        epochs=len(history),
+        train_seconds=run.training.position.seconds,
+    ).save(run.folder)
 
 
 class _Nobody:

@@ -134,9 +134,9 @@ class Augmentation:
         name = operation.name
         if name in ("flip", "alternating_flip"):
             known = flips(self._epochs.draws(epoch, batch)) if name == "flip" else self._epochs.mirrors(epoch, batch)
-            mirror = self._put(known, torch.bool).view(-1, 1, 1)
-            # A mirrored image is one whose columns are read backwards.
-            return rows, torch.where(mirror, side - 1 - columns, columns), None
+            mirror = self._put(known, torch.int32).view(-1, 1, 1)
+            # A mirrored image is one whose columns are read backwards; sums are cheaper than a choice.
+            return rows, columns * (1 - 2 * mirror) + (side - 1) * mirror, None
         if name in ("crop", "crop_reflect"):
             border = self._border(operation)
             moved = np.floor(self._epochs.draws(epoch, batch)[:, -3:-1] * (2 * border + 1)) - border
@@ -416,8 +416,9 @@ _CHANGES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 def _matrices(names: NDArray[np.str_], magnitudes: Floats, side: int) -> Floats:
     """Maps of the operations that move pixels, [n, 3, 3]."""
     made = np.where((names == "Rotate")[:, None, None], geometry.turned(magnitudes, side), np.eye(3))
-    for name, row, column in (("ShearX", 0, 1), ("ShearY", 1, 0), ("TranslateX", 0, 2), ("TranslateY", 1, 2)):
-        made[:, row, column] = np.where(names == name, -magnitudes, made[:, row, column])
+    places = (("ShearX", 0, 1, 1), ("ShearY", 1, 0, 1), ("TranslateX", 0, 2, -1), ("TranslateY", 1, 2, -1))
+    for name, row, column, sign in places:
+        made[:, row, column] = np.where(names == name, sign * magnitudes, made[:, row, column])
     return made
 
 

@@ -169,7 +169,10 @@ def _write_batches(folder: Path, like: str, sides: Sequence[NDArray[np.int64]], 
             (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     if like == "cifar100":
         fine = [f"fine_{label:02d}".encode() for label in range(100)]
-        meta = {b"fine_label_names": fine, b"coarse_label_names": [f"coarse_{i:02d}".encode() for i in range(20)]}
+        meta: dict[bytes, Any] = {
+            b"fine_label_names": fine,
+            b"coarse_label_names": [f"coarse_{i:02d}".encode() for i in range(20)],
+        }
         (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
     else:
         meta = {b"label_names": [name.encode() for name in CIFAR10_CLASSES], b"num_vis": 3072}

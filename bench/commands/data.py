@@ -1,6 +1,8 @@
-"""`bench data`: generate, describe and check image data sets."""
+"""`bench data`: generate, describe, check and show image data sets."""
 
 import sys
+import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,26 +16,191 @@ if TYPE_CHECKING:
     from loaders.datasets import Dataset
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+# Kept here as text: the modules that know them import numpy, and help must not.
+LAYOUTS = ("cifar10", "cifar100", "tinyimagenet", "imagenet100", "imagenet", "folder")
+SHOWN = ("resident", "dali", "pil", "torchvision")
 
 
 @click.group(name="data")
 def command() -> None:
-    """Generate, describe and check image data sets."""
+    """Generate, describe, check and show image data sets."""
 
 
 @command.command()
 @click.argument("dest", type=click.Path(path_type=Path))
-@click.option("--images", type=click.IntRange(1), default=1000, show_default=True, help="Number of JPEGs.")
-@click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of class folders.")
+@click.option(
+    "--like",
+    type=click.Choice(LAYOUTS),
+    help="Small pictures that a network can learn, in this layout, instead of JPEGs as costly as ImageNet's.",
+)
+@click.option(
+    "--images", type=click.IntRange(1), help="Number of images in all.  [default: 1000; --like: six a class or 1200]"
+)
+@click.option("--classes", type=click.IntRange(1), help="Number of classes.  [default: 10; --like: the layout's own]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other pictures.")
-def make(dest: Path, images: int, classes: int, seed: int) -> None:
-    """Write generated JPEGs that cost what ImageNet's cost to decode into class folders below DEST."""
+def make(dest: Path, like: str | None, images: int | None, classes: int | None, seed: int) -> None:
+    """Write generated images below DEST: JPEGs that cost what ImageNet's cost to decode, in class folders.
+
+    With --like, one image in six is for validation or test, and the two are drawn apart.
+    """
+    if like is not None:
+        from loaders import separable
+
+        train, test = separable.make(dest, like, images, seed, classes)
+        click.echo(f"{train} images to train and {test} to test in the layout of {like} below {dest}", err=True)
+        return
     from loaders import sample
 
+    images, classes = images or 1000, classes or sample.CLASSES
     if images >= 500 and sys.stderr.isatty():
         click.echo(f"making {images} images", err=True)
     sample.make(dest, images, seed, classes)
     click.echo(f"{images} images in {min(classes, images)} classes below {dest}", err=True)
+
+
+@command.command()
+@click.argument("policy", required=False)
+@click.option("--list", "listed", is_flag=True, help="List the policies and the operations they are made of.")
+@click.option("--data", type=FOLDER, help="Use these images instead of generated ones.")
+@click.option("-o", "--output", metavar="FILE", help="PNG to write.  [default: POLICY.png]")
+@click.option("--size", type=click.IntRange(8), help="Pixels of an image.  [default: 32 for small pictures, else 224]")
+@click.option("--loader", type=click.Choice(SHOWN), default="resident", show_default=True, help="Whose augmentation.")
+@click.option("--images", type=click.IntRange(1), default=64, show_default=True, help="Number of images.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other changes.")
+def show(
+    policy: str | None,
+    listed: bool,
+    data: Path | None,
+    output: str | None,
+    size: int | None,
+    loader: str,
+    images: int,
+    seed: int,
+) -> None:
+    """Write a picture of what POLICY does to images.
+
+    POLICY is a name or operations joined by "+", such as crop+flip+rotate:20. The same seed shows the same changes.
+    """
+    from loaders import engines, policies
+
+    if listed:
+        _list_policies()
+        return
+    if policy is None:
+        raise UsageError("name a policy; `bench data show --list` shows them")
+    engines.operations(loader, policy)
+    output = output or f"{policy.replace('+', '_').replace(':', '-') or 'none'}.png"
+    if output != "-" and Path(output).suffix.lower() != ".png":
+        raise UsageError(f"cannot write pictures to {output}: name a file that ends in .png")
+    check_output(output)
+    # Only files will do for DALI; arrays need none.
+    with tempfile.TemporaryDirectory() if data is None and loader == "dali" else nullcontext() as folder:
+        dataset = _pictures(data, images, folder)
+        if size is None:
+            small = dataset.pixels is not None or data is None
+            size = 224 if not small else 32 if dataset.pixels is None else dataset.pixels.shape[1]
+        path = _write_pictures(dataset, policy, output, size, loader, seed)
+    click.echo(
+        f"{len(dataset)} images under {policies.describe(policy) if policy in policies.POLICIES else policy}", err=True
+    )
+    click.echo(f"wrote {path}", err=True)
+
+
+def _list_policies() -> None:
+    from loaders import engines, policies
+    from results.tables import render
+
+    rows: list[list[Any]] = [
+        [name, policies.POLICIES[name][0], policies.POLICIES[name][1]] for name in policies.names()
+    ]
+    click.echo(render(["policy", "operations", "what"], rows, "text") + "\n")
+    rows = []
+    for name, kind in policies.OPERATIONS.items():
+        written = name if kind.low is None else f"{name}:{kind.default:g}" if kind.default is not None else f"{name}:N"
+        lacking = [engine for engine, words in engines.LACKING.items() if name in words]
+        rows.append([written, kind.text, ", ".join(lacking)])
+    click.echo(render(["operation", "what", "not in"], rows, "text"))
+
+
+def _pictures(data: Path | None, images: int, folder: str | None) -> "Dataset":
+    """As many images, spread over a data set, or generated ones: in memory, or as files in `folder`."""
+    import numpy as np
+
+    from loaders import separable
+    from loaders.datasets import Dataset, open_dataset
+
+    if data is not None:
+        dataset = open_dataset(data)
+        return dataset.select(np.unique(np.linspace(0, len(dataset) - 1, images).round().astype(int)).tolist())
+    labels = np.arange(images) % 10
+    pixels = separable.pictures(labels, 32, 32)
+    if folder is None:
+        return Dataset("generated", "", "all", (), tuple(labels.tolist()), separable.CIFAR10_CLASSES, pixels)
+    from PIL import Image
+
+    files = [str(Path(folder) / f"{number:04d}.png") for number in range(images)]
+    for path, picture in zip(files, pixels, strict=True):
+        Image.fromarray(picture).save(path)
+    return Dataset("generated", folder, "all", tuple(files), tuple(labels.tolist()), separable.CIFAR10_CLASSES)
+
+
+def _write_pictures(dataset: "Dataset", policy: str, output: str, size: int, loader: str, seed: int) -> Path:
+    import torch
+
+    from loaders import engines
+    from loaders.grid import denormalized, write_grid
+    from loaders.options import LoaderOptions
+
+    threads = 0 if loader in ("pil", "torchvision") else 1
+    # An evaluation under the training augmentation: the images stay in their order.
+    options = LoaderOptions(
+        batch=len(dataset), size=size, threads=threads, seed=seed, train=False, random_eval=True, augment=policy
+    )
+    # Pillow's transforms draw from the caller's generator.
+    torch.manual_seed(seed)
+    opened = engines.build(loader, dataset, options)
+    try:
+        images, _ = next(iter(opened))
+    finally:
+        opened.close()
+    return write_grid(denormalized(images.numpy(), options.mean, options.std), output)
+
+
+@command.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--check", "checked", is_flag=True, help="Look for images in two parts; exit with 1 if there are any.")
+@click.option(
+    "--holdout",
+    type=click.FloatRange(0),
+    help="Share (or, above 1, number) of the training images set aside.  [default: 0.1 where there is no val]",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which images are set aside.")
+@format_options
+def split(folder: Path, checked: bool, holdout: float | None, seed: int, format: str, output: str) -> int:
+    """Show the parts that training, validation and test use, and check that they are kept apart.
+
+    --check looks for images listed twice, for copies of an image in another part, and makes an evaluation twice.
+    """
+    from loaders import splits
+    from results.tables import render, to_json
+
+    check_output(output)
+    parts = splits.parts_of(folder, holdout, seed)
+    checks = splits.check(parts) if checked else []
+    if format == "json":
+        described = [{"name": part.name, "split": part.split, "images": len(part)} for part in parts]
+        write(to_json({"parts": described, "seed": seed, "checks": [asdict(check) for check in checks]}), output)
+    else:
+        rows: list[list[Any]] = [[part.name, part.split, len(part), len(set(part.labels))] for part in parts]
+        tables = [render(["part", "split", "images", "classes"], rows, format)]
+        if checks:
+            found: list[list[Any]] = [[check.name, check.found, "; ".join(check.examples)] for check in checks]
+            tables.append(render(["check", "found", "such as"], found, format))
+        write("\n".join(tables), output)
+    for one in checks:
+        if one.found:
+            click.echo(f"{one.name}: {one.found}", err=True)
+    return 1 if any(check.found for check in checks) else 0
 
 
 def _splits(folder: Path | None, train: tuple[str, ...], val: str | None) -> "list[Dataset]":

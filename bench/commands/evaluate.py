@@ -49,7 +49,7 @@ def command(
     if confusion is not None and confusion.suffix not in (".csv", ".txt", ".png", ".svg"):
         raise UsageError(f"--confusion {confusion}: the name must end in .csv, .txt, .png or .svg")
 
-    from bench.predicting import open_checkpoint, test
+    from bench.predicting import evaluate_on, open_checkpoint
     from bench.reporting import classified
     from bench.sources import open_split
     from results.submissions import write_predictions
@@ -57,7 +57,7 @@ def command(
 
     dataset = open_split(data, split)
     opened = open_checkpoint(checkpoint, device, configuration, batch, threads)
-    evaluation = test(opened, dataset, loader)
+    evaluation = evaluate_on(opened, dataset, loader)
     names = opened.classifier.card.classes
     report = classified(evaluation, names)
     if predictions is not None:

@@ -198,7 +198,7 @@ class Training:
         # A fused update advances momentum also at steps that a scaler skips.
         fused = configuration != Configuration() and self.scaler is None
         self.optimizer = optimizers.build(self.raw, self.optimizer_options, fused)
-        self.schedule = _schedule_options(recipe)
+        self.schedule = schedule_options(recipe)
         self.plateau = schedules.Plateau() if recipe.schedule == "plateau" else None
         self.loss_options = losses.LossOptions(
             recipe.label_smoothing, recipe.distill_weight if teacher else 0.0, recipe.temperature
@@ -286,6 +286,17 @@ class Training:
         if self.average is not None:
             self.average.update(position.step)
         return loss, hits
+
+    def probe(self, lr: float, images: Tensor, labels: Tensor) -> Tensor:
+        """One update at this rate, outside of any epoch; the loss before it. For range tests, which put back what it
+        changes (lr_finder.restored); averages and loss scale are not put back.
+        """
+        self._wrapped.train()
+        schedules.apply(self.optimizer, lr / self.recipe.lr)
+        loss, _ = self._step([(images, labels)], 1)
+        # Mixing and sharpness-aware steps are drawn and chosen by the number of the step.
+        self.position.step += 1
+        return loss
 
     # Epochs
 
@@ -432,11 +443,18 @@ class Training:
         batches = self.sources.validation()
         return None if batches is None else self.evaluate(batches)
 
-    def evaluate(self, batches: Batches, keep: bool = False) -> Evaluation:
-        """Evaluate the weights a user would get: the averaged ones where the recipe averages."""
+    def evaluate(self, batches: Batches, keep: bool = False, alone: bool = False) -> Evaluation:
+        """Evaluate the weights a user would get: the averaged ones where the recipe averages.
+
+        `alone` is for a process that evaluates all images by itself: DistributedDataParallel would wait for the
+        others at every forward pass.
+        """
         swapped = self.average.swap() if self.average is not None else contextlib.nullcontext()
         self._wrapped.eval()
-        forward = self.prepared.forward if self.recipe.tta == "none" else mirrored(self.prepared.forward)
+        prepared = self.prepared
+        if alone and self.world.size > 1:
+            prepared = prepare(self.raw, replace(self.configuration, compile="eager"), self.device, False, (1, 3, 1, 1))
+        forward = prepared.forward if self.recipe.tta == "none" else mirrored(prepared.forward)
         with swapped:
             result = evaluate(
                 forward,
@@ -445,7 +463,7 @@ class Training:
                 self.device,
                 self.recipe.batch // self.world.size,
                 keep,
-                self.world.sum,
+                _unchanged if alone else self.world.sum,
             )
         self._wrapped.train()
         return result
@@ -553,6 +571,10 @@ class Training:
         return partial
 
 
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _each_alone(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.cat([forward(image) for image in images.split(1)])  # type: ignore[no-untyped-call]
 
@@ -583,7 +605,8 @@ def _optimizer_options(recipe: Recipe) -> optimizers.OptimizerOptions:
     )
 
 
-def _schedule_options(recipe: Recipe) -> schedules.ScheduleOptions:
+def schedule_options(recipe: Recipe) -> schedules.ScheduleOptions:
+    """The recipe's schedule."""
     return schedules.ScheduleOptions(
         name=recipe.schedule,
         epochs=recipe.epochs,

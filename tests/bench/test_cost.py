@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from dataclasses import fields
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from bench.cost import Cost, Opinion, convolution_backward_flops, count, disagre
 from bench.errors import BenchError, UsageError
 from models import zoo
 from models.errors import ModelError
+from models.summary import summarise, totals
 
 KEYS = [
     "model",
@@ -222,4 +224,70 @@ def test_disagreement_is_a_note_beside_the_data():
 def test_an_unknown_model_stops_before_anything_is_counted():
     result = invoke("lenet", "resnt34")
     assert isinstance(result.exception, ModelError)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*zoo.STUDIED, "resnet50", "efficientnet_b0", "densenet121", "googlenet", "vit_b_32", "swin_t", "swin_v2_t"],
+)
+def test_layers_add_up_to_the_cost(name):
+    cost = count(name)
+    assert totals(summarise(name)) == (cost.params, cost.macs)
+
+
+def test_layers_follow_the_cost_and_end_in_its_totals():
+    result = invoke("lenet", "res_512", "--layers")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith("total")] == [
+        ["total", "62,006", "651,720"],
+        ["total", "4,961,610", f"{count('res_512').macs:,}"],
+    ]
+    assert lines.index(next(line for line in lines if line.startswith("one image"))) == 0
+    assert "conv2        Conv2d     16x10x10   2,416  240,000" in lines
+
+
+def test_layers_as_json_stand_beside_the_promised_keys():
+    (model,) = json.loads(invoke("lenet", "--layers", "--format", "json").stdout)["models"]
+    assert list(model) == [*KEYS, "layers"]
+    assert len(model["layers"]) == 12
+    assert model["layers"][0] == {
+        "name": "conv1",
+        "type": "Conv2d",
+        "output_shape": [6, 28, 28],
+        "params": 456,
+        "macs": 352_800,
+    }
+
+
+def test_layers_as_csv_are_a_row_each():
+    lines = invoke("lenet", "--layers", "--format", "csv").stdout.splitlines()
+    assert lines[0] == "model,layer,type,output_shape,params,macs"
+    assert lines[1] == "lenet,conv1,Conv2d,6x28x28,456,352800"
+    assert len(lines) == 13
+
+
+def test_a_diagram_is_drawn_for_one_model(tmp_path):
+    file = tmp_path / "m.svg"
+    result = invoke("lenet", "--classes", "7", "--diagram", str(file), "--format", "json")
+    assert result.exit_code == 0
+    json.loads(result.stdout)
+    assert f"wrote {file}" in result.stderr
+    texts = [element.text for element in ElementTree.parse(file).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[0] == f"lenet: {count('lenet', 7).params:,} parameters, image 3\u00d732\u00d732"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lenet", "res_512", "--diagram", "m.svg"), "draws one network"),
+        (("lenet", "--diagram", "m.pdf"), "an .svg or .png file"),
+        (("lenet", "--diagram", "none/m.svg"), "there is no folder none"),
+    ],
+)
+def test_a_diagram_that_cannot_be_drawn_stops_before_anything_is_counted(arguments, message):
+    result = invoke(*arguments)
+    assert isinstance(result.exception, UsageError)
+    assert message in str(result.exception)
     assert result.stdout == ""

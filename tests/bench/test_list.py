@@ -56,3 +56,25 @@ def test_listing_imports_no_torch():
     )
     root = Path(zoo.__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60, stdout=subprocess.DEVNULL)
+
+
+def test_recipes_show_their_data_epochs_and_the_published_run():
+    result = invoke("recipes", "--format", "json")
+    listed = {entry["name"]: entry for entry in json.loads(result.stdout)["recipes"]}
+    entry = listed["imagenet100-resnet34"]
+    assert entry.pop("description").startswith("ImageNet-100: ResNet-34")
+    assert entry == {
+        "name": "imagenet100-resnet34",
+        "data": "imagenet100",
+        "epochs": 30,
+        "published_top1": 0.6268,
+        "published_epochs": 30,
+        "published_seconds": 31906.43,
+    }
+    # Only the best epoch's accuracy is published there.
+    assert listed["under-5m-res_512_d"]["published_top1"] == 0.8667
+    text = invoke("recipes").stdout
+    line = next(line for line in text.splitlines() if line.startswith("imagenet100-resnet34 "))
+    assert line.split()[1:7] == ["imagenet100", "30", "62.68", "%", "8", "h"]
+    header = invoke("recipes", "--format", "csv").stdout.splitlines()[0]
+    assert header == "kind,name,description,data,epochs,published_top1,published_epochs,published_seconds"

@@ -9,11 +9,16 @@ import pytest
 from PIL import Image
 
 from loaders.datasets import (
+    KNOWN,
     Dataset,
     check_same_classes,
+    fingerprint,
+    holdout,
+    known,
     merge_folders,
     open_dataset,
     open_splits,
+    open_unlabelled,
     placeholder,
     read_batch,
 )
@@ -134,7 +139,7 @@ def test_cifar10_batches(tmp_path: Path) -> None:
     assert chosen.labels == (5, 7)
     assert chosen.pixels is not None
     np.testing.assert_array_equal(chosen.pixels[1], train.pixels[7])
-    with pytest.raises(DataError, match="dali reads image files.*use resident"):
+    with pytest.raises(DataError, match="dali reads image files.*use resident, pil or torchvision"):
         train.need_files("dali")
 
 
@@ -219,3 +224,148 @@ def test_placeholder_counts_without_files() -> None:
     assert len(dataset) == 10
     assert len(dataset.classes) == 3
     assert dataset.files == ()
+
+
+def test_imagenet_with_flat_validation_images(tmp_path: Path) -> None:
+    for name in ("n02", "n01"):
+        image(tmp_path / "train" / name / f"{name}_0.JPEG")
+    for i in range(3):
+        image(tmp_path / "val" / f"ILSVRC2012_val_{i}.JPEG")
+    truths = {
+        "val.txt": "".join(f"ILSVRC2012_val_{i}.JPEG {label}\n" for i, label in enumerate((1, 0, 1))),
+        "LOC_val_solution.csv": "ImageId,PredictionString\n"
+        + "".join(f"ILSVRC2012_val_{i},{name} 1 2 3 4\n" for i, name in enumerate(("n02", "n01", "n02"))),
+        "imagenet_2012_validation_synset_labels.txt": "n02\nn01\nn02\n",
+    }
+    for name, text in truths.items():
+        (tmp_path / name).write_text(text)
+        train, val = open_splits(tmp_path)
+        assert val.labels == (1, 0, 1), name
+        assert [os.path.basename(path) for path in val.files] == [f"ILSVRC2012_val_{i}.JPEG" for i in range(3)]
+        assert train.classes == val.classes == ("n01", "n02")
+        (tmp_path / name).unlink()
+    (tmp_path / "imagenet_2012_validation_synset_labels.txt").write_text("0\n1\n0\n")
+    with pytest.raises(DataError, match="line 1: expected an image of val and one of 2 classes"):
+        open_dataset(tmp_path, "val")
+
+
+def test_a_half_unpacked_folder_counts_the_empty_classes(tmp_path: Path) -> None:
+    for name in "abcdef":
+        (tmp_path / "train" / name).mkdir(parents=True)
+    image(tmp_path / "train" / "a" / "1.jpg")
+    with pytest.raises(DataError, match=r"5 of 6 class folders in .*: b, c, d and 2 more; unpack"):
+        open_dataset(tmp_path)
+
+
+def test_a_batch_whose_rows_and_labels_differ_is_named(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    cut = {b"data": np.zeros((7, 3072), np.uint8), b"labels": [0] * 20}
+    (tmp_path / "data_batch_3").write_bytes(pickle.dumps(cut, protocol=2))
+    with pytest.raises(DataError, match="data_batch_3 holds 7 images but 20 labels; unpack"):
+        open_dataset(tmp_path)
+
+
+def numbered(images: int, classes: int) -> Dataset:
+    pixels = np.arange(images, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    labels = tuple((i * i) % classes for i in range(images))
+    return Dataset("numbered", "", "train", (), labels, tuple(map(str, range(classes))), pixels)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 37, 1.5])
+def test_holdout_is_stratified_disjoint_and_the_same_each_time(share: float) -> None:
+    dataset = numbered(200, 5)
+    rest, held = holdout(dataset, share, seed=3)
+    wanted = int(share) if share > 1 else round(share * 200)
+    assert (len(rest), len(held)) == (200 - wanted, wanted)
+    assert rest.pixels is not None
+    assert held.pixels is not None
+    ours, theirs = rest.pixels[:, 0, 0, 0].tolist(), held.pixels[:, 0, 0, 0].tolist()
+    assert sorted(ours + theirs) == list(range(200))
+    assert ours == sorted(ours)
+    for label in set(dataset.labels):
+        exact = dataset.labels.count(label) * wanted / 200
+        assert abs(held.labels.count(label) - exact) <= 1
+    again = holdout(dataset, share, seed=3)[1]
+    assert again.pixels is not None
+    assert again.pixels[:, 0, 0, 0].tolist() == theirs
+    if wanted > 1:
+        other = holdout(dataset, share, seed=4)[1]
+        assert other.pixels is not None
+        assert other.pixels[:, 0, 0, 0].tolist() != theirs
+    assert (rest.split, held.split, held.classes) == ("train", "val", dataset.classes)
+
+
+def test_holdout_leaves_every_class_an_image() -> None:
+    dataset = Dataset("few", "", "train", tuple("abcd"), (0, 0, 0, 1), ("x", "y"))
+    rest, held = holdout(dataset, 0.6)
+    assert 1 in rest.labels
+    assert len(held) == 2
+    for share in (0.0, 1.0, 4, 0.01):
+        with pytest.raises(DataError, match="one part empty"):
+            holdout(dataset, share)
+
+
+@pytest.mark.parametrize("planar", [True, False])
+def test_unlabelled_pickle(tmp_path: Path, planar: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    data = pixels.transpose(0, 3, 1, 2).reshape(5, -1) if planar else pixels
+    (tmp_path / "f.pkl").write_bytes(pickle.dumps({b"data": data, b"ids": np.arange(10, 15)}, protocol=2))
+    unlabelled = open_unlabelled(tmp_path / "f.pkl")
+    assert unlabelled.pixels is not None
+    np.testing.assert_array_equal(unlabelled.pixels, pixels)
+    assert unlabelled.ids == ("10", "11", "12", "13", "14")
+    dataset = unlabelled.as_dataset(("cat", "dog"))
+    assert (len(dataset), dataset.classes) == (5, ("cat", "dog"))
+
+
+def test_unlabelled_pickle_without_ids_is_numbered_and_one_with_others_refused(tmp_path: Path) -> None:
+    data = np.zeros((2, 3072), np.uint8)
+    (tmp_path / "f.pkl").write_bytes(pickle.dumps({b"data": data}, protocol=2))
+    assert open_unlabelled(tmp_path / "f.pkl").ids == ("0", "1")
+    (tmp_path / "f.pkl").write_bytes(pickle.dumps({b"data": data, b"ids": [b"a"]}, protocol=2))
+    with pytest.raises(DataError, match="2 images but 1 ids"):
+        open_unlabelled(tmp_path / "f.pkl")
+    (tmp_path / "f.pkl").write_bytes(pickle.dumps({b"images": data}, protocol=2))
+    with pytest.raises(DataError, match="lacks data; it has: images"):
+        open_unlabelled(tmp_path / "f.pkl")
+    with pytest.raises(DataError, match="does not exist"):
+        open_unlabelled(tmp_path / "g.pkl")
+
+
+def test_unlabelled_folder(tmp_path: Path) -> None:
+    image(tmp_path / "b.jpg")
+    image(tmp_path / "deep" / "a.png")
+    unlabelled = open_unlabelled(tmp_path)
+    assert unlabelled.ids == ("b.jpg", os.path.join("deep", "a.png"))
+    assert unlabelled.pixels is None
+    assert len(unlabelled.as_dataset(("x",)).files) == 2
+
+
+def test_an_unlabelled_pickle_that_would_run_a_command_is_refused_and_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    content = {b"data": np.zeros((1, 3072), np.uint8), b"ids": Payload(f"touch {trace}")}
+    (tmp_path / "f.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DataError, match=r"refused to read .*f\.pkl: .*system.*not run"):
+        open_unlabelled(tmp_path / "f.pkl")
+    assert not trace.exists()
+
+
+def test_fingerprint_tells_data_sets_apart_wherever_they_lie(tmp_path: Path) -> None:
+    for root in ("one", "two"):
+        for name in ("cat/1.jpg", "dog/2.jpg"):
+            image(tmp_path / root / name)
+    first, second = open_dataset(tmp_path / "one"), open_dataset(tmp_path / "two")
+    assert fingerprint(first) == fingerprint(second)
+    assert len(fingerprint(first)) == 16
+    image(tmp_path / "two" / "dog" / "3.jpg")
+    assert fingerprint(open_dataset(tmp_path / "two")) != fingerprint(first)
+    arrays = numbered(20, 3)
+    assert fingerprint(arrays) == fingerprint(numbered(20, 3))
+    assert fingerprint(arrays) != fingerprint(arrays.select(range(19)))
+
+
+def test_known_data_sets() -> None:
+    assert known("cifar10").images == (50_000, 10_000)
+    assert all(0 < value < 1 for one in KNOWN.values() for value in (*one.mean, *one.std))
+    with pytest.raises(DataError, match=r"unknown data set cifar-10; did you mean cifar10\?"):
+        known("cifar-10")

@@ -232,6 +232,19 @@ def test_array_data_is_refused_by_file_engines(name: str) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["pil", "torchvision"])
+@pytest.mark.parametrize("threads", [0, 1])
+def test_arrays_are_read_as_files_would_be(name: str, threads: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    arrays = Dataset("cifar10/train", "", "train", (), tuple(range(12)), tuple("abcdefghijkl"), pixels)
+    with opened(name, arrays, size=32, train=False, eval_margin=1.0, threads=threads) as loader:
+        batches = epoch(loader)
+    with opened("resident", arrays, size=32, train=False) as loader:
+        for (ours, labels), (theirs, known) in zip(batches, loader, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+            assert torch.equal(labels, known)
+
+
 def picture(width: int = 60, height: int = 40) -> Image.Image:
     """Red on the left, blue on the right, with a gradient downwards."""
     rows = np.zeros((height, width, 3), np.uint8)

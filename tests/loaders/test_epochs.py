@@ -76,6 +76,31 @@ def test_a_set_smaller_than_a_batch_fills_it_by_repeating() -> None:
     assert set(batch) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("images", [26, 31, 48])
+def test_shards_together_draw_what_one_process_draws(images: int) -> None:
+    whole = Epochs(images, LoaderOptions(batch=6, seed=5))
+    parts = [Epochs(images, LoaderOptions(batch=2, seed=5, shard=shard, shards=3)) for shard in range(3)]
+    assert {part.batches for part in parts} == {whole.batches}
+    for batch in range(whole.batches):
+        for shard, part in enumerate(parts):
+            np.testing.assert_array_equal(whole.indices(1, batch)[shard::3], part.indices(1, batch))
+            np.testing.assert_array_equal(whole.draws(1, batch)[shard::3], part.draws(1, batch))
+            np.testing.assert_array_equal(whole.extras(1, batch, 4, 2)[shard::3], part.extras(1, batch, 4, 2))
+            np.testing.assert_array_equal(whole.mirrors(1, batch)[shard::3], part.mirrors(1, batch))
+
+
+def test_streams_of_extra_numbers_are_apart() -> None:
+    epochs = Epochs(100, LoaderOptions(batch=10))
+    draws = [epochs.draws(0, 0)[:, :4], *(epochs.extras(0, 0, 4, stream) for stream in range(3))]
+    assert all(not np.isclose(one, other).any() for i, one in enumerate(draws) for other in draws[:i])
+    np.testing.assert_array_equal(epochs.extras(0, 3, 4, 1), epochs.extras(0, 3, 4, 1))
+
+
+def test_the_last_batch_of_an_evaluation_draws_only_for_its_images() -> None:
+    epochs = Epochs(23, LoaderOptions(batch=10, train=False))
+    assert [len(epochs.draws(0, batch)) for batch in range(3)] == [10, 10, 3]
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_too_many_shards_are_refused(train: bool) -> None:
     with pytest.raises(DataError, match="use fewer shards"):
@@ -127,6 +152,13 @@ def test_evaluation_shape_is_that_of_torchvision(tall: int, wide: int) -> None:
     resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, 224)
     assert resized.shape[1:] == (resized_tall, resized_wide)
     assert torch.equal(cropped, resized[:, top : top + 224, left : left + 224])
+
+
+@pytest.mark.parametrize(("tall", "wide"), [(32, 32), (48, 64)])
+def test_a_margin_of_one_is_the_whole_shorter_side(tall: int, wide: int) -> None:
+    resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, 32, 1.0)
+    assert min(resized_tall, resized_wide) == 32
+    assert (top, left) == ((resized_tall - 32) // 2, round((resized_wide - 32) / 2))
 
 
 class Counting:

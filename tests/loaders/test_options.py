@@ -36,8 +36,19 @@ def test_unknown_name_is_refused_with_the_near_and_the_known() -> None:
         ("device", "tpu"),
         ("hw_decoder_load", 1.5),
         ("padding", -1),
+        ("augment", "cifarr"),
+        ("eval_margin", 0.9),
+        ("normalization", "batch"),
+        ("random_eval", True),
+        ("stored_size", -1),
     ],
 )
 def test_impossible_values_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(DataError, match=name):
         LoaderOptions.from_mapping({name: value})
+
+
+def test_an_evaluation_is_augmented_only_where_asked() -> None:
+    assert LoaderOptions().augmented
+    assert not LoaderOptions(train=False).augmented
+    assert LoaderOptions(train=False, random_eval=True).augmented

@@ -58,3 +58,30 @@ def test_a_set_too_large_for_the_memory_is_refused(arrays: Dataset, monkeypatch:
 def test_a_border_wider_than_the_image_is_refused(arrays: Dataset) -> None:
     with pytest.raises(DataError, match="padding"):
         engines.build("resident", arrays, LoaderOptions(size=32, padding=32))
+
+
+def test_a_black_border_may_be_wider_than_the_image(arrays: Dataset) -> None:
+    images, _ = next(iter(engines.build("resident", arrays, LoaderOptions(size=32, batch=20, augment="crop:40"))))
+    assert images.isfinite().all()
+
+
+def test_decoding_once_serves_every_size(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = LoaderOptions(batch=46, size=40, train=False)
+    ((expected, known),) = engines.build("resident", dataset, options)
+    once = resident.decoded(dataset, 40)
+    assert once.pixels is not None
+    assert once.pixels.shape == (46, 40, 40, 3)
+    assert (once.files, once.labels) == (dataset.files, dataset.labels)
+    monkeypatch.setattr(resident, "decode_image", lambda *arguments: pytest.fail("decoded again"))
+    ((images, labels),) = engines.build("resident", once, options)
+    assert torch.equal(images, expected)
+    assert torch.equal(labels, known)
+    assert resident.decoded(once, 40) is once
+    smaller, _ = next(iter(engines.build("resident", once, LoaderOptions(batch=8, size=24))))
+    assert smaller.shape == (8, 3, 24, 24)
+
+
+def test_arrays_of_the_right_size_are_not_copied(arrays: Dataset) -> None:
+    loader = engines.build("resident", arrays, LoaderOptions(batch=4, size=32))
+    assert arrays.pixels is not None
+    assert loader._engine._images.data_ptr() == arrays.pixels.ctypes.data  # type: ignore[attr-defined]

@@ -49,15 +49,15 @@ def test_everything_lies_inside_the_picture(name):
 
 def test_boxes_do_not_overlap_and_tall_networks_get_columns():
     root = ElementTree.fromstring(diagram.svg("efficientnet_b0").encode())
-    rects = [[float(r.get(key)) for key in ("x", "y", "width", "height")] for r in root.iter(f"{SVG}rect")][1:]
-    boxes = [r for r in rects if r[0] in {x for x, *_ in rects if rects.count([x, *_]) == 1}]
-    columns = {x for x, *_ in boxes}
-    assert len(columns) > 1
-    assert float(root.get("height")) < 1300
-    faces = sorted({(x, y, y + height) for x, y, _, height in boxes})
-    for (x, _, bottom), (other, top, _) in zip(faces, faces[1:], strict=False):
-        # Shadows of folded blocks lie 3 and 6 beside their face and belong to it.
-        assert x != other or bottom <= top
+    faces = [rect for rect in root.iter(f"{SVG}rect") if rect.get("fill") in (diagram._PLAIN, diagram._RESIDUAL)]
+    columns: dict[float, float] = {}
+    for face in faces:
+        x, y, height = (float(face.get(key)) for key in ("x", "y", "height"))
+        assert y > columns.get(x, 0)
+        columns[x] = y + height
+    assert len(faces) == len(blocks("efficientnet_b0"))
+    assert len(columns) == 3
+    assert float(root.get("height")) < 1.5 * diagram._TALLEST
 
 
 def test_the_same_network_is_the_same_document():

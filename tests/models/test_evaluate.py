@@ -15,7 +15,9 @@ CPU = torch.device("cpu")
 def data(count: int = 50, classes: int = 7) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(count, classes, generator=generator)
-    return logits[:, :, None, None].expand(-1, -1, 2, 2).clone(), torch.randint(0, classes, (count,), generator=generator)
+    return logits[:, :, None, None].expand(-1, -1, 2, 2).clone(), torch.randint(
+        0, classes, (count,), generator=generator
+    )
 
 
 def parts(images: Tensor, labels: Tensor, batch: int) -> list[tuple[Tensor, Tensor]]:

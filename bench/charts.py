@@ -1,0 +1,100 @@
+"""Pictures of several runs beside each other, as files in a folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from results import plots
+from results.errors import RecordError
+from results.history import History
+from results.runs import RunSummary
+
+OVERLAYS = ("test_accuracy", "test_loss", "train_test")
+
+
+def load_history(folder: Path) -> History | None:
+    """The epochs of a run's folder; None where it has not finished one.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
+    path = folder / "history.csv"
+    history = History.load(path) if path.is_file() else None
+    return history if history is not None and history.epochs else None
+
+
+def draw(
+    summaries: Sequence[RunSummary], histories: Mapping[str, History], folder: Path, title: str = ""
+) -> list[Path]:
+    """Write overlays of the epochs, bars of accuracy, times and parameters, and the sizes; returns the files.
+
+    Args:
+        summaries: in the order of the bars.
+        histories: run -> its epochs; runs without any are left out.
+        folder: is made where it is missing.
+        title: stands in every picture, before what it shows.
+
+    Raises:
+        RecordError: a file cannot be written.
+    """
+    written: list[Path] = []
+    head = f"{title}: " if title else ""
+    # Epochs are tested on the test images only where a run holds nothing out.
+    evaluated = "test" if all(run.evaluated == "test" for run in summaries) else "validation"
+    drawn = {run.name: histories[run.name] for run in summaries if run.name in histories}
+    for what in OVERLAYS if drawn else ():
+        published = _published(summaries, drawn) if what == "test_accuracy" else None
+        words = what.replace("test", evaluated).replace("_", " and " if what == "train_test" else " ")
+        figure = plots.overlay(drawn, what, published, evaluated, f"{head}{words}")
+        written.append(plots.save(figure, folder / f"{what}.png"))
+    for name, label, unit, series in (
+        ("accuracy", "top-1 accuracy", "1", {"ours": "top1", "ours, best epoch": "best_top1", "published": ""}),
+        ("training_time", "training time", "s", {"ours": "train_seconds"}),
+        (
+            "inference_time",
+            "time for one image",
+            "s",
+            {"cold": "inference_cold_seconds", "warm": "inference_warm_seconds"},
+        ),
+        ("parameters", "parameters", "parameters", {"parameters": "params"}),
+    ):
+        rows = {run.name: {said: _figure(run, key) for said, key in series.items()} for run in summaries}
+        if name == "accuracy" and all(row["published"] is None for row in rows.values()):
+            rows = {run: {said: x for said, x in row.items() if said != "published"} for run, row in rows.items()}
+        written.append(plots.save(plots.bars(rows, label, unit, f"{head}{label}"), folder / f"{name}.png"))
+    written.append(plots.save(plots.sizes(summaries, f"{head}sizes"), folder / "sizes.png"))
+    return written
+
+
+def _figure(run: RunSummary, key: str) -> float | None:
+    if not key:
+        return None if run.published is None else (run.published.top1 or run.published.top1_best)
+    value: float | None = getattr(run, key)
+    return value
+
+
+def _published(summaries: Sequence[RunSummary], drawn: Mapping[str, History]) -> dict[str, float]:
+    found = {run.name: _figure(run, "") for run in summaries if run.name in drawn}
+    return {name: x for name, x in found.items() if x is not None}
+
+
+def load(folders: Sequence[Path]) -> tuple[list[RunSummary], dict[str, History]]:
+    """Summaries and epochs of runs' folders; a name that comes twice is told apart by its folder's path.
+
+    Raises:
+        RecordError: a folder has no summary, or a damaged one.
+    """
+    from dataclasses import replace
+
+    found = [(folder, RunSummary.load(folder)) for folder in folders]
+    names = [run.name for _, run in found]
+    summaries = [
+        replace(run, name=str(folder)) if names.count(run.name) > 1 else run for folder, run in found
+    ]  # fmt: skip
+    if len({run.name for run in summaries}) < len(summaries):
+        raise RecordError("a run is named twice; name each once")
+    histories = {
+        run.name: history
+        for folder, run in zip(folders, summaries, strict=True)
+        if (history := load_history(folder)) is not None
+    }
+    return summaries, histories

@@ -1,0 +1,105 @@
+"""`bench study`: run a whole study or a sweep, rank its runs, and draw them."""
+
+from pathlib import Path
+
+import click
+
+from bench.errors import UsageError
+from bench.output import check_output, format_options, write
+from models.studies import STUDIES, SWEEPS
+
+NAMES = f"Studies: {', '.join(STUDIES)}. Sweeps: {', '.join(SWEEPS)}."
+
+
+@click.command(epilog=NAMES)
+@click.argument("study", metavar="NAME")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the data set.")
+@click.option("--train", multiple=True, metavar="A,B,...", help="Training folders to be merged, in place of --data.")
+@click.option("--val", metavar="A,B,...", help="Validation folders that go with --train.")
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="KEY=V1,V2,...",
+    help="Values of a recipe key (or model.NAME); several --over make a grid, a single value is set in all runs.",
+)
+@click.option("--seeds", metavar="0,1,2", help="Each run once with each seed; the table then has their spread.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Below 1: a trial with less of everything.")
+@click.option("--fast", "form", flag_value="fast", help="The corrected recipes in place of the published ones.")
+@click.option("--both", "form", flag_value="both", help="The published and the corrected recipes.")
+@click.option("--name", default="", help="Name of the study's folder; default: NAME.")
+@click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of studies."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
+@click.option("--charts/--no-charts", default=True, show_default=True, help="Pictures of all runs beside each other.")
+@format_options
+def command(
+    study: str,
+    data: Path | None,
+    train: tuple[str, ...],
+    val: str | None,
+    over: tuple[str, ...],
+    seeds: str | None,
+    scale: float,
+    form: str | None,
+    name: str,
+    runs: Path,
+    device: str,
+    threads: int,
+    charts: bool,
+    format: str,
+    output: str,
+) -> int:
+    """Run study or sweep NAME (see below), or the recipe NAME with --over, and rank the runs.
+
+    Each run is a process of its own and leaves runs/NAME/RUN/; tables and pictures of all lie in runs/NAME/. The same
+    command again goes on where the last one was interrupted; finished runs are not run again.
+    """
+    from bench.study import FORMS, Conductor, Screen, StudyError, material, parse_over, plan
+
+    check_output(output)
+    forms = {None: FORMS[:1], "fast": FORMS[1:], "both": FORMS}[form]
+    grid = parse_over(over)
+    numbers = _seeds(seeds)
+    plan(study, grid, forms, scale, numbers)  # mistakes are answered before any image is looked at
+    images = material(data, train, val)
+    planned = plan(study, grid, forms, scale, numbers, images.images, images.classes)
+    if name and (Path(name).name != name or name.startswith(".")):
+        raise UsageError(f"--name {name}: give the name of a folder, without its path")
+    folder = runs / (name or planned.name)
+    options = ("--device", device, "--threads", str(threads), *(() if charts else ("--no-report",)))
+    screen = Screen(lambda text: click.echo(text, err=True))
+    for note in planned.notes:
+        screen.say(f"note: {note}")
+    conductor = Conductor(planned, folder, images, options, screen)
+
+    from bench.findings import Findings, stored_epochs, tester
+
+    try:
+        summaries = conductor.run()
+    except KeyboardInterrupt:
+        found = Findings(planned, tuple(conductor.summaries()))
+        found.save(folder, charts=False)
+        done = sum(run.status == "finished" for run in found.summaries)
+        screen.say(f"{done} of {len(planned.entries)} runs are finished; the same command goes on")
+        raise
+    points = stored_epochs(planned, folder, lambda: tester(data, train, val, device, threads), screen.say)
+    found = Findings(planned, tuple(summaries), tuple(points))
+    found.save(folder, charts)
+    write(found.text(format), output)
+    screen.say(f"tables and pictures in {folder}")
+    lost = [run.name for run in summaries if run.status != "finished"]
+    if lost:
+        raise StudyError(f"{len(lost)} of {len(summaries)} runs did not finish: {', '.join(lost)}; see {folder}/*.log")
+    return 0
+
+
+def _seeds(text: str | None) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(word) for word in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"cannot read --seeds {text}; write whole numbers with commas: 0,1,2") from None
+    if any(number < 0 for number in numbers) or len(set(numbers)) < len(numbers):
+        raise UsageError(f"--seeds {text}: give different numbers, 0 or more")
+    return numbers

@@ -1,0 +1,307 @@
+"""`bench train`, `evaluate` and `predict` from the command line: what they leave, what they refuse."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from bench.cli import app
+from models.training.checkpoint import digest, load_weights
+from results.history import History, load_steps
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], standalone_mode=False)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes of 32 px PNGs a network can learn: 24 training and 8 test images each."""
+    root = tmp_path_factory.mktemp("pets")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 8)):
+        for label, name in enumerate(("ant", "bee", "cat", "dog")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 90, (32, 32, 3))
+                pixels[8 * label : 8 * label + 8, 8:24, label % 3] += 150
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with all its reports."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = train(data, runs, "full", "--epochs", 6)
+    assert done.exception is None, done.exception
+    return runs / "full"
+
+
+def train(data: Path, runs: Path, name: str, *words: object) -> Result:
+    base = ("train", "--model", "lenet", "--data", data, "--runs", runs, "--name", name, "--batch", 16, "--lr", 0.05)
+    return bench(*base, "--threads", 1, "--device", "cpu", *words)
+
+
+def process(*words: object) -> subprocess.Popen[str]:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "bench", *map(str, words)]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_run_leaves_everything(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert {
+        *("recipe.toml", "run.json", "history.csv", "steps.csv", "log.md", "curves.png", "curves.svg", "summary.json"),
+        *("report.txt", "evaluation.json", "confusion.csv", "confusion.txt", "confusion.png", "confusion_train.csv"),
+        *("samples.png", "network.svg", "layers.txt", "last.safetensors", "best.safetensors"),
+        *("train_loss_history.txt", "train_acc_history.txt", "test_loss_history.txt", "test_acc_history.txt"),
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    history = History.load(run / "history.csv")
+    assert len(history.epochs) == 6
+    assert len(load_steps(run / "steps.csv")) == 6 * 6
+    accuracies = np.loadtxt(run / "test_acc_history.txt")
+    assert accuracies.tolist() == [epoch.val_top1 for epoch in history.epochs]
+    assert ((accuracies >= 0) & (accuracies <= 1)).all()
+    said = json.loads((run / "summary.json").read_text())
+    assert said["top1"] == json.loads((run / "evaluation.json").read_text())["top1"] == accuracies[-1] > 0.9
+    assert said["train_seconds"] == pytest.approx(sum(epoch.seconds for epoch in history.epochs))
+    assert said["params"] == 61_500 + 4 * 84 + 4 - 84 * 10 - 10 + 62_006 - 61_500
+    assert 0 < said["inference_warm_seconds"] < said["inference_cold_seconds"]
+    assert (run / "log.md").read_text().count("\n|") >= 7
+    assert "62,006" not in (run / "layers.txt").read_text()
+    for name in ("curves.png", "confusion.png", "samples.png"):
+        with Image.open(run / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_evaluate_gives_the_runs_own_figures(run: Path, data: Path, tmp_path: Path) -> None:
+    done = bench(
+        *("evaluate", run, "--data", data, "--format", "json", "--threads", 1),
+        *("--predictions", tmp_path / "p.txt", "--confusion", tmp_path / "c.csv"),
+    )
+    said = json.loads(done.stdout)
+    assert set(said) >= {"top1", "top5", "images", "classes", "confusion"}
+    assert said["images"] == 32
+    assert said["top1"] == json.loads((run / "summary.json").read_text())["top1"]
+    assert said["top5"] == 1
+    assert [entry["name"] for entry in said["classes"]] == ["ant", "bee", "cat", "dog"]
+    assert len((tmp_path / "p.txt").read_text().splitlines()) == 32
+    assert sum(map(sum, said["confusion"])) == 32
+    text = bench("evaluate", run / "last.safetensors", "--data", data, "--split", "train", "--threads", 1).stdout
+    assert "macro avg" in text
+    assert "96" in text
+
+
+def test_predict_names_classes_with_confidences(run: Path, data: Path) -> None:
+    paths = [data / "test" / name / "0.png" for name in ("ant", "dog")]
+    done = bench("predict", run, *paths, "--format", "json", "--threads", 1)
+    said = json.loads(done.stdout)
+    assert [entry["top"][0]["class"] for entry in said["predictions"]] == ["ant", "dog"]
+    for entry in said["predictions"]:
+        confidences = [place["probability"] for place in entry["top"]]
+        assert confidences == sorted(confidences, reverse=True)
+        assert sum(confidences) == pytest.approx(1, abs=1e-3)
+        assert entry["seconds"] > 0
+    assert "warm" in bench("predict", run, paths[0], "--threads", 1).stderr
+
+
+def test_an_unlabelled_pickle_becomes_a_submission(run: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (5, 32, 32, 3), dtype=np.uint8)
+    planar = pixels.transpose(0, 3, 1, 2).reshape(5, 3072)
+    written = []
+    for number, array in enumerate((pixels, planar)):
+        (tmp_path / "u.pkl").write_bytes(pickle.dumps({b"data": array, b"ids": np.arange(10, 15)}))
+        done = bench("predict", run, "--data", f"pickle:{tmp_path / 'u.pkl'}", "-o", tmp_path / f"{number}.csv")
+        assert done.exception is None, done.exception
+        written.append((tmp_path / f"{number}.csv").read_text())
+    assert written[0] == written[1]
+    lines = written[0].splitlines()
+    assert lines[0] == "ID,Labels"
+    assert [line.split(",")[0] for line in lines[1:]] == ["10", "11", "12", "13", "14"]
+
+
+def test_a_stop_by_time_goes_on_to_the_same_weights(run: Path, data: Path, tmp_path: Path) -> None:
+    done = train(data, tmp_path, "short", "--epochs", 6, "--max-minutes", 1e-6, "--no-report")
+    assert done.return_value == 0
+    assert "stopped after" in done.stderr
+    assert json.loads((tmp_path / "short" / "summary.json").read_text())["status"] == "stopped"
+    done = bench("train", "--resume", tmp_path / "short", "--no-report")
+    assert done.exception is None, done.exception
+    expected, found = (load_weights(folder / "last.safetensors")[1] for folder in (run, tmp_path / "short"))
+    assert digest(found) == digest(expected)
+    assert (tmp_path / "short" / "test_acc_history.txt").read_text() == (run / "test_acc_history.txt").read_text()
+    assert len(load_steps(tmp_path / "short" / "steps.csv")) == 36
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(6000):
+        if path.exists() or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    assert path.exists(), process.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_interrupt_and_a_kill_leave_a_run_that_goes_on(
+    data: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    words = ("--model", "lenet", "--data", data, "--runs", tmp_path, "--batch", 8, "--threads", 1, "--no-report")
+    started = process("train", *words, "--name", "cut", "--epochs", 400)
+    wait_for(tmp_path / "cut" / "last.safetensors", started)
+    started.send_signal(number)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == code, errors
+    assert (number is signal.SIGKILL) != ("go on with: bench train --resume" in errors)
+    before = load_weights(tmp_path / "cut" / "last.safetensors")[0]
+    done = bench("train", "--resume", tmp_path / "cut", "--epochs", before.epoch + 2, "--no-report")
+    assert done.exception is None, done.exception
+    assert load_weights(tmp_path / "cut" / "last.safetensors")[0].epoch == before.epoch + 2
+    assert [epoch.epoch for epoch in History.load(tmp_path / "cut" / "history.csv").epochs] == list(
+        range(1, before.epoch + 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train",), "name a recipe"),
+        (("train", "--model", "lenet"), "no data"),
+        (("train", "--model", "lenett", "--data", "DATA"), "lenet"),
+        (("train", "under-5m", "--data", "DATA"), "unknown recipe"),
+        (("train", "--model", "lenet", "--data", "nowhere"), "does not exist"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "speed=1"), "unknown recipe key speed"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "augment=sharpen"), "sharpen"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "optimizer=sdg"), "sgd"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "model.depth=3"), "depth"),
+        (("train", "--model", "lenet", "--data", "DATA", "--loader", "dalli"), "dali"),
+        (("train", "--model", "lenet", "--data", "DATA", "--config", "fats"), "fast"),
+        (("train", "--model", "lenet", "--data", "DATA", "--name", "../up"), "folder name"),
+        (("train", "--model", "lenet", "--data", "DATA", "--runs", "/proc/none"), "cannot write run folder"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "classes=2"), "2 classes"),
+        (("train", "--resume", "DATA"), "no run that can be resumed"),
+        (("evaluate", "none.safetensors", "--data", "DATA"), "does not exist"),
+        (("predict", "none.safetensors"), "name images"),
+        (("predict", "RUN", "none.png"), "does not exist"),
+        (("predict", "RUN", "README"), "cannot read"),
+        (("predict", "RUN", "--data", "DATA"), "pickle:FILE"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(
+    words: tuple[str, ...], message: str, data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.errors import REPORTED
+
+    monkeypatch.chdir(tmp_path)
+    places = {"DATA": data, "RUN": run, "README": ROOT / "README.md"}
+    done = bench(*(places.get(word, word) for word in words))
+    assert isinstance(done.exception, REPORTED), done.exception
+    assert message in str(done.exception)
+    assert "\n" not in str(done.exception)
+
+
+def test_a_run_that_exists_is_never_written_over(run: Path, data: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    done = train(data, run.parent, "full")
+    assert "exists" in str(done.exception)
+    assert before == {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+
+
+def test_a_diverged_run_is_a_failed_row_and_gives_its_name_back(data: Path, tmp_path: Path) -> None:
+    done = train(data, tmp_path, "wild", "--set", "lr=1e12", "--set", "schedule=constant")
+    assert "at step" in str(done.exception)
+    said = json.loads((tmp_path / "wild" / "summary.json").read_text())
+    assert said["status"] == "failed"
+    done = train(data, tmp_path, "wild", "--epochs", 1, "--no-report")
+    assert done.exception is None, done.exception
+
+
+def test_classes_that_the_checkpoint_does_not_know(run: Path, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for name in ("ant", "bee", "cow", "dog"):
+        (other / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(other / name / "0.png")
+    assert "cow" in str(bench("evaluate", run, "--data", other).exception)
+    assert "4 classes, the data has 1" in str(bench("evaluate", run, "--data", data / "test" / "ant").exception)
+    wrong = bench("train", "--resume", run, "--data", other, "--set", "holdout=0.0")
+    assert wrong.exception is not None
+
+
+def test_training_and_validation_classes_that_differ(tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("train", "b"), ("val", "a"), ("val", "c")):
+        (tmp_path / split / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / split / name / "0.png")
+    done = bench("train", "--model", "lenet", "--data", tmp_path)
+    assert "only in the first: b; only in the second: c" in str(done.exception)
+
+
+def test_folders_named_one_by_one_are_merged(data: Path, tmp_path: Path) -> None:
+    words = ("--train", f"{data / 'train'},{data / 'test'}", "--val", data / "test", "--epochs", 1, "--no-report")
+    done = bench("train", "--model", "lenet", "--runs", tmp_path, "--name", "merged", "--threads", 1, *words)
+    assert done.exception is None, done.exception
+    said = json.loads((tmp_path / "merged" / "run.json").read_text())
+    assert said["images"] == {"train": 128, "validation": 32, "test": 32}
+
+
+def test_a_holdout_keeps_the_test_images_unseen(data: Path, tmp_path: Path) -> None:
+    done = train(data, tmp_path, "held", "--set", "holdout=0.25", "--set", "select=best", "--epochs", 1, "--no-report")
+    assert done.exception is None, done.exception
+    said = json.loads((tmp_path / "held" / "run.json").read_text())
+    assert said["images"] == {"train": 72, "validation": 24, "test": 32}
+    assert said["test_is_independent"] is True
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["optimizer=adamw", "lr=0.001", "ema=0.9", "mixup=0.2"],
+        ["model.activation=gelu", "model.head_dropout=0.4", "label_smoothing=0.1", "evaluation=random"],
+        ["augment=crop+flip+rotate:20", "normalization=per_image", "sam_rho=0.05", "sam_interval=2"],
+        ["loader=pil", "configuration=naive", "augment=crop_reflect+flip"],
+        ["divide=2", "schedule=plateau", "gamma=0.5", "checkpoint_epochs=1"],
+        ["tta=flip", "schedule=onecycle", "nesterov=true", "configuration=amp-nchw-eager"],
+    ],
+)
+def test_keys_of_every_kind_train(settings: list[str], data: Path, tmp_path: Path) -> None:
+    words: list[Any] = [word for text in settings for word in ("--set", text)]
+    done = train(data, tmp_path, "keys", "--epochs", 1, "--no-report", *words)
+    assert done.exception is None, done.exception
+
+
+def test_a_student_learns_from_a_teacher(run: Path, data: Path, tmp_path: Path) -> None:
+    words = ("--set", f"teacher={run / 'last.safetensors'}", "--set", "model.hidden=[40, 30]", "--epochs", 1)
+    done = train(data, tmp_path, "student", *words, "--no-report")
+    assert done.exception is None, done.exception
+    said = json.loads((tmp_path / "student" / "summary.json").read_text())
+    assert said["params"] < json.loads((run / "summary.json").read_text())["params"]
+
+
+def test_two_processes_share_a_run(data: Path, tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bench"]
+    words = ["train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--epochs", 2, "--batch", 16]
+    words += ["--lr", 0.05, "--threads", 1, "--no-report", "--config", "fp32-nhwc-eager"]
+    done = subprocess.run(
+        [*launcher, *map(str, words), "--name", "two"], env=environ, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = bench(*words, "--name", "one")
+    assert one.exception is None, one.exception
+    for name in ("train_loss_history.txt", "test_loss_history.txt", "test_acc_history.txt"):
+        np.testing.assert_allclose(
+            np.loadtxt(tmp_path / "two" / name), np.loadtxt(tmp_path / "one" / name), atol=1e-4, rtol=0
+        )
