@@ -1,6 +1,7 @@
 """Pictures of several runs beside each other, as files in a folder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from results import plots
@@ -43,11 +44,13 @@ def draw(
     drawn = {run.name: histories[run.name] for run in summaries if run.name in histories}
     for what in OVERLAYS if drawn else ():
         published = _published(summaries, drawn) if what == "test_accuracy" else None
-        words = what.replace("test", evaluated).replace("_", " and " if what == "train_test" else " ")
+        words = f"train and {evaluated} accuracy" if what == "train_test" else f"{evaluated} {what.partition('_')[2]}"
         figure = plots.overlay(drawn, what, published, evaluated, f"{head}{words}")
         written.append(plots.save(figure, folder / f"{what}.png"))
+    # The best epoch was chosen by looking at these images.
+    best = "ours, best epoch" if evaluated == "test" else "ours, best epoch in validation"
     for name, label, unit, series in (
-        ("accuracy", "top-1 accuracy", "1", {"ours": "top1", "ours, best epoch": "best_top1", "published": ""}),
+        ("accuracy", "top-1 accuracy", "1", {"ours": "top1", best: "best_top1", "published": ""}),
         ("training_time", "training time", "s", {"ours": "train_seconds"}),
         (
             "inference_time",
@@ -83,8 +86,6 @@ def load(folders: Sequence[Path]) -> tuple[list[RunSummary], dict[str, History]]
     Raises:
         RecordError: a folder has no summary, or a damaged one.
     """
-    from dataclasses import replace
-
     found = [(folder, RunSummary.load(folder)) for folder in folders]
     names = [run.name for _, run in found]
     summaries = [

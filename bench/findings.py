@@ -180,7 +180,7 @@ class Findings:
 
     def _sections(self, format: str) -> Iterator[str]:
         markdown = format == "markdown"
-        yield f"# {self.plan.name}\n\n{self.plan.line}\n" if markdown else f"{self.plan.name}: {self.plan.line}"
+        yield f"# {self.plan.name}\n\n{self.plan.line}\n" if markdown else f"{self.plan.name}: {self.plan.line}\n"
         if self.plan.mark:
             yield f"**{self.plan.mark}**\n" if markdown else f"{self.plan.mark}\n"
         if self.summaries:
@@ -196,7 +196,7 @@ class Findings:
                 for r in found.ranks
             ]
             named = "epochs" if self.plan.epochs else "run"
-            headers = ("published", "ours", named, "published [%]", "ours [%]")
+            headers: tuple[str, ...] = ("published", "ours", named, "published [%]", "ours [%]")
             yield from self._titled(words, render(headers, rows, format), markdown)
         if self.spreads():
             headers = ("run", "seeds", "top1 mean [%]", "deviation", "lowest", "highest")
@@ -298,7 +298,7 @@ def tester(data: Path | None, train: tuple[str, ...], val: str | None, device: s
         recipe = recipes.load(path.parent / "recipe.toml")
         splits = sources.split(found, recipe, lambda text: None)
         opened = predicting.open_checkpoint(path, device, recipe.configuration, threads=threads)
-        evaluation = predicting.test(opened, splits.test, recipe.loader)
+        evaluation = predicting.evaluate_on(opened, splits.test, recipe.loader)
         return evaluation.top1, evaluation.loss
 
     return test

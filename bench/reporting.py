@@ -199,17 +199,12 @@ def _draw(run: Run, history: History) -> None:
 
 
 def _draw_network(run: Run) -> None:
+    from bench.layers import layer_table
     from models import diagram, summary
-    from results.tables import render
 
     recipe = run.recipe
     layers = summary.summarise(recipe.model, recipe.classes, recipe.size, recipe.arguments)
-    rows = [
-        [layer.name, layer.type, "x".join(map(str, layer.output_shape)), layer.params, layer.macs] for layer in layers
-    ]
-    total = ["total", "", "", *summary.totals(layers)]
-    table = render(["layer", "type", "output", "params", "MACs"], [*rows, total], "text")
-    write_whole(run.folder / "layers.txt", table.encode())
+    write_whole(run.folder / "layers.txt", layer_table(recipe.model, layers).encode())
     diagram.write(run.folder / "network.svg", recipe.model, recipe.classes, recipe.size, recipe.arguments)
 
 

@@ -19,8 +19,8 @@ from loaders.datasets import (
     open_dataset,
     open_splits,
 )
-from loaders.epochs import EVAL_MARGIN, Loader
-from loaders.options import IMAGENET_MEAN, IMAGENET_STD, LoaderOptions
+from loaders.epochs import Loader
+from loaders.options import EVAL_MARGIN, IMAGENET_MEAN, IMAGENET_STD, LoaderOptions
 from loaders.policies import parse as parse_policy
 from models.configuration import Configuration
 from models.prepare import DTYPES, autocast_dtype
@@ -214,7 +214,7 @@ class Feed:
             self._validation = self.evaluation(self.splits.validation)
         return self._validation
 
-    def evaluation(self, dataset: Dataset, **changes: int) -> Loader:
+    def evaluation(self, dataset: Dataset, **changes: Any) -> Loader:
         """A loader over any images, as the recipe evaluates; this process's part of them unless changed."""
         options = replace(self.options, train=False, random_eval=self.recipe.evaluation == "random", **changes)
         return engines.build(self.recipe.loader, dataset, options)

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -315,6 +315,7 @@ def scaled(recipe: Recipe, scale: float, images: int = 0, classes: int = 0) -> R
     return replace(
         recipe,
         epochs=epochs,
+        stop_epoch=min(epochs, max(1, round(recipe.stop_epoch * ratio))) if recipe.stop_epoch else 0,
         divide=divide,
         warmup_epochs=recipe.warmup_epochs * ratio,
         milestones=tuple(milestone * ratio for milestone in recipe.milestones),
@@ -324,6 +325,22 @@ def scaled(recipe: Recipe, scale: float, images: int = 0, classes: int = 0) -> R
         evaluate_every=max(1, round(recipe.evaluate_every * ratio)) if recipe.evaluate_every else 0,
         checkpoint_epochs=min(recipe.checkpoint_epochs, epochs),
     )
+
+
+def check_arguments(plan: Plan, over: Grid) -> None:
+    """Refuse a `model.NAME` that no network of the plan has, before the first of many runs fails by it.
+
+    Raises:
+        ModelError: there is no such argument; the known ones are listed.
+    """
+    from models import zoo
+
+    models = list(dict.fromkeys(entry.recipe.model for entry in plan.entries))
+    known = {name for model in models for name in zoo.known_arguments(model)}
+    for key in over:
+        table, _, name = key.partition(".")
+        if table in ("model", "arguments") and name and name not in known:
+            raise unknown(f"argument of {' and '.join(models)}", name, known)
 
 
 # Where it is run
@@ -459,7 +476,8 @@ def condition(folder: Path, entry: Entry, said: Mapping[str, Any]) -> str:
     elif not (place / FILE).is_file() and any(place.iterdir()):
         raise StudyError(f"{place} is in the way and is no run; remove it, or choose another --name")
     with contextlib.suppress(RecordError):
-        if RunSummary.load(place).status == "finished":
+        summary = RunSummary.load(place)
+        if summary.status == "finished" or 0 < entry.recipe.stop_epoch <= summary.epochs:
             return "finished"
     return "begun" if (place / "last.safetensors").is_file() else "nothing"
 
@@ -532,6 +550,7 @@ class Conductor:
     options: tuple[str, ...]
     screen: Screen
     starter: Start = start
+    _took: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> list[RunSummary]:
         """Train what is not finished; the summaries of all runs in the plan's order.
@@ -553,8 +572,9 @@ class Conductor:
                 begin = time.monotonic()
                 code = self._train(entry, found, lock)
                 summary = self._settle(entry, code)
+                self._took[entry.name] = time.monotonic() - begin
                 conditions[i] = "finished" if summary.status == "finished" else "tried"
-                screen.say(f"{head}: {_said(summary)}, took {duration(time.monotonic() - begin)}")
+                screen.say(f"{head}: {_said(summary)}, took {duration(self._took[entry.name])}")
         return self.summaries()
 
     def _train(self, entry: Entry, found: str, lock: int) -> int:
@@ -601,22 +621,24 @@ class Conductor:
             process.wait()
 
     def _expected(self, conditions: Sequence[str], i: int) -> str:
-        """From the seconds an image of training took in the runs that are done; networks differ, so a rough guess."""
-        rates = []
+        """From what the runs that are done took, for start and end alike and in proportion to their training."""
+        rates, starts = [], []
         for entry, found in zip(self.plan.entries, conditions, strict=True):
-            if found == "finished":
-                seconds = RunSummary.load(self.folder / entry.name).train_seconds
-                rates += [seconds / _work(entry.recipe)] if seconds else []
+            trained = RunSummary.load(self.folder / entry.name).train_seconds if found == "finished" else None
+            if trained:
+                rates.append(trained / _work(entry.recipe))
+                if entry.name in self._took:
+                    starts.append(max(0.0, self._took[entry.name] - trained))
         if not rates:
             return "expected time: known after the first"
-        rate = statistics.fmean(rates)
+        rate, rest = statistics.fmean(rates), statistics.fmean(starts or [0.0])
         left = [
-            rate * _work(entry.recipe)
+            rest + rate * _work(entry.recipe)
             for entry, found in zip(self.plan.entries[i:], conditions[i:], strict=True)
             if found != "finished"
         ]
-        rest = f", all that is left about {duration(sum(left))}" if len(left) > 1 else ""
-        return f"expected about {duration(left[0])}{rest}"
+        together = f", all that is left about {duration(sum(left))}" if len(left) > 1 else ""
+        return f"expected about {duration(left[0])}{together}"
 
     def _settle(self, entry: Entry, code: int) -> RunSummary:
         """The summary a run left; of a run that failed one with the reason."""

@@ -289,6 +289,9 @@ def train(request: Request, say: Say, report: Callable[[Run, History], None]) ->
     """
     begin = time.monotonic()
     world = World.from_environ()
+    if world.size > 1 and not request.name:
+        # Made of the time, it would differ between processes, and after a restart.
+        raise UsageError("several processes need a --name to find their run by, also when they are started again")
     device = world.device(choose_device(request.device))
     threads = request.threads or max(1, usable_cores() // (world.size if device.type == "cpu" else 1))
     torch.set_num_threads(threads)

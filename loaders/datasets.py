@@ -433,13 +433,15 @@ def _open_flat_val(root: Path, split: str) -> Dataset | None:
     or a comma; or the folder alone, in the order of the sorted images. The numbers in ImageNet's own development kit
     are in another order, so a number alone is refused.
     """
-    if split != "val" or not (root / "train").is_dir() or not (root / "val").is_dir() or _class_folders(root / "val"):
+    if split == "test" or not (root / "train").is_dir() or not (root / "val").is_dir() or _class_folders(root / "val"):
         return None
     truth = next(
         (folder / name for name in _TRUTHS for folder in (root / "val", root) if (folder / name).is_file()), None
     )
     if truth is None:
         return None
+    if split == "train":
+        return _folder_dataset(f"{root.name}/train", root, split, [root / "train"])
     classes = tuple(_class_folders(root / "train"))
     folders = {label: i for i, label in enumerate(classes)}
     index = {str(i): i for i in range(len(classes))} | folders

@@ -77,7 +77,8 @@ class Airbench(nn.Module):
         # Twice the 12 values of a 2x2 patch: every eigenvector with both signs, since the activation keeps only one.
         self.whiten = nn.Conv2d(3, 24, 2)
         self.whiten.weight.requires_grad_(False)
-        nn.init.zeros_(self.whiten.bias)
+        with torch.no_grad():
+            self.whiten.bias.zero_()  # type: ignore[union-attr]
         self.activation = activation_layer(activation)
         inputs = 24
         blocks = []

@@ -65,11 +65,11 @@ class Published:
 class RunSummary:
     """One run's figures in seconds, bytes and fractions; None where there is none, with the reason in `missing`.
 
-    `top1` and `top5` are the last epoch's, `best_top1` the best epoch's, of the data named in `evaluated`: "val"
-    (held out of the training data) or "test". `train_seconds` is the wall time of all epochs. `weight_bytes`
-    counts the parameters alone, `checkpoint_bytes` a full checkpoint with the optimizer's state; `params` are
-    single numbers, `state_entries` the entries of the state dictionary. `status` is "finished", "stopped" (by
-    hand or by a limit) or "failed", the last two with `reason`.
+    `top1` and `top5` are of the test set, with the weights that the run ended with; `best_top1` is the best
+    epoch's, of the data named in `evaluated`: "val" (held out for validation) or "test". `train_seconds` is the
+    wall time of all epochs. `weight_bytes` counts the parameters alone, `checkpoint_bytes` a full checkpoint with
+    the optimizer's state; `params` are single numbers, `state_entries` the entries of the state dictionary.
+    `status` is "finished", "stopped" (by hand or by a limit) or "failed", the last two with `reason`.
     """
 
     name: str
@@ -117,10 +117,16 @@ class RunSummary:
 
     @property
     def difference(self) -> float | None:
-        """Published top1 minus ours: above 0 the published run was better."""
-        if self.published is None or self.published.top1 is None or self.top1 is None:
+        """Published top1 minus ours: above 0 the published run was better.
+
+        Where only the best epoch's accuracy was published, it stands against our best epoch's.
+        """
+        if self.published is None:
             return None
-        return self.published.top1 - self.top1
+        for theirs, ours in ((self.published.top1, self.top1), (self.published.top1_best, self.best_top1)):
+            if theirs is not None and ours is not None:
+                return theirs - ours
+        return None
 
     def why(self, name: str) -> str:
         """Why the figure `name` is not there."""
@@ -220,7 +226,7 @@ _CHECKPOINT = _own("checkpoint_bytes", "full\ncheckpoint", "bytes")
 _ACCURACY = (
     _own("model", "model", ""),
     _own("data", "data", ""),
-    _own("evaluated", "on", ""),
+    _own("evaluated", "best\non", ""),
     _own("epochs", "epochs", "count"),
     _own("top1", "top1", "1", descending=True),
     _theirs("top1", "published\ntop1", "1", descending=True),
@@ -343,8 +349,11 @@ def _raw(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str) ->
     headers = ["rank", *(column.name for column in columns), "missing"]
     rows: list[list[Cell]] = []
     for i, run in enumerate(runs):
-        absent = [c.name for c in columns if c.read(run) is None and c.name in _OPTIONAL]
-        reasons = "; ".join(f"{name}: {run.why(name)}" for name in absent)
+        absent: dict[str, list[str]] = {}
+        for column in columns:
+            if column.read(run) is None and column.name in _OPTIONAL:
+                absent.setdefault(run.why(column.name), []).append(column.name)
+        reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in absent.items())
         rows.append([i + 1, *(column.read(run) for column in columns), reasons or None])
     return render(headers, rows, format)
 
@@ -359,11 +368,14 @@ def _shared(runs: Sequence[RunSummary], format: str) -> list[str]:
     on = {(run.data, run.evaluated) for run in runs}
     if len(on) == 1 and format == "text":
         data, evaluated = on.pop()
-        return [f"Accuracies are of the {_SETS[evaluated]} of {data}."]
+        return [_SETS[evaluated].format(data)]
     return ["Accuracies of different data are not comparable."] if len(on) > 1 else []
 
 
-_SETS = {"val": "images held out of the training set", "test": "test set"}
+_SETS = {
+    "val": "top1 and top5 are of the test set of {}, the best top1 is of images held out for validation.",
+    "test": "Accuracies are of the test set of {}.",
+}
 
 
 def _shown(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str, notes: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""`bench compare A B...`: measure side by side, or set stored results beside one another."""
+"""`bench compare A B...`: measure side by side, or set stored results, runs or labels beside one another."""
 
 import os
 import shlex
@@ -77,18 +77,50 @@ from bench.output import check_output, format_options, write
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of stored runs. Default: .benchmarks/pixbench",
 )
+@click.option(
+    "--charts",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Training runs: write overlays of their epochs, bars and sizes as pictures into this folder.",
+)
+@click.option(
+    "--sort", default="top1", show_default=True, metavar="FIGURE", help="Training runs: rank them by this figure."
+)
 @format_options
 def command(
-    operands: tuple[str, ...], format: str, output: str, store: Path | None, across: bool, **options: Any
+    operands: tuple[str, ...],
+    format: str,
+    output: str,
+    store: Path | None,
+    across: bool,
+    charts: Path | None,
+    sort: str,
+    **options: Any,
 ) -> int:
     """Measure models, loaders or kernels side by side, taking turns on this machine.
 
     An operand is MODEL or MODEL@CONFIGURATION (resnet34, resnet34@naive, resnet34@fp32-nchw-eager), a loader (dali,
     pil), a kernel, or a stored result (a path ending in .json). The first is the reference.
+
+    Nothing is measured where operands are training runs (their folders, their summary.json, or a folder of runs): a
+    table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)
+    are compared image by image.
     """
-    from bench.operands import files, parse_operands
+    from bench.operands import LABELS, RUN, files, only_kind, parse_operands, run_folders
 
     check_output(output)
+    chosen = only_kind(operands)
+    if charts is not None and chosen != RUN:
+        raise UsageError(f"--charts draws training runs; {operands[0]} is {chosen}")
+    if across and chosen in (RUN, LABELS):
+        raise UsageError(f"--across compares stored results; {operands[0]} is {chosen}")
+    if chosen == LABELS:
+        return _labels(operands, format, output)
+    if chosen == RUN:
+        folders, passed = run_folders(operands)
+        for reason in passed:
+            click.echo(f"passed over {reason}", err=True)
+        return _runs(folders, format, output, charts, sort)
     stored = files(operands)
     if stored:
         from bench.stored import compare_files
@@ -108,6 +140,53 @@ def _print(record: Any, format: str, output: str) -> None:
 
     colour = output == "-" and tables.coloured(sys.stdout)
     write(tables.compare_table(record, format, colour), output)
+
+
+def _runs(folders: list[Path], format: str, output: str, folder: Path | None, sort: str) -> int:
+    import json
+
+    from bench import charts
+    from results.runs import ranked, size_table, table
+    from results.tables import to_json
+
+    summaries, histories = charts.load(folders)
+    if format == "json":
+        text = to_json({"runs": json.loads(table(summaries, "json", sort))})
+    elif format == "csv":
+        # One table: it has the sizes as well.
+        text = table(summaries, "csv", sort)
+    else:
+        text = "\n".join([table(summaries, format, sort), size_table(summaries, format)])
+    if folder is not None:
+        written = charts.draw(ranked(summaries, sort), histories, folder)
+        click.echo(f"wrote {len(written)} pictures into {folder}: {', '.join(p.name for p in written)}", err=True)
+    write(text, output)
+    return 0
+
+
+def _labels(operands: tuple[str, ...], format: str, output: str) -> int:
+    from results.submissions import compare_files
+    from results.tables import render, to_json
+
+    if len(operands) != 2:
+        raise UsageError(f"labels are compared two files at a time; {len(operands)} were named")
+    found = compare_files(*operands)
+    if format == "text":
+        write(found.text(), output)
+        return 0
+    counted = {"rows": found.rows, "matches": found.matches, "share": found.share}
+    if format == "json":
+        differences = [dict(difference._asdict()) for difference in found.differences]
+        write(to_json({"files": list(operands), **counted, "differences": differences}), output)
+    elif format == "csv":
+        write(render(["first", "second", *counted], [[*operands, *counted.values()]], "csv"), output)
+    else:
+        table = render(
+            ["rows", "matches", "share [%]"], [[found.rows, found.matches, f"{100 * found.share:.2f}"]], format
+        )
+        shown = render(["ID", "first", "second"], found.differences, format) if found.differences else ""
+        write("\n".join(filter(None, [table, shown])), output)
+    return 0
 
 
 def _measure(

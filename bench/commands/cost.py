@@ -122,6 +122,7 @@ def _layers(cost: "Cost") -> "tuple[Layer, ...]":
 
 def _table(costs: Sequence["Cost"], layers: "Sequence[tuple[Layer, ...]]", format: str) -> str:
     """The costs, and the layers of each model if there are any."""
+    from bench.layers import layer_cells, layer_table
     from results.tables import WIDTH, quantity, render, to_json
 
     if format == "json":
@@ -132,7 +133,7 @@ def _table(costs: Sequence["Cost"], layers: "Sequence[tuple[Layer, ...]]", forma
     if format == "csv" and layers:
         return render(
             ["model", "layer", "type", "output_shape", "params", "macs"],
-            [[cost.model, *_cells(layer)] for cost, rows in zip(costs, layers, strict=True) for layer in rows],
+            [[cost.model, *layer_cells(layer)] for cost, rows in zip(costs, layers, strict=True) for layer in rows],
             format,
         )
     names = [field.name for field in fields(costs[0])]
@@ -151,11 +152,5 @@ def _table(costs: Sequence["Cost"], layers: "Sequence[tuple[Layer, ...]]", forma
         rows = [[name, *(cell(name, getattr(cost, name)) for cost in shown)] for name in names[1:]]
         tables.append(render(["one image", *(cost.model for cost in shown)], rows, format))
     for cost, found in zip(costs, layers, strict=False):
-        body = [[*_cells(layer)[:3], f"{layer.params:,}", f"{layer.macs:,}"] for layer in found]
-        total = ["total", "", "", f"{cost.params:,}", f"{cost.macs:,}"]
-        tables.append(render([cost.model, "type", "output", "params", "MACs"], [*body, total], format))
+        tables.append(layer_table(cost.model, found, format))
     return "\n".join(tables)
-
-
-def _cells(layer: "Layer") -> list[str | int]:
-    return [layer.name, layer.type, "x".join(map(str, layer.output_shape)), layer.params, layer.macs]

@@ -69,7 +69,7 @@ def command(
     elif format == "text":
         write(report.text(), output)
     else:
-        rows = [
+        rows: list[list[str | int | float | None]] = [
             [s.name, s.precision, s.recall, s.f1, s.support] for s in (*report.classes, report.macro, report.weighted)
         ]
         write(render(["class", "precision", "recall", "f1", "support"], rows, format), output)

@@ -67,6 +67,7 @@ def command(
     write(render(["image", "class", "confidence %", "ms"], rows, format), output)
     click.echo(
         f"first image {1000 * answers.cold_seconds:.1f} ms (cold: everything for the first time), "
-        f"warm {1000 * answers.warm_seconds:.1f} ms (median), file to answer, {opened.device.type}",
+        f"warm {1000 * answers.warm_seconds:.1f} ms (median; p95 {1000 * answers.warm_p95_seconds:.1f}), "
+        f"file to answer, {opened.device.type}; the network alone {1000 * answers.forward_seconds:.1f} ms",
         err=True,
     )

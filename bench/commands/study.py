@@ -56,19 +56,20 @@ def command(
     Each run is a process of its own and leaves runs/NAME/RUN/; tables and pictures of all lie in runs/NAME/. The same
     command again goes on where the last one was interrupted; finished runs are not run again.
     """
-    from bench.study import FORMS, Conductor, Screen, StudyError, material, parse_over, plan
+    from bench.study import FORMS, Conductor, Screen, StudyError, check_arguments, material, parse_over, plan
 
     check_output(output)
     forms = {None: FORMS[:1], "fast": FORMS[1:], "both": FORMS}[form]
     grid = parse_over(over)
     numbers = _seeds(seeds)
-    plan(study, grid, forms, scale, numbers)  # mistakes are answered before any image is looked at
+    # Mistakes are answered before any image is looked at.
+    check_arguments(plan(study, grid, forms, scale, numbers), grid)
     images = material(data, train, val)
     planned = plan(study, grid, forms, scale, numbers, images.images, images.classes)
     if name and (Path(name).name != name or name.startswith(".")):
         raise UsageError(f"--name {name}: give the name of a folder, without its path")
     folder = runs / (name or planned.name)
-    options = ("--device", device, "--threads", str(threads), *(() if charts else ("--no-report",)))
+    options = ("--device", device, "--threads", str(threads))
     screen = Screen(lambda text: click.echo(text, err=True))
     for note in planned.notes:
         screen.say(f"note: {note}")

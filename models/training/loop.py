@@ -415,6 +415,8 @@ class Training:
                 if i >= skipped
             ]
             observer.epoch(row, rows, best)
+        if epoch < recipe.epochs and epoch == recipe.stop_epoch:
+            return f"stopped after epoch {epoch}, as the recipe says"
         return self._agreed(stop) if epoch < recipe.epochs else None
 
     def _agreed(self, stop: Callable[[], str | None]) -> str | None:

@@ -59,7 +59,9 @@ class Recipe:
         data: name of the data set the recipe was made for; a run says where it lies.
         size: pixels; 0 takes the network's own.
         classes: outputs; 0 takes the data set's.
-        epochs, batch: of all processes together.
+        epochs: the run's length, to which schedules stretch; stop_epoch ends it earlier, to be gone on with
+            otherwise; 0 is at the end.
+        batch: of all processes together.
         divide: an epoch is this part of the training images (1 / divide of them, drawn anew each epoch).
         holdout: share (below 1) or number of training images kept for validation; 0 validates on the data set's
             own validation images, or where it has none on its test images.
@@ -93,6 +95,7 @@ class Recipe:
     size: int = 0
     classes: int = 0
     epochs: int = 30
+    stop_epoch: int = 0
     batch: int = 128
     seed: int = 0
     divide: int = 1
@@ -164,7 +167,7 @@ class Recipe:
         for name, least in (
             ("size", 0), ("classes", 0), ("epochs", 1), ("batch", 1), ("seed", 0), ("divide", 1), ("holdout", 0),
             ("evaluate_every", 0), ("ema_every", 1), ("clip", 0), ("accumulate", 1), ("checkpoint_epochs", 0),
-            ("checkpoint_minutes", 0), ("max_minutes", 0),
+            ("checkpoint_minutes", 0), ("max_minutes", 0), ("stop_epoch", 0),
         ):  # fmt: skip
             if not getattr(self, name) >= least:
                 raise ModelError(f"recipe key {name} is {getattr(self, name)}; it must be {least} or more")

@@ -62,7 +62,7 @@ def test_show_with_every_loader_and_own_images(loader: str, tmp_path: Path) -> N
             "show", "crop+flip", "--loader", loader, "--images", 6, "--size", 64, "-o", tmp_path / "s.png", *more
         )
         assert result.exception is None
-        assert Image.open(tmp_path / "s.png").size == (6 * 66 + 2, 68)
+        assert np.asarray(Image.open(tmp_path / "s.png")).shape == (68, 6 * 66 + 2, 3)
 
 
 def test_show_lists_policies_and_operations() -> None:

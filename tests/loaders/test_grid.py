@@ -20,8 +20,8 @@ def test_pictures_lie_in_rows(tmp_path: Path) -> None:
 
 
 def test_small_pictures_are_enlarged(tmp_path: Path) -> None:
-    sheet = Image.open(write_grid(np.zeros((1, 8, 8, 3), np.float32), tmp_path / "sheet.png"))
-    assert sheet.size == (64 + 2 * GAP, 64 + 2 * GAP)
+    sheet = np.asarray(Image.open(write_grid(np.zeros((1, 8, 8, 3), np.float32), tmp_path / "sheet.png")))
+    assert sheet.shape == (64 + 2 * GAP, 64 + 2 * GAP, 3)
 
 
 @pytest.mark.parametrize("level", [-0.1, 1.1, float("nan")])

@@ -84,6 +84,7 @@ def test_a_recipe_is_complete(name):
     assert loaded.classes == (100 if loaded.data == "imagenet100" else zoo.default_classes(loaded.model))
     assert loaded.size == zoo.default_size(loaded.model)
     assert name.startswith(loaded.published.study.removesuffix("s"))
+    assert (loaded.evaluation == "whole") == (loaded.data == "cifar10")
     assert loaded.published.source
     assert loaded.published.note
 
@@ -115,7 +116,7 @@ def test_every_published_form_has_a_corrected_one_with_the_same_figures_beside_i
 def test_corrected_forms_have_none_of_the_defects():
     for name in (name for study in studies.STUDIES.values() for name in study.fast):
         corrected = recipe.load(name)
-        assert corrected.evaluation == "center"
+        assert corrected.evaluation == ("whole" if corrected.data == "cifar10" else "center")
         assert not corrected.one_at_a_time
         assert not corrected.decay_all
         assert not corrected.arguments.get("softmax_output", False)
