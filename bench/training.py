@@ -264,16 +264,21 @@ def teacher_of(recipe: Recipe, run: Splits, mean: Any, device: torch.device) -> 
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], str | None]]:
-    """Within it the first Ctrl-C or SIGTERM asks for a clean stop; a second Ctrl-C ends at once."""
+def interruptible(world: World) -> Iterator[Callable[[], str | None]]:
+    """Within it the first Ctrl-C or SIGTERM asks for a clean stop; a second Ctrl-C ends at once.
+
+    One of several processes ends at once on SIGTERM: torchrun sends it when another one is gone, and then there is
+    nobody left to finish a step with.
+    """
     asked: list[str] = []
+    caught = (signal.SIGINT, signal.SIGTERM) if world.size == 1 else (signal.SIGINT,)
 
     def ask(signum: int, frame: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(signal.Signals(signum).name)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in caught}
     try:
         yield lambda: f"stopped by {asked[0]}" if asked else None
     finally:
@@ -409,7 +414,7 @@ def _go(run: Run, screen: Screen, history: History, max_minutes: float, begin: f
     written = position.step - position.batch_index // run.recipe.accumulate
     recorder = Recorder(run.folder, screen, history, written) if run.world.first else None
     try:
-        with interruptible() as asked:
+        with interruptible(run.world) as asked:
 
             def stop() -> str | None:
                 if max_minutes and time.monotonic() - begin > 60 * max_minutes:

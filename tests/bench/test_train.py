@@ -306,3 +306,36 @@ def test_two_processes_share_a_run(data: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(
             np.loadtxt(tmp_path / "two" / name), np.loadtxt(tmp_path / "one" / name), atol=1e-4, rtol=0
         )
+
+
+ELASTIC = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from bench.cli import main
+from models.training.distributed import World
+world = World.from_environ()
+def kill_when_stored():
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGKILL)
+if world.rank == 1 and world.restarts == 0:
+    threading.Thread(target=kill_when_stored, daemon=True).start()
+main(sys.argv[2:])
+"""
+
+
+def test_processes_that_torchrun_starts_again_go_on_with_their_run(data: Path, tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = tmp_path / "elastic.py"
+    script.write_text(ELASTIC)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # More than one: while starting again, a process may knock before its neighbour listens.
+    launcher += ["--max-restarts", "3", str(script), str(tmp_path / "again" / "last.safetensors")]
+    words = ["train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--epochs", 60, "--batch", 16]
+    words += ["--lr", 0.01, "--threads", 1, "--no-report", "--name", "again"]
+    done = subprocess.run([*launcher, *map(str, words)], env=environ, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on after epoch" in done.stderr
+    epochs = History.load(tmp_path / "again" / "history.csv").epochs
+    assert [epoch.epoch for epoch in epochs] == list(range(1, 61))
+    assert json.loads((tmp_path / "again" / "summary.json").read_text())["status"] == "finished"
