@@ -192,8 +192,7 @@ def _study(name: str, study: Study, over: Grid, forms: Sequence[str]) -> Plan:
             words = _words(over, point)
             label = "+".join([recipe_name, *words])
             entries.append(Entry(_folder(label), label, recipe_name, recipe.replaced(point)))
-    sort = "best_top1" if study.metrics[0] == "top1_best" else "top1"
-    return Plan(name, f"{study.line}; {study.compares}", tuple(entries), sort=sort, notes=tuple(notes))
+    return Plan(name, f"{study.line}; {study.compares}", tuple(entries), sort=study.metrics[0], notes=tuple(notes))
 
 
 def _sweep(name: str, sweep: Sweep, over: Grid, forms: Sequence[str], scale: float) -> Plan:
@@ -310,8 +309,7 @@ def scaled(recipe: Recipe, scale: float, images: int = 0, classes: int = 0) -> R
     sizes: dict[int, int] = {}
     for first, size in recipe.sizes:
         # Of sizes that fall on one epoch the last, which costs most and is tested, is the one to try.
-        sizes[1 + round((first - 1) * ratio)] = size
-    sizes = {first: size for first, size in sizes.items() if first <= epochs}
+        sizes[min(epochs, 1 + round((first - 1) * ratio))] = size
     return replace(
         recipe,
         epochs=epochs,
@@ -413,23 +411,31 @@ def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> Process:
     the kernel asks. The lock stays taken until both have ended.
     """
     inherited = os.environ.get("PYTHONPATH")
-    # Loaded here: between fork and exec nothing may be imported.
-    library = ctypes.CDLL(None, use_errno=True)
-
-    def die_with_parent() -> None:
-        library.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
     return subprocess.Popen(
         # -P: a folder named models in the user's working directory must not be taken for ours.
-        [sys.executable, "-P", "-m", "bench", *arguments],
+        [sys.executable, "-P", "-c", "from bench.study import serve; serve()", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
         pass_fds=(lock,),
-        preexec_fn=die_with_parent if sys.platform == "linux" else None,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, [inherited])])},
+        env={
+            **os.environ,
+            "BENCH_STUDY_PARENT": str(os.getpid()),
+            "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, [inherited])]),
+        },
     )
+
+
+def serve() -> None:
+    """The `bench` command, asked to stop by the kernel should the process that started it be killed."""
+    from bench.cli import main
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.environ.get("BENCH_STUDY_PARENT") != str(os.getppid()):
+        sys.exit(1)
+    main(sys.argv[1:])
 
 
 @contextlib.contextmanager

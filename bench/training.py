@@ -272,6 +272,9 @@ def interruptible(world: World) -> Iterator[Callable[[], str | None]]:
     """
     asked: list[str] = []
     caught = (signal.SIGINT, signal.SIGTERM) if world.size == 1 else (signal.SIGINT,)
+    if world.size > 1:
+        # Not a Python handler, which would wait for a collective call that never returns.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ask(signum: int, frame: FrameType | None) -> None:
         if asked:

@@ -2,12 +2,9 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -366,7 +363,7 @@ def test_tables_files_and_pictures_of_a_trial_all_say_that_it_is_one(tmp_path: P
     mark = "scaled by 0.1: a trial, no result"
     for format in ("text", "markdown", "csv", "json"):
         assert mark in found.text(format)
-    rows = list(csv.DictReader((tmp_path / "table.csv").open(newline="")))
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert [row["name"] for row in rows] == ["sgd", "adam", "adadelta", "rmsprop", "adagrad"]
     assert {row["scaled"] for row in rows} == {mark}
     said = json.loads((tmp_path / "results.json").read_text())
@@ -467,39 +464,31 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_true_runs_are_ranked_and_done_once(tmp_path: Path, pictures: Path) -> None:
-    words = [
-        "study", "four-families-lenet", "--over", "lr=0.1,0.01", "--over", "batch=32", "--scale", "0.01",
-        "--data", str(pictures), "--threads", "1", "--device", "cpu", "--no-charts", "--format", "json",
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "bench", *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-        )
-
-    done = run()
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert sorted(run["name"] for run in said["runs"]) == ["lr-0.01", "lr-0.1"]
-    assert {run["status"] for run in said["runs"]} == {"finished"}
-    assert {run["epochs"] for run in said["runs"]} == {1}
-    assert said["mark"] == "scaled by 0.01: a trial, no result"
-    assert "run 2 of 2: lr-0.01" in done.stderr
-    folder = tmp_path / "runs" / "four-families-lenet-lr"
-    assert asdict(RunSummary.load(folder / "lr-0.1"))["model"] == "lenet"
-    assert History.load(folder / "lr-0.1" / "history.csv").epochs[0].images <= 32
-    again = run()
-    assert again.returncode == 0, again.stderr
+def test_two_true_runs_are_ranked_and_done_once(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    over = ["--over", "lr=0.1,0.01", "--over", "batch=32"]
+    images = study.material(pictures, (), None)
+    planned = plan("four-families-lenet", parse_over(over[1::2]), scale=0.01, images=images.images, classes=10)
+    folder, said = tmp_path / planned.name, []
+    options = ("--device", "cpu", "--threads", "1", "--no-report")
+    runs = Conductor(planned, folder, images, options, Screen(said.append, False)).run()
+    log = (folder / "lr-0.1.log").read_text()
+    assert [(run.name, run.status, run.epochs) for run in runs] == [
+        ("lr-0.1", "finished", 1),
+        ("lr-0.01", "finished", 1),
+    ], log
+    assert all(run.top1 is not None for run in runs)
+    assert History.load(folder / "lr-0.1" / "history.csv").epochs[0].images == 32
+    words = ["four-families-lenet", *over, "--scale", "0.01", "--data", str(pictures), "--runs", str(tmp_path)]
+    again = CliRunner().invoke(command, [*words, "--no-charts", "--format", "json"], catch_exceptions=False)
+    assert again.exit_code == 0
     assert again.stderr.count("finished before") == 2
-    assert again.stdout == done.stdout
+    written = json.loads(again.stdout)
+    assert written["mark"] == "scaled by 0.01: a trial, no result"
+    assert {run["name"]: run["top1"] for run in written["runs"]} == {run.name: run.top1 for run in runs}
+    assert json.loads((folder / "results.json").read_text()) == written
 
 
 @pytest.mark.parametrize(

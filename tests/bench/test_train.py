@@ -333,7 +333,7 @@ def test_processes_that_torchrun_starts_again_go_on_with_their_run(data: Path, t
     launcher += ["--max-restarts", "3", str(script), str(tmp_path / "again" / "last.safetensors")]
     words = ["train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--epochs", 60, "--batch", 16]
     words += ["--lr", 0.01, "--threads", 1, "--no-report", "--name", "again"]
-    done = subprocess.run([*launcher, *map(str, words)], env=environ, capture_output=True, text=True, timeout=250)
+    done = subprocess.run([*launcher, *map(str, words)], env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on after epoch" in done.stderr
     epochs = History.load(tmp_path / "again" / "history.csv").epochs
