@@ -351,7 +351,7 @@ class Material:
     Attributes:
         options: --data DIR, or --train and --val.
         said: the same as a run's record of itself has them: folder, train, val.
-        name: of the training images.
+        name: of the data set.
         images, classes: how many.
         evaluated: recipe -> "test" if its epochs are evaluated on the test images, else "val".
     """
@@ -389,7 +389,9 @@ def material(data: Path | None, train: tuple[str, ...], val: str | None) -> Mate
         "val": str(Path(val).absolute()) if val else None,
     }
     options += ["--val", val] if val else []
-    return Material(tuple(options), said, found[0].name, len(found[0]), len(found[0].classes), evaluated)
+    return Material(
+        tuple(options), said, found[0].name.partition("/")[0], len(found[0]), len(found[0].classes), evaluated
+    )
 
 
 class Process(Protocol):
@@ -573,7 +575,9 @@ class Conductor:
                 if found == "finished":
                     screen.say(f"{head}: finished before")
                     continue
-                verb = "going on" if found == "begun" else f"{entry.recipe.epochs} epochs"
+                verb = (
+                    "going on" if found == "begun" else f"{entry.recipe.epochs} epoch{'s' * (entry.recipe.epochs > 1)}"
+                )
                 screen.say(f"{head}, {verb}, {self._expected(conditions, i)}")
                 begin = time.monotonic()
                 code = self._train(entry, found, lock)

@@ -443,7 +443,7 @@ def _failed(run: Run, reason: str) -> None:
     RunSummary(
         name=run.folder.name,
         model=run.recipe.model,
-        data=run.splits.train.name,
+        data=run.training.card.data,
         recipe=run.request.title or "options",
         evaluated="test" if run.splits.validation is run.splits.test else "val",
         status="failed",

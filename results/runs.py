@@ -365,11 +365,12 @@ def _accuracy(runs: Sequence[RunSummary]) -> list[_Column]:
 
 
 def _shared(runs: Sequence[RunSummary], format: str) -> list[str]:
-    on = {(run.data, run.evaluated) for run in runs}
-    if len(on) == 1 and format == "text":
-        data, evaluated = on.pop()
-        return [_SETS[evaluated].format(data)]
-    return ["Accuracies of different data are not comparable."] if len(on) > 1 else []
+    data, evaluated = {run.data for run in runs}, {run.evaluated for run in runs}
+    if len(data) > 1:
+        return ["Accuracies of different data are not comparable."]
+    if len(evaluated) > 1:
+        return ["top1 and top5 are of the test set of all runs; the best top1 of val and of test are not comparable."]
+    return [_SETS[evaluated.pop()].format(data.pop())] if runs and format == "text" else []
 
 
 _SETS = {

@@ -24,7 +24,7 @@ from results.history import Epoch, History
 from results.runs import RunSummary
 
 SAID = {"folder": "/data", "train": [], "val": None}
-IMAGES = Material(("--data", "/data"), SAID, "cifar10/train", 50_000, 10, lambda recipe: "test")
+IMAGES = Material(("--data", "/data"), SAID, "cifar10", 50_000, 10, lambda recipe: "test")
 ACCURACY = {"sgd": 0.8, "adam": 0.7, "rmsprop": 0.6, "adadelta": 0.65}
 
 
@@ -82,7 +82,7 @@ def finished(folder: Path, recipe: Recipe, top1: float) -> None:
     RunSummary(
         name=folder.name,
         model=recipe.model,
-        data="cifar10/train",
+        data="cifar10",
         recipe=folder.name,
         evaluated="test",
         status="finished",
@@ -357,7 +357,8 @@ def test_tables_files_and_pictures_of_a_trial_all_say_that_it_is_one(tmp_path: P
     written = found.save(tmp_path)
     assert {path.name for path in written} == {
         "table.md", "table.csv", "results.json", "test_accuracy.png", "test_loss.png", "train_test.png",
-        "accuracy.png", "training_time.png", "inference_time.png", "parameters.png", "sizes.png",
+        "accuracy.png", "training_time.png", "inference_time.png", "inference_time_cold.png", "parameters.png",
+        "sizes.png",
     }  # fmt: skip
     assert all(path.stat().st_size for path in written)
     mark = "scaled by 0.1: a trial, no result"
@@ -448,8 +449,8 @@ def test_charts_leave_out_what_is_not_there(tmp_path: Path) -> None:
     conduct(plan("optimizers", OPTIMIZERS), tmp_path, Trainer({"adam": ("bench: no", 2)}))
     summaries, histories = charts.load([tmp_path / "sgd", tmp_path / "adam"])
     assert list(histories) == ["sgd"]
-    assert len(charts.draw(summaries, histories, tmp_path / "pictures")) == 8
-    assert len(charts.draw(summaries, {}, tmp_path / "fewer")) == 5
+    assert len(charts.draw(summaries, histories, tmp_path / "pictures")) == 9
+    assert len(charts.draw(summaries, {}, tmp_path / "fewer")) == 6
 
 
 # The command

@@ -174,9 +174,10 @@ def test_nobody_published_no_column() -> None:
 
 
 def test_different_data_is_said() -> None:
+    assert "Accuracies of different data are not comparable." in table([WHOLE, replace(WHOLE, data="cifar100")])
     other = replace(WHOLE, name="held_out", evaluated="val")
     text = table([WHOLE, other])
-    assert "Accuracies of different data are not comparable." in text
+    assert "the best top1 of val and of test are not comparable." in text
     assert "val" in cells(text, "held_out")
 
 
