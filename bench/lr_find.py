@@ -3,23 +3,14 @@
 import csv
 import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from bench import sources
-from bench.machine import usable_cores
-from bench.sources import Feed, Say
-from bench.training import Request, choose_device, network, teacher_of
-from models.configuration import parse
-from models.prepare import device_facts
+from bench.sources import Say
+from bench.training import Request, opened
 from models.training import checkpoint, lr_finder
-from models.training.checkpoint import Card
 from models.training.distributed import World
-from models.training.loop import Training, schedule_options
+from models.training.loop import schedule_options
 from models.training.lr_finder import LrCurve
 from models.training.schedules import lr_series
 from results import plots
@@ -46,38 +37,14 @@ class RangeTest:
         return self.before == self.after
 
 
-@contextmanager
-def opened(request: Request, say: Say) -> Iterator[Training]:
-    """Images, network and optimiser of a run as `bench train` makes them, which stores nothing; closed on leaving.
-
-    Raises:
-        UsageError, ModelError, DataError: see `bench.training.train`.
-    """
-    world = World()
-    device = world.device(choose_device(request.device))
-    threads = request.threads or usable_cores()
-    torch.set_num_threads(threads)
-    found = sources.open_folders(request.data, request.train, request.val)
-    splits = sources.split(found, request.recipe, say)
-    recipe = sources.resolved(request.recipe, splits, None, device.type, say)
-    configuration = parse(recipe.configuration, device_facts(device), True)
-    mean, std = sources.statistics(recipe, splits.train)
-    card = Card(recipe.model, splits.train.classes, recipe.size, recipe.arguments, mean, std)
-    feed = Feed.from_recipe(recipe, splits, configuration, device, world, threads, mean, std)
-    try:
-        teacher = teacher_of(recipe, splits, mean, device)
-        yield Training(recipe, network(recipe), card, configuration, device, world, feed, None, teacher)
-    finally:
-        feed.close()
-
-
 def range_test(request: Request, low: float, high: float, steps: int, say: Say) -> RangeTest:
     """Train the request's network for some steps at rising rates, as `bench train` would, and put it back.
 
     Raises:
         UsageError, ModelError, DataError: see `bench.training.train`.
     """
-    with opened(request, say) as training:
+    with opened(request, say, World(), None) as run:
+        training = run.training
         source = training.sources.train(training.recipe.size_at(1) or training.recipe.size)
         before = checkpoint.digest(checkpoint.weights_of(training.raw))
         with lr_finder.restored(training.raw, training.optimizer):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -145,10 +146,22 @@ def _parse(word: str, label: str) -> Operand:
 
 
 def _loader_output(text: str) -> str:
-    dtype, _, layout = text.partition("-")
-    if dtype not in LOADER_DTYPES or layout not in ("nhwc", "nchw"):
-        raise WorkloadError(f"a loader's configuration is DTYPE-LAYOUT, such as {LOADER_OUTPUT}; got {text!r}")
-    return text
+    """DTYPE-LAYOUT, or with a number of workers DTYPE-LAYOUT-wN; what is not named stays as in LOADER_OUTPUT."""
+    dtype, layout = LOADER_OUTPUT.split("-")
+    workers = []
+    for word in text.split("-"):
+        if word in LOADER_DTYPES:
+            dtype = word
+        elif word in ("nhwc", "nchw"):
+            layout = word
+        elif re.fullmatch(r"w\d+", word) and not workers:
+            workers = [word]
+        else:
+            raise WorkloadError(
+                f"a loader's configuration is DTYPE-LAYOUT-wWORKERS or a part of it, such as {LOADER_OUTPUT} or w0; "
+                f"got {text!r}"
+            )
+    return "-".join([dtype, layout, *workers])
 
 
 def choose_device(wanted: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.published import published_row
 from bench.sources import Feed, Say
 from bench.training import Run, choose_weights
 from loaders.datasets import Dataset
@@ -22,7 +23,7 @@ from models.training import checkpoint
 from results import plots
 from results.classification import Classification
 from results.history import History
-from results.runs import Published, RunSummary
+from results.runs import RunSummary
 from results.store import write_whole
 
 GRID = 64  # pictures in a grid
@@ -58,29 +59,12 @@ def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSu
         evaluated="test" if run.splits.validation is run.splits.test else "val",
         status="finished" if run.stopped is None else "stopped",
         reason=run.stopped,
-        published=_published(run),
+        published=published_row(run.recipe.published),
         missing={key: why for key, why in missing.items() if figures.get(key) is None},
         **figures,
     )
     summary.save(run.folder)
     return summary
-
-
-def _published(run: Run) -> Published | None:
-    said = run.recipe.published
-    if not said.study:
-        return None
-    return Published(
-        study=said.study,
-        top1=said.top1,
-        top1_best=said.top1_best,
-        epochs=said.epochs,
-        seconds=said.seconds,
-        hardware=said.hardware or None,
-        source=said.source or None,
-        defects=said.defects,
-        note=said.note or None,
-    )
 
 
 def _figures(run: Run, history: History) -> tuple[dict[str, Any], dict[str, str]]:

@@ -199,7 +199,9 @@ def training(
 
 def loading(workload: Workload, conditions: Conditions) -> Step:
     """Batches out of a loader; the network is missing."""
-    dtype, layout = workload.configuration.split("-")
+    dtype, layout, *workers = workload.configuration.split("-")
+    if workers:
+        conditions = replace(conditions, threads=int(workers[0].removeprefix("w")))
     loader = open_loader(workload, conditions, workload.subject, dtype, layout)
     batches = forever(loader)
     return Step(workload, lambda: next(batches), workload.batch, prefetch=loader.prefetch, _closers=[loader.close])

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from bench.errors import BenchError, UsageError
+from bench.published import published_row
 from bench.worker import SOURCE
 from loaders.errors import DataError
 from models.errors import ModelError, unknown
@@ -34,7 +35,6 @@ from models.training.recipe import Published, Recipe
 from results.errors import RecordError
 from results.history import History, duration
 from results.runs import FILE, RunSummary
-from results.runs import Published as PublishedRun
 from results.store import write_whole
 
 FORMS = ("published", "corrected")
@@ -671,18 +671,6 @@ class Conductor:
         with contextlib.suppress(RecordError):
             history = History.load(self.folder / entry.name / "history.csv")
         best = history.best if history else None
-        published = entry.recipe.published
-        theirs = PublishedRun(
-            study=published.study,
-            top1=published.top1,
-            top1_best=published.top1_best,
-            epochs=published.epochs,
-            seconds=published.seconds,
-            hardware=published.hardware or None,
-            source=published.source or None,
-            defects=published.defects,
-            note=published.note or None,
-        )
         return RunSummary(
             name=entry.name,
             model=entry.recipe.model,
@@ -694,7 +682,7 @@ class Conductor:
             epochs=len(history.epochs) if history else 0,
             best_top1=best.val_top1 if best else None,
             best_epoch=best.epoch if best else None,
-            published=theirs if published.study else None,
+            published=published_row(entry.recipe.published),
         )
 
     def summaries(self) -> list[RunSummary]:

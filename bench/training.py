@@ -84,6 +84,7 @@ class Run:
     configuration: Configuration
     device: torch.device
     world: World
+    threads: int
     stopped: str | None = None
 
 
@@ -300,15 +301,42 @@ def train(request: Request, say: Say, report: Callable[[Run, History], None]) ->
     if world.size > 1 and not request.name:
         # Made of the time, it would differ between processes, and after a restart.
         raise UsageError("several processes need a --name to find their run by, also when they are started again")
-    device = world.device(choose_device(request.device))
-    threads = request.threads or max(1, usable_cores() // (world.size if device.type == "cpu" else 1))
-    torch.set_num_threads(threads)
     say = say if world.first else _silent
     folder = request.resume or request.runs / run_name(request)
     # Processes that torchrun starts again find the run they were in and go on with it.
     resume = request.resume is not None or (world.restarts > 0 and (folder / checkpoint.LAST).is_file())
     if not resume and world.first:
         refuse_existing(folder)
+    try:
+        with opened(request, say, world, folder) as run:
+            if resume:
+                for note in _go_on(run.training, folder, run.splits):
+                    say(note)
+            elif world.first:
+                make_folder(folder)
+            _describe_run(run)
+            say(_opening(run))
+            _go(run, request.max_minutes or run.recipe.max_minutes, begin)
+            if world.first:
+                rows = [Epoch(**asdict(row)) for row in run.training.history]
+                report(run, History(rows, load_steps(folder / STEPS)))
+            return run
+    finally:
+        world.close()
+
+
+@contextmanager
+def opened(request: Request, say: Say, world: World, folder: Path | None) -> Iterator[Run]:
+    """Images, network and optimiser of a run, before its first step; loaders are closed on leaving.
+
+    `folder` is where checkpoints will go, None for a run that stores nothing.
+
+    Raises:
+        UsageError, RunError, ModelError, DataError: see the message.
+    """
+    device = world.device(choose_device(request.device))
+    threads = request.threads or max(1, usable_cores() // (world.size if device.type == "cpu" else 1))
+    torch.set_num_threads(threads)
     found = sources.open_folders(request.data, request.train, request.val)
     splits = sources.split(found, request.recipe, say)
     recipe = sources.resolved(request.recipe, splits, None, device.type, say)
@@ -327,33 +355,13 @@ def train(request: Request, say: Say, report: Callable[[Run, History], None]) ->
         data=splits.train.name.partition("/")[0],
     )
     world.open(device)
-    feed: Feed | None = None
+    feed = Feed.from_recipe(recipe, splits, configuration, device, world, threads, mean, std)
     try:
-        feed = Feed.from_recipe(recipe, splits, configuration, device, world, threads, mean, std)
-        model = network(recipe)
         teacher = teacher_of(recipe, splits, mean, device)
-        training = Training(recipe, model, card, configuration, device, world, feed, folder, teacher)
-        screen = Screen(recipe.epochs, quiet=not world.first)
-        history = History()
-        if resume:
-            notes = _go_on(training, folder, splits)
-            history = History(Epoch(**asdict(row)) for row in training.history)
-            for note in notes:
-                say(note)
-        elif world.first:
-            make_folder(folder)
-        run = Run(request, recipe, folder, feed.splits, feed, training, configuration, device, world)
-        _describe_run(run, threads)
-        say(_opening(run))
-        _go(run, screen, history, request.max_minutes or recipe.max_minutes, begin)
-        if world.first:
-            rows = [Epoch(**asdict(row)) for row in training.history]
-            report(run, History(rows, load_steps(folder / STEPS)))
-        return run
+        training = Training(recipe, network(recipe), card, configuration, device, world, feed, folder, teacher)
+        yield Run(request, recipe, folder or Path(), feed.splits, feed, training, configuration, device, world, threads)
     finally:
-        if feed is not None:
-            feed.close()
-        world.close()
+        feed.close()
 
 
 def _silent(text: str) -> None:
@@ -373,7 +381,7 @@ def _go_on(training: Training, folder: Path, splits: Splits) -> list[str]:
     return notes
 
 
-def _describe_run(run: Run, threads: int) -> None:
+def _describe_run(run: Run) -> None:
     if not run.world.first:
         return
     request = run.request
@@ -393,7 +401,7 @@ def _describe_run(run: Run, threads: int) -> None:
         "test_is_independent": run.splits.independent,
         "device": run.device.type,
         "processes": run.world.size,
-        "threads": threads,
+        "threads": run.threads,
         "configuration": run.configuration.text,
         "machine": describe(device=str(run.device)),
     }
@@ -411,7 +419,9 @@ def _opening(run: Run) -> str:
     )
 
 
-def _go(run: Run, screen: Screen, history: History, max_minutes: float, begin: float) -> None:
+def _go(run: Run, max_minutes: float, begin: float) -> None:
+    screen = Screen(run.recipe.epochs, quiet=not run.world.first)
+    history = History(Epoch(**asdict(row)) for row in run.training.history)
     # Steps of an epoch are written when it ends, also those made before a pause inside it.
     position = run.training.position
     written = position.step - position.batch_index // run.recipe.accumulate

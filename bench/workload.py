@@ -23,7 +23,7 @@ class Workload:
     Attributes:
         task: a key of TASKS.
         subject: the model, loader or kernel.
-        configuration: resolved levers of a model, `DTYPE-LAYOUT` of a loader's batches,
+        configuration: resolved levers of a model, `DTYPE-LAYOUT` of a loader's batches (with `-wN` its workers),
             `IMPLEMENTATION-DTYPE` of a kernel.
         batch: images a step.
         size: height and width of the square images, in pixels.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.configuration import Configuration, Device
 from models.dropout import quicken_dropout
 from models.errors import ModelError
+from models.small_maps import adapt_small_maps
 
 DTYPES = {
     "fp32": torch.float32,
@@ -156,7 +157,7 @@ def prepare(
     model = apply_precision(apply_layout(model, configuration.layout), configuration.precision, training)
     # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.
     if training and device.type == "cpu" and configuration.compile == "eager" and configuration != Configuration():
-        model = quicken_dropout(model)
+        model = adapt_small_maps(quicken_dropout(model))
     call: Callable[[Tensor], Tensor] = model
     if configuration.compile != "eager":
         call = apply_compile(model, configuration.compile, configuration.freeze)

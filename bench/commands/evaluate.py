@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from bench.options import place_options
 from bench.output import check_output, format_options, write
 
 
@@ -22,8 +23,7 @@ from bench.output import check_output, format_options, write
     "--config", "--configuration", "configuration", default="fast", show_default=True, help="Preset or levers."
 )
 @click.option("--batch", type=click.IntRange(1), default=128, show_default=True, help="Images a step.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
+@place_options
 @format_options
 def command(
     checkpoint: Path,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.errors import UsageError
+from bench.options import data_options, place_options, recipe_options
 from bench.output import FORMATS, check_output, write
 
 if TYPE_CHECKING:
@@ -16,25 +17,14 @@ PICTURES = (".png", ".svg")
 
 @click.command()
 @click.argument("recipe", required=False)
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the data set.")
-@click.option("--train", multiple=True, metavar="A,B,...", help="Training folders to be merged, in place of --data.")
-@click.option("--val", metavar="A,B,...", help="Validation folders that go with --train.")
-@click.option("--model", help="Network, where no recipe is named; see bench list models.")
-@click.option("--batch", type=click.IntRange(1), help="Images a step.")
+@data_options
+@recipe_options
 @click.option("--optimizer", help="sgd, adam, adamw, rmsprop, adadelta or adagrad.")
-@click.option("--seed", type=click.IntRange(0), help="Fixes weights, order and augmentation.")
-@click.option("--size", type=click.IntRange(1), help="Height and width in pixels.")
-@click.option("--loader", help="An engine of bench list loaders, or auto.")
-@click.option("--config", "--configuration", "configuration", help="Preset or levers: fast, naive, amp-nhwc-compile.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any recipe key; model.NAME for the network's."
-)
 @click.option("--low", type=float, default=1e-6, show_default=True, help="First rate.")
 @click.option("--high", type=float, default=10.0, show_default=True, help="Last rate.")
 @click.option("--steps", type=click.IntRange(3), default=100, show_default=True, help="Training steps, a rate each.")
 @click.option("--schedule", is_flag=True, help="Trains nothing: draw the rates that the recipe's schedule will take.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
+@place_options
 @click.option(
     "-o",
     "--output",

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from bench.errors import UsageError
+from bench.options import place_options
 from bench.output import check_output, format_options, write
 
 
@@ -16,8 +17,7 @@ from bench.output import check_output, format_options, write
 @click.option(
     "--config", "--configuration", "configuration", default="fast", show_default=True, help="Preset or levers."
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
+@place_options
 @click.option("--numbers", is_flag=True, help="With --data: class numbers in place of names.")
 @format_options
 def command(

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from bench.errors import UsageError
+from bench.options import data_options, place_options
 from bench.output import check_output, format_options, write
 from models.studies import STUDIES, SWEEPS
 
@@ -13,9 +14,7 @@ NAMES = f"Studies: {', '.join(STUDIES)}. Sweeps: {', '.join(SWEEPS)}."
 
 @click.command(epilog=NAMES)
 @click.argument("study", metavar="NAME")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the data set.")
-@click.option("--train", multiple=True, metavar="A,B,...", help="Training folders to be merged, in place of --data.")
-@click.option("--val", metavar="A,B,...", help="Validation folders that go with --train.")
+@data_options
 @click.option(
     "--over",
     multiple=True,
@@ -30,8 +29,7 @@ NAMES = f"Studies: {', '.join(STUDIES)}. Sweeps: {', '.join(SWEEPS)}."
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of studies."
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
+@place_options
 @click.option("--charts/--no-charts", default=True, show_default=True, help="Pictures of all runs beside each other.")
 @format_options
 def command(

@@ -6,36 +6,23 @@ from typing import Any
 import click
 
 from bench.errors import UsageError
+from bench.options import data_options, place_options, recipe_options
 from bench.output import check_output, format_options, write
-
-# Options that are recipe keys by the same name.
-KEYS = ("model", "epochs", "batch", "lr", "seed", "loader", "size", "configuration", "max_minutes")
 
 
 @click.command()
 @click.argument("recipe", required=False)
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the data set.")
-@click.option("--train", multiple=True, metavar="A,B,...", help="Training folders to be merged, in place of --data.")
-@click.option("--val", metavar="A,B,...", help="Validation folders that go with --train.")
-@click.option("--model", help="Network to train; see bench list models.")
+@data_options
+@recipe_options
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
-@click.option("--batch", type=click.IntRange(1), help="Images a step, over all processes.")
 @click.option("--lr", type=float, help="Learning rate, before the schedule's factor.")
-@click.option("--seed", type=click.IntRange(0), help="Fixes weights, order and augmentation.")
-@click.option("--size", type=click.IntRange(1), help="Height and width in pixels.")
-@click.option("--loader", help="An engine of bench list loaders, or auto.")
-@click.option("--config", "--configuration", "configuration", help="Preset or levers: fast, naive, amp-nhwc-compile.")
 @click.option("--max-minutes", type=float, help="Stop cleanly after this time; --resume goes on.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any recipe key; model.NAME for the network's."
-)
 @click.option("--name", default="", help="Name of the run's folder; default: recipe and time.")
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
 )
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with the run in this folder.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
+@place_options
 @click.option("--report/--no-report", default=True, show_default=True, help="Pictures and tables when the run ends.")
 @format_options
 def command(

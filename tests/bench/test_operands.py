@@ -49,6 +49,19 @@ def test_mistakes_are_answered_before_a_process_starts(words: list[str], error: 
         parse_operands(words)
 
 
+@pytest.mark.parametrize(
+    ("word", "configuration"),
+    [
+        ("pil@w0", "float32-nhwc-w0"),
+        ("pil@bfloat16", "bfloat16-nhwc"),
+        ("pil@nchw-w4", "float32-nchw-w4"),
+        ("pil@bfloat16-nchw", "bfloat16-nchw"),
+    ],
+)
+def test_a_loader_takes_what_its_batches_are_and_its_workers(word: str, configuration: str) -> None:
+    assert parse_operands([word])[0].configuration == configuration
+
+
 def test_an_unknown_loader_name_is_taken_for_a_model_and_refused() -> None:
     with pytest.raises((ModelError, DataError)):
         parse_operands(["dalli"])

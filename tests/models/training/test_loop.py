@@ -209,6 +209,14 @@ def test_the_whitening_layer_comes_from_training_images() -> None:
     torch.testing.assert_close(white @ white.T / white.shape[1], torch.eye(12), atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize(("softmax", "below"), [(False, True), (True, False)])
+def test_only_the_softmax_switch_keeps_the_loss_above_its_floor(softmax: bool, below: bool) -> None:
+    """Cross-entropy of probabilities in place of logits ends at ln(e + 9) - 1 = 1.46 nats for ten classes."""
+    small = {"depths": (1, 1, 1), "widths": (16, 32, 64), "stem_width": 16, "softmax_output": softmax}
+    heard, _ = run(recipe(model="res_block", arguments=small, epochs=12, lr=0.1))
+    assert (min(step.loss for step in heard.steps) < 1.46) == below
+
+
 def test_a_teacher_pulls_the_loss() -> None:
     chosen = recipe(epochs=1, distill_weight=0.5)
     plain, _ = run(recipe(epochs=1))

@@ -1,0 +1,53 @@
+"""Options that several commands share, so that they are spelt and explained alike."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+
+def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator for several; `--help` shows them in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# Where the images of a training lie.
+data_options = _stacked(
+    click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the data set."),
+    click.option(
+        "--train", multiple=True, metavar="A,B,...", help="Training folders to be merged, in place of --data."
+    ),
+    click.option("--val", metavar="A,B,...", help="Validation folders that go with --train."),
+)
+
+# Recipe keys that most runs change, by the same names; the rest goes through --set.
+recipe_options = _stacked(
+    click.option("--model", help="Network, where no recipe is named or in place of its own; see bench list models."),
+    click.option("--batch", type=click.IntRange(1), help="Images a step, over all processes."),
+    click.option("--seed", type=click.IntRange(0), help="Fixes weights, order and augmentation."),
+    click.option("--size", type=click.IntRange(1), help="Height and width in pixels."),
+    click.option("--loader", help="An engine of bench list loaders, or auto."),
+    click.option(
+        "--config", "--configuration", "configuration", help="Preset or levers: fast, naive, amp-nhwc-compile."
+    ),
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any recipe key; model.NAME for the network's."
+    ),
+)
+
+# What computes.
+place_options = _stacked(
+    click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where it runs."
+    ),
+    click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core."),
+)
