@@ -148,7 +148,7 @@ def _parse(word: str, label: str) -> Operand:
 def _loader_output(text: str) -> str:
     """DTYPE-LAYOUT, or with a number of workers DTYPE-LAYOUT-wN; what is not named stays as in LOADER_OUTPUT."""
     dtype, layout = LOADER_OUTPUT.split("-")
-    workers = []
+    workers: list[str] = []
     for word in text.split("-"):
         if word in LOADER_DTYPES:
             dtype = word

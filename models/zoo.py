@@ -171,7 +171,7 @@ STUDIED: dict[str, Network] = {
     ),
     "airbench94": Network(
         "models.airbench:Airbench",
-        "the network of the CIFAR-10 speed records, Jordan 2024: whitening layer, three plain blocks",
+        "network of the CIFAR-10 speed records, Jordan 2024: whitening, three plain blocks",
         10,
         32,
     ),

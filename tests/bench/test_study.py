@@ -15,6 +15,7 @@ from bench import charts, findings, study
 from bench.commands.study import command
 from bench.errors import UsageError
 from bench.findings import EpochPoint, Findings, order
+from bench.published import published_row
 from bench.study import Conductor, Material, Screen, StudyError, condition, parse_over, plan, scaled
 from models.errors import ModelError
 from models.studies import STUDIES, SWEEPS
@@ -93,7 +94,7 @@ def finished(folder: Path, recipe: Recipe, top1: float) -> None:
         train_seconds=10.0 * recipe.epochs,
         params=1000,
         weight_bytes=4000,
-        published=study.PublishedRun(said.study, top1=said.top1, top1_best=said.top1_best) if said.study else None,
+        published=published_row(said),
     ).save(folder)
 
 
