@@ -13,12 +13,11 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from results.errors import RecordError
 from results.history import Epoch, Step
-from results.store import write_whole
+from results.store import GrowingFile, write_whole
 
 _VERSION = "brain.Event:2"
 _EPOCH = (
@@ -28,7 +27,7 @@ _EPOCH = (
 _STEP = ("lr", "loss", "top1")
 
 
-class EventWriter:
+class EventWriter(GrowingFile):
     """Writes `epoch/...` figures against the epoch and `step/...` figures against the step.
 
     What is written stays in memory until `flush`; a kill loses the rest, and readers skip a record that broke.
@@ -50,20 +49,13 @@ class EventWriter:
             )
         last = {"epoch": after_epoch or 0, "step": after_step or 0}
         kept = [data for path in older for data in _records(path) if _wanted(_event_of(data, path), last)]
-        self._path = self._new_path(older)
+        path = self._new_path(older)
         opening = _event(time.time())
         opening.file_version = _VERSION
-        write_whole(self._path, b"".join(map(_framed, [opening.SerializeToString(), *kept])))
-        for path in older:
-            path.unlink(missing_ok=True)
-        try:
-            self._file = self._path.open("ab")
-        except OSError as error:
-            raise RecordError(f"cannot write {self._path}: {error.strerror or error}") from error
-
-    @property
-    def path(self) -> Path:
-        return self._path
+        write_whole(path, b"".join(map(_framed, [opening.SerializeToString(), *kept])))
+        for file in older:
+            file.unlink(missing_ok=True)
+        super().__init__(path, binary=True)
 
     def epoch(self, row: Epoch) -> None:
         """Adds an epoch's figures; those it lacks are left out."""
@@ -73,40 +65,14 @@ class EventWriter:
         """Adds a step's figures."""
         self._add("step", row.step, row, _STEP)
 
-    def flush(self) -> None:
-        """Puts everything on the disk. Raises RecordError when it is full."""
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise RecordError(f"cannot write {self._path}: {error.strerror or error}; free some space") from error
-
-    def close(self) -> None:
-        """Flushes and closes; a second call does nothing."""
-        if not self._file.closed:
-            try:
-                self.flush()
-            finally:
-                self._file.close()
-
-    def __enter__(self) -> EventWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _add(self, group: str, at: int, row: Epoch | Step, names: tuple[str, ...]) -> None:
         event = _event(time.time(), at)
         for name in names:
             x = getattr(row, name)
             if x is not None:
                 event.summary.value.add(tag=f"{group}/{name}", simple_value=_single(x))
-        try:
+        with self._writing():
             self._file.write(_framed(event.SerializeToString()))
-        except OSError as error:
-            raise RecordError(f"cannot write {self._path}: {error.strerror or error}; free some space") from error
 
     def _new_path(self, older: list[Path]) -> Path:
         # TensorBoard reads a folder's files in the order of their names, so a later one must sort after the others.

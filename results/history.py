@@ -10,15 +10,13 @@ import csv
 import dataclasses
 import io
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from results.errors import RecordError
-from results.store import write_whole
+from results.store import GrowingFile, write_whole
 from results.tables import Cell, quantity, render, unit_for
 
 
@@ -283,7 +281,7 @@ def time_unit(seconds: Sequence[float | None]) -> tuple[float, str]:
     return unit_for(seconds, "s")
 
 
-class StepLog:
+class StepLog(GrowingFile):
     """A CSV of steps that grows while a training runs.
 
     Rows wait in memory until `flush`, which puts them on the disk: a kill loses the rows since then and may
@@ -295,15 +293,12 @@ class StepLog:
 
         Raises RecordError for a file that is no such CSV or a place that cannot be written.
         """
-        self._path = Path(path)
-        kept = [s for s in load_steps(self._path) if s.step <= after] if after and self._path.exists() else []
+        path = Path(path)
+        kept = [s for s in load_steps(path) if s.step <= after] if after and path.exists() else []
         self._last = kept[-1].step if kept else after
-        write_whole(self._path, render(_names(Step), [_cells(s) for s in kept], "csv").encode())
+        write_whole(path, render(_names(Step), [_cells(s) for s in kept], "csv").encode())
         self._waiting: list[Step] = []
-        try:
-            self._file = self._path.open("a", encoding="utf-8", newline="")
-        except OSError as error:
-            raise RecordError(f"cannot write {self._path}: {error.strerror or error}") from error
+        super().__init__(path)
         self._writer = csv.writer(self._file, lineterminator="\n")
 
     def append(self, step: Step) -> None:
@@ -314,30 +309,10 @@ class StepLog:
         self._waiting.append(step)
 
     def flush(self) -> None:
-        """Puts every row on the disk. Raises RecordError when it is full."""
-        try:
+        with self._writing():
             self._writer.writerows(_cells(s) for s in self._waiting)
             self._waiting.clear()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise RecordError(f"cannot write {self._path}: {error.strerror or error}; free some space") from error
-
-    def close(self) -> None:
-        """Flushes and closes; a second call does nothing."""
-        if not self._file.closed:
-            try:
-                self.flush()
-            finally:
-                self._file.close()
-
-    def __enter__(self) -> StepLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().flush()
 
 
 def load_steps(path: Path | str) -> list[Step]:

@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from types import TracebackType
+from typing import IO, Any, NamedTuple, NoReturn, Self
 
 from results.errors import RecordError
 from results.record import Record
@@ -173,6 +174,52 @@ def _side(fingerprint: Mapping[str, Any], name: str) -> str:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"holds {name}, which JSON does not have; it was not written by this program")
+
+
+class GrowingFile:
+    """A file that a run adds to: what is added reaches the disk at `flush`, and closing flushes."""
+
+    def __init__(self, path: Path, binary: bool = False) -> None:
+        """Opens `path` for adding. Raises RecordError where it cannot be written."""
+        self._path = path
+        self._file: IO[Any]
+        try:
+            self._file = path.open("ab") if binary else path.open("a", encoding="utf-8", newline="")
+        except OSError as error:
+            raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def flush(self) -> None:
+        """Puts everything on the disk. Raises RecordError when it is full."""
+        with self._writing():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flushes and closes; a second call does nothing."""
+        if not self._file.closed:
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RecordError(f"cannot write {self._path}: {error.strerror or error}; free some space") from error
 
 
 def _sync_folder(folder: Path) -> None:
