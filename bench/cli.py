@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "bench.commands.compare:command",
         "Measure models, loaders or kernels side by side, taking turns.",
     ),
+    "check": ("bench.commands.check:command", "Say whether a change made anything slower, bigger or wrong."),
     "cost": (
         "bench.commands.cost:command",
         "Count parameters, MACs, FLOPs, activations and bytes; no timing.",

@@ -47,6 +47,8 @@ class Worker:
     Args:
         name: the operand it measures, for messages.
         environment: variables for the child on top of this process's.
+        source: folder that holds the packages the child runs.
+        python: its interpreter.
 
     Raises:
         WorkerError: from every method, if the process died or did not answer in time; with its last output.
@@ -54,13 +56,25 @@ class Worker:
         BenchError: what the child reported as the user's to mend.
     """
 
-    def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        environment: Mapping[str, str] | None = None,
+        source: Path = SOURCE,
+        python: str = sys.executable,
+    ) -> None:
         self.name = name
+        # This process's own packages must not be found where the child's tree lacks one.
+        elsewhere = [
+            place
+            for place in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            if place and (source == SOURCE or Path(place).resolve() != SOURCE)
+        ]
         self._log = tempfile.TemporaryFile(prefix="bench-worker-")  # noqa: SIM115 - closed in close()
         self._pending = b""
         self._process = subprocess.Popen(
             # -P: a folder named models in the user's working directory must not be taken for ours.
-            [sys.executable, "-u", "-P", "-c", "from bench.worker import serve; serve()"],
+            [python, "-u", "-P", "-c", "from bench.worker import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -70,7 +84,7 @@ class Worker:
                 **os.environ,
                 **(environment or {}),
                 "BENCH_WORKER_PARENT": str(os.getpid()),
-                "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]),
+                "PYTHONPATH": os.pathsep.join([str(source), *elsewhere]),
             },
         )
 
@@ -122,9 +136,12 @@ class Worker:
         """Warm up: {"seconds_per_step", "stable"}; see `warm_up`."""
         return self.ask("warm", timeout, id=workload.id, cap=cap)
 
-    def slice(self, workload: Workload, steps: int, drop: int, each: bool, timeout: float) -> Slice:
-        """One turn of `steps` timed steps."""
-        answer = self.ask("slice", timeout, id=workload.id, steps=steps, drop=drop, each=each)
+    def slice(
+        self, workload: Workload, steps: int, drop: int, each: bool, timeout: float, twice_every: int = 0
+    ) -> Slice:
+        """One turn of `steps` timed steps; with `twice_every` every so manyth does its work twice."""
+        more = {"twice_every": twice_every} if twice_every else {}
+        answer = self.ask("slice", timeout, id=workload.id, steps=steps, drop=drop, each=each, **more)
         return Slice(**{**answer, "samples": tuple(answer["samples"])})
 
     def close(self) -> None:
@@ -243,6 +260,9 @@ class Session:
             "resolve": self.resolve,
             "missing": self.missing,
             "unreadable": self.unreadable,
+            "facts": self.facts,
+            "outputs": self.outputs,
+            "reference": self.reference,
         }
 
     def hello(self) -> dict[str, Any]:
@@ -250,7 +270,7 @@ class Session:
         for module in ("torch._inductor.compile_fx", "torchvision.models", "bench.cost", "bench.memory", "bench.step"):
             importlib.import_module(module)
 
-        return {"pid": os.getpid()}
+        return {"pid": os.getpid(), "source": str(SOURCE)}
 
     def machine(self) -> dict[str, Any]:
         from bench.machine import describe
@@ -324,14 +344,15 @@ class Session:
         settle()
         return {"seconds_per_step": seconds, "stable": stable}
 
-    def slice(self, id: str, steps: int, drop: int, each: bool) -> dict[str, Any]:
+    def slice(self, id: str, steps: int, drop: int, each: bool, twice_every: int = 0) -> dict[str, Any]:
         step = self.steps[id]
         cuda = step.workload.device == "cuda"
+        call = slowed(step.call, twice_every, drop) if twice_every else step.call
         # Collecting garbage in the middle of a slice would be timed as work of the network.
         gc.collect()
         gc.disable()
         try:
-            turn = time_slice(step.call, steps, drop, CLOCKS[step.workload.device], each, cuda_timer if cuda else None)
+            turn = time_slice(call, steps, drop, CLOCKS[step.workload.device], each, cuda_timer if cuda else None)
         finally:
             gc.enable()
         answer = asdict(turn)
@@ -391,6 +412,24 @@ class Session:
         gc.collect()
         return {}
 
+    def facts(self, workload: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
+        """What is counted of a workload; see bench.exact."""
+        from bench.exact import facts
+
+        return facts(Workload.from_json(workload), Conditions(**conditions))
+
+    def outputs(self, workload: dict[str, Any], conditions: dict[str, Any], given: str, save: str) -> dict[str, Any]:
+        """What a workload computes, into a file; see bench.exact."""
+        from bench.exact import outputs
+
+        return outputs(Workload.from_json(workload), Conditions(**conditions), given, save)
+
+    def reference(self, device: str, threads: int) -> dict[str, Any]:
+        """Seconds of one step of the pinned reference."""
+        from bench.reference import ID, measure
+
+        return {"id": ID, "seconds": measure(device, threads)}
+
     def ceilings(self, device: str, precision: str, threads: int) -> dict[str, Any]:
         from bench.roofline import measure
 
@@ -400,6 +439,24 @@ class Session:
         for step in self.steps.values():
             with contextlib.suppress(Exception):
                 step.close()
+
+
+def slowed(call: Callable[[], object], every: int, skip: int = 0) -> Callable[[], object]:
+    """`call`, doing its work twice at every so manyth call: 20 makes it 5 % slower, by real work on any device.
+
+    Args:
+        skip: calls that pass before counting begins: the untimed ones of a slice.
+    """
+    done = -skip
+
+    def step() -> object:
+        nonlocal done
+        done += 1
+        if done > 0 and done % every == 0:
+            call()
+        return call()
+
+    return step
 
 
 def warm_up(step: Any, clock: Any, cap: float, agreement: float = 0.01) -> tuple[float, bool]:

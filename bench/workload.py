@@ -1,5 +1,6 @@
 """Workload: what is timed, and the id it keeps for ever. Imports no torch."""
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -57,6 +58,30 @@ class Workload:
             parts.append(f"c{self.classes}")
         parts += [part for part in (self.loader, self.data) if part]
         return "/".join([*parts, self.device])
+
+    @classmethod
+    def from_id(cls, text: str) -> "Workload":
+        """The workload with this id.
+
+        Raises:
+            WorkloadError: the text is no id.
+        """
+        task, _, rest = text.partition("/")
+        # A data set's name comes last but one and may hold anything.
+        found = re.fullmatch(r"([^@/]+)@([^/]+)/b(\d+)/s(\d+)(?:/c(\d+))?(?:/(.+))?/([^/]+)", rest)
+        if found is None or task not in TASKS:
+            raise WorkloadError(
+                f"{text!r} is no workload's id; one looks like training/resnet34@amp-nhwc-eager/b16/s224/c1000/cpu, "
+                "and bench list workloads shows some"
+            )
+        subject, configuration, batch, size, classes, middle, device = found.groups()
+        loader, data = "", middle or ""
+        if task == "end_to_end":
+            loader, _, data = data.partition("/")
+        made = cls(task, subject, configuration, int(batch), int(size), int(classes or 0), loader, data, device)
+        if made.id != text:
+            raise WorkloadError(f"{text!r} is not how an id is written; it would be {made.id}")
+        return made
 
     @property
     def training(self) -> bool:

@@ -7,6 +7,7 @@ scatter has heavy tails, so only ranks are trusted.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -42,6 +43,46 @@ def signed_rank_bounds(values: Sequence[float], alpha: float) -> tuple[float, fl
     walsh = _walsh(_finite(values))
     k = _rank(len(values), alpha)
     return (walsh[k - 1], walsh[-k]) if k else (-math.inf, math.inf)
+
+
+def shift(values: Sequence[float], against: Sequence[float]) -> float:
+    """How far `values` lie above `against`: the median of all differences (Hodges and Lehmann 1963)."""
+    return statistics.median(_differences(values, against))
+
+
+def rank_sum_bounds(values: Sequence[float], against: Sequence[float], alpha: float) -> tuple[float, float]:
+    """Lower and upper bound of that shift, each wrong with probability at most `alpha`.
+
+    Inverts the exact rank sum test of Mann and Whitney over the ordered differences (Hollander, Wolfe and Chicken
+    2014, 4.3). -inf or inf where so few values cannot reach `alpha`.
+    """
+    ordered = _differences(values, against)
+    counts = rank_sum_counts(len(values), len(against))
+    allowed, k = alpha * sum(counts), 0
+    for below in itertools.accumulate(counts):
+        if below > allowed:
+            break
+        k += 1
+    return (ordered[k - 1], ordered[-k]) if k else (-math.inf, math.inf)
+
+
+def _differences(values: Sequence[float], against: Sequence[float]) -> list[float]:
+    return sorted(a - b for a in _finite(values) for b in _finite(against))
+
+
+@lru_cache(maxsize=2048)
+def rank_sum_counts(m: int, n: int) -> tuple[int, ...]:
+    """In how many of the orders of m and n values so many of the m * n pairs are the right way round: 0..m * n."""
+    if m == 0 or n == 0:
+        return (1,)
+    # The largest value is one of the m, then it is above all n, or one of the n.
+    first, second = rank_sum_counts(m - 1, n), rank_sum_counts(m, n - 1)
+    counts = [0] * (m * n + 1)
+    for s, c in enumerate(first):
+        counts[s + n] += c
+    for s, c in enumerate(second):
+        counts[s] += c
+    return tuple(counts)
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:

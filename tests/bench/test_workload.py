@@ -49,3 +49,28 @@ def test_nonsense_is_refused() -> None:
         Workload("inferense", "m", "c", 1, 1)
     with pytest.raises(WorkloadError, match="at least 1"):
         Workload("inference", "m", "c", 0, 32)
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Workload("latency", "resnet34", "fp32-nchw-eager", 1, 224, 1000),
+        Workload("training", "vit_b_16", "amp-nhwc-compile", 16, 224, 10, device="cuda"),
+        Workload("loading", "dali", "bfloat16-nhwc-w2", 32, 64, data="sample-1-1000"),
+        Workload("end_to_end", "resnet18", "amp-nhwc-eager", 8, 64, 100, "pil", "my data/c10"),
+        Workload("kernel", "normalize", "torch-bfloat16", 32, 224),
+    ],
+    ids=lambda w: w.task,
+)
+def test_an_id_can_be_read_back(workload: Workload) -> None:
+    assert Workload.from_id(workload.id) == workload
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "resnet34", "flying/a@b/b1/s1/cpu", "training/resnet34/b1/s1/cpu", "training/a@b/b01/s1/cpu", "a@b/b1/s1/cpu",
+     "training/a@b/b0/s1/cpu"],
+)  # fmt: skip
+def test_text_that_is_no_id_is_refused(text: str) -> None:
+    with pytest.raises(WorkloadError):
+        Workload.from_id(text)

@@ -1,0 +1,193 @@
+"""`bench check --baseline`: this code now against a stored check of the same machine.
+
+Nothing is paired across the months between two runs, so each block's times are divided by those of the pinned
+reference, measured in the same processes, and bounds come from the rank sum test.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.check import (
+    METRIC,
+    Duel,
+    Question,
+    Say,
+    Spawn,
+    confirmed,
+    doubts,
+    exact,
+    forget_old_caches,
+    judged_self_test,
+    reference_of,
+    side_cache,
+    subject_of_self_test,
+)
+from bench.errors import UsageError
+from bench.trees import Tree, running
+from bench.worker import Worker
+from bench.workload import Conditions, Workload
+from results.gate import CheckReport, Row, Side
+from results.record import Record
+from results.store import list_records, load, same_machine
+from results.verdict import ALPHAS, LOOKS, Decision, look_unpaired, margin_of
+
+
+def find(baseline: Path, say: Say) -> tuple[Path, Record]:
+    """The stored check a path means: the file, or the newest whole check in the folder.
+
+    Raises:
+        UsageError: there is none; says what was passed over.
+        RecordError: the file cannot be read.
+    """
+    if not baseline.is_dir():
+        record = load(baseline)
+        if record.kind != "check" or not record.complete:
+            raise UsageError(
+                f"{baseline} is a {record.kind} record; a baseline is one of bench check (kept in the history)"
+            )
+        return baseline, record
+    stored, skipped = list_records(baseline)
+    for path, reason in skipped:
+        say(f"passed over {path}: {reason}")
+    found = [entry for entry in stored if entry.record.kind == "check" and entry.record.complete]
+    if not found:
+        raise UsageError(f"{baseline} holds no check; bench check --base REF stores one in the history")
+    return found[-1].path, found[-1].record
+
+
+def stored_values(path: Path, record: Record) -> dict[str, list[float]]:
+    """Workload id -> log(seconds a step / seconds of the reference) of each block.
+
+    Raises:
+        UsageError: the record has no reference or another one.
+    """
+    from bench.reference import ID
+
+    reference = record.settings.get("reference")
+    if not isinstance(reference, Mapping) or reference.get("id") != ID or not reference.get("blocks"):
+        raise UsageError(f"{path} was measured without the reference {ID}; store a new check with this version")
+    found: dict[str, list[float]] = {}
+    for metric in record.metrics:
+        name = metric.workloads.get("head")
+        if name is None:
+            continue
+        seconds = [statistics.median(turns["head"] for turns in block) for block in metric.pairs]
+        found[name] = relative(seconds, reference["blocks"])
+    return found
+
+
+def relative(seconds: Sequence[float], references: Sequence[float]) -> list[float]:
+    """log(time / time of the reference) a block; of a workload that was judged early, of the blocks it had."""
+    return [math.log(s / r) for s, r in zip(seconds, references, strict=False)]
+
+
+def check_against(
+    path: Path,
+    record: Record,
+    wanted: Sequence[Workload] | None,
+    conditions: Conditions,
+    *,
+    allow: Sequence[str] = (),
+    looks: Sequence[int] = LOOKS,
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
+    say: Say = lambda text: None,
+    spawn: Spawn = Worker,
+    tree: Tree | None = None,
+) -> tuple[CheckReport, dict[str, Any]]:
+    """Measure the running code as a check does, and judge it against the stored times.
+
+    Args:
+        wanted: workloads; None is those of the record.
+
+    Raises:
+        UsageError: another machine, or nothing to compare.
+    """
+    begin = time.monotonic()
+    head = tree or running()
+    old = stored_values(path, record)
+    workloads = list(wanted) if wanted is not None else [Workload.from_id(name) for name in old]
+    missing = [workload.id for workload in workloads if workload.id not in old]
+    if missing or not workloads:
+        raise UsageError(
+            f"{path} holds no time of {', '.join(missing) or 'anything'}; it has {', '.join(old) or 'none'}"
+        )
+    forget_old_caches([side_cache(head, "base"), side_cache(head, "head")])
+    with Question(head, head, conditions.threads, spawn) as question:
+        machine = question.one("head", "machine", 60)
+        differences = same_machine(record.machine, machine)
+        if differences:
+            raise UsageError(f"{path} is of another machine: {'; '.join(differences)}; its times say nothing here")
+        _, gone = exact(question, workloads, conditions, say)
+    known = [w for w in workloads if w.id not in {row.workload for row in gone}]
+    rows = list(gone)
+    self_test, extra, notes = None, {}, []
+    if known:
+        tested = subject_of_self_test(known)
+
+        def measured(wanted: Sequence[Workload], seed: int, test: Workload | None) -> tuple[Duel, list[Row]]:
+            # The second process of the same code gives the self-test its pair.
+            duel = StoredDuel(
+                head, head, wanted, conditions, old, self_test=test, looks=looks, alphas=alphas, seed=seed, say=say,
+                spawn=spawn,
+            )  # fmt: skip
+            duel.run()
+            return duel, [against(duel.row(workload), old[workload.id], duel.references) for workload in wanted]
+
+        duel, first = measured(known, seed, tested)
+        self_test = judged_self_test(tested, duel)
+
+        def again(names: list[str]) -> dict[str, Row]:
+            say(f"measuring again what is slower: {', '.join(names)}")
+            _, second = measured([w for w in known if w.id in names], seed + 1, None)
+            return {row.workload: row for row in second}
+
+        rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
+        notes = doubts(duel, rows, self_test)
+        extra = {"reference": reference_of(duel)}
+    commit = record.commit or {}
+    report = CheckReport(
+        base=Side("base", str(path), commit.get("sha"), bool(commit.get("dirty"))),
+        head=head.side,
+        facts=(),
+        rows=tuple(rows),
+        self_test=self_test,
+        notes=(
+            f"the base is a stored run of {record.created}; times are compared as shares of the reference's, unpaired",
+            *notes,
+        ),
+        allow=tuple(allow),
+        seconds=time.monotonic() - begin,
+        machine=machine,
+    )
+    return report, extra
+
+
+class StoredDuel(Duel):
+    """A duel whose looks compare one side with stored blocks."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.stored: Mapping[str, list[float]] = arguments[4]
+        super().__init__(*arguments[:4], **options)
+
+    def decide(self, workload: Workload) -> Decision | None:
+        series = self.series[workload.id]
+        seconds = [statistics.median(t["head"].seconds_per_step for t in block) for block in series.blocks]
+        values = relative(seconds, self.references)
+        if not values:
+            return None
+        margin = margin_of(METRIC[workload.task])
+        return look_unpaired(values, self.stored[workload.id], margin, self.looks, self.alphas)
+
+
+def against(row: Row, stored: Sequence[float], references: Sequence[float]) -> Row:
+    """The row with the stored run's time as its base, at the speed the machine has now."""
+    if row.decision is None:
+        return row
+    now = math.exp(statistics.median(stored)) * statistics.median(references)
+    return replace(row, base_seconds=now)

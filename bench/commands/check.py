@@ -1,0 +1,269 @@
+"""`bench check`: did a change make anything slower, bigger or wrong?"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import UsageError
+from bench.output import check_output, write
+
+FORMATS = ("text", "markdown", "json", "junit")
+
+
+@click.command()
+@click.option("--base", metavar="REF", help="Commit, branch or tag that the working tree is compared with.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="A stored check of this machine in place of --base; of a folder the newest.",
+)
+@click.option(
+    "--base-env",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Virtual environment that runs the base; default: this interpreter and its packages.",
+)
+@click.option(
+    "--workloads",
+    multiple=True,
+    metavar="ID,...|FILE",
+    help="What is timed: ids, or a file of one a line; default: inference, training step and loading around "
+    "resnet18 and efficientnet_b0.",
+)
+@click.option("--exact", is_flag=True, help="Only what has no noise: counted facts and what is computed. Seconds.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NAME",
+    help="A fact (state_dict, operators, output) or verdict (VANISHED) that may differ; repeatable.",
+)
+@click.option("--looks", type=click.IntRange(1, 3), default=3, show_default=True, help="Looks at 10, 16, 24 blocks.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs for loaders in place of generated.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of turns.")
+@click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@click.option("--store/--no-store", default=True, show_default=True, help="Append the result to the history.")
+@click.option("--store-folder", type=click.Path(path_type=Path), metavar="DIR", help="Of the history.")
+@click.option("--fail-on-unsure", is_flag=True, help="Exit code 1 also where nothing could be shown.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait while another check measures here.")
+def command(
+    base: str | None,
+    baseline: Path | None,
+    base_env: Path | None,
+    workloads: tuple[str, ...],
+    exact: bool,
+    allow: tuple[str, ...],
+    looks: int,
+    device: str,
+    threads: int,
+    data: Path | None,
+    seed: int,
+    format: str,
+    output: str,
+    store: bool,
+    store_folder: Path | None,
+    fail_on_unsure: bool,
+    wait: bool,
+) -> int:
+    """Say whether the working tree is slower, bigger or computes something else than a base.
+
+    Counted facts are compared exactly, then fresh processes of both sides take turns, and what looks slower is
+    measured a second time. Exit codes: 0 fine or not sure, 1 worse, 2 no answer.
+    """
+    from bench.check import only_one
+    from bench.commands.compare import Screen
+    from bench.machine import usable_cores
+    from bench.operands import choose_device
+
+    if (base is None) == (baseline is None):
+        raise UsageError("name either --base REF or --baseline FILE|DIR" + (", not both" if base else ""))
+    if baseline is not None and (exact or base_env):
+        raise UsageError("--exact and --base-env go with --base: a stored run holds times only")
+    check_output(output)
+    unknown_allowances(allow)
+    screen = Screen()
+    place = choose_device(device)
+    cores = threads or usable_cores()
+    begin = time.monotonic()
+    chosen, conditions = subjects(workloads, place, cores, data, seed, screen.progress)
+    with only_one(place, wait, screen.say):
+        if base is not None:
+            report, extra = _against_commit(base, base_env, chosen, conditions, exact, allow, looks, seed, screen)
+        else:
+            assert baseline is not None
+            report, extra = _against_stored(baseline, chosen, bool(workloads), conditions, allow, looks, seed, screen)
+    screen.clear()
+    failure = ""
+    if store and report.rows:
+        failure = _store(report, extra, store_folder, screen)
+    _show(report, format, output)
+    for text in _tell_ci(report, os.environ):
+        screen.say(text)
+    screen.say(f"took {time.monotonic() - begin:.0f} s")
+    if failure:
+        screen.say(f"bench: {failure}")
+        return 2
+    if fail_on_unsure and report.verdict == "UNSURE":
+        return 1
+    code: int = report.exit_code
+    return code
+
+
+def unknown_allowances(allow: tuple[str, ...]) -> None:
+    """Raises UsageError for a name that nothing is called."""
+    from results.gate import FACTS, VANISHED
+
+    known = (*FACTS, VANISHED)
+    for name in allow:
+        if name not in known:
+            raise UsageError(f"--allow {name}: nothing is called so; there are {', '.join(known)}")
+
+
+def subjects(
+    words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, progress: Any
+) -> tuple[list[Any], Any]:
+    """The workloads, and the conditions that they are built under."""
+    from bench.check import default_workloads
+    from bench.data import find_data
+    from bench.workload import Conditions, Workload
+
+    root, name = "", ""
+    wanted = [Workload.from_id(text) for text in ids(words)]
+    if not wanted or any(workload.reads_files for workload in wanted):
+        name, folder = find_data(data, progress)
+        root = str(folder.absolute())
+    for workload in wanted:
+        if workload.reads_files and workload.data != name:
+            raise UsageError(f"{workload.id} reads {workload.data}; the images here are {name} (choose by --data)")
+        if workload.device != device:
+            raise UsageError(f"{workload.id} is of {workload.device}, and this check runs on {device}")
+    if len(set(wanted)) != len(wanted):
+        raise UsageError("a workload was named twice")
+    return wanted or default_workloads(device, name), Conditions(data_root=root, threads=threads, seed=seed)
+
+
+def ids(words: tuple[str, ...]) -> list[str]:
+    """Ids out of comma lists and files; empty lines and lines that begin with # are passed over."""
+    found: list[str] = []
+    for word in words:
+        path = Path(word)
+        if path.is_file():
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"cannot read {word}: {error}") from error
+            chosen = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+            if not chosen:
+                raise UsageError(f"{word} names no workload; it holds one id a line")
+            found += chosen
+        else:
+            found += [part.strip() for part in word.split(",") if part.strip()]
+    return found
+
+
+def _against_commit(
+    base: str,
+    base_env: Path | None,
+    workloads: list[Any],
+    conditions: Any,
+    exact: bool,
+    allow: tuple[str, ...],
+    looks: int,
+    seed: int,
+    screen: Any,
+) -> tuple[Any, dict[str, Any]]:
+    from bench.check import check
+    from bench.trees import trees
+    from results.verdict import LOOKS
+
+    screen.progress("writing both sides' files")
+    with trees(Path.cwd(), base, base_env) as (old, new):
+        return check(
+            old,
+            new,
+            workloads,
+            conditions,
+            exact_only=exact,
+            allow=allow,
+            looks=LOOKS[:looks],
+            seed=seed,
+            say=screen.progress if screen.moving else screen.say,
+        )
+
+
+def _against_stored(
+    baseline: Path,
+    workloads: list[Any],
+    named: bool,
+    conditions: Any,
+    allow: tuple[str, ...],
+    looks: int,
+    seed: int,
+    screen: Any,
+) -> tuple[Any, dict[str, Any]]:
+    from bench.baseline import check_against, find
+    from results.verdict import LOOKS
+
+    path, record = find(baseline, screen.say)
+    return check_against(
+        path,
+        record,
+        workloads if named else None,
+        conditions,
+        allow=allow,
+        looks=LOOKS[:looks],
+        seed=seed,
+        say=screen.progress if screen.moving else screen.say,
+    )
+
+
+def _store(report: Any, extra: dict[str, Any], folder: Path | None, screen: Any) -> str:
+    """Append to the history; what could not be stored is said after what was found."""
+    import shlex
+
+    from bench.check import record_of
+    from results import store
+    from results.errors import RecordError
+
+    command = shlex.join(["bench", *sys.argv[1:]])
+    try:
+        path = store.save(record_of(report, extra, command), store.new_path("check", folder or store.FOLDER))
+    except RecordError as error:
+        return str(error)
+    screen.say(f"stored in {path}")
+    return ""
+
+
+def _show(report: Any, format: str, output: str) -> None:
+    from results import gate_report, junit, tables
+
+    if format == "json":
+        text = gate_report.to_json_text(report)
+    elif format == "junit":
+        text = junit.junit(report)
+    elif format == "markdown":
+        text = gate_report.markdown(report)
+    else:
+        text = gate_report.table(report, tables.coloured(sys.stdout) if output == "-" else False)
+    write(text, output)
+
+
+def _tell_ci(report: Any, environment: Any) -> list[str]:
+    """GitHub's own channels, where they are there."""
+    from results import gate_report
+
+    said = []
+    warning = gate_report.summary_file(report, environment)
+    if warning:
+        said.append(warning)
+    if environment.get("GITHUB_ACTIONS") == "true":
+        # Commands to the runner are read from either stream; stdout stays data.
+        said += gate_report.annotations(report)
+    return said

@@ -1,0 +1,291 @@
+"""What of a workload has no noise: counted facts, and what it computes. Runs inside a measuring process.
+
+Facts: parameters, MACs, activations, the state dict, operators of one step, bytes saved for the backward pass, and
+of compiled code its graphs, breaks, recompilations and kernels. Two versions of a program either agree on them or the
+difference can be named, in seconds and on any machine.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.cost import count
+from bench.errors import WorkloadError
+from bench.step import Step, build, open_device, trainer
+from bench.workload import Conditions, Workload
+from models import zoo
+from models.configuration import Configuration, parse
+from models.prepare import device_facts, prepare
+
+UPDATES = 3
+NETWORKS = ("latency", "inference", "training")
+
+
+def facts(workload: Workload, conditions: Conditions) -> dict[str, Any]:
+    """Name -> number, or a table of names for what is compared entry by entry.
+
+    Loaders have none but the shape of what they deliver, kernels only their operators.
+
+    Raises:
+        WorkloadError, ModelError, DataError: the workload does not exist or cannot run here.
+    """
+    if workload.task == "loading":
+        return {}
+    torch.manual_seed(conditions.seed)
+    found: dict[str, Any] = {}
+    if workload.task in NETWORKS:
+        cost = count(workload.subject, workload.classes, workload.size)
+        found = {"parameters": cost.params, "macs": cost.macs, "activations": cost.activations}
+        with torch.device("meta"):
+            found["state_dict"] = {
+                name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+                for name, tensor in zoo.build(workload.subject, workload.classes).state_dict().items()
+            }
+    [step] = build([workload], conditions)
+    try:
+        if step.compiled:
+            found |= compiled_facts(step)
+        if not step.converted:
+            found |= eager_facts(step)
+    finally:
+        step.close()
+    return found
+
+
+class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that reach the device, those of the backward pass and the optimiser included."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.counts[str(func).removeprefix("aten.")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def eager_facts(step: Step) -> dict[str, Any]:
+    """Operators of one step as Python issues them, and bytes that autograd keeps for the backward pass."""
+    kept: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in step.module.parameters()} if step.module else set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # Once a storage, however many views of it are kept; weights are there anyway.
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    counter = OperatorCounter()
+    with torch.compiler.set_stance("force_eager"), counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        step.call()
+    found: dict[str, Any] = {"operators": dict(sorted(counter.counts.items()))}
+    if step.workload.training:
+        found["saved_bytes"] = sum(kept.values())
+    return found
+
+
+def compiled_facts(step: Step) -> dict[str, Any]:
+    """Graphs, their breaks, recompilations at an unchanged shape, and kernels that were generated."""
+    from torch._dynamo.utils import counters
+    from torch._inductor import metrics
+
+    torch.compiler.reset()
+    counters.clear()
+    metrics.reset()
+    step.call()
+    graphs = counters["stats"]["unique_graphs"]
+    found = {
+        "graphs": graphs,
+        "graph_breaks": sum(counters["graph_break"].values()),
+        "compiled_kernels": metrics.generated_kernel_count,
+    }
+    step.call()
+    return {**found, "recompiles": counters["stats"]["unique_graphs"] - graphs}
+
+
+def outputs(workload: Workload, conditions: Conditions, given: str, save: str) -> dict[str, Any]:
+    """What the workload computes from the same weights and images, written to `save` (safetensors).
+
+    Inference: logits [batch, classes]. Training: the losses of three updates, without dropout. Loading: the first
+    batch. Each as `result`; the side without `given` also writes `reference` (the same in plain fp32), `images`,
+    `labels` and every weight, and the side with `given` takes these instead of drawing its own.
+
+    Returns:
+        {"differs": ""}, or why nothing can be computed from the given weights.
+    """
+    from safetensors.torch import load_file, save_file
+
+    if workload.task == "loading":
+        save_file(first_batch(workload, conditions), save)
+        return {"differs": ""}
+    if workload.task not in NETWORKS:
+        raise WorkloadError(f"the output of {workload.task} is not compared")
+    device = open_device(workload.device)
+    torch.set_num_threads(conditions.threads)
+    torch.manual_seed(conditions.seed)
+    model = zoo.build(workload.subject, workload.classes)
+    held = load_file(given) if given else {}
+    if held:
+        weights = {name.removeprefix("weight."): t for name, t in held.items() if name.startswith("weight.")}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            return {"differs": " ".join(str(error).split())[:300]}
+        images, labels = held["images"], held["labels"]
+    else:
+        images = torch.randn(workload.batch, 3, workload.size, workload.size)
+        labels = torch.randint(0, workload.classes, (workload.batch,))
+    weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    configuration = parse(workload.configuration, device_facts(device), workload.training)
+    found = {"result": computed(model, workload, configuration, images, labels, device)}
+    if not held:
+        plain = zoo.build(workload.subject, workload.classes)
+        plain.load_state_dict({name.removeprefix("weight."): tensor for name, tensor in weights.items()})
+        found["reference"] = computed(plain, workload, Configuration(), images, labels, device)
+        found |= {**weights, "images": images, "labels": labels}
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, save)
+    return {"differs": ""}
+
+
+def computed(
+    model: nn.Module,
+    workload: Workload,
+    configuration: Configuration,
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device,
+) -> Tensor:
+    """Logits [batch, classes], or losses [UPDATES], in fp32 on the host."""
+    prepared = prepare(model, configuration, device, workload.training, tuple(images.shape))
+    batch = images.to(device, prepared.dtype).contiguous(memory_format=prepared.memory_format)
+    if not workload.training:
+        return prepared.forward(batch).detach().float().cpu()
+    # Random numbers are drawn differently by different versions of a layer; what they do without is comparable.
+    for module in prepared.module.modules():
+        module.training = isinstance(module, _NormBase)
+    update, _ = trainer(prepared, configuration, device)
+    return torch.stack([update(batch, labels.to(device)).float().cpu() for _ in range(UPDATES)])
+
+
+def first_batch(workload: Workload, conditions: Conditions) -> dict[str, Tensor]:
+    """A loader's first batch: images in fp32 and labels."""
+    [step] = build([workload], conditions)
+    try:
+        batch: Any = step.call()
+        images, labels = batch
+        return {
+            "result": images.float().cpu().contiguous(),
+            "labels": labels.cpu().contiguous(),
+            "layout": torch.tensor(images.stride()),
+        }
+    finally:
+        step.close()
+
+
+# How many times as far from plain fp32 as the base the head may be: rounding differs from one order of sums to another.
+ROUNDING = 2.0
+# Share of the output's spread that any two orders of summation may differ by, in fp32.
+FLOOR = 1e-4
+# Means and deviations of two batches drawn with other random numbers, as shares of the deviation.
+DRAWN = 0.1
+
+
+def same_output(base: Path, head: Path, task: str) -> tuple[bool, str, str, tuple[str, ...]]:
+    """Whether two files of `outputs` agree: (same, figure of base, figure of head, how they differ).
+
+    Logits and losses: the root mean square distance from the base's fp32 reference, as a share of its standard
+    deviation; the head's may be twice the base's. So no tolerance has to be guessed for a network or a dtype, and a
+    network whose logits hardly vary is judged by how they do.
+    """
+    from safetensors.torch import load_file
+
+    ours, theirs = load_file(head), load_file(base)
+    if ours["result"].shape != theirs["result"].shape:
+        shapes = [str(list(side["result"].shape)) for side in (theirs, ours)]
+        return False, shapes[0], shapes[1], (f"shapes differ: {shapes[0]} and {shapes[1]}",)
+    if task == "loading":
+        return _same_batch(theirs, ours)
+    reference = theirs["reference"].double()
+    # Losses of three updates vary little; their size is the scale that matters.
+    spread = reference.std(correction=0).item() if task != "training" else reference.abs().mean().item()
+    spread = spread or 1.0
+    errors = [((side["result"].double() - reference).square().mean().sqrt() / spread).item() for side in (theirs, ours)]
+    allowed = ROUNDING * errors[0] + FLOOR
+    figures = [f"{error:.2g}" for error in errors]
+    if errors[1] <= allowed:
+        return True, figures[0], figures[1], ()
+    what = "losses of three updates" if task == "training" else "logits"
+    unit = "their size" if task == "training" else "their spread"
+    return (
+        False,
+        figures[0],
+        figures[1],
+        (
+            f"{what} lie {figures[1]} of {unit} from plain fp32; "
+            f"the base's lie {figures[0]}, and {allowed:.2g} is allowed",
+        ),
+    )
+
+
+def _same_batch(base: dict[str, Tensor], head: dict[str, Tensor]) -> tuple[bool, str, str, tuple[str, ...]]:
+    differences: list[str] = []
+    if not torch.equal(base["layout"], head["layout"]):
+        differences.append("the images' layout in memory differs")
+    a, b = base["result"].double(), head["result"].double()
+    deviation = a.std().item() or 1.0
+    if torch.equal(base["labels"], head["labels"]):
+        distance = (a - b).square().mean().sqrt().item() / deviation
+        if distance > DRAWN:
+            differences.append(f"the same images differ by {distance:.2g} of their deviation")
+        figures = ("0", f"{distance:.2g}")
+    else:
+        mean, spread = (b.mean() - a.mean()).abs().item() / deviation, abs(b.std().item() / deviation - 1)
+        differences.append("the order of the images differs")
+        if max(mean, spread) > DRAWN:
+            differences.append(f"mean and deviation differ by {mean:.2g} and {spread:.2g} of the deviation")
+        figures = (f"{a.mean():.3g} +- {a.std():.3g}", f"{b.mean():.3g} +- {b.std():.3g}")
+    return not differences, figures[0], figures[1], tuple(differences)
+
+
+def compare_facts(base: dict[str, Any], head: dict[str, Any]) -> Iterator[tuple[str, Any, Any, bool, tuple[str, ...]]]:
+    """(name, base, head, same, differences) of every fact that either side has; of tables the number of entries."""
+    for name in dict.fromkeys([*base, *head]):
+        old, new = base.get(name), head.get(name)
+        if isinstance(old, dict) or isinstance(new, dict):
+            yield (name, _size(old), _size(new), old == new, tuple(_differences(old or {}, new or {})))
+        else:
+            yield (name, old, new, old == new, () if old == new else (f"{_shown(old)} -> {_shown(new)}",))
+
+
+def _size(table: dict[str, Any] | None) -> int | None:
+    """Operators count by their calls, a state dict by its entries."""
+    if table is None:
+        return None
+    return sum(table.values()) if all(isinstance(n, int) for n in table.values()) else len(table)
+
+
+def _differences(base: dict[str, Any], head: dict[str, Any]) -> Iterator[str]:
+    for name in dict.fromkeys([*base, *head]):
+        old, new = base.get(name), head.get(name)
+        if old == new:
+            continue
+        if old is None:
+            yield f"+ {name} {_shown(new)}"
+        elif new is None:
+            yield f"- {name} {_shown(old)}"
+        else:
+            yield f"  {name} {_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

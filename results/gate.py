@@ -1,0 +1,220 @@
+"""What `bench check` found: exact facts, timed rows, the test of the instrument itself, and the verdict of the whole.
+
+Only the shape and the rules that turn rows into a verdict and an exit code; how it is shown is gate_report.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE, Decision
+
+CHANGED = "CHANGED"
+"""A counted fact, or the output, is not what it was."""
+VANISHED = "VANISHED"
+"""The base has the workload and the head does not."""
+NEW = "NEW"
+"""The head has the workload and the base does not."""
+ERROR = "ERROR"
+"""A side gave no number."""
+VOID = "VOID"
+"""The instrument failed its own test, so nothing it said counts."""
+
+
+FACTS = (
+    *("parameters", "macs", "activations", "state_dict", "operators", "saved_bytes"),
+    *("graphs", "graph_breaks", "compiled_kernels", "recompiles", "output"),
+)
+"""Names that a `Fact` may have."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two trees.
+
+    Attributes:
+        name: "base" or "head".
+        ref: as the user wrote it; "" for the working tree, a file's name for a stored run.
+        commit: its full hash, None outside a repository.
+        dirty: whether files differ from that commit.
+    """
+
+    name: str
+    ref: str
+    commit: str | None
+    dirty: bool = False
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something without noise, on both sides.
+
+    Attributes:
+        workload: its id.
+        name: "parameters", "operators", "state_dict", "output", ...
+        base, head: the numbers; for a set of things or an output texts.
+        same: whether they agree (an output within its tolerance).
+        detail: the difference, a line each; empty where they agree.
+    """
+
+    workload: str
+    name: str
+    base: int | float | str | None
+    head: int | float | str | None
+    same: bool
+    detail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One timed workload.
+
+    Attributes:
+        workload: its id.
+        verdict: REGRESSED, IMPROVED, CLEAN, UNSURE, VANISHED, NEW or ERROR.
+        decision: of the run that found it, None without a number.
+        again: of the run that measured a regression again.
+        base_seconds, head_seconds: median seconds a step over the blocks.
+        images: images a step.
+        seconds_per_block: what another block of this workload costs, both sides, in seconds.
+        reason: why there is no number, or what made it doubtful.
+        blocks: raw seconds a step: for each block its rounds, each {"base": s, "head": s}.
+        again_blocks: the same of the second run.
+    """
+
+    workload: str
+    verdict: str
+    decision: Decision | None = None
+    again: Decision | None = None
+    base_seconds: float | None = None
+    head_seconds: float | None = None
+    images: int = 0
+    seconds_per_block: float | None = None
+    reason: str | None = None
+    blocks: tuple[tuple[dict[str, float], ...], ...] = ()
+    again_blocks: tuple[tuple[dict[str, float], ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The instrument's answers to two questions whose answers are known.
+
+    Attributes:
+        workload: its id.
+        same: base against base, which must be CLEAN; None where it was not asked.
+        slowed: base against base slowed by 5 %, which must be REGRESSED.
+        faults: what was wrong, a text each; empty is a pass.
+    """
+
+    workload: str
+    same: Decision | None
+    slowed: Decision | None
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """A whole `bench check`.
+
+    Attributes:
+        base, head: the trees.
+        facts: everything counted, agreeing or not.
+        rows: everything timed; empty with --exact.
+        self_test: None with --exact.
+        notes: what a reader must know: foreign load, a dirty tree, what was not measured.
+        allow: verdicts and fact names that were said not to fail ("VANISHED", "state_dict", ...).
+        seconds: how long it took.
+        machine: as in a record.
+    """
+
+    base: Side
+    head: Side
+    facts: tuple[Fact, ...]
+    rows: tuple[Row, ...]
+    self_test: SelfTest | None = None
+    notes: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    seconds: float = 0.0
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> tuple[Fact, ...]:
+        """The facts that differ and were not allowed to."""
+        return tuple(fact for fact in self.facts if not fact.same and fact.name not in self.allow)
+
+    @property
+    def verdict(self) -> str:
+        """Of the whole, the gravest first: VOID, ERROR, REGRESSED, CHANGED, VANISHED, NEW, UNSURE, IMPROVED, CLEAN."""
+        if self.self_test is not None and self.self_test.faults:
+            return VOID
+        said = {row.verdict for row in self.rows if row.verdict not in self.allow}
+        if self.changed:
+            said.add(CHANGED)
+        # An instrument that could not find 5 % has not shown that nothing is there.
+        tests = (self.self_test.same, self.self_test.slowed) if self.self_test is not None else ()
+        if any(decision is not None and decision.verdict == UNSURE for decision in tests):
+            said.add(UNSURE)
+        return next((verdict for verdict in GRAVITY if verdict in said), CLEAN)
+
+    @property
+    def exit_code(self) -> int:
+        """0 fine (also UNSURE and NEW: listed, but no proof), 1 worse, 2 no answer."""
+        return EXIT_CODES[self.verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, with the verdict and the exit code."""
+        return {"verdict": self.verdict, "exit_code": self.exit_code, **asdict(self)}
+
+
+GRAVITY = (VOID, ERROR, REGRESSED, CHANGED, VANISHED, UNSURE, NEW, IMPROVED, CLEAN)
+EXIT_CODES = {
+    VOID: 2,
+    ERROR: 2,
+    REGRESSED: 1,
+    CHANGED: 1,
+    VANISHED: 1,
+    UNSURE: 0,
+    NEW: 0,
+    IMPROVED: 0,
+    CLEAN: 0,
+}
+
+
+def row_verdict(first: Decision, again: Decision | None) -> tuple[str, str | None]:
+    """Verdict of a row and, where two runs disagree, why it is UNSURE."""
+    if first.verdict != REGRESSED or again is None:
+        return first.verdict, None
+    if again.verdict == REGRESSED:
+        return REGRESSED, None
+    return UNSURE, f"a first run said REGRESSED, a second one {again.verdict}"
+
+
+def worst(rows: Sequence[Row]) -> str:
+    """The gravest verdict of some rows; CLEAN without any."""
+    said = {row.verdict for row in rows}
+    return next((verdict for verdict in GRAVITY if verdict in said), CLEAN)
+
+
+__all__ = [
+    "CHANGED",
+    "CLEAN",
+    "ERROR",
+    "EXIT_CODES",
+    "FACTS",
+    "GRAVITY",
+    "IMPROVED",
+    "NEW",
+    "REGRESSED",
+    "UNSURE",
+    "VANISHED",
+    "VOID",
+    "CheckReport",
+    "Fact",
+    "Row",
+    "SelfTest",
+    "Side",
+    "row_verdict",
+    "worst",
+]

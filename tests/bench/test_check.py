@@ -1,0 +1,403 @@
+import contextlib
+import os
+import random
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import baseline, check, reference
+from bench.check import Busy, Duel, default_workloads, first_line, only_one, record_of, subject_of_self_test
+from bench.clock import Slice
+from bench.errors import UsageError, WorkerError, WorkloadError
+from bench.machine import CpuTimes
+from bench.trees import Tree
+from bench.workload import Conditions, Workload
+from results.gate import Side
+from results.record import Record
+from results.verdict import CLEAN, REGRESSED, UNSURE
+
+FAST = Workload("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
+OTHER = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
+CONDITIONS = Conditions(threads=1)
+BASE = Tree(Side("base", "main", "b" * 40), Path("/base"), "bbbb", "python")
+HEAD = Tree(Side("head", "", "a" * 40), Path("/head"), "aaaa", "python")
+
+Speed = Callable[[str, str, int], float]
+
+
+class Machine:
+    """Makes workers whose times are drawn: a share for each process, and noise of each slice.
+
+    Attributes:
+        speed: (side, workload id, number of the process) -> factor on the time.
+        fails: (side, command) -> what it raises.
+        opened: side of each process, in order.
+    """
+
+    def __init__(self, speed: Speed = lambda *of: 1.0, scatter: float = 0.004, seed: int = 0) -> None:
+        self.speed = speed
+        self.scatter = scatter
+        self.rng = random.Random(seed)
+        self.fails: dict[tuple[str, str], Exception] = {}
+        self.opened: list[str] = []
+        self.living = 0
+        self.environments: dict[str, Mapping[str, str]] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, name: str, environment: Mapping[str, str], source: Path, python: str) -> "Process":
+        self.opened.append(name)
+        self.environments[name] = environment
+        self.living += 1
+        return Process(self, name, source, len(self.opened))
+
+
+class Process:
+    def __init__(self, machine: Machine, name: str, source: Path, number: int) -> None:
+        self.machine, self.name, self.source, self.number = machine, name, source, number
+        self.share = machine.rng.gauss(0, machine.scatter)
+        self.questions: list[tuple[str, dict[str, Any]]] = []
+
+    def send(self, command: str, **arguments: Any) -> None:
+        self.questions.append((command, arguments))
+
+    def receive(self, timeout: float) -> dict[str, Any]:
+        command, arguments = self.questions.pop(0)
+        error = self.machine.fails.get((self.name, command))
+        if error is not None:
+            raise error
+        if command == "hello":
+            return {"source": str(self.source)}
+        if command == "facts":
+            return self.machine.facts.get(self.name, {"parameters": 10})
+        if command == "machine":
+            return {"fingerprint": {"device": "x"}}
+        if command == "reference":
+            return {"id": reference.ID, "seconds": 0.001}
+        assert command == "release", command
+        return {}
+
+    def ask(self, command: str, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
+        self.send(command, **arguments)
+        return self.receive(timeout)
+
+    def build(self, workloads: list[Workload], conditions: Conditions) -> dict[str, Any]:
+        if (self.name, "build") in self.machine.fails:
+            raise self.machine.fails[self.name, "build"]
+        return {"prefetch": {w.id: 0 for w in workloads}}
+
+    def warm(self, workload: Workload, cap: float) -> dict[str, Any]:
+        return {"seconds_per_step": 0.01}
+
+    def slice(
+        self, workload: Workload, steps: int, drop: int, each: bool, timeout: float, twice_every: int = 0
+    ) -> Slice:
+        if (self.name, "slice") in self.machine.fails:
+            raise self.machine.fails[self.name, "slice"]
+        factor = self.machine.speed(self.name, workload.id, self.number)
+        extra = 1 + (steps // twice_every) / steps if twice_every else 1.0
+        noise = 1 + self.share + self.machine.rng.gauss(0, self.machine.scatter)
+        return Slice(0.01 * steps * factor * noise * extra, steps, None)
+
+    def close(self) -> None:
+        self.machine.living -= 1
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process here computes anything."""
+    monkeypatch.setattr(check, "computed", lambda *unused: [])
+
+
+def run(machine: Machine, workloads: list[Workload] | None = None, **options: Any) -> Any:
+    report, extra = check.check(BASE, HEAD, workloads or [FAST, OTHER], CONDITIONS, spawn=machine, **options)
+    assert machine.living == 0, "a process is left"
+    return report, extra
+
+
+def slower(side: str, workload: Workload, factor: float) -> Speed:
+    return lambda name, id, number: factor if name == side and id == workload.id else 1.0
+
+
+def test_nothing_changed() -> None:
+    machine = Machine()
+    report, extra = run(machine)
+    assert report.verdict == CLEAN
+    assert report.exit_code == 0
+    assert [row.verdict for row in report.rows] == [CLEAN, CLEAN]
+    assert report.self_test.workload == FAST.id
+    assert (report.self_test.same.verdict, report.self_test.slowed.verdict) == (CLEAN, REGRESSED)
+    assert report.self_test.slowed.estimate == pytest.approx(1.05, abs=0.01)
+    # One pair of processes for the questions, then for each of ten blocks one more for base against itself.
+    assert machine.opened == ["base", "head", *["base", "head", "again"] * 10]
+    assert len(extra["reference"]["blocks"]) == 10
+
+
+def test_what_is_slower_is_found_and_measured_a_second_time() -> None:
+    machine = Machine(slower("head", OTHER, 1.05))
+    report, _ = run(machine)
+    assert report.verdict == REGRESSED
+    assert report.exit_code == 1
+    clean, slow = report.rows
+    assert (clean.verdict, clean.again) == (CLEAN, None)
+    assert slow.again.verdict == REGRESSED
+    assert slow.decision.estimate == pytest.approx(1.05, abs=0.01)
+    assert slow.head_seconds == pytest.approx(1.05 * slow.base_seconds, rel=0.01)
+    assert len(slow.blocks) == len(slow.again_blocks) == 10
+    assert len(slow.blocks[0]) == 8
+    # The second run has only what was slower, and no test of the instrument.
+    assert machine.opened[-2:] == ["base", "head"]
+
+
+def test_a_regression_that_a_second_run_does_not_show_fails_nothing() -> None:
+    machine = Machine(lambda name, id, number: 1.05 if name == "head" and id == OTHER.id and number <= 32 else 1.0)
+    report, _ = run(machine)
+    row = report.rows[1]
+    assert (row.verdict, row.decision.verdict, row.again.verdict) == (UNSURE, REGRESSED, CLEAN)
+    assert "a second one CLEAN" in row.reason
+    assert (report.verdict, report.exit_code) == (UNSURE, 0)
+
+
+def test_a_wrong_answer_to_the_self_test_voids_the_run() -> None:
+    report, _ = run(Machine(slower("again", FAST, 1.06)))
+    assert (report.verdict, report.exit_code) == ("VOID", 2)
+    assert "base against itself" in report.self_test.faults[0]
+
+
+def test_a_noisy_machine_is_unsure_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Busy, "foreign", lambda self, before: 0.4)
+    report, _ = run(Machine(scatter=0.2))
+    assert (report.verdict, report.exit_code) == (UNSURE, 0)
+    assert any("40% of this machine" in note for note in report.notes)
+    assert any("self-test stayed UNSURE" in note for note in report.notes)
+
+
+def test_decided_workloads_are_not_measured_on() -> None:
+    def noisy(name: str, id: str, number: int) -> float:
+        return 1 + (random.Random(number).uniform(0, 0.3) if id == OTHER.id else 0)
+
+    report, _ = run(Machine(noisy))
+    assert len(report.rows[0].blocks) == 10
+    assert len(report.rows[1].blocks) == 24
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_a_side_that_fails_in_its_turn_is_named(side: str) -> None:
+    machine = Machine()
+    machine.fails[side, "slice"] = WorkerError("did not answer within 120 s\nmore")
+    report, _ = run(machine)
+    assert (report.verdict, report.exit_code) == ("VOID", 2)
+    assert [row.verdict for row in report.rows] == ["ERROR", "ERROR"]
+    assert report.rows[0].reason == f"{side}: did not answer within 120 s"
+
+
+def test_one_workload_that_fails_leaves_the_others() -> None:
+    machine = Machine()
+    real = Process.build
+
+    def build(self: Process, workloads: list[Workload], conditions: Conditions) -> dict[str, Any]:
+        if self.name == "head" and workloads[0] == OTHER:
+            raise WorkerError("the process measuring head ended")
+        return real(self, workloads, conditions)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Process, "build", build)
+        report, _ = run(machine)
+    assert [row.verdict for row in report.rows] == [CLEAN, "ERROR"]
+    assert (report.verdict, report.exit_code) == ("ERROR", 2)
+    assert report.rows[1].reason == "head: the process measuring head ended"
+
+
+@pytest.mark.parametrize(
+    ("fails", "verdict", "code"),
+    [
+        ({"head": WorkloadError("no model is called lenet")}, "VANISHED", 1),
+        ({"base": WorkloadError("no model is called lenet")}, "NEW", 0),
+        ({"head": WorkloadError("x"), "base": WorkloadError("x")}, "ERROR", 2),
+        ({"head": WorkerError("it died")}, "ERROR", 2),
+    ],
+)
+def test_workloads_that_a_side_lacks(fails: dict[str, Exception], verdict: str, code: int) -> None:
+    machine = Machine()
+    for side, error in fails.items():
+        machine.fails[side, "facts"] = error
+    report, _ = run(machine, exact_only=True)
+    assert {row.verdict for row in report.rows} == {verdict}
+    assert report.exit_code == code
+    allowed, _ = run(machine, exact_only=True, allow=["VANISHED"])
+    assert allowed.exit_code == (0 if verdict == "VANISHED" else code)
+
+
+def test_counted_facts_fail_without_any_time() -> None:
+    machine = Machine()
+    machine.facts = {"base": {"parameters": 10}, "head": {"parameters": 11}}
+    report, extra = run(machine, exact_only=True)
+    assert (report.verdict, report.exit_code, report.rows, extra) == ("CHANGED", 1, (), {})
+    assert machine.opened == ["base", "head"]
+    assert [fact.detail for fact in report.changed] == [("10 -> 11",), ("10 -> 11",)]
+    allowed, _ = run(machine, exact_only=True, allow=["parameters"])
+    assert allowed.exit_code == 0
+
+
+def test_each_side_has_its_own_compile_caches() -> None:
+    machine = Machine()
+    run(machine, exact_only=True)
+    places = {name: environment["TORCHINDUCTOR_CACHE_DIR"] for name, environment in machine.environments.items()}
+    assert len(set(places.values())) == 2
+    same = Tree(Side("base", "main", "b" * 40), Path("/base"), HEAD.digest, "python")
+    assert check.side_cache(same, "base") != check.side_cache(HEAD, "head"), "also where the code is the same"
+
+
+def test_old_caches_are_forgotten_and_those_in_use_are_not() -> None:
+    for number in range(9):
+        place = check.check_folder() / f"base-{number}"
+        place.mkdir(parents=True)
+        os.utime(place, (number, number))
+    check.forget_old_caches([check.check_folder() / "base-0"])
+    left = sorted(place.name for place in check.check_folder().iterdir())
+    assert left == ["base-0", "base-4", "base-5", "base-6", "base-7", "base-8"]
+
+
+def test_a_process_that_runs_other_code_is_refused() -> None:
+    machine = Machine()
+    tree = Tree(HEAD.side, Path("/elsewhere"), "aaaa", "python")
+
+    def spawn(name: str, environment: Mapping[str, str], source: Path, python: str) -> Process:
+        return machine(name, environment, Path("/installed"), python)
+
+    with pytest.raises(WorkerError, match="runs the code of /installed"):
+        check.check(BASE, tree, [FAST], CONDITIONS, spawn=spawn)
+    assert machine.living == 0
+
+
+def test_two_checks_at_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    with only_one("cpu", True, said.append):
+        with pytest.raises(UsageError, match=f"process {os.getpid()}"), only_one("cpu", False, said.append):
+            pass
+        with only_one("cuda", False, said.append):
+            pass
+    with only_one("cpu", False, said.append):
+        pass
+    assert said == []
+
+
+def test_other_work_is_what_is_neither_idle_nor_ours() -> None:
+    second = os.sysconf("SC_CLK_TCK")
+    before = Busy(CpuTimes(0, 0, 0), 0.0)
+    after = Busy(CpuTimes(10 * second, 4 * second, 1 * second), 4.0)
+    assert after.foreign(before) == pytest.approx(0.2)
+    assert Busy(None, 4.0).foreign(before) is None
+    assert before.foreign(before) is None
+
+
+def test_a_check_can_be_stored_and_read() -> None:
+    report, extra = run(Machine(slower("head", OTHER, 1.05)))
+    record = Record.from_json(record_of(report, extra, "bench check --base main").to_json())
+    assert record.commit == {"sha": "a" * 40, "dirty": False}
+    training, inference = record.metrics
+    assert training.workloads == {"head": FAST.id}
+    assert inference.verdict == REGRESSED
+    assert inference.ratio is not None
+    # Throughput: what is slower has less of it.
+    assert inference.ratio.estimate == pytest.approx(1 / 1.05, abs=0.01)
+    assert statistics.median(block[0]["head"] for block in inference.pairs) == pytest.approx(0.0105, rel=0.02)
+    assert record.settings["check"]["verdict"] == REGRESSED
+
+
+def test_default_workloads_have_ids_that_can_be_read_back() -> None:
+    for device in ("cpu", "cuda"):
+        made = default_workloads(device, "sample-1-1000")
+        assert {w.task for w in made} == {"inference", "training", "loading"}
+        assert {w.subject for w in made if w.task == "training"} == {"resnet18", "efficientnet_b0"}
+        assert [Workload.from_id(w.id) for w in made] == made
+        assert subject_of_self_test(made).task == "training"
+
+
+def test_first_line() -> None:
+    assert first_line(WorkerError("it died; its last output was:\n  x")) == "it died"
+    assert first_line(WorkerError("")) == "WorkerError"
+
+
+# Against a stored run
+
+
+def stored(speed: Speed = lambda *of: 1.0, seed: int = 1) -> Record:
+    report, extra = run(Machine(speed, seed=seed))
+    return record_of(report, extra, "bench check --base main")
+
+
+def against(record: Record, machine: Machine, **options: Any) -> Any:
+    report, extra = baseline.check_against(
+        Path("old.json"), record, None, CONDITIONS, spawn=machine, tree=HEAD, **options
+    )
+    assert machine.living == 0
+    return report, extra
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, CLEAN), (1.06, REGRESSED), (0.9, "IMPROVED")])
+def test_a_stored_run_is_a_baseline(factor: float, verdict: str) -> None:
+    report, extra = against(stored(), Machine(lambda *of: factor))
+    assert report.verdict == verdict
+    assert [row.workload for row in report.rows] == [FAST.id, OTHER.id]
+    assert report.rows[0].base_seconds == pytest.approx(0.01, rel=0.02)
+    assert report.base.commit == "a" * 40
+    # What is measured against a baseline can be one.
+    again, _ = against(record_of(report, extra, ""), Machine(lambda *of: factor, seed=5))
+    assert again.verdict == CLEAN
+
+
+def test_baselines_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    record = stored()
+    machine = Machine()
+    other = Record.from_json({**record.to_json(), "machine": {"fingerprint": {"device": "y"}}})
+    with pytest.raises(UsageError, match="another machine: device: y against x"):
+        against(other, machine)
+    bare = Record.from_json({**record.to_json(), "settings": {}})
+    with pytest.raises(UsageError, match="without the reference"):
+        against(bare, machine)
+    more = Workload("inference", "lenet", "fp32-nchw-eager", 9, 32, 10)
+    with pytest.raises(UsageError, match="holds no time of inference/lenet"):
+        baseline.check_against(Path("o.json"), record, [more], CONDITIONS, spawn=machine, tree=HEAD)
+    with pytest.raises(UsageError, match="holds no check"):
+        baseline.find(tmp_path, lambda text: None)
+    assert machine.living == 0
+
+
+def test_the_newest_check_of_a_folder_is_the_baseline(tmp_path: Path) -> None:
+    from results import store
+
+    record = stored()
+    for number, created in enumerate(("2026-01-02T00:00:00+00:00", "2026-01-03T00:00:00+00:00")):
+        store.save(Record.from_json({**record.to_json(), "created": created}), tmp_path / f"{number}.json")
+    (tmp_path / "torn.json").write_text("{")
+    said: list[str] = []
+    path, found = baseline.find(tmp_path, said.append)
+    assert (path.name, found.created) == ("1.json", "2026-01-03T00:00:00+00:00")
+    assert "torn.json" in said[0]
+    assert baseline.find(tmp_path / "0.json", said.append)[1].created == "2026-01-02T00:00:00+00:00"
+    store.save(Record.from_json({**record.to_json(), "kind": "compare"}), tmp_path / "c.json")
+    with pytest.raises(UsageError, match="is a compare record"):
+        baseline.find(tmp_path / "c.json", said.append)
+
+
+def test_a_duel_that_is_interrupted_leaves_no_process() -> None:
+    machine = Machine()
+
+    def interrupt(name: str, id: str, number: int) -> float:
+        if number > 6:
+            raise KeyboardInterrupt
+        return 1.0
+
+    machine.speed = interrupt
+    with contextlib.suppress(KeyboardInterrupt):
+        Duel(BASE, HEAD, [FAST], CONDITIONS, spawn=machine).run()
+    assert machine.living == 0
