@@ -21,10 +21,9 @@ from bench.check import (
     confirmed,
     doubts,
     exact,
-    forget_old_caches,
     judged_self_test,
+    open_caches,
     reference_of,
-    side_cache,
     subject_of_self_test,
 )
 from bench.errors import UsageError
@@ -117,7 +116,7 @@ def check_against(
         raise UsageError(
             f"{path} holds no time of {', '.join(missing) or 'anything'}; it has {', '.join(old) or 'none'}"
         )
-    forget_old_caches([side_cache(head, "base"), side_cache(head, "head")])
+    open_caches()
     with Question(head, head, conditions.threads, spawn) as question:
         machine = question.one("head", "machine", 60)
         differences = same_machine(record.machine, machine)

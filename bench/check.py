@@ -43,7 +43,7 @@ from results.verdict import (
 SLICE_SECONDS = 0.15
 WARM_UP_SECONDS = 0.5
 SELF_TEST_SLOWDOWN = 20  # every 20th step is done twice: 5 %
-KEPT_CACHES = 6
+CACHE_BYTES = 4 << 30
 METRIC = {
     "latency": "inference_latency_p50",
     "inference": "inference_throughput",
@@ -384,7 +384,7 @@ class Question:
 
 
 def exact(
-    question: Question, workloads: Sequence[Workload], conditions: Conditions, say: Say
+    question: Question, workloads: Sequence[Workload], conditions: Conditions, say: Say, quick: bool = False
 ) -> tuple[list[Fact], list[Row]]:
     """Every fact of every workload, and a row for each workload that a side does not have or cannot run."""
     from bench.exact import compare_facts
@@ -393,7 +393,8 @@ def exact(
     gone: list[Row] = []
     for workload in workloads:
         say(f"counting {workload.id}")
-        answers = question.ask("facts", 600, workload=workload.to_json(), conditions=asdict(conditions))
+        words = {"workload": workload.to_json(), "conditions": asdict(conditions), "quick": quick}
+        answers = question.ask("facts", 600, **words)
         failed = {name: answer for name, answer in answers.items() if isinstance(answer, BenchError)}
         if failed:
             gone.append(absent(workload, failed))
@@ -417,7 +418,12 @@ def absent(workload: Workload, failed: Mapping[str, BenchError]) -> Row:
 
 
 def computed(
-    question: Question, workloads: Sequence[Workload], conditions: Conditions, folder: Path, say: Say
+    question: Question,
+    workloads: Sequence[Workload],
+    conditions: Conditions,
+    folder: Path,
+    say: Say,
+    quick: bool = False,
 ) -> list[Fact]:
     """Whether both sides compute the same, one fact a workload."""
     from bench.exact import NETWORKS, same_output
@@ -428,7 +434,7 @@ def computed(
             continue
         say(f"comparing what {workload.id} computes")
         files = {name: folder / f"{name}-{number}.safetensors" for name in ("base", "head")}
-        words: dict[str, Any] = {"workload": workload.to_json(), "conditions": asdict(conditions)}
+        words: dict[str, Any] = {"workload": workload.to_json(), "conditions": asdict(conditions), "quick": quick}
         try:
             question.one("base", "outputs", 600, given="", save=str(files["base"]), **words)
             answer = question.one("head", "outputs", 600, given=str(files["base"]), save=str(files["head"]), **words)
@@ -452,7 +458,7 @@ def computed(
 
 def open_side(tree: Tree, name: str, threads: int, spawn: Spawn) -> Any:
     """A process that runs a tree's code, with compile caches that no other side reads."""
-    cache = side_cache(tree, "head" if name == "head" else "base")
+    cache = side_cache("head" if name == "head" else "base")
     environment = {
         **worker_environment(threads),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
@@ -472,9 +478,9 @@ def greet(worker: Any, tree: Tree) -> None:
         )
 
 
-def side_cache(tree: Tree, name: str) -> Path:
-    """Folder of a side's compiled code: kept for the next check of the same code."""
-    return check_folder() / f"{name}-{tree.digest}"
+def side_cache(name: str) -> Path:
+    """Folder of a side's compiled code, kept for the next check: the compilers look up what they know by content."""
+    return check_folder() / name
 
 
 def check_folder() -> Path:
@@ -482,16 +488,31 @@ def check_folder() -> Path:
     return cache_folder() / "check"
 
 
-def forget_old_caches(used: Sequence[Path], kept: int = KEPT_CACHES) -> None:
-    """Remove all but the last few sides' compiled code; never what is in use now."""
-    folder = check_folder()
-    for path in used:
-        path.mkdir(parents=True, exist_ok=True)
-        os.utime(path)
-    with contextlib.suppress(OSError):
-        old = sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
-        for path in old[kept:]:
-            shutil.rmtree(path, ignore_errors=True)
+def open_caches(limit: int = CACHE_BYTES) -> Path:
+    """The sides' folders; one that has grown beyond `limit` bytes begins anew. Returns a folder for files in passing.
+
+    Raises:
+        UsageError: the place cannot be written.
+    """
+    with _writable():
+        for name in ("base", "head"):
+            place = side_cache(name)
+            place.mkdir(parents=True, exist_ok=True)
+            if sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) > limit:
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+    return check_folder()
+
+
+@contextlib.contextmanager
+def _writable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {error.filename or check_folder()}: {error.strerror}; free some space or set "
+            "XDG_CACHE_HOME to another place"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -501,12 +522,9 @@ def only_one(device: str, wait: bool, say: Say) -> Iterator[None]:
     Raises:
         UsageError: another check is running and `wait` is off.
     """
-    folder = check_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / f"{device}.lock").open("a+")
-    except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror}; set XDG_CACHE_HOME to another place") from error
+    with _writable():
+        check_folder().mkdir(parents=True, exist_ok=True)
+        file = (check_folder() / f"{device}.lock").open("a+")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -580,7 +598,7 @@ def duel_refs(repository: Path, base_ref: str, head_ref: str, workload: Workload
         root = str(folder.absolute())
     conditions = Conditions(data_root=root, threads=usable_cores())
     with only_one(workload.device, True, say), two_commits(repository, base_ref, head_ref) as (base, head):
-        forget_old_caches([side_cache(base, "base"), side_cache(head, "head")])
+        open_caches()
 
         def once(seed: int) -> Row:
             duel = Duel(base, head, [workload], conditions, seed=seed, say=say)
@@ -609,8 +627,7 @@ def check(
         the report, and what else a record keeps: {"reference": {"id", "seconds", "blocks"}}, empty with exact_only.
     """
     begin = time.monotonic()
-    caches = [side_cache(base, "base"), side_cache(head, "head")]
-    forget_old_caches(caches)
+    folder = open_caches()
     notes: list[str] = []
     if head.side.dirty:
         notes.append("the working tree has uncommitted changes; they were measured")
@@ -619,9 +636,9 @@ def check(
     extra: dict[str, Any] = {}
     with Question(base, head, conditions.threads, spawn) as question:
         machine: dict[str, Any] = question.one("head", "machine", 60)
-        facts, rows = exact(question, workloads, conditions, say)
+        facts, rows = exact(question, workloads, conditions, say, exact_only)
         known = [w for w in workloads if w.id not in {row.workload for row in rows}]
-        facts += computed(question, known, conditions, caches[1], say)
+        facts += computed(question, known, conditions, folder, say, exact_only)
     self_test = None
     if not exact_only and known:
         tested = subject_of_self_test(known)

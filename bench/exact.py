@@ -7,8 +7,10 @@ difference can be named, in seconds and on any machine.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +30,13 @@ UPDATES = 3
 NETWORKS = ("latency", "inference", "training")
 
 
-def facts(workload: Workload, conditions: Conditions) -> dict[str, Any]:
+def facts(workload: Workload, conditions: Conditions, quick: bool = False) -> dict[str, Any]:
     """Name -> number, or a table of names for what is compared entry by entry.
 
     Loaders have none but the shape of what they deliver, kernels only their operators.
+
+    Args:
+        quick: of compiled code only what generating it tells, kernels and breaks: no compiler is called.
 
     Raises:
         WorkloadError, ModelError, DataError: the workload does not exist or cannot run here.
@@ -51,7 +56,7 @@ def facts(workload: Workload, conditions: Conditions) -> dict[str, Any]:
     [step] = build([workload], conditions)
     try:
         if step.compiled:
-            found |= compiled_facts(step)
+            found |= generated_facts(step) if quick else compiled_facts(step)
         if not step.converted:
             found |= eager_facts(step)
     finally:
@@ -113,7 +118,39 @@ def compiled_facts(step: Step) -> dict[str, Any]:
     return {**found, "recompiles": counters["stats"]["unique_graphs"] - graphs}
 
 
-def outputs(workload: Workload, conditions: Conditions, given: str, save: str) -> dict[str, Any]:
+class GenerationEndedError(Exception):
+    """Code was generated, and nothing more was wanted."""
+
+
+def generated_facts(step: Step) -> dict[str, Any]:
+    """Breaks and kernels, from generating the code of the first graph without compiling or running it."""
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._dynamo.utils import counters
+    from torch._inductor import config, metrics
+    from torch._inductor.graph import GraphLowering
+
+    def generate(graph: GraphLowering) -> None:
+        graph.codegen()
+        raise GenerationEndedError
+
+    torch.compiler.reset()
+    counters.clear()
+    metrics.reset()
+    # A cached graph would not be generated; its entry could come from code that was compiled otherwise.
+    with config.patch(fx_graph_cache=False), patch.object(GraphLowering, "compile_to_module", generate):
+        try:
+            step.call()
+        except BackendCompilerFailed as error:
+            if not isinstance(error.inner_exception, GenerationEndedError):
+                raise
+    torch.compiler.reset()
+    return {
+        "graph_breaks": sum(counters["graph_break"].values()),
+        "compiled_kernels": metrics.generated_kernel_count,
+    }
+
+
+def outputs(workload: Workload, conditions: Conditions, given: str, save: str, quick: bool = False) -> dict[str, Any]:
     """What the workload computes from the same weights and images, written to `save` (safetensors).
 
     Inference: logits [batch, classes]. Training: the losses of three updates, without dropout. Loading: the first
@@ -147,6 +184,8 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str) -
         labels = torch.randint(0, workload.classes, (workload.batch,))
     weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     configuration = parse(workload.configuration, device_facts(device), workload.training)
+    if quick:
+        configuration = replace(configuration, compile="eager", freeze=False)
     found = {"result": computed(model, workload, configuration, images, labels, device)}
     if not held:
         plain = zoo.build(workload.subject, workload.classes)

@@ -412,17 +412,19 @@ class Session:
         gc.collect()
         return {}
 
-    def facts(self, workload: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
+    def facts(self, workload: dict[str, Any], conditions: dict[str, Any], quick: bool = False) -> dict[str, Any]:
         """What is counted of a workload; see bench.exact."""
         from bench.exact import facts
 
-        return facts(Workload.from_json(workload), Conditions(**conditions))
+        return facts(Workload.from_json(workload), Conditions(**conditions), quick)
 
-    def outputs(self, workload: dict[str, Any], conditions: dict[str, Any], given: str, save: str) -> dict[str, Any]:
+    def outputs(
+        self, workload: dict[str, Any], conditions: dict[str, Any], given: str, save: str, quick: bool = False
+    ) -> dict[str, Any]:
         """What a workload computes, into a file; see bench.exact."""
         from bench.exact import outputs
 
-        return outputs(Workload.from_json(workload), Conditions(**conditions), given, save)
+        return outputs(Workload.from_json(workload), Conditions(**conditions), given, save, quick)
 
     def reference(self, device: str, threads: int) -> dict[str, Any]:
         """Seconds of one step of the pinned reference."""

@@ -16,6 +16,13 @@ TASKS: dict[str, str] = {
     "kernel": "one kernel of kernels/ on a batch of images",
 }
 
+EXAMPLE = "training/resnet34@amp-nhwc-eager/b16/s224/c1000/cpu"
+
+_ID = re.compile(
+    r"(?P<task>[^/@]+)/(?P<subject>[^@]+)@(?P<configuration>[^/]+)/b(?P<batch>\d+)/s(?P<size>\d+)"
+    r"(?P<between>(?:/[^/]+)*)/(?P<device>cpu|cuda)"
+)
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -61,27 +68,27 @@ class Workload:
 
     @classmethod
     def from_id(cls, text: str) -> "Workload":
-        """The workload with this id.
+        """The inverse of id.
 
         Raises:
-            WorkloadError: the text is no id.
+            WorkloadError: `text` is not the id of a workload.
         """
-        task, _, rest = text.partition("/")
-        # A data set's name comes last but one and may hold anything.
-        found = re.fullmatch(r"([^@/]+)@([^/]+)/b(\d+)/s(\d+)(?:/c(\d+))?(?:/(.+))?/([^/]+)", rest)
-        if found is None or task not in TASKS:
-            raise WorkloadError(
-                f"{text!r} is no workload's id; one looks like training/resnet34@amp-nhwc-eager/b16/s224/c1000/cpu, "
-                "and bench list workloads shows some"
-            )
-        subject, configuration, batch, size, classes, middle, device = found.groups()
-        loader, data = "", middle or ""
-        if task == "end_to_end":
-            loader, _, data = data.partition("/")
-        made = cls(task, subject, configuration, int(batch), int(size), int(classes or 0), loader, data, device)
-        if made.id != text:
-            raise WorkloadError(f"{text!r} is not how an id is written; it would be {made.id}")
-        return made
+        match = _ID.fullmatch(text)
+        if match is not None and match["task"] in TASKS:
+            task, between = match["task"], match["between"].split("/")[1:]
+            # A data set may be called c10 too, and what only loads has no classes.
+            counted = task != "loading" and between and re.fullmatch(r"c\d+", between[0])
+            classes = int(between.pop(0)[1:]) if counted else 0
+            loader = between.pop(0) if task == "end_to_end" and between else ""
+            data = "/".join(between)
+            facts = (match["subject"], match["configuration"], int(match["batch"]), int(match["size"]), classes)
+            found = cls(task, *facts, loader, data, match["device"])
+            # What only looks alike (a leading zero, an empty word, a data set where no file is read) is refused.
+            if found.id == text and (found.reads_files or not data):
+                return found
+        raise WorkloadError(
+            f"{text!r} is no workload's id, which reads like {EXAMPLE!r} and begins with {', '.join(TASKS)}"
+        )
 
     @property
     def training(self) -> bool:

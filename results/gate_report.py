@@ -153,8 +153,10 @@ def self_test_sentence(test: SelfTest, markup: Markup = PLAIN) -> str:
             f"{_blocks(test.slowed)} blocks)"
         )
     doubt = any(answer is not None and answer.verdict == UNSURE for answer in (test.same, test.slowed))
-    what = "self-test in doubt, this machine shows too little" if doubt else "self-test passed"
-    return f"{what}, on {name}: {', '.join(asked) or 'nothing was asked'}"
+    answers = ", ".join(asked) or "nothing was asked"
+    if doubt:
+        return f"self-test in doubt on {name}: {answers}; this machine shows too little"
+    return f"self-test passed on {name}: {answers}"
 
 
 def facts_sentence(report: CheckReport) -> str:

@@ -19,6 +19,9 @@ from results.errors import RecordError
 SCHEMA = 1
 """Version of the JSON form. Keys with a default may be added without a new number."""
 
+SHARED_KEYS = ("machine_info", "commit_info", "benchmarks", "datetime", "version")
+"""What a stored file holds beside the record, for readers of pytest-benchmark's form (pytest_json.py)."""
+
 Number: TypeAlias = int | float
 Json: TypeAlias = Any
 """Whatever `json` can write. Kept raw: this package stores it and does not look inside."""
@@ -268,7 +271,7 @@ class Metric:
             ratios=tuple(Ratio.from_json(v, f"{where}.ratios[{i}]") for i, v in enumerate(_list(d, "ratios", where))),
             workloads={k: str(v) for k, v in _mapping(d, "workloads", where).items()},
             notes=tuple(str(v) for v in _list(d, "notes", where)),
-            pairs=_plain(d.get("pairs", ())),
+            pairs=plain(d.get("pairs", ())),
         )
 
 
@@ -317,7 +320,10 @@ class Record:
 
     @classmethod
     def from_json(cls, data: Json, where: str = "record") -> Record:
-        """Raises RecordError on another schema and on unknown, absent or mistyped keys, naming them."""
+        """Raises RecordError on another schema and on unknown, absent or mistyped keys, naming them.
+
+        `SHARED_KEYS` are passed over.
+        """
         if not isinstance(data, dict) or "schema" not in data:
             raise RecordError(f"{where}: no key 'schema', so this is not a record of this program")
         schema = data["schema"]
@@ -325,7 +331,9 @@ class Record:
             newer = isinstance(schema, int) and schema > SCHEMA
             advice = "it comes from a newer version; update this one" if newer else "measure again"
             raise RecordError(f"{where}: schema is {schema!r}, this version reads {SCHEMA}; {advice}")
-        d = _keys(cls, data, where)
+        if "benchmarks" in data and "kind" not in data:
+            raise RecordError(f"{where}: written by pytest-benchmark, so not a record; bench trend reads such files")
+        d = _keys(cls, {key: value for key, value in data.items() if key not in SHARED_KEYS}, where)
         commit = None if d.get("commit") is None else _mapping(d, "commit", where)
         complete = d.get("complete", True)
         if not isinstance(complete, bool):
@@ -352,16 +360,16 @@ def _finite(x: Number | None) -> Number | None:
     return None if x is None or not math.isfinite(x) else x
 
 
-def _plain(data: Json) -> Json:
+def plain(data: Json) -> Json:
     """Copies into what JSON can hold, NaN and infinity as None."""
     if data is None or isinstance(data, (bool, str)):
         return data
     if isinstance(data, (int, float)):
         return _finite(data)
     if isinstance(data, Mapping):
-        return {str(k): _plain(v) for k, v in data.items()}
+        return {str(k): plain(v) for k, v in data.items()}
     if isinstance(data, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in (sorted(data) if isinstance(data, (set, frozenset)) else data)]
+        return [plain(v) for v in (sorted(data) if isinstance(data, (set, frozenset)) else data)]
     return str(data)
 
 
@@ -375,7 +383,7 @@ def _dump(thing: Any) -> dict[str, Json]:
             value = {k: v.to_json() for k, v in value.items()}
         elif f.name in ("ratios", "metrics"):
             value = [v.to_json() for v in value]
-        out[f.name] = _plain(value)
+        out[f.name] = plain(value)
     return out
 
 

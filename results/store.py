@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, NoReturn, Self
 
 from results.errors import RecordError
+from results.pytest_json import shared
 from results.record import Record
 
 FOLDER = Path(".benchmarks/pixbench")
@@ -48,11 +49,12 @@ def new_path(kind: str, folder: Path | str = FOLDER, now: datetime | None = None
 def save(record: Record, path: Path | str | None = None) -> Path:
     """Writes the record to `path` (default: a new file in `FOLDER`) and returns the path.
 
+    Beside the record the file has the keys of pytest-benchmark's form, so that its readers read it too.
     An existing file is replaced as a whole or not at all. Raises RecordError when the disk is full or the
     place cannot be written; the previous version is then untouched and nothing is left lying about.
     """
     target = new_path(record.kind) if path is None else Path(path)
-    text = json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n"
+    text = json.dumps({**record.to_json(), **shared(record)}, indent=1, allow_nan=False) + "\n"
     write_whole(target, text.encode())
     return target
 

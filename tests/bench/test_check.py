@@ -252,18 +252,18 @@ def test_each_side_has_its_own_compile_caches() -> None:
     run(machine, exact_only=True)
     places = {name: environment["TORCHINDUCTOR_CACHE_DIR"] for name, environment in machine.environments.items()}
     assert len(set(places.values())) == 2
-    same = Tree(Side("base", "main", "b" * 40), Path("/base"), HEAD.digest, "python")
-    assert check.side_cache(same, "base") != check.side_cache(HEAD, "head"), "also where the code is the same"
 
 
-def test_old_caches_are_forgotten_and_those_in_use_are_not() -> None:
-    for number in range(9):
-        place = check.check_folder() / f"base-{number}"
-        place.mkdir(parents=True)
-        os.utime(place, (number, number))
-    check.forget_old_caches([check.check_folder() / "base-0"])
-    left = sorted(place.name for place in check.check_folder().iterdir())
-    assert left == ["base-0", "base-4", "base-5", "base-6", "base-7", "base-8"]
+def test_a_cache_that_has_grown_too_large_begins_anew() -> None:
+    check.open_caches()
+    large, small = (check.side_cache(name) / "inductor" / "x" for name in ("base", "head"))
+    for file, size in ((large, 2000), (small, 10)):
+        file.parent.mkdir()
+        file.write_bytes(b"x" * size)
+    check.open_caches(limit=1000)
+    assert not large.exists()
+    assert small.exists()
+    assert check.side_cache("base").is_dir()
 
 
 def test_a_process_that_runs_other_code_is_refused() -> None:

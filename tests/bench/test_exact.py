@@ -42,6 +42,13 @@ def test_compiled_code_is_counted() -> None:
     assert found["compiled_kernels"] > 0
 
 
+def test_generating_counts_what_compiling_counts() -> None:
+    workload = Workload("inference", "lenet", "fp32-nchw-compile", 2, 32, 10)
+    found, quick = facts(workload, CONDITIONS), facts(workload, CONDITIONS, quick=True)
+    assert [found.pop(name) for name in ("graphs", "recompiles")] == [1, 0]
+    assert found == quick
+
+
 def test_an_unneeded_operator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     base = facts(INFERENCE, CONDITIONS)
     forward = lenet.LeNet.forward

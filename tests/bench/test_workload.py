@@ -44,6 +44,55 @@ def test_json_round_trip_and_unknown_keys() -> None:
         Workload.from_json({**workload.to_json(), "bach": 1})
 
 
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Workload("latency", "lenet", "fp32-nchw-eager", 1, 32, 10),
+        Workload("inference", "timm:vit_tiny_patch16_224", "bf16-nhwc-compile-freeze", 32, 224, 1000, device="cuda"),
+        Workload("training", "resnet34", "amp-nhwc-eager", 16, 224, 1000),
+        Workload("training", "m", "c", 1, 1),
+        Workload("loading", "dali", "float32-nhwc", 32, 224, data="sample-2-1000"),
+        Workload("loading", "pil", "float32-nhwc-w4", 32, 224, data="c10"),
+        Workload("loading", "pil", "float32-nhwc", 32, 224, data="my data/b7"),
+        Workload("loading", "synthetic", "float32-nhwc", 32, 224),
+        Workload("end_to_end", "resnet34", "amp-nhwc-eager", 16, 224, 1000, "dali", "sample", "cuda"),
+        Workload("end_to_end", "resnet34", "amp-nhwc-eager", 16, 224, 1000, "dali", "c10"),
+        Workload("end_to_end", "resnet34", "amp-nhwc-eager", 16, 224, 1000, "synthetic"),
+        Workload("kernel", "normalize", "torch-bfloat16", 8, 32),
+    ],
+    ids=lambda workload: workload.id,
+)
+def test_an_id_reads_back(workload: Workload) -> None:
+    assert Workload.from_id(workload.id) == workload
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "resnet34",
+        "inferense/lenet@c/b1/s2/c3/cpu",
+        "inference/lenet/b1/s2/c3/cpu",
+        "inference/lenet@c/b1/s2/c3",
+        "inference/lenet@c/b1/s2/c3/tpu",
+        "inference/lenet@c/b01/s2/c3/cpu",
+        "inference/lenet@c/b1/s2/c0/cpu",
+        "inference/lenet@c/b1/s2/c3/more/cpu",
+        "inference/lenet@c/s2/b1/c3/cpu",
+        "kernel/normalize@torch/b8/s32//cpu",
+        "inference/lenet@c/b1/s2/c3/cpu ",
+    ],
+)
+def test_what_is_no_id_is_refused(text: str) -> None:
+    with pytest.raises(WorkloadError, match="is no workload's id, which reads like 'training/resnet34@"):
+        Workload.from_id(text)
+
+
+def test_an_id_of_an_impossible_workload_is_refused() -> None:
+    with pytest.raises(WorkloadError, match="at least 1"):
+        Workload.from_id("inference/lenet@c/b0/s2/c3/cpu")
+
+
 def test_nonsense_is_refused() -> None:
     with pytest.raises(WorkloadError, match=", ".join(TASKS)):
         Workload("inferense", "m", "c", 1, 1)

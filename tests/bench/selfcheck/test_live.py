@@ -1,0 +1,153 @@
+"""The loop of whole checks, without a check: outcomes are kept, counted and gone on with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import BenchError, UsageError
+from bench.selfcheck import live
+from bench.selfcheck.live import Outcome, OutcomeFile, outcomes, report_of, scratch, summary
+from results.errors import RecordError
+from results.verdict import CLEAN, REGRESSED, UNSURE
+
+WORKLOADS = ("a", "b")
+
+
+def run(slow: int = 0, verdict: str = CLEAN, exit_code: int = 0, code: str = "code") -> Outcome:
+    return Outcome(slow, code, WORKLOADS, 0.0, 60.0, exit_code, verdict, dict.fromkeys(WORKLOADS, verdict))
+
+
+@pytest.fixture
+def no_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(live, "scratch", lambda folder, slow: (folder, "HEAD", "code"))
+
+
+def looping(path: Path, runs: int, slow: int = 0, code: str = "code") -> tuple[list[Outcome], int]:
+    asked = []
+
+    def once(root: Path, base: str, slow: int, code_: str, workloads: Any, timeout: float) -> Outcome:
+        asked.append(base)
+        return run(slow, REGRESSED if slow else CLEAN, 1 if slow else 0, code)
+
+    found = live.loop(path, runs, slow, WORKLOADS, lambda text: None, once=once)
+    return found, len(asked)
+
+
+@pytest.mark.usefixtures("no_repository")
+def test_a_loop_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    path = tmp_path / "live.jsonl"
+    assert looping(path, 2)[1] == 2
+    with path.open("a") as file:
+        file.write('{"slow": 0, "co')
+    found, asked = looping(path, 3)
+    assert (len(found), asked) == (3, 1)
+    assert outcomes(path) == found
+    # Runs of another slowdown are counted on their own.
+    assert looping(path, 2, slow=5)[1] == 2
+    assert len(outcomes(path)) == 5
+
+
+@pytest.mark.usefixtures("no_repository")
+def test_runs_of_other_code_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "live.jsonl"
+    with OutcomeFile(path) as file:
+        file.add(run(code="other"))
+    with pytest.raises(UsageError, match="runs of code other"):
+        looping(path, 2)
+
+
+def test_a_foreign_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "live.jsonl"
+    path.write_text('{"slow": 0}\n')
+    with pytest.raises(RecordError, match="line 1 is no run"):
+        outcomes(path)
+
+
+def test_the_summary_counts_false_alarms_and_what_was_missed() -> None:
+    found = [run()] * 29 + [run(verdict=UNSURE)] + [run(5, REGRESSED, 1)] * 2 + [run(5)]
+    text = summary(found, "markdown")
+    assert "58 CLEAN" in text
+    assert "0 false alarms, at most 4.9% with 95 %" in text
+    assert "4 found, 2 missed (CLEAN)" in text
+    assert len(json.loads(summary(found, "json"))) == 33
+
+
+def test_a_run_without_a_report_is_an_outcome_too(tmp_path: Path) -> None:
+    assert report_of(tmp_path / "none.json")[2] == "no report (FileNotFoundError)"
+    path = tmp_path / "report.json"
+    path.write_text('{"verdict": "CLEAN", "rows": [{"workload": "a", "verdict": "CLEAN"}]}')
+    assert report_of(path) == (CLEAN, {"a": CLEAN}, "")
+
+
+def test_a_check_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    root.mkdir()
+    hanging = [sys.executable, "-S", "-c", "import sys; sys.stdin = open('/dev/zero'); [0 for _ in iter(int, 1)]"]
+    monkeypatch.setattr(live, "command", lambda base, workloads, output: hanging)
+    found = live.run_once(root, "HEAD", 0, "code", WORKLOADS, timeout=0.3)
+    assert (found.exit_code, found.verdict) == (124, "")
+    assert "did not end within" in found.error
+
+
+def test_extra_work_is_the_given_share_of_whole_steps(tmp_path: Path) -> None:
+    """The text appended to a step's module, run on a stand-in for it."""
+    calls = []
+
+    class Step:
+        call = staticmethod(lambda: calls.append(1))
+
+    module: dict[str, Any] = {"build": lambda workloads, conditions: [Step()]}
+    head = "from __future__ import annotations\n"
+    exec(head + live.SLOWER.replace("{percent}", "5"), module)
+    [step] = module["build"]([], None)
+    for _ in range(19):
+        step.call()
+    assert len(calls) == 19, "what is counted exactly must not change"
+    for _ in range(181):
+        step.call()
+    assert len(calls) == 210
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small repository in place of this one, with an uncommitted change."""
+    top = tmp_path / "top"
+    for name in ("bench/worker.py", "bench/exact.py", "bench/step.py"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text("x = 1\n")
+    live_git(top, "init", "--quiet")
+    live_git(top, "add", "--all")
+    live_git(top, "commit", "--quiet", "--message", "one")
+    (top / "bench" / "new.py").write_text("y = 2\n")
+    monkeypatch.setattr(live, "SOURCE", top)
+    return top
+
+
+def live_git(folder: Path, *words: str) -> None:
+    live.git(folder, *words)
+
+
+def shown(root: Path, ref: str, name: str) -> str:
+    return subprocess.run(["git", "-C", str(root), "show", f"{ref}:{name}"], capture_output=True, text=True).stdout
+
+
+def test_the_scratch_repository_holds_this_code_and_a_slower_head(repository: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    root, base, code = scratch(folder, 5)
+    assert shown(root, base, "bench/new.py") == "y = 2\n"
+    assert shown(root, base, "bench/step.py") == "x = 1\n"
+    assert "owed += 5" in shown(root, "HEAD", "bench/step.py")
+    assert code
+    other = tmp_path / "equal"
+    other.mkdir()
+    assert scratch(other, 0)[1:] == ("HEAD", code)
+
+
+def test_git_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="git commit failed"):
+        live.git(tmp_path, "commit")

@@ -1,0 +1,204 @@
+"""Our rule on fabricated traces whose answer is known; bounds against known values."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from bench.clock import Slice
+from bench.duel import Round
+from bench.errors import UsageError
+from bench.selfcheck import report
+from bench.selfcheck.judges import RULES
+from bench.selfcheck.resample import (
+    AS_USED,
+    REPLACEMENT,
+    SAME_TIME,
+    STRETCH,
+    Draws,
+    block_values,
+    decide,
+    judge,
+    lower_bound,
+    outcome,
+    rivals,
+    tally,
+    upper_bound,
+)
+from bench.selfcheck.traces import Block, Header, Trace
+from results.verdict import CLEAN, REGRESSED, UNSURE
+
+INFERENCE = "inference/lenet@fp32-nchw-eager/b1/s32/c10/cpu"
+LOADING = "loading/pil@float32-nhwc/b1/s32/d/cpu"
+
+
+def trace(
+    blocks: int = 100,
+    noise: float = 0.003,
+    ratio: float = 1.0,
+    process: float = 0.0,
+    seed: int = 0,
+    load: str = "none",
+    workloads: tuple[str, ...] = (INFERENCE,),
+) -> Trace:
+    """Blocks of 8 rounds; slices scatter by `noise`, processes by `process`, head takes `ratio` times as long."""
+    rng = random.Random(seed)
+
+    def rounds() -> tuple[Round, ...]:
+        level = {"base": math.exp(rng.gauss(0, process)), "head": ratio * math.exp(rng.gauss(0, process))}
+
+        def turn(side: str) -> Slice:
+            samples = tuple(0.02 * level[side] * math.exp(rng.gauss(0, noise)) for _ in range(4))
+            return Slice(sum(samples), 4, samples=samples)
+
+        return tuple({side: turn(side) for side in ("base", "head")} for _ in range(8))
+
+    header = Header("2026-01-01T00:00:00Z", {}, load, workloads, 0.15, 0.01, 8, 1, 0, "abc")
+    made = tuple(Block(float(i), 10.0, 0.0, tuple(rounds() for _ in workloads)) for i in range(blocks))
+    return Trace(Path(f"{load}.json.gz"), header, made, 1, 0)
+
+
+def test_the_bounds_are_those_of_clopper_and_pearson() -> None:
+    # No hit: 1 - 0.05 ** (1 / n). One of ten, by the tables of the binomial distribution.
+    assert upper_bound(0, 2000) == pytest.approx(1 - 0.05 ** (1 / 2000))
+    assert upper_bound(0, 2000) < 0.002
+    assert upper_bound(1, 10) == pytest.approx(0.39416, abs=1e-5)
+    assert upper_bound(10, 10) == upper_bound(0, 0) == 1.0
+    assert lower_bound(9, 10) == pytest.approx(1 - 0.39416, abs=1e-5)
+    assert lower_bound(0, 10) == 0.0
+    assert lower_bound(100, 100) == pytest.approx(0.05 ** (1 / 100))
+
+
+def test_a_block_is_the_median_of_its_pairs_without_throttled_ones() -> None:
+    def pair(head: float, throttled: bool = False) -> Round:
+        return {"base": Slice(1.0, 1), "head": Slice(head, 1, throttled=throttled)}
+
+    blocks = [[pair(1.1), pair(1.2), pair(1.3), pair(9.0, throttled=True)], [pair(2.0, throttled=True)]]
+    assert block_values(blocks) == pytest.approx([math.log(1.2)])
+
+
+def test_the_rule_stops_at_the_first_look_that_is_sure() -> None:
+    quiet = [0.001 * (-1) ** i for i in range(24)]
+    assert (decide(quiet, 0.02).verdict, decide(quiet, 0.02).blocks) == (CLEAN, 10)
+    slow = [x + 0.05 for x in quiet]
+    assert (decide(slow, 0.02).verdict, decide(slow, 0.02).blocks) == (REGRESSED, 10)
+    wild = [0.3 * (-1) ** i for i in range(24)]
+    assert (decide(wild, 0.02).verdict, decide(wild, 0.02).blocks) == (UNSURE, 24)
+
+
+def test_equal_code_is_clean_and_slower_code_is_found() -> None:
+    same, two, three, five, ten = tally(trace(), INFERENCE, 300, 0)
+    assert same.how == STRETCH
+    assert same.share(CLEAN) == 1.0
+    assert (same.alarms, same.used) == (0, 10)
+    assert same.bound == pytest.approx(1 - 0.05 ** (1 / 300))
+    assert [one.level for one in (two, three, five, ten)] == [0.02, 0.03, 0.05, 0.10]
+    for found in (three, five, ten):
+        assert found.share(REGRESSED) == 1.0
+        assert found.disjoint_regressed == found.disjoint
+
+
+def test_disjoint_decisions_use_each_block_once() -> None:
+    values = [0.0001 * (-1) ** i for i in range(100)]
+    # 10 blocks a decision while 24 are left; a REGRESSED takes 20 with its confirmation.
+    assert len(Draws(values, 0.02).disjoint(0.0)) == 8
+    assert len(Draws(values, 0.02).disjoint(0.05)) == 4
+    assert all(outcome(*pair) == REGRESSED for pair in Draws(values, 0.02).disjoint(0.05))
+
+
+def test_an_alarm_that_its_confirmation_does_not_repeat_is_unsure() -> None:
+    # One stretch of the trace is slower, as when a neighbour moved in for a while; the rest is not.
+    values = [0.0001 * (-1) ** i + (0.05 if 40 <= i < 64 else 0.0) for i in range(120)]
+    draws = Draws(values, 0.02)
+    rng = random.Random(0)
+    drawn = [draws.draw(rng, 0.0) for _ in range(400)]
+    alarms = [pair for pair in drawn if pair[0].verdict == REGRESSED]
+    assert alarms
+    assert all(again is not None for _, again in alarms)
+    # Its first ten blocks and its last ones may confirm each other, so some alarms stand, but not most.
+    assert sum(outcome(*pair) == REGRESSED for pair in alarms) < len(alarms) / 2
+    assert {outcome(*pair) for pair in alarms} >= {UNSURE}
+
+
+def test_a_confirmation_shares_no_block_with_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [0.05 + i * 1e-6 for i in range(72)]
+    draws = Draws(values, 0.02)
+    seen: list[int] = []
+    original = draws._stretch
+    monkeypatch.setattr(draws, "_stretch", lambda start, shift: (seen.append(start), original(start, shift))[1])
+    rng = random.Random(1)
+    for _ in range(200):
+        seen.clear()
+        first, again = draws.draw(rng, 0.0)
+        assert again is not None
+        assert seen[1] >= seen[0] + first.blocks or seen[1] + 24 <= seen[0]
+
+
+def test_few_blocks_are_drawn_with_replacement_from_two_halves_and_too_few_are_refused() -> None:
+    draws = Draws([0.05 + i * 1e-6 for i in range(20)], 0.02)
+    assert draws.how == REPLACEMENT
+    first, again = draws.draw(random.Random(0), 0.0)
+    assert again is not None
+    assert outcome(first, again) == REGRESSED
+    assert draws.disjoint(0.0) == []
+    with pytest.raises(UsageError, match="need 20 blocks, here are 19"):
+        Draws([0.0] * 19, 0.02)
+    with pytest.raises(UsageError, match=r"none\.json\.gz, inference/lenet"):
+        tally(trace(blocks=3), INFERENCE, 10, 0)
+
+
+def test_the_seed_fixes_every_draw() -> None:
+    noisy = trace(process=0.03, noise=0.02)
+    one, same, other = (tally(noisy, INFERENCE, 200, seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+
+
+def test_processes_that_differ_fool_the_others_and_not_ours() -> None:
+    """Processes of equal code differ by 2 %, iterations by far less: the case that single times cannot see."""
+    noisy = trace(process=0.02, blocks=200)
+    same = tally(noisy, INFERENCE, 500, 0, levels=(0.0,))[0]
+    assert same.verdicts.get(REGRESSED, 0) == 0
+    found = {(one.rule, one.span): one for one in rivals(noisy, INFERENCE, same.used, 100, 0, levels=(0.0,))}
+    google = found["google/benchmark U test 0.05", AS_USED]
+    assert google.runs == 100
+    assert google.found > 30
+    assert found["criterion.rs, noise 1 %", AS_USED].found > 15
+    assert found["github-action-benchmark 200 %", AS_USED].found == 0
+
+
+def test_the_others_get_as_many_processes_as_they_use_or_as_we_do() -> None:
+    found = rivals(trace(blocks=40), INFERENCE, 10.0, 1000, 0, levels=(0.0, 0.05))
+    spans = {(one.rule, one.span): (one.processes, one.runs) for one in found}
+    assert spans["pytest-benchmark mean:5%", AS_USED] == (1, 39)
+    assert spans["asv continuous, factor 1.1", AS_USED] == (2, 37)
+    assert spans["pytest-benchmark mean:5%", SAME_TIME] == (10, 21)
+    # A trace too short for two spans as long as ours gives what it has.
+    short = rivals(trace(blocks=20), INFERENCE, 24.0, 1000, 0, RULES[:1], levels=(0.0,))
+    assert [(one.processes, one.runs) for one in short] == [(1, 19), (10, 1)]
+
+
+def test_a_judgement_covers_each_workload_and_load_and_all_together() -> None:
+    both = (INFERENCE, LOADING)
+    traces = [trace(blocks=30, seed=s, load=load, workloads=both) for s, load in enumerate(("none", "core"))]
+    found = judge(traces, 50, 0, rules=RULES[:2])
+    same = {(one.load, one.workload): one for one in found.ours if one.level == 0}
+    assert set(same) == {(load, w) for load in ("none", "core") for w in (*both, "all")} | {("all", "all")}
+    assert same["all", "all"].decisions == 200
+    # A loader's margin is 3 %, so +3 % lies on it.
+    assert same["none", LOADING].verdicts == {CLEAN: 50}
+    at_three = {one.workload: one for one in found.ours if one.level == 0.03 and one.load == "none"}
+    assert at_three[INFERENCE].share(REGRESSED) > at_three[LOADING].share(REGRESSED)
+    for format in report.FORMATS:
+        text = report.report(found, format)
+        assert "REGRESSED" in text or '"regressed"' in text
+        assert INFERENCE in text
+    assert "with replacement" in report.report(found)
+
+
+def test_levels_are_slowdowns_of_head() -> None:
+    slower = trace(ratio=1.05)
+    assert tally(slower, INFERENCE, 50, 0, levels=(0.0,))[0].share(REGRESSED) == 1.0
+    faster = trace(ratio=0.95)
+    assert tally(faster, INFERENCE, 50, 0, levels=(0.0,))[0].verdicts == {"IMPROVED": 50}
