@@ -31,7 +31,7 @@ from bench.trees import Tree, running
 from bench.worker import Worker
 from bench.workload import Conditions, Workload
 from results.gate import CheckReport, Row, Side
-from results.record import Record
+from results.record import Record, utc_now
 from results.store import list_records, load, same_machine
 from results.verdict import ALPHAS, LOOKS, Decision, look_unpaired, margin_of
 
@@ -92,6 +92,7 @@ def check_against(
     conditions: Conditions,
     *,
     allow: Sequence[str] = (),
+    fail_on_unsure: bool = False,
     looks: Sequence[int] = LOOKS,
     alphas: Sequence[float] = ALPHAS,
     seed: int = 0,
@@ -163,6 +164,8 @@ def check_against(
         allow=tuple(allow),
         seconds=time.monotonic() - begin,
         machine=machine,
+        created=utc_now(),
+        fail_on_unsure=fail_on_unsure,
     )
     return report, extra
 

@@ -160,7 +160,8 @@ class Duel:
             self.say(f"block {block + 1}, at most {self.looks[-1]}: {len(open_)} workloads")
             before = Busy.now()
             try:
-                self.start(["base", "head", *(["again"] if testing else [])])
+                compiler = any("eager" not in w.configuration.split("-") and not w.reads_files for w in open_)
+                self.start(["base", "head", *(["again"] if testing else [])], compiler)
                 for workload in open_:
                     self.measure(workload, testing and workload == self.self_test)
             finally:
@@ -200,12 +201,12 @@ class Duel:
 
     # ---- processes ----
 
-    def start(self, names: Sequence[str]) -> None:
+    def start(self, names: Sequence[str], compiler: bool = True) -> None:
         """Fresh processes; they import at the same time, nothing is timed yet."""
         for name in names:
             self.workers[name] = open_side(self.tree(name), name, self.conditions.threads, self.spawn)
         for name in names:
-            self.workers[name].send("hello")
+            self.workers[name].send("hello", compiler=compiler)
         for name in names:
             greet(self.workers[name], self.tree(name))
         # Also says how fast the machine is in this very block, for comparisons with other runs.
@@ -616,6 +617,7 @@ def check(
     *,
     exact_only: bool = False,
     allow: Sequence[str] = (),
+    fail_on_unsure: bool = False,
     looks: Sequence[int] = LOOKS,
     seed: int = 0,
     say: Say = lambda text: None,
@@ -670,6 +672,8 @@ def check(
         allow=tuple(allow),
         seconds=time.monotonic() - begin,
         machine=machine,
+        created=utc_now(),
+        fail_on_unsure=fail_on_unsure,
     )
     return report, extra
 

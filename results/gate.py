@@ -103,9 +103,9 @@ class SelfTest:
 
     Attributes:
         workload: its id.
-        same: base against base, which must be CLEAN; None where it was not asked.
-        slowed: base against base slowed by 5 %, which must be REGRESSED.
-        faults: what was wrong, a text each; empty is a pass.
+        same: base against base, which is CLEAN; None without a number.
+        slowed: base slowed by 5 % against base, which is REGRESSED.
+        faults: wrong answers, a text each; an UNSURE is none.
     """
 
     workload: str
@@ -127,6 +127,8 @@ class CheckReport:
         allow: verdicts and fact names that were said not to fail ("VANISHED", "state_dict", ...).
         seconds: how long it took.
         machine: as in a record.
+        created: when it ended, ISO 8601, UTC.
+        fail_on_unsure: whether UNSURE was asked to fail.
     """
 
     base: Side
@@ -138,6 +140,8 @@ class CheckReport:
     allow: tuple[str, ...] = ()
     seconds: float = 0.0
     machine: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    fail_on_unsure: bool = False
 
     @property
     def changed(self) -> tuple[Fact, ...]:
@@ -146,7 +150,7 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """Of the whole, the gravest first: VOID, ERROR, REGRESSED, CHANGED, VANISHED, NEW, UNSURE, IMPROVED, CLEAN."""
+        """Of the whole: the gravest of GRAVITY that is there."""
         if self.self_test is not None and self.self_test.faults:
             return VOID
         said = {row.verdict for row in self.rows if row.verdict not in self.allow}
@@ -161,7 +165,8 @@ class CheckReport:
     @property
     def exit_code(self) -> int:
         """0 fine (also UNSURE and NEW: listed, but no proof), 1 worse, 2 no answer."""
-        return EXIT_CODES[self.verdict]
+        verdict = self.verdict
+        return 1 if verdict == UNSURE and self.fail_on_unsure else EXIT_CODES[verdict]
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, with the verdict and the exit code."""

@@ -333,13 +333,11 @@ def _cost_cell(row: Row, joint: str) -> str | None:
     decision = row.decision
     if decision is None or decision.visible is None:
         return None
-    # As Decision.sentence aims: at the margin, and below it where the margin was within sight.
-    aim = decision.margin if decision.visible > decision.margin * 1.001 else decision.margin / 2
-    needed = decision.blocks_needed(aim)
+    needed = decision.blocks_needed(decision.aim)
     if needed is None:
         return None
     time = "" if row.seconds_per_block is None else f",{joint}{_duration(needed * row.seconds_per_block)}"
-    return f"{_percent(aim)} in {_plural(needed, 'block')}{time}"
+    return f"{_percent(decision.aim)} in {_plural(needed, 'block')}{time}"
 
 
 def _percent(x: float) -> str:

@@ -74,6 +74,13 @@ class Decision:
     def final(self) -> bool:
         return self.next_look is None
 
+    @property
+    def aim(self) -> float:
+        """The change that more blocks should show: the margin; half of it where doubt is about a change near it."""
+        if self.visible is None or self.visible > self.margin * 1.001:
+            return self.margin
+        return self.margin / 2
+
     def blocks_needed(self, change: float | None = None) -> int | None:
         """About how many blocks would show `change`, from the scatter seen here.
 
@@ -99,13 +106,11 @@ class Decision:
         if self.visible is None:
             return f"{text}; too few to see any change, the first look is at {LOOKS[0]}"
         text += f"; a change of {_percent(self.visible)} could have been seen"
-        # Doubt although the margin was visible is about a change that lies near it: halve the step then.
-        aim = self.margin if self.visible > self.margin * 1.001 else self.margin / 2
-        needed = self.blocks_needed(aim)
+        needed = self.blocks_needed(self.aim)
         if needed is None:
             return text
         cost = "" if seconds_per_block is None else f", {_duration(needed * seconds_per_block)} in all"
-        return f"{text}; seeing {_percent(aim)} takes about {needed} blocks{cost}"
+        return f"{text}; seeing {_percent(self.aim)} takes about {needed} blocks{cost}"
 
 
 def look(

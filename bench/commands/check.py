@@ -81,6 +81,7 @@ def command(
     from bench.commands.compare import Screen
     from bench.machine import usable_cores
     from bench.operands import choose_device
+    from results.verdict import LOOKS
 
     if (base is None) == (baseline is None):
         raise UsageError("name either --base REF or --baseline FILE|DIR" + (", not both" if base else ""))
@@ -92,13 +93,20 @@ def command(
     place = choose_device(device)
     cores = threads or usable_cores()
     begin = time.monotonic()
+    how = {
+        "allow": allow,
+        "fail_on_unsure": fail_on_unsure,
+        "looks": LOOKS[:looks],
+        "seed": seed,
+        "say": screen.progress if screen.moving else screen.say,
+    }
     chosen, conditions = subjects(workloads, place, cores, data, seed, screen.progress)
     with only_one(place, wait, screen.say):
         if base is not None:
-            report, extra = _against_commit(base, base_env, chosen, conditions, exact, allow, looks, seed, screen)
+            report, extra = _against_commit(base, base_env, chosen, conditions, exact, how, screen)
         else:
             assert baseline is not None
-            report, extra = _against_stored(baseline, chosen, bool(workloads), conditions, allow, looks, seed, screen)
+            report, extra = _against_stored(baseline, chosen, bool(workloads), conditions, how, screen)
     screen.clear()
     failure = ""
     if store and report.rows:
@@ -110,8 +118,6 @@ def command(
     if failure:
         screen.say(f"bench: {failure}")
         return 2
-    if fail_on_unsure and report.verdict == "UNSURE":
-        return 1
     code: int = report.exit_code
     return code
 
@@ -174,14 +180,11 @@ def _against_commit(
     workloads: list[Any],
     conditions: Any,
     exact: bool,
-    allow: tuple[str, ...],
-    looks: int,
-    seed: int,
+    how: dict[str, Any],
     screen: Any,
 ) -> tuple[Any, dict[str, Any]]:
     from bench.check import check
     from bench.trees import trees
-    from results.verdict import LOOKS
 
     screen.progress("writing both sides' files")
     with trees(Path.cwd(), base, base_env) as (old, new):
@@ -191,10 +194,7 @@ def _against_commit(
             workloads,
             conditions,
             exact_only=exact,
-            allow=allow,
-            looks=LOOKS[:looks],
-            seed=seed,
-            say=screen.progress if screen.moving else screen.say,
+            **how,
         )
 
 
@@ -203,13 +203,10 @@ def _against_stored(
     workloads: list[Any],
     named: bool,
     conditions: Any,
-    allow: tuple[str, ...],
-    looks: int,
-    seed: int,
+    how: dict[str, Any],
     screen: Any,
 ) -> tuple[Any, dict[str, Any]]:
     from bench.baseline import check_against, find
-    from results.verdict import LOOKS
 
     path, record = find(baseline, screen.say)
     return check_against(
@@ -217,10 +214,7 @@ def _against_stored(
         record,
         workloads if named else None,
         conditions,
-        allow=allow,
-        looks=LOOKS[:looks],
-        seed=seed,
-        say=screen.progress if screen.moving else screen.say,
+        **how,
     )
 
 

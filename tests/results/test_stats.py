@@ -192,3 +192,30 @@ def test_interval_of_next_to_nothing() -> None:
 )
 def test_supported_decimals(value: float, low: float | None, high: float | None, decimals: int) -> None:
     assert stats.supported_decimals(value, low, high) == decimals
+
+
+def test_rank_sum_counts_are_those_of_the_published_tables() -> None:
+    # C(5, 2) orders of 2 and 3 values: 1, 1, 2, 2, 2, 1, 1.
+    assert stats.rank_sum_counts(2, 3) == (1, 1, 2, 2, 2, 1, 1)
+    assert sum(stats.rank_sum_counts(10, 24)) == math.comb(34, 10)
+    assert stats.rank_sum_counts(7, 4) == stats.rank_sum_counts(4, 7)
+
+
+def test_rank_sum_bounds_enclose_the_shift() -> None:
+    old, new = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.5, 3.5, 4.5, 5.5, 6.5, 7.5]
+    assert stats.shift(new, old) == 1.5
+    low, high = stats.rank_sum_bounds(new, old, 0.05)
+    assert low < 1.5 < high
+    wider = stats.rank_sum_bounds(new, old, 0.005)
+    assert wider[0] <= low
+    assert wider[1] >= high
+    assert stats.rank_sum_bounds([1.0], [2.0, 3.0], 0.01) == (-math.inf, math.inf)
+
+
+def test_rank_sum_bounds_are_wrong_as_seldom_as_they_say() -> None:
+    rng = random.Random(3)
+    wrong = 0
+    for _ in range(400):
+        old, new = ([rng.gauss(0, 1) for _ in range(8)] for _ in range(2))
+        wrong += stats.rank_sum_bounds(new, old, 0.05)[0] > 0
+    assert wrong <= 35

@@ -114,6 +114,23 @@ def test_the_instrument_is_judged() -> None:
     assert verdict.instrument_faults(same, slow) == []
     faults = verdict.instrument_faults(slow, same)
     assert [f.split("; expected ")[1] for f in faults] == [CLEAN, REGRESSED]
+    # A busy machine gives no answer, which is not a wrong one.
+    doubt = verdict.look([0.2 * (-1) ** i for i in range(24)], 0.02)
+    assert doubt.verdict == UNSURE
+    assert verdict.instrument_faults(doubt, doubt) == []
+
+
+def test_unpaired_looks_compare_two_runs() -> None:
+    old = [math.log(0.01) + 0.002 * (i % 5) for i in range(10)]
+    new = [value + 0.001 for value in old]
+    assert verdict.look_unpaired(new, old, 0.02).verdict == CLEAN
+    slow = verdict.look_unpaired([value + math.log(1.05) for value in old], old, 0.02)
+    assert slow.verdict == REGRESSED
+    assert slow.estimate == pytest.approx(1.05)
+    assert verdict.look_unpaired([value - math.log(1.05) for value in old], old, 0.02).verdict == "IMPROVED"
+    assert verdict.look_unpaired(new[:5], old, 0.02).verdict == UNSURE
+    with pytest.raises(RecordError, match="no block"):
+        verdict.look_unpaired([], old, 0.02)
 
 
 @pytest.mark.parametrize(

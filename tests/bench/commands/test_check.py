@@ -1,0 +1,155 @@
+"""`bench check` as its user meets it; the last test runs real processes of two real commits."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import check, cli
+from bench.check import Duel, confirmed
+from bench.trees import trees
+from bench.workload import Conditions, Workload
+from results.gate import Row
+from results.verdict import REGRESSED
+
+ROOT = Path(__file__).resolve().parents[3]
+LENET = "inference/lenet@fp32-nchw-eager/b64/s32/c10/cpu"
+
+
+def bench(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "name either --base REF or --baseline"),
+        (("--base", "HEAD", "--baseline", "x"), "not both"),
+        (("--baseline", "x", "--exact"), "--exact and --base-env go with --base"),
+        (("--base", "HEAD", "--allow", "speed"), "nothing is called so; there are parameters"),
+        (("--base", "HEAD", "--workloads", "resnet34"), "is no workload's id"),
+        (("--base", "HEAD", "--workloads", LENET.replace("/cpu", "/cuda")), "this check runs on cpu"),
+        (("--base", "HEAD", "--workloads", f"{LENET},{LENET}"), "named twice"),
+        (("--base", "nowhere", "--workloads", LENET), "no commit is called 'nowhere'"),
+        (("--base", "HEAD", "--workloads", LENET, "--base-env", "/nowhere"), "is no virtual environment"),
+        (("--base", "HEAD", "-o", "/nowhere/x.json"), "there is no folder /nowhere"),
+        (("--baseline", "/nowhere.json", "--workloads", LENET), "cannot read /nowhere.json"),
+    ],
+)
+def test_bad_words(
+    words: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(repository(tmp_path))
+    assert bench("check", "--device", "cpu", *words) == 2
+    text = capsys.readouterr().err
+    assert said in text
+    assert "Traceback" not in text
+
+
+def test_workloads_come_from_files_too(tmp_path: Path) -> None:
+    from bench.commands.check import ids
+
+    file = tmp_path / "ids"
+    file.write_text(f"# what matters\n{LENET}\n\n")
+    assert ids((str(file), "a,b")) == [LENET, "a", "b"]
+
+
+def repository(place: Path) -> Path:
+    """This project's packages as the first commit of a repository."""
+    made = place / "it"
+    for name in ("bench", "kernels", "loaders", "models", "results"):
+        shutil.copytree(ROOT / name, made / name, ignore=shutil.ignore_patterns("__pycache__", "published"))
+    commit(made, "first", new=True)
+    return made
+
+
+def commit(made: Path, message: str, new: bool = False) -> None:
+    identity = {
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@b",
+    }
+    for words in (*((["init", "-q"],) if new else ()), ["add", "-A"], ["commit", "-qm", message]):
+        subprocess.run(["git", "-C", str(made), *words], check=True, env={**os.environ, **identity})
+
+
+def test_a_wrong_change_is_caught_without_any_timing(tmp_path: Path) -> None:
+    """Fast but wrong: another pooling has the same parameters, MACs and shapes, and computes something else."""
+    made = repository(tmp_path)
+    file = made / "models" / "lenet.py"
+    assert "pool2=nn.MaxPool2d(2)" in file.read_text()
+    file.write_text(file.read_text().replace("pool2=nn.MaxPool2d(2)", "pool2=nn.AvgPool2d(2)"))
+    out = tmp_path / "check.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "check", "--base", "HEAD", "--exact", "--device", "cpu", "--threads", "1",
+         "--workloads", LENET, "--format", "json", "-o", str(out)],
+        cwd=made, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(made), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    report = json.loads(out.read_text())
+    assert report["verdict"] == "CHANGED"
+    assert report["head"]["dirty"]
+    assert {fact["name"] for fact in report["facts"] if not fact["same"]} == {"operators", "output"}
+
+
+def test_a_slowdown_on_a_branch_is_caught_and_what_it_does_not_touch_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At small scale: four blocks and a quarter more work in inference, so that no busy machine can hide it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    check.open_caches()
+    made = repository(tmp_path)
+    file = made / "bench" / "step.py"
+    line = "        lambda: forward(images),\n"
+    assert line in file.read_text()
+    file.write_text(file.read_text().replace(line, "        slower(lambda: forward(images)),\n") + SLOWER)
+    commit(made, "slower")
+    slow, untouched = Workload.from_id(LENET), Workload.from_id(LENET.replace("inference", "training"))
+
+    with trees(made, "HEAD~1") as (base, head):
+        assert base.digest != head.digest
+        assert not head.side.dirty
+
+        def measured(workloads: list[Workload], seed: int) -> list[Row]:
+            duel = Duel(base, head, workloads, Conditions(threads=1), looks=(4,), alphas=(0.07,), seed=seed)
+            duel.run()
+            return [duel.row(workload) for workload in workloads]
+
+        def again(names: list[str]) -> dict[str, Row]:
+            return {row.workload: row for row in measured([Workload.from_id(name) for name in names], 1)}
+
+        rows = confirmed(measured([slow, untouched], 0), again)
+    assert [row.verdict == REGRESSED for row in rows] == [True, False]
+    assert rows[0].again is not None
+    assert rows[0].decision is not None
+    assert 1.1 < rows[0].decision.estimate < 1.5
+
+
+SLOWER = '''
+
+def slower(call):
+    """A quarter more work: every fourth step is done twice."""
+    done = 0
+
+    def step():
+        nonlocal done
+        done += 1
+        if done % 4 == 0:
+            call()
+        return call()
+
+    return step
+'''
