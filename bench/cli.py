@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("bench.commands.predict:command", "Name what is on images, with confidences and times."),
     "study": ("bench.commands.study:command", "Run a whole study or a sweep and rank its runs."),
     "train": ("bench.commands.train:command", "Train a network by a recipe, or go on with a run."),
+    "trend": ("bench.commands.trend:command", "Show how stored runs went over time, and where they changed."),
     "run": ("bench.commands.run:command", "Run the benchmark matrix: the same as `pytest bench`."),
 }
 
@@ -74,6 +75,15 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _said_by_another(text: str) -> bool:
+    """Whether one of the other processes that torchrun has started met the same error and printed it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    from models.training.distributed import said_by_another
+
+    return said_by_another(text)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run `bench` and exit: 0 fine, 1 regression or guard, 2 usage, environment or input error, 130 interrupted."""
     # A supervisor's SIGTERM deserves what Ctrl-C gets: rows kept, measuring processes ended.
@@ -95,6 +105,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
         if not isinstance(error, REPORTED):
             raise
-        click.echo(f"bench: {error}", err=True)
+        if not _said_by_another(str(error)):
+            click.echo(f"bench: {error}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)

@@ -5,14 +5,16 @@ stretches proposes places, generously. Each place must then stand up to an exact
 as strict as if every place in the series had been tested, because the partition has looked at all of them. What is
 left must exceed the margin below which a change does not matter.
 
-Why no library's answer alone: a penalised partition finds the best places but gives no error rate. By simulation
-(README) the rank test turns its answer into one.
+A partition alone finds the best places but has no error rate; the test gives it one. Of 4,000 simulated series of 100
+points without a change, for each of several kinds of noise (normal, Student's, lognormal), at most 5 show one. That is
+of independent noise: a machine whose speed wanders for days shows changes, and they are the machine's.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,12 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from results.series import Point
+from results.verdict import margin_of
 
 ALPHA = 0.001
-"""How often a series without any change may show one, at most."""
+"""What a change's p, corrected for the number of places, must stay below."""
 
 _SHORTEST = 2
 """A single strange point is no change."""
+
+MARKED_BREAKS = 8
+"""Where machines alternate more often, their marks would cover a picture."""
 
 _EXACT_UP_TO = 10_000
 """Above so many pairs of points the normal form of the rank test differs by less than matters."""
@@ -44,6 +50,8 @@ class Change:
         ratio: after / before; above 1 is slower.
         p: of the rank test, times the number of places in the series; at most `ALPHA`.
         relative: whether times are in steps of the pinned reference.
+        new_machine: whether the machine (its hardware, versions or settings) changed at this very place. The reference
+            makes up for it only as far as the workload scales like the reference does.
     """
 
     index: int
@@ -54,6 +62,7 @@ class Change:
     ratio: float
     p: float
     relative: bool = False
+    new_machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,61 @@ class Chain:
     indices: tuple[int, ...]
     values: tuple[float, ...]
     relative: bool
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The history of one workload, judged.
+
+    Attributes:
+        id: of the workload.
+        points: oldest first, at least one.
+        chains: of the points.
+        changes: oldest first.
+        margin: smallest relative change that matters here.
+    """
+
+    id: str
+    points: tuple[Point, ...]
+    chains: tuple[Chain, ...]
+    changes: tuple[Change, ...]
+    margin: float
+
+    @classmethod
+    def of(cls, id: str, points: Sequence[Point]) -> Trend:
+        """Judges the points by the margin of the figure that the last one stands behind."""
+        margin = margin_of(points[-1].metric)
+        return cls(id, tuple(points), tuple(chains(points)), tuple(changes(points, margin)), margin)
+
+    @property
+    def relative(self) -> bool:
+        """Whether every point is told in steps of the same pinned reference."""
+        return len(self.chains) == 1 and self.chains[0].relative
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What a picture shows: steps of the reference where `relative`, else seconds a step."""
+        return self.chains[0].values if self.relative else tuple(point.seconds for point in self.points)
+
+    @property
+    def stretches(self) -> list[tuple[tuple[int, ...], float]]:
+        """The indices between changes, chain by chain, each with the median of `values` there."""
+        found = []
+        starts = {change.index for change in self.changes}
+        for chain in self.chains:
+            stretch: list[int] = []
+            for i in chain.indices:
+                if i in starts and stretch:
+                    found.append(stretch)
+                    stretch = []
+                stretch.append(i)
+            found.append(stretch)
+        return [(tuple(part), statistics.median(self.values[i] for i in part)) for part in found]
+
+    @property
+    def breaks(self) -> list[int]:
+        """Indices of points before which the machine changed: its hardware, versions or settings."""
+        return [i for i in range(1, len(self.points)) if self.points[i].machine != self.points[i - 1].machine]
 
 
 def chains(points: Sequence[Point]) -> list[Chain]:
@@ -97,7 +161,7 @@ def changes(points: Sequence[Point], margin: float, alpha: float = ALPHA) -> lis
     Args:
         points: oldest first.
         margin: see `verdict.margin_of`.
-        alpha: how often, at most, a chain of points without any change may show one.
+        alpha: what the corrected p of a change must not exceed.
     """
     found = []
     for chain in chains(points):
@@ -107,9 +171,9 @@ def changes(points: Sequence[Point], margin: float, alpha: float = ALPHA) -> lis
             low, high = (statistics.median(chain.values[part]) for part in (before, after))
             point = points[chain.indices[at]]
             p = _rank_test(times[before], times[after]) * (len(times) - 1)
-            found.append(
-                Change(chain.indices[at], point.created, point.commit, low, high, high / low, p, chain.relative)
-            )
+            new = point.machine != points[chain.indices[at - 1]].machine
+            place = chain.indices[at]
+            found.append(Change(place, point.created, point.commit, low, high, high / low, p, chain.relative, new))
     return sorted(found, key=lambda change: change.index)
 
 
@@ -121,6 +185,27 @@ def fewest_points(alpha: float = ALPHA) -> int:
     return n
 
 
+def letter(number: int) -> str:
+    """The name of a change in a picture: A to Z, then A2 and so on."""
+    turn, at = divmod(number, len(string.ascii_uppercase))
+    return string.ascii_uppercase[at] + (str(turn + 1) if turn else "")
+
+
+def limits(values: Sequence[float], lines: Sequence[float] = ()) -> tuple[float, float]:
+    """The range that a picture shows: of all values but wild ones, which would press the others flat.
+
+    A value is wild beyond the middle 90 % by more than twice their width. `lines` are always inside.
+    """
+    ordered = sorted(values)
+    cut = statistics.quantiles(ordered, n=20, method="inclusive") if len(ordered) > 1 else ordered
+    reach = 2 * (cut[-1] - cut[0])
+    inside = [x for x in ordered if cut[0] - reach <= x <= cut[-1] + reach]
+    low, high = min(*inside, *lines, inside[0]), max(*inside, *lines, inside[0])
+    # A series that never moves still needs a height, and noise of a thousandth is not worth a whole picture.
+    room = max(0.05 * (high - low), 0.01 * high)
+    return low - room, high + room
+
+
 def change_places(times: NDArray[np.float64], margin: float, alpha: float = ALPHA) -> list[int]:
     """Indices of the first value after each change.
 
@@ -129,24 +214,38 @@ def change_places(times: NDArray[np.float64], margin: float, alpha: float = ALPH
         margin: smallest relative change that matters.
         alpha: as in `changes`.
     """
-    n = len(times)
-    if n < fewest_points(alpha):
-        return []
-    places, threshold = _partition(times), math.log1p(margin)
+    places: list[int] = []
+    if len(times) < fewest_points(alpha):
+        return places
+    while True:
+        # Beside a step of a half, one of a twentieth does not show among the ranks of all; inside its stretch it does.
+        edges = [0, *places, len(times)]
+        inside = [low + cut for low, high in pairwise(edges) for cut in _partition(times[low:high])]
+        kept = _kept(times, sorted({*places, *inside}), margin, alpha)
+        if len(kept) <= len(places):
+            return places
+        places = kept
+
+
+def _kept(times: NDArray[np.float64], places: list[int], margin: float, alpha: float) -> list[int]:
+    """The places that stand up to the rank test and exceed the margin, each settled where it fits best."""
+    n, threshold = len(times), math.log1p(margin)
     while places:
         parts = _beside(places, n)
         chance = [_rank_test(times[a], times[b]) * (n - 1) for a, b in parts]
         size = [abs(float(np.median(times[b]) - np.median(times[a]))) for a, b in parts]
         # The weakest goes first and alone: what is left has then more points beside it.
         if max(chance) > alpha:
-            places.pop(chance.index(max(chance)))
+            weakest = chance.index(max(chance))
         elif min(size) <= threshold:
-            places.pop(size.index(min(size)))
+            weakest = size.index(min(size))
         else:
             moved = _settled(times, places)
             if moved == places:
                 break
             places = moved
+            continue
+        places = [*places[:weakest], *places[weakest + 1 :]]
     return places
 
 

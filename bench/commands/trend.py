@@ -1,0 +1,110 @@
+"""`bench trend`: how stored runs went over time, and which commit changed one."""
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import UsageError
+from bench.output import check_output, format_options, write
+from results.store import FOLDER
+
+FORMATS = ("text", "table", "markdown", "csv", "json", "html", "svg")
+
+
+class _WithBisect(click.Command):
+    """`trend ID`, and `trend bisect` beside it: a workload's id is never the word bisect."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] != ["bisect"]:
+            for before, word in pairwise(args):
+                # As the value of an option (-o bisect) it may stand there.
+                if word == "bisect" and (before[:1] != "-" or "=" in before):
+                    raise UsageError("options of bench trend bisect come after the word bisect")
+            return super().make_context(info_name, args, parent, **extra)
+        prefix = parent.auto_envvar_prefix if parent is not None else None
+        if prefix:
+            extra["auto_envvar_prefix"] = f"{prefix}_TREND_BISECT"
+        return bisect_command.make_context(f"{info_name} bisect", args[1:], parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command("bisect")
+@click.argument("good")
+@click.argument("bad")
+@click.argument("id", metavar="ID")
+@format_options
+def bisect_command(good: str, bad: str, id: str, format: str, output: str) -> int:
+    """Find the commit after GOOD, up to BAD, that made workload ID slower, by duels of commits.
+
+    ID is a whole id, as bench trend lists it. Commits that do not run are passed over; the repository is not touched.
+    """
+    from bench.bisect import bisect
+    from bench.check import duel_refs
+    from bench.workload import Workload
+    from results.gate import Row
+    from results.tables import to_json
+
+    check_output(output)
+    workload = Workload.from_id(id)
+    repository = Path.cwd()
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    def duel(base: str, head: str, asked: Workload) -> Row:
+        return duel_refs(repository, base, head, asked, say)
+
+    found = bisect(good, bad, workload, repository, duel, say)
+    write(to_json(found.to_json()) if format == "json" else found.text(format), output)
+    return 0
+
+
+@click.command(cls=_WithBisect, epilog="bench trend bisect GOOD BAD ID finds the commit that made one slower.")
+@click.argument("id", metavar="[ID]", required=False)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=FOLDER,
+    show_default=True,
+    metavar="FOLDER",
+    help="Where the runs are stored.",
+)
+@click.option("--since", metavar="DATE", help="Only runs from then on: 2026-05-01, or with a time.")
+@click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+def command(id: str | None, store: Path, since: str | None, format: str, output: str) -> int:
+    """List the history of every workload, the worst change first, or draw the one called ID.
+
+    ID is a part of an id that only one workload has. Changes are places where times differ before and after by more
+    than the margin, with an error rate that is known; a pinned reference in the runs joins different machines.
+    """
+    from bench.trend import choose, listing, load, one
+
+    check_output(output)
+    if id is None and format == "svg":
+        raise UsageError("--format svg draws one series: name it, or take --format html for all")
+    trends, skipped = load(store, _moment(since))
+    for path, reason in skipped:
+        click.echo(f"passed over {path}: {reason}", err=True)
+    if not trends:
+        when = f" since {since}" if since else ""
+        raise UsageError(f"no stored run of a workload in {store}{when}; bench check and bench compare store theirs")
+    write(listing(trends, format) if id is None else one(choose(trends, id), format), output)
+    return 0
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--since {text}: write a date like 2026-05-01") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
