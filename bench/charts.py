@@ -61,7 +61,9 @@ def draw(
         rows = {run.name: {said: _figure(run, key) for said, key in series.items()} for run in summaries}
         if name == "accuracy" and all(row["published"] is None for row in rows.values()):
             rows = {run: {said: x for said, x in row.items() if said != "published"} for run, row in rows.items()}
-        written.append(plots.save(plots.bars(rows, label, unit, f"{head}{label}"), folder / f"{name}.png"))
+        intervals = {run.name: {"warm": run.warm_interval} for run in summaries if run.warm_interval is not None}
+        figure = plots.bars(rows, label, unit, f"{head}{label}", intervals if name == "inference_time" else None)
+        written.append(plots.save(figure, folder / f"{name}.png"))
     written.append(plots.save(plots.sizes(summaries, f"{head}sizes"), folder / "sizes.png"))
     return written
 

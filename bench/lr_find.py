@@ -3,17 +3,22 @@
 import csv
 import io
 import math
+import os
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.sources import Say
-from bench.training import Request, opened
+from bench.training import Request, interruptible, opened
 from models.training import checkpoint, lr_finder
 from models.training.distributed import World
 from models.training.loop import schedule_options
 from models.training.lr_finder import LrCurve
 from models.training.schedules import lr_series
 from results import plots
+from results.history import duration
 from results.store import write_whole
 
 
@@ -37,6 +42,30 @@ class RangeTest:
         return self.before == self.after
 
 
+class Progress:
+    """What a range test shows on its way: a bar on a terminal, elsewhere a line every tenth with the time left."""
+
+    def __init__(self, steps: int, say: Say) -> None:
+        self._steps, self._say = steps, say
+        self._begin = time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, desc="range test", leave=False, unit="step")
+
+    def step(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(1)
+        elif 10 * done // self._steps > 10 * (done - 1) // self._steps and done < self._steps:
+            left = (time.monotonic() - self._begin) / done * (self._steps - done)
+            self._say(f"step {done} of {self._steps}, about {duration(left)} left")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 def range_test(request: Request, low: float, high: float, steps: int, say: Say) -> RangeTest:
     """Train the request's network for some steps at rising rates, as `bench train` would, and put it back.
 
@@ -44,13 +73,17 @@ def range_test(request: Request, low: float, high: float, steps: int, say: Say) 
         UsageError, ModelError, DataError: see `bench.training.train`.
     """
     with opened(request, say, World(), None) as run:
-        training = run.training
+        training, recipe = run.training, run.recipe
+        say(f"range test: {steps} steps of {recipe.model}, batch {recipe.batch}, at rates from {low:g} to {high:g}")
         source = training.sources.train(training.recipe.size_at(1) or training.recipe.size)
         before = checkpoint.digest(checkpoint.weights_of(training.raw))
-        with lr_finder.restored(training.raw, training.optimizer):
-            curve = lr_finder.find(training.probe, source, low, high, steps)
+        progress = Progress(steps, say)
+        try:
+            with lr_finder.restored(training.raw, training.optimizer), interruptible(run.world) as asked:
+                curve = lr_finder.find(training.probe, source, low, high, steps, watch=progress.step, stop=asked)
+        finally:
+            progress.close()
         after = checkpoint.digest(checkpoint.weights_of(training.raw))
-        recipe = training.recipe
         return RangeTest(curve, recipe.model, recipe.batch, recipe.optimizer, before, after)
 
 
@@ -92,9 +125,14 @@ def draw_range_test(test: RangeTest, path: Path) -> list[Path]:
     """
     curve = test.curve
     title = f"{test.model}, {test.optimizer}, batch {test.batch}"
-    figure = plots.lr_finder(curve.lrs, curve.losses, curve.smoothed, curve.suggestion, title)
+    figure = plots.lr_finder(curve.lrs, curve.losses, curve.smoothed, curve.suggestion, title, _short_caution(curve))
     rows = zip(curve.lrs, curve.losses, curve.smoothed, strict=True)
     return [plots.save(figure, path), _table(path, ("lr", "loss", "smoothed"), rows)]
+
+
+def _short_caution(curve: LrCurve) -> str | None:
+    """The caution without its advice, as a picture has room for."""
+    return None if curve.caution is None else f"no rate suggested: {curve.caution.partition(';')[0]}"
 
 
 def draw_series(found: Series, path: Path) -> list[Path]:

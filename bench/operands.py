@@ -52,9 +52,12 @@ def only_kind(words: Sequence[str]) -> str:
     """The one kind that all words are.
 
     Raises:
-        UsageError: kinds were mixed.
+        UsageError: kinds were mixed, or a path is not there.
     """
     kinds = {word: kind(word) for word in words}
+    for word, found in kinds.items():
+        if found != MEASURED and not Path(word).exists():
+            raise UsageError(f"{word} does not exist; name a run's folder, a stored result or a file of labels")
     # The file first, then what it was mixed with: that is how the mistake is usually made.
     files = [word for word, found in kinds.items() if found != MEASURED]
     first = files[0] if files else words[0]

@@ -18,11 +18,20 @@ from loaders.images import check
 from loaders.options import LoaderOptions
 from models.configuration import Configuration, parse
 from models.evaluate import Evaluation, evaluate
-from models.predict import Classifier, same_classes
+from models.predict import Classifier, same_classes, weights_file
 from models.prepare import device_facts
-from results.stats import median, percentile
+from models.training import checkpoint
+from models.training.recipe import load
+from results.errors import RecordError
+from results.runs import FILE as RUN_SUMMARY
+from results.runs import RunSummary
+from results.stats import median, median_interval, percentile
+from results.store import read_json
 
 WARM = 90  # calls of the warm times: as many as a 95th percentile needs
+WARM_SECONDS = 2.0  # less calls where they take longer than this together, but not less than
+FEWEST = 6  # calls: as many as the 95 % interval of a median needs
+SETTLE = 3  # calls before them, which are not timed
 SMALL_BATCH = 128
 
 
@@ -75,6 +84,33 @@ def evaluate_on(opened: Opened, dataset: Dataset, loader: str = "auto") -> Evalu
         batches.close()
 
 
+def weights_used(path: Path, data: Path, dataset: Dataset) -> str:
+    """Which weights a path stands for, and whether they were trained or chosen on these images, in words.
+
+    Raises:
+        ModelError, RecordError: a file of the run is damaged.
+    """
+    file = weights_file(path)
+    card, folder = checkpoint.read_card(file), file.parent
+    best = file.name == checkpoint.BEST
+    which = f"{file.name}, epoch {card.epoch}" + (", the best on the run's validation images" if best else "")
+    if not (folder / "run.json").is_file() or not (folder / RUN_SUMMARY).is_file():
+        return f"{which}; no finished run beside it says what images it was chosen on"
+    recipe, summary = load(folder / "recipe.toml"), RunSummary.load(folder)
+    run = read_json(folder / "run.json")["data"]
+    own = {run["folder"], run["val"], *run["train"]}
+    if str(data.absolute()) not in own:
+        return f"{which}; the run had its images from another folder"
+    if dataset.split in ("train", "all"):
+        return f"{which}; trained on these images, so too good"
+    if not best and recipe.schedule != "plateau":
+        return f"{which}; not chosen by accuracy"
+    # With a holdout the choice was made by held-out training images.
+    if recipe.holdout or (dataset.split == "test" and summary.evaluated != "test"):
+        return f"{which}; chosen by other images than these"
+    return f"{which}; chosen by looking at these images, so a little too good"
+
+
 def _engine(loader: str, dataset: Dataset, size: int) -> str:
     if loader != "auto":
         return loader
@@ -99,15 +135,21 @@ class Answers:
     Attributes:
         cold_seconds: the very first image of this process: file, decoding, first call of every operator.
         warm_seconds: median of repeated calls on the first image, everything loaded.
-        warm_p95_seconds: their 95th percentile.
+        warm_interval: 95 % interval of that median, by order statistics.
+        warm_calls: how many calls.
+        warm_p95_seconds: their 95th percentile; None where calls took too long for as many as that needs.
         forward_seconds: median of the network alone, on an image that is decoded and normalised.
+        refused: files that gave no answer, each with the reason.
     """
 
     answers: tuple[Answer, ...]
     cold_seconds: float
     warm_seconds: float
-    warm_p95_seconds: float
+    warm_interval: tuple[float, float]
+    warm_calls: int
+    warm_p95_seconds: float | None
     forward_seconds: float
+    refused: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `predictions` holds, for each image, its classes with probabilities."""
@@ -122,33 +164,59 @@ class Answers:
             ],
             "cold_seconds": self.cold_seconds,
             "warm_seconds": self.warm_seconds,
+            "warm_low_seconds": self.warm_interval[0],
+            "warm_high_seconds": self.warm_interval[1],
+            "warm_calls": self.warm_calls,
             "warm_p95_seconds": self.warm_p95_seconds,
             "forward_seconds": self.forward_seconds,
+            "refused": [{"path": path, "reason": reason} for path, reason in self.refused],
         }
 
 
 def predict(opened: Opened, paths: Sequence[Path], k: int = 5) -> Answers:
     """Classify image files one by one, timing each from the file to the answer.
 
+    A file that cannot be read is refused with the reason, and the others are answered.
+
     Raises:
-        UsageError: a file is missing or no image, named.
+        UsageError: not one file could be read; all are named.
     """
-    answers = []
+    answers: list[Answer] = []
+    refused: list[tuple[str, str]] = []
     for path in paths:
         begin = time.perf_counter()
-        top = _classify(opened, path, k)
+        try:
+            top = _classify(opened, path, k)
+        except UsageError as error:
+            refused.append((str(path), str(error)))
+            continue
         answers.append(Answer(str(path), top, time.perf_counter() - begin))
-    warm = [_seconds(lambda: _classify(opened, paths[0], k)) for _ in range(WARM)]
-    image = _read(opened, paths[0])
-    alone = [_seconds(lambda: opened.classifier.top(image, k)) for _ in range(WARM)]
-    return Answers(tuple(answers), answers[0].seconds, median(warm), percentile(warm, 0.95), median(alone))
+    if not answers:
+        raise UsageError("; ".join(reason for _, reason in refused))
+    first = Path(answers[0].path)
+    image = _read(opened, first)
+    warm = timed(lambda: _classify(opened, first, k))
+    alone = timed(lambda: opened.classifier.top(image, k))
+    low, high, _ = median_interval(warm)
+    try:
+        p95 = percentile(warm, 0.95)
+    except RecordError:
+        p95 = None
+    return Answers(
+        tuple(answers), answers[0].seconds, median(warm), (low, high), len(warm), p95, median(alone), tuple(refused)
+    )
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    # Every call ends with its answer on the host, so the device has nothing left to do.
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """Seconds of repeated calls, which must end with their answer on the host, so that nothing is left to do."""
+    for _ in range(SETTLE):
+        call()
+    start, found = clock(), list[float]()
+    while len(found) < FEWEST or (len(found) < WARM and clock() - start < WARM_SECONDS):
+        begin = clock()
+        call()
+        found.append(clock() - begin)
+    return found
 
 
 def _classify(opened: Opened, path: Path, k: int) -> tuple[tuple[str, float], ...]:
@@ -157,6 +225,8 @@ def _classify(opened: Opened, path: Path, k: int) -> tuple[tuple[str, float], ..
 
 def _read(opened: Opened, path: Path) -> torch.Tensor:
     """A file as the network takes it, [1, 3, size, size]."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the images in it, or test a labelled folder with bench evaluate")
     if not path.is_file():
         raise UsageError(f"image {path} does not exist")
     card = opened.classifier.card

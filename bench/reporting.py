@@ -27,6 +27,7 @@ from results.runs import RunSummary
 from results.store import write_whole
 
 GRID = 64  # pictures in a grid
+FEW = "of five classes or fewer the right one is always among the first five"
 TRAIN_SAMPLE = 10_000  # training images that are evaluated without augmentation, for the report
 
 
@@ -38,25 +39,35 @@ def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSu
     figures, missing = _figures(run, history)
     if run.stopped is None:
         epoch = choose_weights(run)
-        evaluation = _test(run, pictures)
-        figures |= {"top1": evaluation.top1, "top5": evaluation.top5}
+        say(f"testing on {len(run.splits.test):,} images")
+        evaluation = _test(run, pictures, say)
+        # The right one of five classes or fewer is always among the first five.
+        few = len(run.training.card.classes) <= 5
+        figures |= {"top1": evaluation.top1, "top5": None if few else evaluation.top5}
+        if few:
+            missing["top5"] = FEW
+        top5 = "-" if few else f"{100 * evaluation.top5:.2f} %"
         seen = "" if run.splits.independent else "; chosen by looking at these images, so a little too good"
+        if run.splits.held:
+            seen = "; held-out training images, there are no test images"
         say(
-            f"test on {run.splits.test.name}: top-1 {100 * evaluation.top1:.2f} %, top-5 {100 * evaluation.top5:.2f} % "
+            f"test on {run.splits.test.name}: top-1 {100 * evaluation.top1:.2f} %, top-5 {top5} "
             f"of {evaluation.images:,} images, weights of epoch {epoch}{seen}"
         )
         if pictures:
+            say("timing one image in a fresh process")
             figures |= _inference_times(run, missing)
     else:
         missing |= dict.fromkeys(("top1", "top5"), "the run was stopped before its test")
     if pictures:
+        say("drawing curves, images and network")
         _draw(run, history)
     summary = RunSummary(
         name=run.folder.name,
         model=run.recipe.model,
         data=run.training.card.data,
         recipe=run.request.title or "options",
-        evaluated="test" if run.splits.validation is run.splits.test else "val",
+        evaluated=run.splits.evaluated,
         status="finished" if run.stopped is None else "stopped",
         reason=run.stopped,
         published=published_row(run.recipe.published),
@@ -98,15 +109,16 @@ def _peak_bytes(run: Run) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _test(run: Run, pictures: bool) -> Evaluation:
+def _test(run: Run, pictures: bool, say: Say) -> Evaluation:
     training, folder, classes = run.training, run.folder, run.training.card.classes
     evaluation = training.evaluate(run.feed.all_of(run.splits.test), keep=True, alone=True)
     report = classified(evaluation, classes)
     report.save(folder)
     if pictures:
-        plots.save(plots.confusion(evaluation.confusion, classes, "test images"), folder / "confusion.png")
+        plots.save(plots.confusion(evaluation.confusion, classes, run.splits.tested), folder / "confusion.png")
         _draw_mistakes(run, evaluation)
     sample = _some(run.splits.train, TRAIN_SAMPLE)
+    say(f"testing on {len(sample):,} of the training images, for comparison")
     seen = training.evaluate(run.feed.all_of(sample), alone=True)
     classified(seen, classes).save(folder, "train")
     if pictures:
@@ -117,9 +129,8 @@ def _test(run: Run, pictures: bool) -> Evaluation:
 
 def classified(evaluation: Evaluation, classes: tuple[str, ...]) -> Classification:
     """An evaluation as a report."""
-    return Classification.from_confusion(
-        evaluation.confusion, classes, evaluation.top5, evaluation.loss, evaluation.seconds
-    )
+    top5 = evaluation.top5 if len(classes) > 5 else None
+    return Classification.from_confusion(evaluation.confusion, classes, top5, evaluation.loss, evaluation.seconds)
 
 
 def _some(dataset: Dataset, most: int) -> Dataset:
@@ -163,7 +174,7 @@ def _draw_mistakes(run: Run, evaluation: Evaluation) -> None:
 def _draw(run: Run, history: History) -> None:
     folder, classes = run.folder, run.training.card.classes
     if history.epochs:
-        evaluated = "test" if run.splits.validation is run.splits.test else "validation"
+        evaluated = {"val": "validation"}.get(run.splits.evaluated, run.splits.evaluated)
         figure = plots.curves(history, f"{run.recipe.model}, run {folder.name}", evaluated)
         for ending in ("png", "svg"):
             plots.save(figure, folder / f"curves.{ending}")
@@ -194,7 +205,7 @@ def _draw_network(run: Run) -> None:
 
 def _inference_times(run: Run, missing: dict[str, str]) -> dict[str, float]:
     """Cold and warm seconds for one image from the file to its class, in a fresh process."""
-    keys = ("inference_cold_seconds", "inference_warm_seconds")
+    said_as = ("cold_seconds", "warm_seconds", "warm_low_seconds", "warm_high_seconds")
     test = run.splits.test
     with tempfile.TemporaryDirectory() as scratch:
         path = test.files[0] if test.files else ""
@@ -208,7 +219,7 @@ def _inference_times(run: Run, missing: dict[str, str]) -> dict[str, float]:
                 [*command, "--format", "json"], capture_output=True, text=True, check=True, timeout=300
             )
             said = json.loads(done.stdout)
-            return {keys[0]: said["cold_seconds"], keys[1]: said["warm_seconds"]}
+            return {f"inference_{key}": said[key] for key in said_as}
         except (subprocess.SubprocessError, ValueError, KeyError) as error:
-            missing |= dict.fromkeys(keys, f"bench predict failed: {error}")
+            missing |= dict.fromkeys((f"inference_{key}" for key in said_as), f"bench predict failed: {error}")
             return {}

@@ -20,9 +20,11 @@ from loaders.datasets import (
     open_splits,
 )
 from loaders.epochs import Loader
+from loaders.errors import NoSplitError
 from loaders.options import EVAL_MARGIN, IMAGENET_MEAN, IMAGENET_STD, LoaderOptions
 from loaders.policies import parse as parse_policy
 from models.configuration import Configuration
+from models.errors import ModelError
 from models.prepare import DTYPES, autocast_dtype
 from models.training.distributed import World
 from models.training.recipe import Recipe
@@ -41,13 +43,27 @@ class Splits:
         train: what the network learns from.
         validation: looked at while training, to choose weights or to lower the rate.
         test: looked at once, in the end; the validation images where there are no others.
-        independent: no choice was made by looking at the test images.
+        independent: the test images are no training images, and no choice was made by looking at them.
+        held: there are no images but the training ones, some of which were held out to validate and test on.
     """
 
     train: Dataset
     validation: Dataset
     test: Dataset
     independent: bool
+    held: bool = False
+
+    @property
+    def evaluated(self) -> str:
+        """What epochs are evaluated on: one of results.runs.EVALUATED."""
+        if self.held:
+            return "held-out"
+        return "test" if self.validation is self.test else "val"
+
+    @property
+    def tested(self) -> str:
+        """The images of the last test, in words."""
+        return "held-out training images" if self.held else "test images"
 
 
 def open_folders(data: Path | None, train: Sequence[str], val: str | None) -> list[Dataset]:
@@ -83,7 +99,10 @@ def split(found: list[Dataset], recipe: Recipe, say: Say) -> Splits:
     share = recipe.holdout
     if not others and not share:
         share = UNDIVIDED_HOLDOUT
-        say(f"{train.name} has no validation images: {share:.0%} of it, chosen by seed {recipe.seed}, are held out")
+        say(
+            f"warning: {train.name} has no images to validate or test on: {share:.0%} of it, chosen by seed "
+            f"{recipe.seed}, are held out, and all figures are of these"
+        )
     held = None
     if share:
         train, held = holdout(train, int(share) if share >= 1 else share, recipe.seed)
@@ -92,15 +111,18 @@ def split(found: list[Dataset], recipe: Recipe, say: Say) -> Splits:
     validation = held or others.get("val") or test
     # Weights that are chosen, or a rate that is lowered, by the test images have seen them.
     chosen = recipe.select == "best" or recipe.schedule == "plateau"
-    return Splits(train, validation, test, not (chosen and validation is test))
+    return Splits(train, validation, test, test is not held and not (chosen and validation is test), test is held)
 
 
-def resolved(recipe: Recipe, splits: Splits, loader: str | None, device: str, say: Say) -> Recipe:
+def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say) -> Recipe:
     """The recipe with what depends on data and machine filled in: classes, size, loader, evaluation.
 
+    Args:
+        named: the recipe was written down for some data; one put together from options takes the data's own size.
+
     Raises:
-        UsageError: the recipe asks for other classes than the data has.
-        DataError, ModelError: no such loader, augmentation or model.
+        UsageError: the recipe asks for other classes than the data has, or for a batch of more images.
+        DataError, ModelError: no such loader, augmentation or model, or a size that the network does not take.
     """
     from models import zoo
 
@@ -108,24 +130,76 @@ def resolved(recipe: Recipe, splits: Splits, loader: str | None, device: str, sa
     classes = len(splits.train.classes)
     if recipe.classes and recipe.classes < classes:
         raise UsageError(f"the recipe has {recipe.classes} classes and {splits.train.name} has {classes}")
-    size = recipe.size or zoo.default_size(recipe.model)
-    engine = loader or recipe.loader
+    recipe = replace(recipe, classes=recipe.classes or classes)
+    size = recipe.size or (0 if named else _own_size(recipe, splits.train, say)) or zoo.default_size(recipe.model)
+    _check_sizes(recipe, size)
+    engine = recipe.loader
     if engine == "auto":
-        engine = _fastest(size, device)
+        engine = _fastest(splits.train, recipe.augment, size, device)
         say(f"loader: {engine}")
     engines.check(engine)
     parse_policy(recipe.augment)
+    _check_batch(recipe, splits.train)
     evaluation = recipe.evaluation
     if evaluation == "center" and size <= SMALL:
         # Images of this size were cut out already: no margin is left to throw away.
         evaluation = "whole"
-    return replace(recipe, classes=recipe.classes or classes, size=size, loader=engine, evaluation=evaluation)
+    return replace(recipe, size=size, loader=engine, evaluation=evaluation)
 
 
-def _fastest(size: int, device: str) -> str:
+def _own_size(recipe: Recipe, train: Dataset, say: Say) -> int:
+    """The pixels that all images of the data set have, if that is known and the network takes them; 0 if not."""
+    from models import zoo
+
+    published = KNOWN.get(train.name.partition("/")[0].replace("-", ""))
+    own = train.pixels.shape[1] if train.pixels is not None else published.size if published is not None else 0
+    usual = zoo.default_size(recipe.model)
+    if not 0 < own <= SMALL or own == usual:
+        return 0
+    try:
+        _check_sizes(recipe, own)
+    except ModelError:
+        say(f"size: {usual} px, since {recipe.model} does not take the {own} px of {train.name}")
+        return 0
+    say(f"size: {own} px, as the images of {train.name} have; --size {usual} is what {recipe.model} was made for")
+    return own
+
+
+def _check_sizes(recipe: Recipe, size: int) -> None:
+    """Run the network once without weights at every size of the recipe.
+
+    Raises:
+        ModelError: it takes no images of a size, or it cannot be built.
+    """
+    from models import summary, zoo
+
+    network, title, _ = summary.on_meta(recipe.model, recipe.classes, size, recipe.arguments)
+    for pixels in sorted({size, *(pixels for _, pixels in recipe.sizes)}):
+        try:
+            summary.run(network, title, pixels)
+        except ModelError as error:
+            usual = zoo.default_size(recipe.model)
+            raise ModelError(f"{error}; give another --size, or --set sizes; its usual size is {usual}") from None
+
+
+def _check_batch(recipe: Recipe, train: Dataset) -> None:
+    images = recipe.batch * recipe.accumulate
+    if images > len(train):
+        what = f"batch {recipe.batch}" + (f" accumulated {recipe.accumulate} times" if recipe.accumulate > 1 else "")
+        raise UsageError(
+            f"{what} is more than the {len(train)} training images of {train.name}; "
+            f"give --batch {len(train) // recipe.accumulate or 1} or less"
+        )
+
+
+def _fastest(train: Dataset, augment: str, size: int, device: str) -> str:
+    """The fastest engine that reads the data set and knows the augmentation."""
     if size <= SMALL:
         return "resident"
-    return "dali" if engines.missing("dali", device) is None else "torchvision"
+    unknown = {operation.name for operation in parse_policy(augment)} & set(engines.LACKING["dali"])
+    if train.pixels is not None or unknown or engines.missing("dali", device) is not None:
+        return "torchvision"
+    return "dali"
 
 
 def statistics(recipe: Recipe, train: Dataset) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -267,10 +341,26 @@ def evaluation_options(card: Any, configuration: Configuration, device: str, bat
     )
 
 
-def open_split(data: Path, name: str) -> Dataset:
-    """One split of a folder; a folder without splits is the whole of it.
+def open_split(data: Path, name: str | None, say: Say) -> Dataset:
+    """One split of a folder, by default the one that a training tests on; a folder without splits is the whole of it.
 
     Raises:
-        DataError: no such folder or split.
+        UsageError: no such split.
+        DataError: no such folder, or a damaged one.
     """
-    return open_dataset(data, name)
+    try:
+        return open_dataset(data, name or "test")
+    except NoSplitError as error:
+        if name is not None:
+            raise UsageError(f"{error}; {_splits_there(data)}") from None
+    try:
+        dataset = open_dataset(data, "val")
+    except NoSplitError as error:
+        raise UsageError(f"{error}; {_splits_there(data)}") from None
+    say(f"{data} has no test images: its validation images are taken")
+    return dataset
+
+
+def _splits_there(data: Path) -> str:
+    there = [f"--split {dataset.split}" for dataset in open_splits(data)]
+    return f"what there is: {', '.join(there)}"

@@ -306,20 +306,10 @@ def scaled(recipe: Recipe, scale: float, images: int = 0, classes: int = 0) -> R
     if images and classes:
         kept = images * (1 - recipe.holdout) if recipe.holdout < 1 else images - recipe.holdout
         divide = min(divide, max(recipe.divide, int(kept / (LEAST_PER_CLASS * classes))))
-    sizes: dict[int, int] = {}
-    for first, size in recipe.sizes:
-        # Of sizes that fall on one epoch the last, which costs most and is tested, is the one to try.
-        sizes[min(epochs, 1 + round((first - 1) * ratio))] = size
     return replace(
-        recipe,
-        epochs=epochs,
-        stop_epoch=min(epochs, max(1, round(recipe.stop_epoch * ratio))) if recipe.stop_epoch else 0,
+        recipes.shortened(recipe, epochs),
         divide=divide,
-        warmup_epochs=recipe.warmup_epochs * ratio,
-        milestones=tuple(milestone * ratio for milestone in recipe.milestones),
-        step_epochs=recipe.step_epochs * ratio,
         patience=max(1, round(recipe.patience * ratio)) if recipe.patience else 0,
-        sizes=tuple(sorted(sizes.items())),
         evaluate_every=max(1, round(recipe.evaluate_every * ratio)) if recipe.evaluate_every else 0,
         checkpoint_epochs=min(recipe.checkpoint_epochs, epochs),
     )
@@ -353,7 +343,7 @@ class Material:
         said: the same as a run's record of itself has them: folder, train, val.
         name: of the data set.
         images, classes: how many.
-        evaluated: recipe -> "test" if its epochs are evaluated on the test images, else "val".
+        evaluated: recipe -> what its epochs are evaluated on, as in `Splits.evaluated`.
     """
 
     options: tuple[str, ...]
@@ -380,7 +370,7 @@ def material(data: Path | None, train: tuple[str, ...], val: str | None) -> Mate
             splits = sources.split(found, recipe, lambda text: None)
         except DataError:
             return "test"  # a run that cannot even part its images has no accuracy to name
-        return "test" if splits.validation is splits.test else "val"
+        return splits.evaluated
 
     options = ["--data", str(data)] if data is not None else [word for part in train for word in ("--train", part)]
     said = {

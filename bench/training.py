@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,8 @@ from models.training import checkpoint
 from models.training.checkpoint import Card
 from models.training.distributed import World
 from models.training.loop import DivergedError, EpochRow, StepRow, Training
-from models.training.recipe import Recipe, load, to_toml
+from models.training.recipe import Recipe, load, shortened, to_toml
+from results.errors import RecordError
 from results.events import EventWriter
 from results.history import Epoch, History, Step, StepLog, line, load_steps
 from results.runs import RunSummary
@@ -187,16 +188,18 @@ def refuse_existing(folder: Path) -> None:
         raise RunError(f"run {folder} exists; choose another --name, or go on with it: bench train --resume {folder}")
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> list[Path]:
     """Create the run's folder, or empty the one of a run that never stored a checkpoint.
+
+    Returns:
+        The folders that were not there before, innermost first.
 
     Raises:
         RunError: it exists, or cannot be written.
     """
     refuse_existing(folder)
-    for pattern in (RUN, RECIPE, HISTORY, STEPS, "log.md", "*_history.txt", "summary.json", "events.out.tfevents.*"):
-        for path in folder.glob(pattern):
-            path.unlink()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    _empty(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
@@ -205,6 +208,35 @@ def make_folder(folder: Path) -> None:
         raise RunError(
             f"cannot write run folder {folder}: {error.strerror}; choose another place with --runs"
         ) from None
+    return made
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a run writes before its first checkpoint."""
+    for pattern in (RUN, RECIPE, HISTORY, STEPS, "log.md", "*_history.txt", "summary.json", "events.out.tfevents.*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+@contextmanager
+def _removed_if_nothing_stored(folder: Path) -> Iterator[None]:
+    """Make a run's folder; take it away again if the run fails before its first checkpoint.
+
+    A run that diverged leaves the row that says so.
+    """
+    made = make_folder(folder)
+    try:
+        yield
+    except DivergedError:
+        raise
+    except BaseException:
+        if not (folder / checkpoint.LAST).exists():
+            _empty(folder)
+            # Not those that hold anything else.
+            with suppress(OSError):
+                for path in dict.fromkeys((folder, *made)):
+                    path.rmdir()
+        raise
 
 
 def _never_stored(folder: Path) -> bool:
@@ -219,13 +251,17 @@ def stored_request(folder: Path) -> Request:
     """The request of a run that left its folder, to be changed and gone on with.
 
     Raises:
-        RunError: not a run's folder.
+        RunError: not a run's folder, or nothing was stored in it.
     """
+    if _never_stored(folder):
+        raise RunError(f"run {folder} failed before its first checkpoint; remove it, and train anew")
+    # Outside: what is wrong with the recipe is said of the recipe.
+    recipe = load(folder / RECIPE) if (folder / RUN).is_file() else None
     try:
         said = json.loads((folder / RUN).read_text(encoding="utf-8"))
         data = said["data"]
         return Request(
-            recipe=load(folder / RECIPE),
+            recipe=recipe or load(folder / RECIPE),
             title=said["recipe"],
             data=Path(data["folder"]) if data["folder"] else None,
             train=tuple(data["train"]),
@@ -238,6 +274,36 @@ def stored_request(folder: Path) -> Request:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder} is no run that can be resumed: {RUN} is missing or damaged ({error})") from None
+
+
+def resumed(folder: Path, changes: Mapping[str, Any]) -> Request:
+    """The request to go on with a run, some keys changed.
+
+    Raises:
+        RunError: not a run's folder, or changes with which it would be another run.
+        ModelError: an unknown key or a value of another type.
+    """
+    stored = stored_request(folder)
+    request = changed(stored, changes)
+    for key in ("seed", "model"):
+        was, now = getattr(stored.recipe, key), getattr(request.recipe, key)
+        if was != now:
+            raise RunError(
+                f"run {folder} has {key} {was}, not {now}; a run with another {key} is a new one: --name NEW"
+            )
+    done = checkpoint.read_card(folder / checkpoint.LAST).epoch
+    if request.recipe.epochs < done:
+        raise RunError(f"run {folder} has trained {done} epochs, more than {request.recipe.epochs}; give more --epochs")
+    return request
+
+
+def finished(request: Request) -> bool:
+    """Whether the run to go on with has trained all of its epochs and has been tested."""
+    if request.resume is None or checkpoint.read_card(request.resume / checkpoint.LAST).epoch < request.recipe.epochs:
+        return False
+    with suppress(RecordError):
+        return RunSummary.load(request.resume).status == "finished"
+    return False
 
 
 def network(recipe: Recipe) -> torch.nn.Module:
@@ -266,16 +332,9 @@ def teacher_of(recipe: Recipe, run: Splits, mean: Any, device: torch.device) -> 
 
 @contextmanager
 def interruptible(world: World) -> Iterator[Callable[[], str | None]]:
-    """Within it the first Ctrl-C or SIGTERM asks for a clean stop; a second Ctrl-C ends at once.
-
-    One of several processes ends at once on SIGTERM: torchrun sends it when another one is gone, and then there is
-    nobody left to finish a step with.
-    """
+    """Within it the first Ctrl-C or SIGTERM (see `train`) asks for a clean stop; a second Ctrl-C ends at once."""
     asked: list[str] = []
     caught = (signal.SIGINT, signal.SIGTERM) if world.size == 1 else (signal.SIGINT,)
-    if world.size > 1:
-        # Not a Python handler, which would wait for a collective call that never returns.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ask(signum: int, frame: FrameType | None) -> None:
         if asked:
@@ -290,8 +349,8 @@ def interruptible(world: World) -> Iterator[Callable[[], str | None]]:
             signal.signal(number, handler)
 
 
-def train(request: Request, say: Say, report: Callable[[Run, History], None]) -> Run:
-    """Train as asked, then let `report` write what is made of the finished (or stopped) run.
+def train(request: Request, say: Say, report: Callable[[Run, History], None]) -> Run | None:
+    """Train as asked, then let `report` write what is made of the finished (or stopped) run; None if it was finished.
 
     Raises:
         UsageError, RunError, ModelError, DataError: see the message; what an interrupted run has stored stays.
@@ -301,19 +360,26 @@ def train(request: Request, say: Say, report: Callable[[Run, History], None]) ->
     if world.size > 1 and not request.name:
         # Made of the time, it would differ between processes, and after a restart.
         raise UsageError("several processes need a --name to find their run by, also when they are started again")
+    if world.size > 1:
+        # torchrun sends it when another process is gone, and then there is nobody left to finish a step with, nor even
+        # to begin with. Not a Python handler, which would wait for a collective call that never returns.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     say = say if world.first else _silent
+    if finished(request):
+        say(f"run {request.resume} has finished its {request.recipe.epochs} epochs; to train on, give more --epochs")
+        return None
     folder = request.resume or request.runs / run_name(request)
     # Processes that torchrun starts again find the run they were in and go on with it.
     resume = request.resume is not None or (world.restarts > 0 and (folder / checkpoint.LAST).is_file())
     if not resume and world.first:
         refuse_existing(folder)
     try:
-        with opened(request, say, world, folder) as run:
+        with opened(request, say, world, folder) as run, ExitStack() as stack:
             if resume:
                 for note in _go_on(run.training, folder, run.splits):
                     say(note)
             elif world.first:
-                make_folder(folder)
+                stack.enter_context(_removed_if_nothing_stored(folder))
             _describe_run(run)
             say(_opening(run))
             _go(run, request.max_minutes or run.recipe.max_minutes, begin)
@@ -339,7 +405,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
     torch.set_num_threads(threads)
     found = sources.open_folders(request.data, request.train, request.val)
     splits = sources.split(found, request.recipe, say)
-    recipe = sources.resolved(request.recipe, splits, None, device.type, say)
+    recipe = sources.resolved(request.recipe, splits, bool(request.title), device.type, say)
     configuration = parse(recipe.configuration, device_facts(device), True)
     mean, std = sources.statistics(recipe, splits.train)
     card = Card(
@@ -442,6 +508,11 @@ def _go(run: Run, max_minutes: float, begin: float) -> None:
         if run.world.first:
             _failed(run, reason)
         raise DivergedError(reason) from None
+    except Exception:
+        if run.training.unevaluated:
+            epoch = run.training.position.epoch + 1
+            screen.say(f"epoch {epoch} is trained and stored; its evaluation failed, --resume {run.folder} repeats it")
+        raise
     finally:
         if recorder is not None:
             recorder.close()
@@ -455,7 +526,7 @@ def _failed(run: Run, reason: str) -> None:
         model=run.recipe.model,
         data=run.training.card.data,
         recipe=run.request.title or "options",
-        evaluated="test" if run.splits.validation is run.splits.test else "val",
+        evaluated=run.splits.evaluated,
         status="failed",
         reason=reason,
         epochs=len(history),
@@ -483,6 +554,22 @@ def choose_weights(run: Run) -> int:
         training.average = None
         return card.epoch
     return training.position.epoch
+
+
+def in_fewer_epochs(recipe: Recipe, epochs: int, say: Say) -> Recipe:
+    """A recipe shortened by a command line, and a line about what shrinks with it."""
+    short = shortened(recipe, epochs)
+    was, now = recipe.to_mapping(), short.to_mapping()
+    changes = [f"{key} {_brief(was[key])} to {_brief(now[key])}" for key in was if was[key] != now[key]]
+    if len(changes) > 1:
+        say(f"shortened in proportion: {', '.join(changes)}")
+    return short
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_brief, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def changed(request: Request, changes: Mapping[str, Any]) -> Request:

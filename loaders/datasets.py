@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.errors import DataError
+from loaders.errors import DataError, NoSplitError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SPLITS = ("train", "val", "test")
@@ -150,6 +150,7 @@ def open_dataset(path: str | Path | Sequence[str | Path], split: str = "train") 
     have no splits: each split is the whole set. Several paths are merged.
 
     Raises:
+        NoSplitError: the folder has other splits, but not this one.
         DataError: nothing there, nothing readable, an empty class, or training and validation classes that differ.
     """
     if split not in SPLITS:
@@ -185,9 +186,7 @@ def open_splits(path: str | Path) -> list[Dataset]:
             break
         try:
             dataset = open_dataset(path, split)
-        except DataError:
-            if split == "val" and _split_folders(Path(path), "val"):
-                raise
+        except NoSplitError:
             continue
         # A folder named test serves as val where there is no other: one split, not two.
         if split == "val" or (dataset.files, dataset.labels) != (found[-1].files, found[-1].labels):
@@ -382,10 +381,11 @@ def _open_splits(root: Path, split: str) -> Dataset | None:
     if not train or not (val or split == "train"):
         if not train:
             return None
-        raise DataError(f"{root} has {train[0].name} but no folder for split {split}: {', '.join(_FOLDERS[split])}")
+        raise NoSplitError(f"{root} has {train[0].name} but no folder for split {split}: {', '.join(_FOLDERS[split])}")
     wanted = _split_folders(root, split)
-    if not wanted:
-        raise DataError(f"{root} has no folder for split {split}: expected {', '.join(_FOLDERS[split])}")
+    # ImageNet's test images come without classes, beside a val folder that has them.
+    if not wanted or (split == "test" and val != wanted and not any(map(_class_folders, wanted))):
+        raise NoSplitError(f"{root} has no folder for split {split}: expected {', '.join(_FOLDERS[split])}")
     if val:
         # Names only: a wrong split should not cost the listing of a million files first.
         names = [tuple(sorted({label for part in parts for label in _class_folders(part)})) for parts in (train, val)]
@@ -406,7 +406,7 @@ def _open_tiny_imagenet(root: Path, split: str) -> Dataset | None:
     if split == "train":
         return _folder_dataset("tiny-imagenet/train", root, split, [root / "train"])
     if split == "test":
-        raise DataError(f"the test images of Tiny-ImageNet in {root} have no labels; use split val")
+        raise NoSplitError(f"the test images of Tiny-ImageNet in {root} have no labels; use split val")
     index = {label: i for i, label in enumerate(classes)}
     files, labels = [], []
     for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):

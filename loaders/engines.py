@@ -53,7 +53,7 @@ def check(name: str) -> None:
     """Raise DataError, with near names, when there is no engine of this name."""
     if name not in ENGINES:
         near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise DataError(f"unknown loader {name}{hint} Known: {', '.join(names())}")
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from loaders.datasets import Dataset
-from loaders.errors import DataError
+from loaders.errors import DataError, reason
 
 BAD_IMAGE_CHOICES = ("stop", "skip")
 
@@ -61,7 +61,7 @@ def _reason(path: str) -> str | None:
             with Image.open(io.BytesIO(content)) as image:
                 image.convert("RGB")
     except Exception as error:
-        return f"{kind} does not decode: {str(error).strip().splitlines()[0]}"
+        return f"{kind} does not decode: {reason(error)}"
     return None
 
 

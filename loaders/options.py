@@ -127,7 +127,9 @@ class LoaderOptions:
             raise DataError(f"loader option hw_decoder_load is {self.hw_decoder_load}; it is a share, 0..1")
         if self.random_eval and self.train:
             raise DataError("loader option random_eval is for an evaluation; set train to False")
-        policies.parse(self.augment)
+        operations = policies.parse(self.augment)
+        if self.augmented:
+            policies.check_border(operations, self.stored_size or self.size)
         if self.device.partition(":")[0] not in ("cpu", "cuda"):
             raise DataError(f"loader option device is {self.device!r}; known: cpu, cuda, cuda:N")
 
@@ -147,6 +149,6 @@ class LoaderOptions:
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = f"; did you mean {near[0]}?" if near else "."
                 raise DataError(f"unknown loader option {name}{hint} Known: {', '.join(known)}")
         return cls(**values)

@@ -19,7 +19,7 @@ from torchvision import transforms
 from loaders import geometry
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs
-from loaders.errors import DataError
+from loaders.errors import DataError, without_traceback
 from loaders.options import LoaderOptions
 from loaders.policies import LARGEST_CIFAR, PAINTING, Operation, parse
 
@@ -189,8 +189,11 @@ class Pil:
         self._order.start = (epoch, first)
         # Workers take their seeds from this generator when they start.
         self._generator.manual_seed(self._options.seed)
-        for images, labels in self._loader:
-            yield self._place(images), labels.to(self._options.device, non_blocking=True)
+        try:
+            for images, labels in self._loader:
+                yield self._place(images), labels.to(self._options.device, non_blocking=True)
+        except DataError as error:
+            raise without_traceback(error) from None
 
     def close(self) -> None:
         """Stop the workers."""

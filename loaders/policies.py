@@ -132,6 +132,16 @@ def parse(text: str, standard: str = STANDARD_FILES) -> tuple[Operation, ...]:
     return tuple(found)
 
 
+def check_border(operations: tuple[Operation, ...], size: int) -> None:
+    """Raise DataError if a window may lie in the border alone, at images of `size` pixels."""
+    for operation in operations:
+        if operation.name in ("crop", "crop_reflect") and (operation.value or 0) >= size:
+            raise DataError(
+                f"augmentation {operation.name}:{operation.value:g} puts a border around images of {size} px in which "
+                f"a whole window has room; give at most {size - 1}, usual is {max(1, size // 8)}"
+            )
+
+
 def _words(text: str, standard: str) -> list[str]:
     words: list[str] = []
     for word in filter(None, (part.strip() for part in text.split("+"))):

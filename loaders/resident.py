@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as transform
 from loaders.augment import Augmentation
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs
-from loaders.errors import DataError
+from loaders.errors import DataError, reason
 from loaders.normalization import normalized
 from loaders.options import LoaderOptions
 
@@ -82,7 +82,8 @@ def _decode(dataset: Dataset, size: int, threads: int) -> torch.Tensor:
             try:
                 image = decode_image(dataset.files[i], ImageReadMode.RGB)
             except Exception as error:
-                raise DataError(f"cannot decode {dataset.files[i]}: {error}; find all with: bench data check") from None
+                said = f"cannot decode {dataset.files[i]}: {reason(error)}; find all with: bench data check"
+                raise DataError(said) from None
         images[i] = _square(image, size)
 
     with ThreadPoolExecutor(max(1, threads)) as pool:

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as transform
 from loaders import geometry
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
-from loaders.errors import DataError
+from loaders.errors import DataError, reason, without_traceback
 from loaders.normalization import normalized
 from loaders.options import LoaderOptions
 from loaders.policies import LARGEST_CIFAR, Operation, parse
@@ -95,7 +95,7 @@ class _Images(TorchDataset[tuple[torch.Tensor, int]]):
         try:
             image: torch.Tensor = decode_image(path, ImageReadMode.RGB)
         except Exception as error:
-            raise DataError(f"cannot decode {path}: {error}; find all with: bench data check") from None
+            raise DataError(f"cannot decode {path}: {reason(error)}; find all with: bench data check") from None
         return image
 
     def _changed(self, image: torch.Tensor, number: int, operation: Operation, key: _Key) -> torch.Tensor:
@@ -206,9 +206,12 @@ class Torchvision:
         if self._loader is None:
             raise DataError("loader torchvision is closed")
         self._keys.start = (epoch, first)
-        for pixels, labels in self._loader:
-            images = normalized(pixels.to(self._options.device, non_blocking=True), self._options)
-            yield images, labels.to(self._options.device, non_blocking=True)
+        try:
+            for pixels, labels in self._loader:
+                images = normalized(pixels.to(self._options.device, non_blocking=True), self._options)
+                yield images, labels.to(self._options.device, non_blocking=True)
+        except DataError as error:
+            raise without_traceback(error) from None
 
     def close(self) -> None:
         """Stop the workers."""

@@ -8,6 +8,7 @@ network, add a row. The studied networks keep the parameter counts that their au
 import importlib
 import importlib.util
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -338,6 +339,7 @@ def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Mod
     for key in arguments:
         if key not in known:
             raise unknown(f"argument of {name}", key, known)
+        _check_form(name, key, arguments[key], known[key])
     classes = network.classes if classes is None else classes
     if not isinstance(classes, int) or classes < 1:
         raise ModelError(f"classes is {classes!r}; {name} needs a whole number above 0")
@@ -359,6 +361,22 @@ def _network(name: str) -> Network:
     if name not in NETWORKS:
         raise unknown("model", name, NETWORKS, "`bench list models` names them all")
     return NETWORKS[name]
+
+
+def _check_form(name: str, key: str, value: object, usual: object) -> None:
+    """Raise ModelError where an argument is a list and `value` is none, or the other way round, or no number."""
+    wanted = {tuple: "a list", bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
+    kind = tuple if isinstance(usual, list) else type(usual)
+    if kind not in wanted:
+        return
+    fits = {
+        tuple: isinstance(value, list | tuple),
+        float: isinstance(value, int | float) and not isinstance(value, bool),
+        int: isinstance(value, int) and not isinstance(value, bool),
+    }.get(kind, isinstance(value, kind))
+    if not fits:
+        example = json.dumps(usual) if kind is not str else usual
+        raise ModelError(f"{key} of {name} is {value!r}; give {wanted[kind]}, such as model.{key}={example}")
 
 
 def _builder(network: Network) -> "Callable[..., nn.Module]":

@@ -28,7 +28,7 @@ from results.classification import checked
 from results.errors import RecordError
 from results.history import Epoch, History, time_unit
 from results.store import write_whole
-from results.tables import quantity, unit_for
+from results.tables import fixed, quantity, unit_for
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart under the common colour blindnesses; its yellow is too pale for lines."""
@@ -150,9 +150,9 @@ def overlay(
 ) -> Figure:
     """Several runs in one picture: `what` is "test_loss", "test_accuracy" or "train_test" (accuracy of both).
 
-    `published` gives top1 fractions for names, drawn as dashed lines, in the run's colour where a run has that
-    name. `evaluated` names what the `val_` figures are of. Raises RecordError for another `what`, no run, or a
-    published name that is no run's.
+    `published` gives top1 fractions for names, drawn as short ticks at the right edge in the run's colour; they never
+    move the axis, and those beyond it are named there. `evaluated` names what the `val_` figures are of. Raises
+    RecordError for another `what`, no run, or a published name that is no run's.
     """
     _some(histories, "no run to draw")
     if what not in _OVERLAYS:
@@ -165,10 +165,7 @@ def overlay(
         axes = figure.subplots()
         _OVERLAYS[what](axes, histories, evaluated)
         if what != "test_loss":
-            for i, name in enumerate(histories):
-                if published and name in published:
-                    label = f"{_short(name)} published {100 * published[name]:.2f} %"
-                    axes.axhline(100 * published[name], color=_colour(i), linestyle="--", linewidth=1, label=label)
+            _published_ticks(axes, list(histories), published or {})
         _epoch_axis(axes, [e.epoch for history in histories.values() for e in history.epochs])
         if title:
             axes.set_title(_short(title, 80))
@@ -259,13 +256,18 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], title: str | None = Non
 
 
 def bars(
-    rows: Mapping[str, Mapping[str, float | None]], label: str, unit: str = "", title: str | None = None
+    rows: Mapping[str, Mapping[str, float | None]],
+    label: str,
+    unit: str = "",
+    title: str | None = None,
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
 ) -> Figure:
     """Horizontal bars: a group a row, a bar a series, the value at its end: {"resnet18": {"train": .97, "test": .78}}.
 
     `unit` is the numbers' as records have it ("1" for fractions, "s", "bytes", "images/s", "parameters", ...);
-    the scale is chosen here. A series that a row lacks, None, or NaN is written as "missing". Raises RecordError when
-    there is no row.
+    the scale is chosen here. A series that a row lacks, None, or NaN is written as "missing". `intervals` gives
+    (low, high) of some of the numbers, drawn as error bars, with those digits alone that they support. Raises
+    RecordError when there is no row.
     """
     _some(rows, "no row to draw")
     series = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -281,12 +283,19 @@ def bars(
         figure = Figure(figsize=(9, max(2.2, 0.9 + 0.26 * len(rows) * (len(series) + 0.7))), layout="constrained")
         axes = figure.subplots()
         for s, name in enumerate(series):
-            for i, row in enumerate(rows.values()):
+            for i, (row_name, row) in enumerate(rows.items()):
                 x, y = _number(row.get(name)), i + (s - (len(series) - 1) / 2) * height
                 handle = axes.barh(y, (x or 0.0) / factor, height * 0.92, color=_colour(s))
                 if not i:
                     handle.set_label(_legible(_short(name)))
-                _bar_text(axes, x if x is None else x / factor, y, percent=unit == "1")
+                interval = (intervals or {}).get(row_name, {}).get(name)
+                if x is None or interval is None:
+                    text = MISSING if x is None else f"{x / factor:.2f}" if unit == "1" else _short_number(x / factor)
+                    _bar_text(axes, x if x is None else x / factor, y, text)
+                    continue
+                low, high = (bound / factor for bound in interval)
+                axes.errorbar((low + high) / 2, y, xerr=(high - low) / 2, color="#222222", capsize=3, linewidth=1)
+                _bar_text(axes, x / factor, y, fixed(x / factor, low, high), max(x / factor, high))
         axes.set_yticks(range(len(rows)), [_short(name, 32) for name in rows])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.margins(x=0.12)
@@ -299,7 +308,7 @@ def bars(
 
 
 def sizes(rows: Sequence[Sized], title: str | None = None) -> Figure:
-    """Bytes of the weights alone and of a full checkpoint as bars, the number of parameters as a line.
+    """Bytes of the weights alone and of a full checkpoint as bars, the number of parameters as points between them.
 
     The two sizes are never mixed: each has its bar, and one that is not there says so. Raises RecordError when
     there is no row.
@@ -328,12 +337,13 @@ def sizes(rows: Sequence[Sized], title: str | None = None) -> Figure:
         right = axes.twinx()
         right.spines["right"].set_visible(True)
         drawn = [math.nan if p is None else p / count for p in params]
-        right.plot(at, drawn, "-o", color=COLOURS[1], markersize=5, label="parameters (right axis)")
+        # No line: the networks have nothing in common that would lie between them.
+        right.plot(at, drawn, "D", color=COLOURS[1], markersize=4.5, label="parameters (right axis)")
         right.set_ylabel(f"parameters [{count_scale}]" if count_scale else "parameters", color=COLOURS[1])
         right.tick_params(axis="y", colors=COLOURS[1])
         right.set_ylim(0, 1.25 * max([d for d in drawn if not math.isnan(d)], default=1.0))
         for place, v in labels:
-            # On the axes drawn last, at the first ones' heights: the line then passes behind the numbers.
+            # On the axes drawn last, at the first ones' heights: a point never covers a number.
             right.annotate(
                 MISSING if v is None else _short_number(v / factor),
                 (place, (v or 0) / factor),
@@ -359,8 +369,9 @@ def lr_finder(
     smoothed: Sequence[float] | None = None,
     suggestion: float | None = None,
     title: str | None = None,
+    caution: str | None = None,
 ) -> Figure:
-    """Loss against a growing learning rate, raw and smoothed, with the suggested rate as a line.
+    """Loss against a growing learning rate, raw and smoothed, with the suggested rate as a line, or a caution.
 
     Raises RecordError for lists of different lengths, none, or a rate that is not above 0.
     """
@@ -381,14 +392,29 @@ def lr_finder(
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        # The end of such a test explodes; what matters is the valley before it.
-        seen = np.array([x for x in (losses if smoothed is None else smoothed) if math.isfinite(x)])
-        if len(seen) and seen.max() > seen.min():
-            low, start = float(seen.min()), float(np.median(seen[: max(1, len(seen) // 10)]))
-            axes.set_ylim(low - 0.15 * max(start - low, 1e-12), start + 1.0 * max(start - low, 1e-12))
+        # The end of such a test explodes; what matters is the valley before it, with all of the raw line.
+        shown = _before_divergence(losses, losses if smoothed is None else smoothed)
+        if len(shown) and shown.max() > shown.min():
+            margin = 0.08 * float(shown.max() - shown.min())
+            axes.set_ylim(float(shown.min()) - margin, float(shown.max()) + margin)
         _label(axes, title or "learning rate finder", "learning rate", "loss")
+        if caution:
+            axes.set_xlabel(f"learning rate\n{caution}")
         axes.legend(loc="best")
     return figure
+
+
+def _before_divergence(losses: Sequence[float], course: Sequence[float]) -> NDArray[Any]:
+    """Finite losses before their course, past its minimum, stands above all that was seen before by its own fall."""
+    known = [(a, b) for a, b in zip(losses, course, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    if not known:
+        return np.array([])
+    raw, smooth = np.array(known).T
+    least = int(smooth.argmin())
+    limit = raw[: least + 1].max() + max(raw[0], smooth[0]) - smooth[least]
+    gone = np.flatnonzero(smooth[least:] > limit)
+    end = least + int(gone[0]) if len(gone) else len(raw)
+    return np.concatenate([raw[:end], smooth[:end]])
 
 
 def schedule(lrs: Sequence[float], unit: str = "step", title: str | None = None) -> Figure:
@@ -474,9 +500,53 @@ def _test_accuracy(axes: Axes, histories: Mapping[str, History], evaluated: str)
     _label(axes, f"{evaluated} accuracy", "epoch", "accuracy [%]")
 
 
+def _published_ticks(axes: Axes, names: Sequence[str], published: Mapping[str, float]) -> None:
+    """Ticks at the right edge, and beside them their numbers, joined where they would overlap."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    beside: list[tuple[float, list[float]]] = []
+    for name in sorted(published, key=published.__getitem__):
+        x = 100 * published[name]
+        label = f"{_short(name)} published {x:.2f} %"
+        within = [x] if low <= x <= high else []
+        (tick,) = axes.plot(
+            [1.0] * len(within),
+            within,
+            linestyle="none",
+            marker="_",
+            markersize=16,
+            markeredgewidth=2.2,
+            color=_colour(names.index(name)),
+            transform=axes.get_yaxis_transform(),
+            clip_on=False,
+            label=label,
+        )
+        # One without a place would make the layout reserve room for it at the corner.
+        tick.set_in_layout(False)
+        place = min(max(x, low), high)
+        if beside and place - beside[-1][0] < 0.1 * (high - low):
+            beside[-1][1].append(x)
+        else:
+            beside.append((place, [x]))
+    for place, values in beside:
+        numbers = f"{values[0]:.2f}" if values[0] == values[-1] else f"{values[0]:.2f} to {values[-1]:.2f}"
+        where = " above" if values[0] > high else " below" if values[-1] < low else ""
+        axes.annotate(
+            f"published{where}\n{numbers} %",
+            (1.0, place),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(12, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+            color="#222222",
+            annotation_clip=False,
+        )
+
+
 def _train_test(axes: Axes, histories: Mapping[str, History], evaluated: str) -> None:
     for i, (name, history) in enumerate(histories.items()):
-        _run_line(axes, history, "train_top1", i, f"{_short(name)} train", 100, linestyle=":")
+        _run_line(axes, history, "train_top1", i, f"{_short(name)} train", 100, linestyle=":", hollow=True)
         _run_line(axes, history, "val_top1", i, f"{_short(name)} {evaluated}", 100, linestyle="-")
     _label(axes, f"train and {evaluated} accuracy", "epoch", "accuracy [%]")
 
@@ -517,7 +587,14 @@ def _epoch_lines(
 
 
 def _run_line(
-    axes: Axes, history: History, name: str, i: int, label: str, factor: float = 1, linestyle: Any = None
+    axes: Axes,
+    history: History,
+    name: str,
+    i: int,
+    label: str,
+    factor: float = 1,
+    linestyle: Any = None,
+    hollow: bool = False,
 ) -> None:
     epochs, values = _column(history, name, factor)
     dashes = _DASHES[i // len(COLOURS) % len(_DASHES)] if linestyle is None else linestyle
@@ -526,8 +603,10 @@ def _run_line(
         values,
         color=_colour(i),
         linestyle=dashes,
-        marker=_marker(len(epochs)),
-        markersize=3,
+        # A single epoch is a mark without a line, which must tell the two apart as well.
+        marker="s" if hollow and _marker(len(epochs)) else _marker(len(epochs)),
+        markerfacecolor="white" if hollow else _colour(i),
+        markersize=(5 if hollow else 4) if len(epochs) == 1 else 3,
         label=_legible(label),
     )
 
@@ -590,11 +669,10 @@ def _legend_below(axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def _bar_text(axes: Axes, x: float | None, y: float, percent: bool) -> None:
-    text = MISSING if x is None else f"{x:.2f}" if percent else _short_number(x)
+def _bar_text(axes: Axes, x: float | None, y: float, text: str, end: float | None = None) -> None:
     axes.annotate(
         text,
-        (x or 0.0, y),
+        ((x or 0.0) if end is None else end, y),
         xytext=(3 if (x or 0.0) >= 0 else -3, 0),
         textcoords="offset points",
         ha="left" if (x or 0.0) >= 0 else "right",

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple, TypeVar
 from results.errors import RecordError
 from results.history import duration, time_unit
 from results.store import Skipped, read_json, write_whole
-from results.tables import Cell, render, to_json, unit_for
+from results.tables import Cell, fixed, render, to_json, unit_for
 
 FILE = "summary.json"
 """The file of a run's folder that holds its summary."""
 
 SCHEMA = 1
 STATUSES = ("finished", "stopped", "failed")
-EVALUATED = ("val", "test")
+EVALUATED = ("val", "test", "held-out")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ class RunSummary:
     """One run's figures in seconds, bytes and fractions; None where there is none, with the reason in `missing`.
 
     `top1` and `top5` are of the test set, with the weights that the run ended with; `best_top1` is the best
-    epoch's, of the data named in `evaluated`: "val" (held out for validation) or "test". `train_seconds` is the
-    wall time of all epochs. `weight_bytes` counts the parameters alone, `checkpoint_bytes` a full checkpoint with
+    epoch's, of the data named in `evaluated`: "val" (held out for validation) or "test"; with "held-out" there was no
+    test set, and all figures are of the training images that were held out. `train_seconds` is the
+    wall time of all epochs. `inference_warm_seconds` is a median, low and high the bounds of its 95 % interval;
+    they are absent in old files. `weight_bytes` counts the parameters alone, `checkpoint_bytes` a full checkpoint with
     the optimizer's state; `params` are single numbers, `state_entries` the entries of the state dictionary.
     `status` is "finished", "stopped" (by hand or by a limit) or "failed", the last two with `reason`.
     """
@@ -88,6 +90,8 @@ class RunSummary:
     images_per_second: float | None = None
     inference_cold_seconds: float | None = None
     inference_warm_seconds: float | None = None
+    inference_warm_low_seconds: float | None = None
+    inference_warm_high_seconds: float | None = None
     params: int | None = None
     parameter_tensors: int | None = None
     state_entries: int | None = None
@@ -114,6 +118,12 @@ class RunSummary:
                 raise RecordError(f"{where}: missing names {key!r}{_near(key, _OPTIONAL)}, which is no figure")
             if getattr(self, key) is not None:
                 raise RecordError(f"{where}: {key} is there and said to be missing")
+
+    @property
+    def warm_interval(self) -> tuple[float, float] | None:
+        """Bounds of the warm inference time in seconds."""
+        low, high = self.inference_warm_low_seconds, self.inference_warm_high_seconds
+        return None if low is None or high is None else (low, high)
 
     @property
     def difference(self) -> float | None:
@@ -260,11 +270,15 @@ _SIZES = (
 _UNSHOWN = (
     _own("recipe", "recipe", ""),
     _own("reason", "reason", ""),
+    _own("inference_warm_low_seconds", "warm\nlow", "s"),
+    _own("inference_warm_high_seconds", "warm\nhigh", "s"),
     _theirs("study", "published\nstudy", ""),
     _theirs("epochs", "published\nepochs", "count"),
     _theirs("hardware", "published\nhardware", ""),
 )
 """What only csv and json carry; a reader has it in the notes."""
+_BOUNDS = ("inference_warm_low_seconds", "inference_warm_high_seconds")
+"""Absent from files that were written before they were kept; that is no figure to explain."""
 _COLUMNS = {column.name: column for column in (_NAME, *_ACCURACY, *_COST, *_SIZES, *_UNSHOWN)}
 _SIZE_COLUMNS = {column.name: column for column in (_NAME, *_SIZES)}
 
@@ -351,7 +365,7 @@ def _raw(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str) ->
     for i, run in enumerate(runs):
         absent: dict[str, list[str]] = {}
         for column in columns:
-            if column.read(run) is None and column.name in _OPTIONAL:
+            if column.read(run) is None and column.name in _OPTIONAL and column.name not in _BOUNDS:
                 absent.setdefault(run.why(column.name), []).append(column.name)
         reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in absent.items())
         rows.append([i + 1, *(column.read(run) for column in columns), reasons or None])
@@ -376,6 +390,7 @@ def _shared(runs: Sequence[RunSummary], format: str) -> list[str]:
 _SETS = {
     "val": "top1 and top5 are of the test set of {}, the best top1 is of images held out for validation.",
     "test": "Accuracies are of the test set of {}.",
+    "held-out": "Accuracies are of held-out training images of {}, which has no others.",
 }
 
 
@@ -421,6 +436,9 @@ def _shown_cell(run: RunSummary, column: _Column, factor: float, notes: list[str
         return f"{x / factor:.2f}" + (_mark(run.published.text(), notes) if marked and run.published else "")
     if column.unit == "count" or (isinstance(x, int) and factor == 1.0):
         return str(x)
+    if column.name == "inference_warm_seconds" and run.warm_interval is not None:
+        low, high = run.warm_interval
+        return fixed(x / factor, low / factor, high / factor)
     return float(x / factor)
 
 

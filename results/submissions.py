@@ -39,8 +39,8 @@ class Agreement:
         return self.matches / self.rows
 
     def text(self) -> str:
-        """ "10000 / 8908 / 89.08%": rows, matches, share; below it the first differences."""
-        lines = f"{self.rows} / {self.matches} / {100 * self.share:.2f}%\n"
+        """ "images / labelled alike / share: 10000 / 8908 / 89.08%"; below it the first differences."""
+        lines = f"images / labelled alike / share: {self.rows} / {self.matches} / {100 * self.share:.2f}%\n"
         if not self.differences:
             return lines
         wrong = self.rows - self.matches
@@ -75,7 +75,8 @@ def write_predictions(path: Path | str, labels: Iterable[str | int]) -> None:
 def read(path: Path | str) -> dict[str, str]:
     """Id -> label in the file's order: of `ID,Labels` rows if the file begins so, else of one label a line.
 
-    A file of labels alone gets its line numbers, from 1, as ids. Raises RecordError with file and line.
+    A file of labels alone gets its line numbers, from 1, as ids; it may not be called .csv, where a missing header is
+    a mistake. Raises RecordError with file and line.
     """
     path = Path(path)
     try:
@@ -89,8 +90,11 @@ def read(path: Path | str) -> dict[str, str]:
         raise RecordError(f"{path}: empty; expected the header {','.join(HEADER)} or one label a line")
     if [cell.strip() for cell in lines[0].split(",")] == list(HEADER):
         return _rows(text, path)
-    if lines[0].lower().startswith(("id,", "ids,")):
-        raise RecordError(f"{path}: begins with {lines[0][:60]!r}; expected {','.join(HEADER)}")
+    if lines[0].lower().startswith(("id,", "ids,")) or path.suffix.lower() == ".csv":
+        raise RecordError(
+            f"{path} is no submission: it begins with {lines[0][:60]!r}; expected {','.join(HEADER)} "
+            "(bare labels, one a line, are compared as .txt)"
+        )
     for i, label in enumerate(lines):
         if not label.strip():
             raise RecordError(f"{path}, line {i + 1}: empty; expected one label a line")

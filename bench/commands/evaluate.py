@@ -12,7 +12,10 @@ from bench.output import check_output, format_options, write
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the data set.")
 @click.option(
-    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True, help="Its part."
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    show_default="test, or val where there is no test",
+    help="Its part.",
 )
 @click.option("--predictions", type=click.Path(path_type=Path), metavar="FILE", help="Write one class name a line.")
 @click.option(
@@ -28,7 +31,7 @@ from bench.output import check_output, format_options, write
 def command(
     checkpoint: Path,
     data: Path,
-    split: str,
+    split: str | None,
     predictions: Path | None,
     confusion: Path | None,
     loader: str,
@@ -49,13 +52,13 @@ def command(
     if confusion is not None and confusion.suffix not in (".csv", ".txt", ".png", ".svg"):
         raise UsageError(f"--confusion {confusion}: the name must end in .csv, .txt, .png or .svg")
 
-    from bench.predicting import evaluate_on, open_checkpoint
+    from bench.predicting import evaluate_on, open_checkpoint, weights_used
     from bench.reporting import classified
     from bench.sources import open_split
     from results.submissions import write_predictions
     from results.tables import render, to_json
 
-    dataset = open_split(data, split)
+    dataset = open_split(data, split, lambda text: click.echo(text, err=True))
     opened = open_checkpoint(checkpoint, device, configuration, batch, threads)
     evaluation = evaluate_on(opened, dataset, loader)
     names = opened.classifier.card.classes
@@ -64,8 +67,9 @@ def command(
         write_predictions(predictions, [names[i] for i in evaluation.predicted.tolist()])
     if confusion is not None:
         _write_confusion(confusion, report)
+    used = weights_used(checkpoint, data, dataset)
     if format == "json":
-        write(to_json(report.to_json()), output)
+        write(to_json({**report.to_json(), "weights": used}), output)
     elif format == "text":
         write(report.text(), output)
     else:
@@ -74,6 +78,7 @@ def command(
         ]
         write(render(["class", "precision", "recall", "f1", "support"], rows, format), output)
     click.echo(f"{dataset.name}: {report.summary()}", err=True)
+    click.echo(f"weights: {used}", err=True)
 
 
 def _write_confusion(path: Path, report: object) -> None:

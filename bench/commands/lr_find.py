@@ -1,5 +1,6 @@
 """`bench lr-find`: a learning rate by a range test, or the rates a schedule will take."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,10 @@ def command(
         if not test.restored:
             _say("bench: the weights after the test are not those before it")
             return 1
+        if test.curve.interrupted is not None:
+            _say(f"{test.curve.interrupted} after {len(test.curve.lrs)} of {steps} rates; the curve so far is kept")
     _say(f"wrote {' and '.join(map(str, written))}")
-    return 0
+    return 0 if schedule or test.curve.interrupted is None else 130
 
 
 def _say(text: str) -> None:
@@ -121,6 +124,10 @@ def _range_test(test: "RangeTest", format: str, written: list[Path]) -> str:
                 "batch": test.batch,
                 "suggestion": curve.suggestion,
                 "minimum_tenth": curve.minimum_tenth,
+                "caution": curve.caution,
+                "fall": curve.fall,
+                "scatter": curve.scatter if math.isfinite(curve.scatter) else None,
+                "interrupted": curve.interrupted,
                 "stopped_early": curve.stopped_early,
                 "weights_restored": test.restored,
                 "weights_digest": test.after,
@@ -133,12 +140,15 @@ def _range_test(test: "RangeTest", format: str, written: list[Path]) -> str:
     rows = list(zip(curve.lrs, curve.losses, curve.smoothed, strict=True))
     if format != "text":
         return render(("lr", "loss", "smoothed"), rows, format)
-    steepest = "none: the loss never fell" if curve.suggestion is None else f"{curve.suggestion:.3g}"
-    end = "the loss ran away there" if curve.stopped_early else "the highest asked for"
+    end = "the loss ran away there" if curve.stopped_early else curve.interrupted or "the highest asked for"
+    if curve.caution is None:
+        found = [f"suggested learning rate: {curve.suggestion:.3g} (steepest fall of the loss)"]
+        found += [f"a tenth of the rate at the lowest loss: {curve.minimum_tenth:.3g}"]
+    else:
+        found = [f"suggested learning rate: none; caution: {curve.caution}"]
     return "\n".join(
         [
-            f"suggested learning rate: {steepest}" + (" (steepest fall of the loss)" if curve.suggestion else ""),
-            f"a tenth of the rate at the lowest loss: {curve.minimum_tenth:.3g}",
+            *found,
             f"{len(rows)} rates from {curve.lrs[0]:.3g} to {curve.lrs[-1]:.3g} ({end}); "
             f"{test.model}, {test.optimizer}, batch {test.batch}",
             f"smoothed loss from {curve.smoothed[0]:.4g}, at its lowest {min(curve.smoothed):.4g}",

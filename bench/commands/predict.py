@@ -31,7 +31,7 @@ def command(
     numbers: bool,
     format: str,
     output: str,
-) -> None:
+) -> int:
     """Classify IMAGES with CHECKPOINT (a .safetensors file, or a run's folder): classes, confidences, milliseconds.
 
     With --data pickle:FILE every image of the pickle is labelled, as a CSV of ID,Labels.
@@ -44,7 +44,7 @@ def command(
 
     from bench.predicting import as_numbers, label_pickle, open_checkpoint, predict
     from results.submissions import submission_csv
-    from results.tables import render, to_json
+    from results.tables import fixed, render, to_json
 
     opened = open_checkpoint(checkpoint, device, configuration, 0, threads)
     if data is not None:
@@ -52,11 +52,14 @@ def command(
         labels = as_numbers(opened.classifier.card.classes, names) if numbers else names
         write(submission_csv(ids, labels), output)
         click.echo(f"{len(ids)} images labelled", err=True)
-        return
+        return 0
     answers = predict(opened, images, top)
+    for _, reason in answers.refused:
+        click.echo(f"bench: {reason}", err=True)
+    code = 2 if answers.refused else 0
     if format == "json":
         write(to_json(answers.to_json()), output)
-        return
+        return code
     rows = [
         [answer.path if rank == 0 else "", name, 100 * p, 1000 * answer.seconds if rank == 0 else None]
         for answer in answers.answers
@@ -65,9 +68,13 @@ def command(
     if format in ("csv",):
         rows = [[a.path, name, 100 * p, 1000 * a.seconds] for a in answers.answers for name, p in a.top]
     write(render(["image", "class", "confidence %", "ms"], rows, format), output)
+    low, high = (1000 * x for x in answers.warm_interval)
+    p95 = "" if answers.warm_p95_seconds is None else f"; p95 {1000 * answers.warm_p95_seconds:.1f}"
     click.echo(
         f"first image {1000 * answers.cold_seconds:.1f} ms (cold: everything for the first time), "
-        f"warm {1000 * answers.warm_seconds:.1f} ms (median; p95 {1000 * answers.warm_p95_seconds:.1f}), "
+        f"warm {fixed(1000 * answers.warm_seconds, low, high)} ms "
+        f"(median of {answers.warm_calls} calls, 95 % {low:.2f} to {high:.2f}{p95}), "
         f"file to answer, {opened.device.type}; the network alone {1000 * answers.forward_seconds:.1f} ms",
         err=True,
     )
+    return code

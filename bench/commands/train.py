@@ -49,8 +49,9 @@ def command(
 
     check_output(output)
     changes = {key: value for key, value in keys.items() if value is not None}
+    epochs = changes.get("epochs")
     changes |= dict(parse_setting(text) for text in settings)
-    max_minutes = float(changes.pop("max_minutes", 0.0))
+    max_minutes = changes.pop("max_minutes", 0.0)
     if resume is not None and (recipe or name):
         raise UsageError("--resume goes on with a run's own recipe and name; change keys with --set")
     if resume is None and recipe is None and "model" not in changes:
@@ -59,28 +60,32 @@ def command(
     from dataclasses import replace
 
     from bench.reporting import finish
-    from bench.training import Request, changed, stored_request
+    from bench.training import Request, changed, in_fewer_epochs, resumed
     from bench.training import train as run_training
     from results.runs import table
 
     if resume is not None:
-        request = changed(stored_request(resume), changes)
+        request = resumed(resume, changes)
         if data is not None or train:
             request = replace(request, data=data, train=train, val=val)
         if threads:
             request = replace(request, threads=threads)
     else:
         base = load(recipe) if recipe else Recipe(model=changes.pop("model"))
+        if recipe and epochs is not None and epochs < base.epochs:
+            base = in_fewer_epochs(base, epochs, _say)
         request = Request(
             base, Path(recipe).stem if recipe else "", data, train, val, name, runs, None, device, threads
         )
         request = changed(request, changes)
-    request = replace(request, max_minutes=max_minutes)
+    # Checked as the recipe's key is, but not kept in it: a run that goes on has another limit.
+    limit = changed(request, {"max_minutes": max_minutes}).recipe.max_minutes
+    request = replace(request, max_minutes=limit)
     summaries: list[Any] = []
     run = run_training(request, _say, lambda done, history: summaries.append(finish(done, history, _say, report)))
     if summaries:
         write(table(summaries, format), output)
-    if run.stopped is not None:
+    if run is not None and run.stopped is not None:
         _say(f"{run.stopped}; go on with: bench train --resume {run.folder}")
         return 130 if "SIG" in run.stopped else 0
     return 0

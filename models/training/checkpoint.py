@@ -7,10 +7,13 @@ a single rename; only then the old state is removed. Whatever moment a kill hits
 state that is there.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import pickle
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -149,6 +152,11 @@ def _read(path: Path, tensors: bool) -> tuple[Card, dict[str, Tensor]]:
     except FileNotFoundError:
         raise ModelError(f"checkpoint {path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
+        if _is_pickle(path):
+            raise ModelError(
+                f"checkpoint {path} is a pickle file (as torch.save writes); it is not opened, because that could run "
+                "code it carries; name a .safetensors file of bench train"
+            ) from None
         raise ModelError(f"checkpoint {path} cannot be read ({error}); it is damaged or no safetensors file") from None
     if header is None:
         raise ModelError(f"checkpoint {path} does not say what network it belongs to: not written by bench train")
@@ -164,6 +172,14 @@ def _read(path: Path, tensors: bool) -> tuple[Card, dict[str, Tensor]]:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"checkpoint {path} has a damaged header: {error}") from None
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle or torch.save's archive around one, judged by its first bytes alone."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(4)
+        return start[:2] in {b"\x80%c" % version for version in range(2, 6)} or start == b"PK\x03\x04"
+    return False
 
 
 def _tuples(value: Any) -> Any:
@@ -230,7 +246,20 @@ def load_run(folder: Path) -> tuple[Card, dict[str, Tensor], dict[str, Any]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"run {folder} cannot be resumed: {path.name} is damaged or unsafe ({reason})") from None
-    assert isinstance(state, dict)
+        # PyTorch's own words advise to load the file without this guard, or name its archive library's insides.
+        foreign = isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path)
+        what = (
+            "asks for more than tensors, so it is no state of a run" if foreign else "is damaged or no state of a run"
+        )
+        raise _unusable(folder, path, what) from None
+    if not isinstance(state, dict):
+        raise _unusable(folder, path, "is no state of a run")
     return card, tensors, state
+
+
+def _unusable(folder: Path, path: Path, what: str) -> ModelError:
+    return ModelError(
+        f"run {folder} cannot be resumed: {path.name} {what}; it was not executed; "
+        f"put back a copy of it, or begin a new run with another --name ({folder / LAST} is whole: bench evaluate and "
+        "bench predict read it)"
+    )

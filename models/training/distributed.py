@@ -1,13 +1,36 @@
 """This process among those that torchrun started: rank, device, sums over all of them."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
 
 from models.errors import ModelError
+
+MEETING = timedelta(seconds=5)  # how long a process that fails looks for the others
+
+
+def said_by_another(message: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether another process of the same torchrun has already said these very words.
+
+    The first process that comes with a message has it to say, whatever its rank; a message that no other process has
+    is thus never lost, and nobody waits for anybody. Where the processes' meeting place is not found, all speak.
+    """
+    if int(environ.get("WORLD_SIZE", 1)) == 1 or environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    run = environ.get("TORCHELASTIC_RUN_ID", ""), environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    key = "said/" + hashlib.sha256("/".join((*run, message)).encode()).hexdigest()
+    try:
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
+            environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=MEETING
+        )  # fmt: skip
+        return store.add(key, 1) > 1
+    except (RuntimeError, KeyError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)

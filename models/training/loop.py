@@ -321,11 +321,12 @@ class Training:
         epoch = position.epoch + 1
         begin = time.perf_counter()
         source = self._train_source(epoch)
-        steps = max(1, len(source) // recipe.divide // recipe.accumulate)
+        steps = self._steps()
         first = position.batch_index // recipe.accumulate
         partial = self._partial
         self._partial = None
-        source.restore({"epoch": epoch - 1, "batch": first * recipe.accumulate})
+        if first < steps:
+            source.restore({"epoch": epoch - 1, "batch": first * recipe.accumulate})
         if partial is None:
             torch.manual_seed(_mixed_seed(recipe.seed, epoch, self.world.rank))
         self._wrapped.train()
@@ -342,7 +343,7 @@ class Training:
                 skipped = 0
         watch = _Finite(device)
         iterator = iter(source)
-        waited, stored, reason = 0.0, begin, None
+        loader, waited, stored, reason = before["loader_seconds"], 0.0, begin, None
         for number in range(first, steps):
             asked = time.perf_counter()
             batches = [next(iterator) for _ in range(recipe.accumulate)]
@@ -362,28 +363,27 @@ class Training:
             if reason is not None or late:
                 watch.look(wait=True)
                 stored = time.perf_counter()
-                self._partial = {
-                    "losses": loss_values.cpu(),
-                    "hits": hit_values.cpu(),
-                    "rates": rates,
-                    "seconds": before["seconds"] + stored - begin,
-                    "loader_seconds": before["loader_seconds"] + waited,
-                }
-                self._save(best=False)
+                self._pause(loss_values, hit_values, rates, before["seconds"] + stored - begin, loader + waited)
                 if reason is not None:
                     return reason
                 self._partial = None
         watch.look(wait=True)
-        self._gather(loss_values)
-        self._gather(hit_values)
+        if first < steps:
+            self._gather(loss_values)
+            self._gather(hit_values)
         trained = time.perf_counter() - begin
-        validated = self._validate(epoch)
+        try:
+            validated = self._validate(epoch)
+        except Exception:
+            # A validation image that cannot be read must not cost the epoch.
+            self._pause(loss_values, hit_values, rates, before["seconds"] + trained, loader + waited)
+            raise
         position.epoch, position.batch_index = epoch, 0
         best = self._is_best(validated, epoch)
         if self.plateau is not None and validated is not None:
             self.plateau.step(self.schedule, validated.top1)
         train_seconds = before["seconds"] + trained
-        loader_seconds = before["loader_seconds"] + waited
+        loader_seconds = loader + waited
         images = (steps - skipped) * recipe.batch * recipe.accumulate
         row = EpochRow(
             epoch=epoch,
@@ -418,6 +418,29 @@ class Training:
         if epoch < recipe.epochs and epoch == recipe.stop_epoch:
             return f"stopped after epoch {epoch}, as the recipe says"
         return self._agreed(stop) if epoch < recipe.epochs else None
+
+    def _pause(
+        self, loss_values: Tensor, hit_values: Tensor, rates: list[float], seconds: float, loader_seconds: float
+    ) -> None:
+        """Store the state inside an epoch, with the figures of its steps so far."""
+        self._partial = {
+            "losses": loss_values.cpu(),
+            "hits": hit_values.cpu(),
+            "rates": rates,
+            "seconds": seconds,
+            "loader_seconds": loader_seconds,
+        }
+        self._save(best=False)
+
+    @property
+    def unevaluated(self) -> bool:
+        """Whether all steps of an epoch are made and stored, but its evaluation failed."""
+        return self._partial is not None and self.position.batch_index == self._steps() * self.recipe.accumulate
+
+    def _steps(self) -> int:
+        """Steps of the epoch under way."""
+        batches = len(self._train_source(self.position.epoch + 1))
+        return max(1, batches // self.recipe.divide // self.recipe.accumulate)
 
     def _agreed(self, stop: Callable[[], str | None]) -> str | None:
         """Several processes stop together or not at all."""
@@ -564,8 +587,9 @@ class Training:
             seen = self.position.batch_index // self.recipe.accumulate * state["batch"]
             self.position.batch_index = seen // batch * self.recipe.accumulate
             notes.append(f"batch {state['batch']} became {batch} inside an epoch: its figures cover the rest only")
-        steps = len(self._train_source(self.position.epoch + 1)) // self.recipe.divide // self.recipe.accumulate
-        if self.position.batch_index // self.recipe.accumulate >= steps:
+        steps = self._steps()
+        waits = state["batch"] == batch and len(partial["losses"]) == steps  # all but its evaluation is done
+        if self.position.batch_index // self.recipe.accumulate >= steps and not waits:
             # All that is left of the epoch is less than one step: begin the next one.
             self.position.batch_index = 0
             self.position.epoch += 1

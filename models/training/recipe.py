@@ -5,8 +5,9 @@ A recipe says everything that decides what a run learns; where the images lie an
 """
 
 import difflib
+import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ EVALUATIONS = ("center", "whole", "random")
 SELECTIONS = ("best", "last")
 NORMALIZATIONS = ("dataset", "imagenet", "per_image")
 TTA = ("none", "flip")
+# Arguments that our own networks take, with which keys of a recipe are mixed up.
+ARGUMENTS = ("activation", "block_dropout", "depths", "head_dropout", "hidden", "se_ratio", "stem_width", "widths")
+USUAL = ("model", "epochs", "batch", "lr", "optimizer", "schedule", "weight_decay", "augment", "loader", "seed")
 STUDIES = ("imagenet100", "narrow-resnets", "four-families", "imagenet-resnet50", "under-5m")
 
 
@@ -164,6 +168,11 @@ class Recipe:
         ):
             if getattr(self, name) not in known:
                 raise unknown(f"value of {name}", getattr(self, name), known)
+        for name in _TYPES:
+            value = getattr(self, name)
+            numbers = value if name == "milestones" else (value,)
+            if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+                raise ModelError(f"recipe key {name} is {value}; it must be finite")
         for name, least in (
             ("size", 0), ("classes", 0), ("epochs", 1), ("batch", 1), ("seed", 0), ("divide", 1), ("holdout", 0),
             ("evaluate_every", 0), ("ema_every", 1), ("clip", 0), ("accumulate", 1), ("checkpoint_epochs", 0),
@@ -225,11 +234,37 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
+def _number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_number, value))
+
+
+def _pairs(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(_number(part, int) for part in pair)
+        for pair in value
+    )
+
+
+# key -> (whether a value has its form, the form in words)
+_LISTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "milestones": (_numbers, "a list of epochs, such as milestones=[10, 20]"),
+    "sizes": (_pairs, "a list of [first epoch, size] pairs, such as sizes=[[1, 16], [5, 32]]"),
+}
+
+
 def _unknown_key(key: str, where: str) -> ModelError:
     near = difflib.get_close_matches(key, _TYPES, n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    listed = ", ".join(name for name in _TYPES if name not in ("arguments", "published"))
-    return ModelError(f"unknown recipe key {key} in {where}; {hint}Known: {listed}, and model.NAME for the network's")
+    # Where the word is a part of an argument's name, that is meant rather than a key spelt alike.
+    near = [f"model.{name}" for name in ARGUMENTS if key in name.split("_") or key == name] or near
+    hint = f"did you mean {' or '.join(near)}?" if near else f"usual ones: {', '.join(USUAL)};"
+    return ModelError(
+        f"unknown recipe key {key} in {where}; {hint} Every run's recipe.toml holds all of them, "
+        "and model.NAME is an argument of the network"
+    )
 
 
 def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -259,9 +294,11 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         }.get(kind, isinstance(value, (list, tuple)))
         if isinstance(value, float) and kind is int and value == int(value):
             fits, value = True, int(value)
-        if not fits:
+        if not fits and key not in _LISTS:
             name = getattr(kind, "__name__", "list")
             raise ModelError(f"recipe key {key} in {where} is {value!r}; it must be a value of type {name}")
+        if key in _LISTS and not _LISTS[key][0](value):
+            raise ModelError(f"recipe key {key} in {where} is {value!r}; it must be {_LISTS[key][1]}")
         checked[key] = float(value) if kind is float else _tuples(value)
     return checked
 
@@ -289,6 +326,24 @@ def parse(text: str, where: str) -> Recipe:
     if "model" not in values:
         raise ModelError(f"{where} names no model; write model = NAME (bench list models)")
     return Recipe(**_checked(values, where))
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe in fewer epochs: warm-up, falls of the rate, changes of size and an early end in proportion."""
+    ratio = epochs / recipe.epochs
+    sizes: dict[int, int] = {}
+    for first, size in recipe.sizes:
+        # Of sizes that fall on one epoch the last, which costs most and is tested, is the one to try.
+        sizes[min(epochs, 1 + round((first - 1) * ratio))] = size
+    return replace(
+        recipe,
+        epochs=epochs,
+        stop_epoch=min(epochs, max(1, round(recipe.stop_epoch * ratio))) if recipe.stop_epoch else 0,
+        warmup_epochs=recipe.warmup_epochs * ratio,
+        milestones=tuple(milestone * ratio for milestone in recipe.milestones),
+        step_epochs=recipe.step_epochs * ratio,
+        sizes=tuple(sorted(sizes.items())),
+    )
 
 
 def folder() -> Path:

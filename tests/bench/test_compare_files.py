@@ -121,7 +121,7 @@ def labels(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_two_files_of_labels_are_compared_image_by_image(labels: tuple[Path, Path]) -> None:
     text = compare(*labels).stdout
-    assert text.startswith("30 / 15 / 50.00%\n")
+    assert text.startswith("images / labelled alike / share: 30 / 15 / 50.00%\n")
     assert "first 10 of 15 differences" in text
     said = json.loads(compare(*labels, "--format", "json").stdout)
     assert (said["rows"], said["matches"], said["share"]) == (30, 15, 0.5)
@@ -132,11 +132,11 @@ def test_two_files_of_labels_are_compared_image_by_image(labels: tuple[Path, Pat
 
 
 def test_files_that_agree_wholly_and_files_of_bare_labels(tmp_path: Path, labels: tuple[Path, Path]) -> None:
-    assert compare(labels[0], labels[0]).stdout.strip() == "30 / 30 / 100.00%"
+    assert compare(labels[0], labels[0]).stdout.strip().endswith(": 30 / 30 / 100.00%")
     assert compare(labels[0], labels[0], "--format", "markdown").exit_code == 0
     bare = tmp_path / "bare.txt"
     bare.write_text("cat\ndog\n")
-    assert compare(bare, bare).stdout.strip() == "2 / 2 / 100.00%"
+    assert compare(bare, bare).stdout.strip().endswith(": 2 / 2 / 100.00%")
 
 
 def test_what_cannot_be_compared_is_one_clear_error(runs: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
@@ -145,7 +145,9 @@ def test_what_cannot_be_compared_is_one_clear_error(runs: Path, labels: tuple[Pa
         ([runs / "a", "lenet"], "is a training run and lenet is something to measure"),
         ([runs / "a", labels[0]], "is a training run and"),
         (["lenet", labels[0]], "is a file of labels and lenet is something to measure"),
-        ([runs / "a", "x.json"], "and x.json is a stored result"),
+        ([runs / "a", "x.json"], "x.json does not exist"),
+        ([runs / "a", runs / "nothing"], "nothing does not exist; name a run's folder"),
+        (["runs/nothing"], "runs/nothing does not exist"),
         ([labels[0]], "two files at a time; 1 were named"),
         ([*labels, labels[0]], "two files at a time; 3 were named"),
         ([runs / "a", runs / "a"], "is named twice"),
@@ -154,7 +156,7 @@ def test_what_cannot_be_compared_is_one_clear_error(runs: Path, labels: tuple[Pa
         (["lenet", "--charts", tmp_path / "x"], "--charts draws training runs"),
         ([*labels, "--across"], "--across compares stored results"),
         ([runs / "a", "--sort", "topp1"], "cannot sort by 'topp1'"),
-        ([labels[0], tmp_path / "absent.csv"], "cannot read"),
+        ([labels[0], tmp_path / "absent.csv"], "absent.csv does not exist"),
     ):
         result = compare(*words)
         assert said in str(result.exception), words

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from bench.commands.lr_find import command
+from bench.lr_find import Progress
 from loaders import separable
 
 
@@ -35,6 +38,40 @@ def test_rates_losses_and_a_suggestion_are_written_and_the_weights_put_back(data
     rows = list(csv.DictReader((tmp_path / "curve.csv").read_text().splitlines()))
     assert [float(row["loss"]) for row in rows] == said["loss"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_test_says_where_it_is_and_an_interrupt_keeps_the_curve_so_far(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--model", "lenet", "--batch", "16", "--steps", "20", "--data", str(data)]
+    whole = find(*words, "-o", str(tmp_path / "whole.png"))
+    assert "range test: 20 steps of lenet" in whole.stderr
+    assert "step 2 of 20, about" in whole.stderr
+    assert whole.stderr.count(" left\n") == 9
+    before = Progress.step
+
+    def press(self: Progress, done: int) -> None:
+        before(self, done)
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "step", press)
+    result = find(*words, "-o", str(tmp_path / "part.png"), "--format", "json")
+    assert "stopped by SIGINT after 7 of 20 rates; the curve so far is kept" in result.stderr
+    said = json.loads(result.stdout)
+    assert said["interrupted"] == "stopped by SIGINT"
+    assert said["weights_restored"] is True
+    assert len((tmp_path / "part.csv").read_text().splitlines()) == 1 + 7
+
+
+def test_what_may_be_noise_is_a_caution_and_no_rate(data: Path, tmp_path: Path) -> None:
+    words = ["--model", "lenet", "--batch", "8", "--steps", "20", "--data", str(data), "-o", str(tmp_path / "x.svg")]
+    # At rates that change nothing the loss is that of one batch or another.
+    words += ["--low", "1e-12", "--high", "1e-10"]
+    assert "suggested learning rate: none; caution: the loss" in find(*words).stdout
+    said = json.loads(find(*words, "--format", "json").stdout)
+    assert said["suggestion"] is said["minimum_tenth"] is None
+    assert said["caution"].startswith("the loss")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -26,7 +26,11 @@ def test_a_thing_against_itself_gets_two_columns() -> None:
     assert [o.label for o in parse_operands(["lenet", "lenet", "lenet"])] == ["lenet", "lenet#2", "lenet#3"]
 
 
-def test_stored_results_are_paths() -> None:
+def test_stored_results_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    for path in ("a.json", "x/b"):
+        Path(path).touch()
     assert files(["a.json", "x/b"]) == [Path("a.json"), Path("x/b")]
     assert files(["resnet34"]) == []
     with pytest.raises(UsageError, match="a.json is a stored result and resnet34 is something to measure"):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from bench.cli import app
+from bench.errors import REPORTED
 from models.training.checkpoint import digest, load_weights
+from models.training.recipe import load
 from results.history import History, load_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +51,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     done = train(data, runs, "full", "--epochs", 6)
     assert done.exception is None, done.exception
+    stages = ("testing on 32 images", "of the training images, for comparison", "timing one image", "drawing curves")
+    places = [done.stderr.index(stage) for stage in stages]
+    assert places == sorted(places)
+    assert "top-5 - of 32 images" in done.stderr
     return runs / "full"
 
 
@@ -82,6 +89,10 @@ def test_a_run_leaves_everything(run: Path) -> None:
     assert said["train_seconds"] == pytest.approx(sum(epoch.seconds for epoch in history.epochs))
     assert said["params"] == 61_500 + 4 * 84 + 4 - 84 * 10 - 10 + 62_006 - 61_500
     assert 0 < said["inference_warm_seconds"] < said["inference_cold_seconds"]
+    low, high = said["inference_warm_low_seconds"], said["inference_warm_high_seconds"]
+    assert 0 < low <= said["inference_warm_seconds"] <= high
+    assert said["top5"] is None
+    assert "five classes or fewer" in said["missing"]["top5"]
     assert (run / "log.md").read_text().count("\n|") >= 7
     assert "61,496" in (run / "layers.txt").read_text()
     for name in ("curves.png", "confusion.png", "samples.png"):
@@ -98,7 +109,10 @@ def test_evaluate_gives_the_runs_own_figures(run: Path, data: Path, tmp_path: Pa
     assert set(said) >= {"top1", "top5", "images", "classes", "confusion"}
     assert said["images"] == 32
     assert said["top1"] == json.loads((run / "summary.json").read_text())["top1"]
-    assert said["top5"] == 1
+    # Of four classes the right one is always among the first five.
+    assert said["top5"] is None
+    assert said["weights"] == "last.safetensors, epoch 6; not chosen by accuracy"
+    assert f"weights: {said['weights']}\n" in done.stderr
     assert [entry["name"] for entry in said["classes"]] == ["ant", "bee", "cat", "dog"]
     assert len((tmp_path / "p.txt").read_text().splitlines()) == 32
     assert sum(map(sum, said["confusion"])) == 32
@@ -119,6 +133,21 @@ def test_predict_names_classes_with_confidences(run: Path, data: Path) -> None:
         assert entry["seconds"] > 0
     assert 0 < said["forward_seconds"] < said["warm_p95_seconds"]
     assert "warm" in bench("predict", run, paths[0], "--threads", 1).stderr
+
+
+def test_one_bad_image_leaves_the_answers_of_the_others(run: Path, data: Path, tmp_path: Path) -> None:
+    good = [data / "test" / name / "0.png" for name in ("ant", "dog")]
+    (tmp_path / "text.png").write_text("no image")
+    done = bench("predict", run, tmp_path / "no.jpg", good[0], tmp_path / "text.png", good[1], tmp_path, "--threads", 1)
+    assert done.return_value == 2
+    assert all(str(path) in done.stdout for path in good)
+    for said in ("no.jpg does not exist", "text.png as an image", f"{tmp_path} is a folder; name the images in it"):
+        assert said in done.stderr
+    said = json.loads(bench("predict", run, good[0], tmp_path / "no.jpg", "--format", "json", "--threads", 1).stdout)
+    assert [entry["path"] for entry in said["predictions"]] == [str(good[0])]
+    assert [entry["path"] for entry in said["refused"]] == [str(tmp_path / "no.jpg")]
+    assert said["warm_low_seconds"] <= said["warm_seconds"] <= said["warm_high_seconds"]
+    assert "no.jpg does not exist" in str(bench("predict", run, tmp_path / "no.jpg").exception)
 
 
 def test_an_unlabelled_pickle_becomes_a_submission(run: Path, tmp_path: Path) -> None:
@@ -194,6 +223,14 @@ def test_an_interrupt_and_a_kill_leave_a_run_that_goes_on(
         (("train", "--model", "lenet", "--data", "DATA", "--name", "../up"), "folder name"),
         (("train", "--model", "lenet", "--data", "DATA", "--runs", "/proc/none"), "cannot write run folder"),
         (("train", "--model", "lenet", "--data", "DATA", "--set", "classes=2"), "2 classes"),
+        (("train", "--model", "lenet", "--data", "DATA", "--size", "5"), "takes no image of 5 x 5"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "batch=1000"), "the 96 training images"),
+        (("train", "--model", "lenet", "--data", "DATA", "--max-minutes", "-1"), "max_minutes is -1"),
+        (("train", "--model", "lenet", "--data", "DATA", "--max-minutes", "nan"), "max_minutes is nan"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "max_minutes=long"), "max_minutes"),
+        (("train", "--model", "lenet", "--data", "DATA", "--lr", "inf"), "lr is inf; it must be finite"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "augment=crop:99"), "give at most 31"),
+        (("train", "--model", "lenet", "--data", "DATA", "--loader", "spdl", "--set", "augment=crop"), "spdl"),
         (("train", "--resume", "DATA"), "no run that can be resumed"),
         (("evaluate", "none.safetensors", "--data", "DATA"), "does not exist"),
         (("predict", "none.safetensors"), "name images"),
@@ -205,14 +242,14 @@ def test_an_interrupt_and_a_kill_leave_a_run_that_goes_on(
 def test_bad_input_is_one_line_that_names_it(
     words: tuple[str, ...], message: str, data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.errors import REPORTED
-
     monkeypatch.chdir(tmp_path)
     places = {"DATA": data, "RUN": run, "README": ROOT / "README.md"}
-    done = bench(*(places.get(word, word) for word in words))
+    batch = ("--batch", 16) if "--model" in words else ()
+    done = bench(*(places.get(word, word) for word in words), *batch)
     assert isinstance(done.exception, REPORTED), done.exception
     assert message in str(done.exception)
     assert "\n" not in str(done.exception)
+    assert not Path("runs").exists()
 
 
 def test_a_run_that_exists_is_never_written_over(run: Path, data: Path) -> None:
@@ -231,6 +268,99 @@ def test_a_diverged_run_is_a_failed_row_and_gives_its_name_back(data: Path, tmp_
     assert done.exception is None, done.exception
 
 
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_not_touched_without_more_epochs(run: Path) -> None:
+    before = contents(run)
+    done = bench("train", "--resume", run)
+    assert done.exception is None, done.exception
+    assert "has finished its 6 epochs; to train on, give more --epochs" in done.stderr
+    for words, message in (
+        (("--epochs", 2), "has trained 6 epochs, more than 2"),
+        (("--seed", 3), "has seed 0, not 3"),
+        (("--model", "airbench94"), "has model lenet, not airbench94"),
+    ):
+        done = bench("train", "--resume", run, *words)
+        assert isinstance(done.exception, REPORTED)
+        assert message in str(done.exception)
+    assert contents(run) == before
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("loader", ["pil", "torchvision"])
+def test_a_run_that_fails_at_once_leaves_no_folder(data: Path, tmp_path: Path, loader: str) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    cut(broken / "train" / "ant" / "0.png")
+    done = train(broken, tmp_path / "runs", "x", "--loader", loader, "--epochs", 1, "--no-report")
+    assert isinstance(done.exception, REPORTED)
+    assert str(done.exception).startswith(f"cannot decode {broken / 'train' / 'ant' / '0.png'}")
+    assert "\n" not in str(done.exception)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_without_a_checkpoint_cannot_be_resumed(run: Path, tmp_path: Path) -> None:
+    for name in ("run.json", "recipe.toml"):
+        shutil.copy(run / name, tmp_path)
+    done = bench("train", "--resume", tmp_path)
+    assert "failed before its first checkpoint; remove it" in str(done.exception)
+
+
+def test_an_epoch_whose_evaluation_fails_is_kept(data: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    shutil.copytree(data, broken)
+    bad = broken / "test" / "dog" / "3.png"
+    cut(bad)
+    words = ("--loader", "torchvision", "--epochs", 2, "--no-report")
+    done = train(broken, tmp_path, "kept", *words)
+    assert str(done.exception).startswith(f"cannot decode {bad}")
+    assert "epoch 1 is trained and stored" in done.stderr
+    assert load_weights(tmp_path / "kept" / "last.safetensors")[0].step == 6
+    shutil.copy(data / "test" / "dog" / "3.png", bad)
+    done = bench("train", "--resume", tmp_path / "kept", "--no-report")
+    assert done.exception is None, done.exception
+    done = train(data, tmp_path, "whole", *words)
+    histories = [History.load(tmp_path / name / "history.csv").epochs for name in ("kept", "whole")]
+    assert [row.val_loss for row in histories[0]] == [row.val_loss for row in histories[1]]
+    assert [row.train_loss for row in histories[0]] == [row.train_loss for row in histories[1]]
+    assert load_steps(tmp_path / "kept" / "steps.csv") == load_steps(whole / "steps.csv")
+    found = [digest(load_weights(tmp_path / name / "last.safetensors")[1]) for name in ("kept", "whole")]
+    assert found[0] == found[1]
+
+
+def test_fewer_epochs_shorten_the_warm_up_of_a_recipe(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('model = "lenet"\nepochs = 10\nbatch = 16\nwarmup_epochs = 2.5\nmilestones = [4.0, 8.0]\n')
+    words = ("train", path, "--data", data, "--runs", tmp_path, "--epochs", 1, "--threads", 1, "--no-report")
+    done = bench(*words, "--name", "a")
+    assert done.exception is None, done.exception
+    assert "epochs 10 to 1, warmup_epochs 2.5 to 0.25, milestones [4, 8] to [0.4, 0.8]" in done.stderr
+    assert load(tmp_path / "a" / "recipe.toml").warmup_epochs == 0.25
+    done = bench(*words, "--name", "b", "--set", "warmup_epochs=0.5")
+    assert load(tmp_path / "b" / "recipe.toml").warmup_epochs == 0.5
+
+
+def test_a_run_on_held_out_training_images_says_so(data: Path, tmp_path: Path) -> None:
+    done = train(data / "train", tmp_path, "held", "--epochs", 1, "--no-report")
+    assert done.exception is None, done.exception
+    assert "warning: " in done.stderr
+    assert json.loads((tmp_path / "held" / "run.json").read_text())["test_is_independent"] is False
+    assert json.loads((tmp_path / "held" / "summary.json").read_text())["evaluated"] == "held-out"
+
+
+def test_evaluate_takes_what_the_run_was_trained_on(run: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "train", tmp_path / "train")
+    shutil.copytree(data / "test", tmp_path / "val")
+    done = bench("evaluate", run, "--data", tmp_path, "--threads", 1)
+    assert done.exception is None, done.exception
+    assert "has no test images: its validation images are taken" in done.stderr
+
+
 def test_classes_that_the_checkpoint_does_not_know(run: Path, data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     for name in ("ant", "bee", "cow", "dog"):
@@ -238,7 +368,7 @@ def test_classes_that_the_checkpoint_does_not_know(run: Path, data: Path, tmp_pa
         Image.new("RGB", (32, 32)).save(other / name / "0.png")
     assert "cow" in str(bench("evaluate", run, "--data", other).exception)
     assert "4 classes, the data has 1" in str(bench("evaluate", run, "--data", data / "test" / "ant").exception)
-    wrong = bench("train", "--resume", run, "--data", other, "--set", "holdout=0.0")
+    wrong = bench("train", "--resume", run, "--data", other, "--set", "holdout=0.0", "--epochs", 9)
     assert wrong.exception is not None
 
 

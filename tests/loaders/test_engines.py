@@ -51,6 +51,8 @@ def same(one: list[tuple[torch.Tensor, torch.Tensor]], other: list[tuple[torch.T
 def test_names_describe_and_unknown() -> None:
     assert {"dali", "pil", "resident", "spdl", "synthetic", "torchvision"} == set(engines.names())
     assert all(engines.describe(name) for name in engines.names())
+    with pytest.raises(DataError, match=r"unknown loader foo\. Known: dali"):
+        engines.check("foo")
     with pytest.raises(DataError, match=r"unknown loader dalli; did you mean dali\?"):
         engines.describe("dalli")
     with pytest.raises(DataError, match="Known: dali, pil"):
@@ -218,10 +220,11 @@ def test_an_unreadable_file_in_a_worker_process_is_named(name: str, dataset: Dat
     bad.write_bytes(b"not an image")
     broken = Dataset("broken", "", "all", (*dataset.files[:4], str(bad)), (0,) * 5, ("a",))
     with (
-        pytest.raises(DataError, match=r"bad\.JPEG"),
+        pytest.raises(DataError, match=r"^cannot decode .*bad\.JPEG") as caught,
         opened(name, broken, train=False, batch=4, threads=1) as loader,
     ):
         epoch(loader)
+    assert "Traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["dali", "spdl"])

@@ -20,6 +20,14 @@ def test_unknown_name_is_refused_with_the_near_and_the_known() -> None:
         LoaderOptions.from_mapping({"bacth": 8})
 
 
+def test_a_border_in_which_a_window_has_room_is_refused() -> None:
+    with pytest.raises(DataError, match=r"crop:32 puts a border around images of 32 px .* give at most 31"):
+        LoaderOptions(size=32, augment="crop:32")
+    LoaderOptions(size=32, augment="crop_reflect:31+flip")
+    LoaderOptions(size=32, augment="crop:32", train=False)
+    LoaderOptions(size=16, stored_size=64, augment="crop:32")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

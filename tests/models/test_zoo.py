@@ -93,7 +93,9 @@ def test_classes_must_be_a_positive_whole_number(classes):
 
 
 def test_values_that_no_network_can_be_built_from_are_model_errors():
-    with pytest.raises(ModelError, match="og_resnet cannot be built with {'widths': 3}"):
+    with pytest.raises(
+        ModelError, match=r"widths of og_resnet is 3; give a list, such as model.widths=\[32, 64, 128, 256\]"
+    ):
         zoo.build("og_resnet", widths=3)
 
 

@@ -286,3 +286,54 @@ def test_accuracy_over_epochs() -> None:
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), [5, 20])
     with pytest.raises(RecordError, match="no accuracy"):
         plots.accuracy_over_epochs({"a": {}})
+
+
+def test_a_range_test_shows_the_whole_raw_line_up_to_its_divergence() -> None:
+    lrs = [10 ** (i / 10 - 5) for i in range(40)]
+    raw = [2.4 + (0.8 if i == 5 else 0.1 * (i % 2)) - 0.04 * i for i in range(35)] + [3.0, 9.0, 40.0, 90.0, 200.0]
+    smooth = [2.45 - 0.04 * i for i in range(35)] + [1.3, 2.0, 6.0, 14.0, 33.0]
+    low, high = plots.lr_finder(lrs, raw, smooth).axes[0].get_ylim()
+    assert low < min(raw[:35])
+    assert max(raw[:35]) < high < 12
+    noise = [2.4, 2.9, 2.1, 2.6, 2.2, 2.7]
+    low, high = plots.lr_finder(lrs[:6], noise, [2.4, 2.5, 2.45, 2.46, 2.42, 2.44]).axes[0].get_ylim()
+    assert low < 2.1
+    assert high > 2.9
+    assert "no rate suggested: x" in " ".join(texts(plots.lr_finder(lrs, raw, smooth, caution="no rate suggested: x")))
+
+
+def test_a_bar_with_an_interval_has_error_bars_and_no_more_digits_than_it_supports() -> None:
+    rows = {"a": {"warm": 0.0040683}, "b": {"warm": 0.002}}
+    figure = plots.bars(rows, "time", "s", intervals={"a": {"warm": (0.0037, 0.0045)}})
+    shown = texts(figure)
+    assert "4.1" in shown
+    assert "2" in shown
+    ends = [segment[:, 0].tolist() for line in figure.axes[0].collections for segment in line.get_segments()]
+    assert ends == [pytest.approx([3.7, 4.5])]
+
+
+def test_parameters_are_points_that_join_no_networks() -> None:
+    (line,) = plots.sizes(SIZES).axes[1].lines
+    assert line.get_linestyle() == "None"
+    assert line.get_marker() not in ("", "None")
+
+
+def test_one_epoch_shows_training_and_test_with_different_marks() -> None:
+    axes = plots.overlay({"a": run(1)}, "train_test").axes[0]
+    assert len({(line.get_marker(), line.get_markerfacecolor()) for line in axes.lines}) == 2
+
+
+def test_published_figures_never_move_the_axis_and_are_named_beyond_it() -> None:
+    histories = {"a": run(3, 0.2), "b": run(3, 0.3), "c": run(3, 0.25)}
+    plain = plots.overlay(histories).axes[0].get_ylim()
+    figure = plots.overlay(histories, published={"a": 0.93, "b": 0.95, "c": 0.2})
+    (axes,) = figure.axes
+    assert axes.get_ylim() == plain
+    shown = texts(figure)
+    assert "published above\n93.00 to 95.00 %" in shown
+    assert "published\n20.00 %" in shown
+    assert "a published 93.00 %" in shown
+    ticks = [line for line in axes.lines if "published" in str(line.get_label())]
+    assert [line.get_ydata().tolist() for line in ticks if len(line.get_ydata())] == [[20.0]]
+    figure.draw_without_rendering()
+    assert axes.get_position().height > 0.6

@@ -247,3 +247,18 @@ def test_list_runs(tmp_path: Path) -> None:
     assert [run.name for run in found] == ["og_resnet", "res_512_d"]
     assert [s.path.name for s in skipped] == ["killed", "torn"]
     assert "ends in the middle" in skipped[1].reason
+
+
+def test_a_warm_time_is_shown_with_the_digits_its_interval_supports() -> None:
+    old = RunSummary.from_json(WHOLE.to_json())
+    assert old.warm_interval is None
+    given = {key: x for key, x in WHOLE.to_json().items() if "_low_" not in key and "_high_" not in key}
+    assert RunSummary.from_json(given) == old
+    run = replace(
+        WHOLE, inference_warm_seconds=0.0040683, inference_warm_low_seconds=0.0037, inference_warm_high_seconds=0.0045
+    )
+    assert run.warm_interval == (0.0037, 0.0045)
+    assert RunSummary.from_json(run.to_json()) == run
+    assert " 4.1 " in table([run])
+    assert "4.07" not in table([run])
+    assert json.loads(table([run], "json"))[0]["inference_warm_high_seconds"] == 0.0045

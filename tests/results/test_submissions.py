@@ -18,14 +18,16 @@ def test_the_usual_form_of_the_comparison(tmp_path: Path) -> None:
     assert first.read_text().startswith("ID,Labels\n0,0\n1,1\n")
     found = compare_files(first, second)
     assert (found.rows, found.matches, found.share) == (10000, 8908, 0.8908)
-    assert found.text().startswith("10000 / 8908 / 89.08%\n\nfirst 10 of 1092 differences:\n")
+    assert found.text().startswith(
+        "images / labelled alike / share: 10000 / 8908 / 89.08%\n\nfirst 10 of 1092 differences:\n"
+    )
     assert len(found.differences) == 10
     assert found.differences[0] == ("8908", "8", "9")
     assert found.text().splitlines()[-1].split() == ["8917", "7", "8"]
 
 
 def test_all_the_same_and_few_differences() -> None:
-    assert compare({"a": "1"}, {"a": "1"}).text() == "1 / 1 / 100.00%\n"
+    assert compare({"a": "1"}, {"a": "1"}).text() == "images / labelled alike / share: 1 / 1 / 100.00%\n"
     assert "all differences:" in compare({"a": "1", "b": "2"}, {"a": "1", "b": "3"}).text()
 
 
@@ -53,8 +55,8 @@ def test_ids_that_differ_are_named() -> None:
         ("ID,Labels\n1,2\n1,3\n", "line 3: id 1 a second time"),
         ("ID,Labels\n1,2,3\n", "line 2: 3 cells"),
         ("ID,Labels\n1,\n", "line 2: an empty Labels"),
-        ("id,label\n1,2\n", "begins with 'id,label'; expected ID,Labels"),
-        ("1\n\n2\n", "line 2: empty; expected one label a line"),
+        ("id,label\n1,2\n", "no submission: it begins with 'id,label'; expected ID,Labels"),
+        ("word\n", "no submission: it begins with 'word'; expected ID,Labels"),
     ],
 )
 def test_broken_files(tmp_path: Path, text: str, said: str) -> None:
@@ -63,6 +65,12 @@ def test_broken_files(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(RecordError) as caught:
         read(path)
     assert said in str(caught.value)
+
+
+def test_bare_labels_with_a_gap(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1\n\n2\n")
+    with pytest.raises(RecordError, match="line 2: empty; expected one label a line"):
+        read(tmp_path / "a.txt")
 
 
 def test_nothing_wrong_is_written(tmp_path: Path) -> None:

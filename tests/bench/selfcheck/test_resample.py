@@ -55,7 +55,7 @@ def trace(
         return tuple({side: turn(side) for side in ("base", "head")} for _ in range(8))
 
     header = Header("2026-01-01T00:00:00Z", {}, load, workloads, 0.15, 0.01, 8, 1, 0, "abc")
-    made = tuple(Block(float(i), 10.0, 0.0, tuple(rounds() for _ in workloads)) for i in range(blocks))
+    made = tuple(Block(float(i), 10.0, 0.0, 0.001, tuple(rounds() for _ in workloads)) for i in range(blocks))
     return Trace(Path(f"{load}.json.gz"), header, made, 1, 0)
 
 
@@ -184,7 +184,10 @@ def test_a_judgement_covers_each_workload_and_load_and_all_together() -> None:
     traces = [trace(blocks=30, seed=s, load=load, workloads=both) for s, load in enumerate(("none", "core"))]
     found = judge(traces, 50, 0, rules=RULES[:2])
     same = {(one.load, one.workload): one for one in found.ours if one.level == 0}
-    assert set(same) == {(load, w) for load in ("none", "core") for w in (*both, "all")} | {("all", "all")}
+    assert set(same) == {(load, w) for load in ("none", "core") for w in both} | {
+        (load, w) for load in ("none", "core", "all") for w in ("all of margin 2%", "all of margin 3%", "all")
+    }
+    assert [same["all", f"all of margin {m}%"].margin for m in (2, 3)] == [0.02, 0.03]
     assert same["all", "all"].decisions == 200
     # A loader's margin is 3 %, so +3 % lies on it.
     assert same["none", LOADING].verdicts == {CLEAN: 50}

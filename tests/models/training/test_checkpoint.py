@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, say what they are, and run nothing."""
 
+import io
 import os
 import pickle
 from dataclasses import replace
@@ -119,9 +120,32 @@ def test_a_state_with_a_payload_is_refused_and_not_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_run(tmp_path, weights, replace(CARD, step=1), {"step": 1})
-    (tmp_path / "state-00000001.pt").write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(ModelError, match="damaged or unsafe"):
-        load_run(tmp_path)
+    archive = io.BytesIO()
+    torch.save({"step": Payload()}, archive)
+    listed = io.BytesIO()
+    torch.save([1], listed)
+    for data, said in (
+        (pickle.dumps(Payload()), "damaged or no state of a run"),
+        (archive.getvalue(), "asks for more than tensors"),
+        (archive.getvalue()[:200], "damaged or no state of a run"),
+        (b"PK\x03\x04", "damaged or no state of a run"),
+        (listed.getvalue(), "is no state of a run"),
+    ):
+        (tmp_path / "state-00000001.pt").write_bytes(data)
+        with pytest.raises(ModelError, match=said) as caught:
+            load_run(tmp_path)
+        assert "it was not executed; put back a copy of it, or begin a new run" in str(caught.value)
+        assert not any(word in str(caught.value) for word in ("weights_only", "torch.load", "miniz", "\n"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_is_no_checkpoint_and_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": Payload()}, tmp_path / "archive.pt")
+    (tmp_path / "plain.safetensors").write_bytes(pickle.dumps(Payload()))
+    for name in ("archive.pt", "plain.safetensors"):
+        with pytest.raises(ModelError, match="is a pickle file .* not opened, because that could run code"):
+            load_weights(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 

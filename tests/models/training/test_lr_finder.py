@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -57,6 +58,36 @@ def test_reaches_the_highest_rate_and_corrects_the_start() -> None:
     # What never falls suggests nothing.
     rising = find(lambda lr, images, labels: torch.tensor(2.0 + lr), BATCHES, 1e-4, 1.0, steps=10)
     assert rising.suggestion is None
+
+
+def test_noise_suggests_nothing_and_a_fall_beyond_it_does() -> None:
+    for seed in range(20):
+        flat = find(noise(seed), BATCHES)
+        assert (flat.suggestion, flat.minimum_tenth) == (None, None)
+        assert flat.caution
+        real = find(noise(seed, valley), BATCHES, high=0.3)
+        assert real.suggestion is not None
+        assert real.caution is None
+        assert 0.03 < real.scatter < 0.1
+    assert any("may be noise" in (find(noise(seed), BATCHES).caution or "") for seed in range(5))
+
+
+Step = Callable[[float, Tensor, Tensor], Tensor]
+
+
+def noise(seed: int, course: Step = lambda lr, images, labels: torch.tensor(2.4)) -> Step:
+    draw = random.Random(seed)
+    return lambda lr, images, labels: course(lr, images, labels) + draw.gauss(0, 0.05)
+
+
+def test_every_step_is_watched_and_a_stop_keeps_the_curve_so_far() -> None:
+    seen: list[int] = []
+    curve = find(valley, BATCHES, steps=50, watch=seen.append, stop=lambda: "enough" if seen[-1] == 20 else None)
+    assert curve.interrupted == "enough"
+    assert not curve.stopped_early
+    assert seen == list(range(1, 21))
+    assert len(curve.lrs) == len(curve.smoothed) == 20
+    assert find(valley, BATCHES, steps=50).interrupted is None
 
 
 def test_not_a_number_ends_it() -> None:

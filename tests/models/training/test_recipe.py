@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from models import zoo
 from models.errors import ModelError
-from models.training.recipe import Recipe, load, names, parse, parse_setting, to_toml
+from models.training.recipe import ARGUMENTS, Recipe, load, names, parse, parse_setting, shortened, to_toml
 
 FULL = Recipe(
     model="res_512_d",
@@ -44,6 +46,11 @@ def test_every_recipe_that_comes_along_survives_a_round_trip(name: str) -> None:
         ("model = 'lenet'\nevaluation = 'middle'", "evaluation"),
         ("model = 'lenet'\n[published]\ntop2 = 1", "unknown key top2"),
         ("model = 'lenet'\n[published]\nstudy = 'mine'", "study"),
+        ("model = 'lenet'\nsizes = [16, 32]", r"sizes .* such as sizes=\[\[1, 16\], \[5, 32\]\]"),
+        ("model = 'lenet'\nmilestones = 'foo'", r"milestones .* such as milestones=\[10, 20\]"),
+        ("model = 'lenet'\nmilestones = [inf]", "milestones .* finite"),
+        ("model = 'lenet'\nlr = nan", "lr is nan; it must be finite"),
+        ("model = 'lenet'\ndropout = 0.5", "did you mean model.block_dropout or model.head_dropout"),
         ("model = 'lenet'\none_at_a_time = true\naccumulate = 2", "one_at_a_time"),
     ],
 )
@@ -70,6 +77,22 @@ def test_changes_reach_keys_and_the_networks_arguments() -> None:
     assert changed.replaced({"model": "lenet"}).model == "lenet"
     with pytest.raises(ModelError, match="unknown recipe key speed"):
         FULL.replaced({"speed": 1})
+
+
+def test_an_unknown_key_is_answered_in_a_line_with_arguments_that_networks_have() -> None:
+    with pytest.raises(ModelError) as caught:
+        FULL.replaced({"speed": 1})
+    assert len(str(caught.value)) < 300
+    known = {name for model in ("lenet", "narrow_resnet34_se") for name in zoo.known_arguments(model)}
+    assert set(ARGUMENTS) <= known
+
+
+def test_fewer_epochs_shorten_what_is_counted_in_them() -> None:
+    recipe = Recipe("lenet", epochs=20, warmup_epochs=2, milestones=(10, 15), step_epochs=4, stop_epoch=10)
+    short = shortened(replace(recipe, sizes=((1, 16), (11, 32))), 2)
+    assert (short.epochs, short.warmup_epochs, short.milestones, short.step_epochs) == (2, 0.2, (1, 1.5), 0.4)
+    assert (short.stop_epoch, short.sizes) == (1, ((1, 16), (2, 32)))
+    assert (short.evaluate_every, short.patience) == (recipe.evaluate_every, recipe.patience)
 
 
 def test_sizes_follow_the_epoch() -> None:

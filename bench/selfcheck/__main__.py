@@ -1,0 +1,137 @@
+"""`python -m bench.selfcheck`: measures how often `bench check` errs. For those who change it; not part of `bench`."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from bench.cli import CONTEXT
+from bench.output import check_output, write
+
+FORMATS = ("text", "markdown", "json")
+LOADS = ("none", "core")
+
+
+@click.group(context_settings={**CONTEXT, "auto_envvar_prefix": None})
+def app() -> None:
+    """How often `bench check` errs: record traces of equal code, judge decisions drawn from them, run it in a loop."""
+
+
+@app.command()
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--blocks", type=click.IntRange(1), required=True, help="Go on until OUT holds so many.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=float("inf"), help="Stop after these.")
+@click.option("--load", type=click.Choice(LOADS), default="none", show_default=True, help="core: a busy competitor.")
+@click.option("--workloads", multiple=True, metavar="ID,...|FILE", help="Default: those of `bench check`.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs in place of generated ones.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of turns.")
+@click.option(
+    "--sampled-rounds",
+    type=click.IntRange(1, 8),
+    default=8,
+    show_default=True,
+    help="Rounds of a block whose single times are stored; fewer make OUT smaller.",
+)
+def record(
+    out: Path,
+    blocks: int,
+    seconds: float,
+    load: str,
+    workloads: tuple[str, ...],
+    device: str,
+    threads: int,
+    data: Path | None,
+    seed: int,
+    sampled_rounds: int,
+) -> None:
+    """Measure equal code against itself into OUT (.json.gz), a line a block; goes on with a file that is there."""
+    from bench.commands.check import subjects
+    from bench.machine import usable_cores
+    from bench.operands import choose_device
+    from bench.selfcheck.record import record as measure
+
+    check_output(str(out))
+    chosen, conditions = subjects(workloads, choose_device(device), threads or usable_cores(), data, seed, say)
+    done = measure(out, blocks, seconds, load, chosen, conditions, say, sampled_rounds)
+    say(f"{out} holds {done} blocks, {out.stat().st_size / 1e6:.2f} MB")
+
+
+@app.command()
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--decisions", type=click.IntRange(1), default=2000, show_default=True, help="Of each workload and trace."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+def judge(traces: tuple[Path, ...], decisions: int, seed: int, format: str, output: str) -> None:
+    """False alarms and power of the check's rule on recorded TRACES, and of other tools' rules beside it."""
+    from bench.selfcheck import resample
+    from bench.selfcheck.report import report
+    from bench.selfcheck.traces import read
+
+    check_output(output)
+    write(report(resample.judge([read(path) for path in traces], decisions, seed, say), format), output)
+
+
+@app.command()
+@click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Go on until FILE holds so many.")
+@click.option("--slow", type=click.IntRange(0, 99), default=0, help="Head does so many percent more work.")
+@click.option("--workloads", multiple=True, metavar="ID,...|FILE", help="Default: inference and training of lenet.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("live.jsonl"),
+    show_default=True,
+    help="Outcomes, a line each.",
+)
+@click.option("--timeout", type=click.FloatRange(1), default=3600.0, show_default=True, help="Seconds of one run.")
+@click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+def live(
+    runs: int, slow: int, workloads: tuple[str, ...], file: Path, timeout: float, format: str, output: str
+) -> None:
+    """Run `bench check` in a loop, on equal code or with head made slower, and count what it says."""
+    from bench.commands.check import ids
+    from bench.selfcheck.live import WORKLOADS, loop, summary
+    from bench.workload import Workload
+
+    check_output(output)
+    check_output(str(file))
+    chosen = tuple(Workload.from_id(text).id for text in ids(workloads)) or WORKLOADS
+    write(summary(loop(file, runs, slow, chosen, say, timeout), format), output)
+
+
+def say(text: str) -> None:
+    """One line of progress: recordings and loops take hours, and their log is a file more often than a terminal."""
+    click.echo(text, err=True)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run it and exit: 0 fine, 2 usage, environment or input error, 130 interrupted."""
+    # A supervisor's SIGTERM deserves what Ctrl-C gets: measuring processes ended, what is on the disk whole.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app.main(args=arguments, prog_name="python -m bench.selfcheck", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("bench.selfcheck: interrupted; the same command goes on", err=True)
+        sys.exit(130)
+    except Exception as error:
+        from bench.errors import REPORTED
+
+        if not isinstance(error, REPORTED):
+            raise
+        click.echo(f"bench.selfcheck: {error}", err=True)
+        sys.exit(2)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

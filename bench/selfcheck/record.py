@@ -1,0 +1,146 @@
+"""Records traces: blocks of the code against itself, measured by the engine of `bench check` itself."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.check import SLICE_SECONDS, Busy, Duel, Spawn, only_one, open_side
+from bench.duel import PAIRS, Plan
+from bench.errors import UsageError, WorkloadError
+from bench.selfcheck.load import competing
+from bench.selfcheck.traces import SAMPLE_SECONDS, Block, Header, TraceWriter, read
+from bench.trees import Tree, top_of, working
+from bench.worker import SOURCE, Worker
+from bench.workload import Conditions, Workload
+from results.gate import Side
+from results.record import utc_now
+from results.store import same_machine
+
+Say = Callable[[str], None]
+
+
+class Recorder(Duel):
+    """The check's duel, also timing each step on its own: other tools' rules want single times."""
+
+    def turn(self, name: str, workload: Workload, how: Plan, twice_every: int = 0) -> Callable[[], Any]:
+        def take() -> Any:
+            return self.workers[name].slice(workload, how.steps, how.drop, each=True, timeout=120)
+
+        return take
+
+    def block(self) -> Block:
+        """One block of every workload.
+
+        Raises:
+            WorkloadError: a workload gave nothing, with the reason.
+        """
+        start, begin, before = time.time(), time.monotonic(), Busy.now()
+        try:
+            self.start(["base", "head"])
+            for workload in self.workloads:
+                self.measure(workload, False)
+        finally:
+            self.close()
+        found = []
+        for workload in self.workloads:
+            series = self.series[workload.id]
+            if series.reason:
+                raise WorkloadError(f"{workload.id}: {series.reason}")
+            found.append(tuple(series.blocks[-1]) if series.blocks else ())
+        return Block(start, time.monotonic() - begin, Busy.now().foreign(before), self.references[-1], tuple(found))
+
+
+def record(
+    path: Path,
+    blocks: int,
+    seconds: float,
+    load: str,
+    workloads: Sequence[Workload],
+    conditions: Conditions,
+    say: Say,
+    sampled_rounds: int = PAIRS,
+) -> int:
+    """Measure until `path` holds `blocks` blocks, or until `seconds` have passed; returns how many it holds.
+
+    Raises:
+        UsageError: `path` was begun under other settings.
+        RecordError: it was recorded on another machine, is no trace, or cannot be written.
+        WorkloadError: a workload gave no time.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-selfcheck-") as folder:
+        # A snapshot: a long recording must not follow what is edited meanwhile.
+        tree = working(top_of(SOURCE), Path(folder))
+        return record_tree(path, tree, blocks, seconds, load, workloads, conditions, say, sampled_rounds)
+
+
+def record_tree(
+    path: Path,
+    tree: Tree,
+    blocks: int,
+    seconds: float,
+    load: str,
+    workloads: Sequence[Workload],
+    conditions: Conditions,
+    say: Say,
+    sampled_rounds: int = PAIRS,
+    spawn: Spawn = Worker,
+) -> int:
+    """The same of given code; see `record`."""
+    begin = time.monotonic()
+    worker = open_side(tree, "base", conditions.threads, spawn)
+    try:
+        machine = worker.ask("machine", 300)
+    finally:
+        worker.close()
+    header = Header(
+        created=utc_now(),
+        machine=machine,
+        load=load,
+        workloads=tuple(workload.id for workload in workloads),
+        slice_seconds=SLICE_SECONDS,
+        sample_seconds=SAMPLE_SECONDS,
+        sampled_rounds=sampled_rounds,
+        threads=conditions.threads,
+        seed=conditions.seed,
+        code=tree.digest,
+    )
+    done = going_on(path, header, say)
+    base = replace(tree, side=Side("base", tree.side.ref, tree.side.commit, tree.side.dirty))
+    with TraceWriter(path, header) as writer, only_one(workloads[0].device, True, say), competing(load, done):
+        while done < blocks and time.monotonic() - begin < seconds:
+            # Another order of turns in each block, and the same again if it has to be repeated.
+            seed = conditions.seed * 1_000_003 + done
+            block = Recorder(base, tree, workloads, conditions, seed=seed, say=say, spawn=spawn).block()
+            writer.add(block)
+            done += 1
+            others = "" if block.foreign is None else f", others had {block.foreign:.0%} of the machine"
+            say(f"block {done} of {blocks}: {block.seconds:.0f} s{others}")
+    return done
+
+
+def going_on(path: Path, header: Header, say: Say) -> int:
+    """How many blocks `path` holds already.
+
+    Raises:
+        UsageError: it was begun under other settings or on another machine.
+        RecordError: it is no trace.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return 0
+    trace = read(path)
+    for name in ("load", "workloads", "slice_seconds", "sample_seconds", "sampled_rounds", "threads", "seed"):
+        old, new = getattr(trace.header, name), getattr(header, name)
+        if old != new:
+            raise UsageError(f"{path} was begun with {name} {old}, not {new}; name another file, or the same settings")
+    other = same_machine(trace.header.machine, header.machine)
+    if other:
+        raise UsageError(f"{path} was begun on another machine ({'; '.join(other)}); name another file")
+    if trace.torn:
+        say(f"{path} ended within a block, which is measured again")
+    if trace.header.code != header.code:
+        say(f"{path} was begun with other code ({trace.header.code}, now {header.code}); going on with this one")
+    say(f"going on after block {len(trace.blocks)} of {path}")
+    return len(trace.blocks)

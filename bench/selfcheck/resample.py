@@ -1,0 +1,455 @@
+"""Decisions drawn again and again from recorded traces: ours as the check takes it, other tools' as they are used.
+
+Identical code ran on both sides, so every REGRESSED of an unchanged trace is a false alarm. For power the times of head
+are multiplied: a step that takes 5 % longer does so in every slice.
+"""
+
+import math
+import random
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.check import METRIC
+from bench.duel import Round, keep, log_ratios
+from bench.errors import UsageError
+from bench.selfcheck.traces import Trace
+from results.gate import row_verdict
+from results.verdict import LOOKS, REGRESSED, Decision, look, margin_of
+
+if TYPE_CHECKING:
+    from bench.selfcheck.judges import Rule, Run
+
+LEVELS = (0.0, 0.02, 0.03, 0.05, 0.10)
+"""Slowdowns of head that ours is judged at; 0 is identical code."""
+RULE_LEVELS = (0.0, 0.03, 0.05)
+MOST = LOOKS[-1]
+STRETCHES_FROM = 3 * MOST
+"""Blocks from which a second stretch beside the first can always be found."""
+FEWEST = 2 * LOOKS[0]
+CONFIDENCE = 0.95
+STRETCH = "stretches"
+REPLACEMENT = "with replacement"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How the decisions about one workload of one trace came out, or about several together.
+
+    Attributes:
+        trace: the file's name; "" over several.
+        load: of the header; "all" over several.
+        workload: its id; "all", or "all of margin 2%", over several.
+        margin: of the workload's metric; None over several margins.
+        level: how much slower head was made, 0.05 for +5 %.
+        blocks: that there were to draw from.
+        how: STRETCH or REPLACEMENT; both, joined by "and", over several.
+        decisions: drawn.
+        verdicts: how many had each verdict, after confirmation.
+        alarms: REGRESSED before confirmation.
+        used: median blocks of a decision, without its confirmation.
+        disjoint, disjoint_regressed: decisions that share no block, and how many of them were REGRESSED.
+    """
+
+    trace: str
+    load: str
+    workload: str
+    margin: float | None
+    level: float
+    blocks: int
+    how: str
+    decisions: int
+    verdicts: dict[str, int]
+    alarms: int
+    used: float
+    disjoint: int
+    disjoint_regressed: int
+
+    def share(self, verdict: str) -> float:
+        """Of the decisions, 0..1."""
+        return self.verdicts.get(verdict, 0) / self.decisions
+
+    @property
+    def bound(self) -> float:
+        """95 % upper bound of the share of REGRESSED, as if the decisions were independent."""
+        return upper_bound(self.verdicts.get(REGRESSED, 0), self.decisions)
+
+    @property
+    def disjoint_bound(self) -> float:
+        """The same of the decisions that share no block: wider, and the honest one."""
+        return upper_bound(self.disjoint_regressed, self.disjoint)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, with the bounds."""
+        return {
+            **vars(self),
+            "regressed": self.verdicts.get(REGRESSED, 0),
+            "bound": self.bound,
+            "disjoint_bound": self.disjoint_bound,
+        }
+
+
+@dataclass(frozen=True)
+class Found:
+    """How often another tool's rule called head slower.
+
+    Attributes:
+        rule: its name.
+        trace, load, workload, level: as in Tally.
+        span: "as used" (one process a side, or as many as the tool takes), or "same time" as our median decision.
+        processes: of a side, one after another; the median over several.
+        runs: judged.
+        found: in how many the rule fired.
+    """
+
+    rule: str
+    trace: str
+    load: str
+    workload: str
+    level: float
+    span: str
+    processes: float
+    runs: int
+    found: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, with the share."""
+        return {**vars(self), "share": self.found / self.runs}
+
+
+AS_USED = "as used"
+SAME_TIME = "same time"
+
+
+def upper_bound(hits: int, tries: int, confidence: float = CONFIDENCE) -> float:
+    """One-sided upper bound of a share (Clopper and Pearson 1934); 1 without any try."""
+    from scipy.stats import beta
+
+    return 1.0 if hits >= tries else float(beta.ppf(confidence, hits + 1, tries - hits))
+
+
+def lower_bound(hits: int, tries: int, confidence: float = CONFIDENCE) -> float:
+    """One-sided lower bound of a share; 0 without any hit."""
+    return 1 - upper_bound(tries - hits, tries, confidence)
+
+
+def block_values(blocks: Sequence[Sequence[Round]]) -> list[float]:
+    """log(time of head / time of base) of each block, as the check takes it: slices kept, then the median of pairs."""
+    kept = [keep(rounds) for rounds in blocks]
+    return [statistics.median(log_ratios(rounds, "head", "base")) for rounds in kept if rounds]
+
+
+def decide(values: Sequence[float], margin: float) -> Decision:
+    """The check's rule on up to 24 blocks: looks at 10, 16 and 24 until one is final."""
+    decision = look(values[: LOOKS[0]], margin)
+    for size in LOOKS[1:]:
+        if decision.final:
+            break
+        decision = look(values[:size], margin)
+    return decision
+
+
+class Draws:
+    """Draws decisions from one workload's blocks.
+
+    From 72 blocks up a decision is a stretch of neighbours from a random start, so that slow drift of the machine
+    stays in it; its confirmation is another stretch that shares none of the blocks the first one used. From fewer,
+    blocks are drawn with replacement, the first run's and the confirmation's from two random halves.
+
+    Args:
+        values: log ratios, one a block, in the order of time.
+        margin: of the workload's metric.
+
+    Raises:
+        UsageError: fewer than 20 blocks.
+    """
+
+    def __init__(self, values: Sequence[float], margin: float) -> None:
+        if len(values) < FEWEST:
+            raise UsageError(f"a decision and its confirmation need {FEWEST} blocks, here are {len(values)}; record on")
+        self.values = list(values)
+        self.margin = margin
+        self.how = STRETCH if len(values) >= STRETCHES_FROM else REPLACEMENT
+        self._known: dict[tuple[int, float], Decision] = {}
+
+    def draw(self, rng: random.Random, shift: float) -> tuple[Decision, Decision | None]:
+        """A decision, and its confirmation where it was REGRESSED; `shift` is added to each log ratio."""
+        if self.how == REPLACEMENT:
+            places = rng.sample(range(len(self.values)), len(self.values))
+            half = len(places) // 2
+            first = self._replaced(rng, places[:half], shift)
+            return first, self._replaced(rng, places[half:], shift) if first.verdict == REGRESSED else None
+        last = len(self.values) - MOST
+        start = rng.randrange(last + 1)
+        first = self._stretch(start, shift)
+        if first.verdict != REGRESSED:
+            return first, None
+        beside = [*range(start - MOST + 1), *range(start + first.blocks, last + 1)]
+        return first, self._stretch(rng.choice(beside), shift)
+
+    def disjoint(self, shift: float) -> list[tuple[Decision, Decision | None]]:
+        """The trace as one check after another: each block is used once, confirmations included.
+
+        A last alarm that has too few blocks left for its confirmation takes the first ones again.
+        """
+        found: list[tuple[Decision, Decision | None]] = []
+        ring = [*self.values, *self.values]
+        place = 0
+        while place + MOST <= len(self.values):
+            first = self._judge(ring[place : place + MOST], shift)
+            place += first.blocks
+            again = None
+            if first.verdict == REGRESSED:
+                again = self._judge(ring[place : place + MOST], shift)
+                place += again.blocks
+            found.append((first, again))
+        return found
+
+    def _stretch(self, start: int, shift: float) -> Decision:
+        if (start, shift) not in self._known:
+            self._known[start, shift] = self._judge(self.values[start : start + MOST], shift)
+        return self._known[start, shift]
+
+    def _replaced(self, rng: random.Random, places: Sequence[int], shift: float) -> Decision:
+        return self._judge([self.values[place] for place in rng.choices(places, k=MOST)], shift)
+
+    def _judge(self, values: Sequence[float], shift: float) -> Decision:
+        return decide([value + shift for value in values], self.margin)
+
+
+def outcome(first: Decision, again: Decision | None) -> str:
+    """The verdict of a row, as the check gives it."""
+    return row_verdict(first, again)[0]
+
+
+def tally(trace: Trace, workload: str, decisions: int, seed: int, levels: Sequence[float] = LEVELS) -> list[Tally]:
+    """Our rule on one workload of a trace, at each level. Raises UsageError for too few blocks."""
+    from bench.workload import Workload
+
+    margin = margin_of(METRIC[Workload.from_id(workload).task])
+    values = block_values(trace.of(workload))
+    try:
+        draws = Draws(values, margin)
+    except UsageError as error:
+        raise UsageError(f"{trace.path}, {workload}: {error}") from None
+    found = []
+    for level in levels:
+        # The same draws at each level, and others for each workload of each file.
+        rng = random.Random(f"{seed} {trace.path.name} {workload}")
+        shift = math.log1p(level)
+        drawn = [draws.draw(rng, shift) for _ in range(decisions)]
+        apart = draws.disjoint(shift)
+        found.append(
+            Tally(
+                trace=trace.path.name,
+                load=trace.header.load,
+                workload=workload,
+                margin=margin,
+                level=level,
+                blocks=len(values),
+                how=draws.how,
+                decisions=decisions,
+                verdicts=dict(Counter(outcome(*pair) for pair in drawn)),
+                alarms=sum(first.verdict == REGRESSED for first, _ in drawn),
+                used=statistics.median(first.blocks for first, _ in drawn),
+                disjoint=len(apart),
+                disjoint_regressed=sum(outcome(*pair) == REGRESSED for pair in apart),
+            )
+        )
+    return found
+
+
+def together(tallies: Sequence[Tally], load: str, name: str) -> Tally:
+    """Several tallies of one level as one; `used` is the median of medians."""
+    margins = {one.margin for one in tallies}
+    verdicts: Counter[str] = Counter()
+    for one in tallies:
+        verdicts.update(one.verdicts)
+    return Tally(
+        trace="",
+        load=load,
+        workload=name,
+        margin=margins.pop() if len(margins) == 1 else None,
+        level=tallies[0].level,
+        blocks=sum(one.blocks for one in tallies),
+        how=" and ".join(sorted({one.how for one in tallies})),
+        decisions=sum(one.decisions for one in tallies),
+        verdicts=dict(verdicts),
+        alarms=sum(one.alarms for one in tallies),
+        used=statistics.median(one.used for one in tallies),
+        disjoint=sum(one.disjoint for one in tallies),
+        disjoint_regressed=sum(one.disjoint_regressed for one in tallies),
+    )
+
+
+def totals(tallies: Sequence[Tally], load: str) -> list[Tally]:
+    """All tallies as one for each level; before that those of each margin, where there are several.
+
+    A slowdown of 3 % lies on a loader's margin and beyond that of device time, so their mean says little.
+    """
+    margins = list(dict.fromkeys(one.margin for one in tallies))
+    names: list[tuple[str, float | None]] = [("all", None)]
+    if len(margins) > 1:
+        names = [*((f"all of margin {margin:.0%}", margin) for margin in margins), *names]
+    found = []
+    for name, margin in names:
+        by_level: dict[float, list[Tally]] = {}
+        for one in tallies:
+            if margin is None or one.margin == margin:
+                by_level.setdefault(one.level, []).append(one)
+        found += [together(part, load, name) for part in by_level.values()]
+    return found
+
+
+def rivals(
+    trace: Trace,
+    workload: str,
+    used: float,
+    most: int,
+    seed: int,
+    rules: "Sequence[Rule] | None" = None,
+    levels: Sequence[float] = RULE_LEVELS,
+) -> list[Found]:
+    """Other tools' rules on one workload of a trace: base's slices of some blocks, then head's of the next ones.
+
+    Every start that the trace has is one run, `most` of them at random where there are more. "As used" takes the
+    processes that the tool takes by default, and all the time that we gave each; "same time" as many processes as our
+    median decision has blocks, or half the trace's where it is shorter.
+
+    Args:
+        used: median blocks of our decisions on the unchanged trace.
+
+    Raises:
+        UsageError: the trace holds no single times, or too few.
+    """
+    from bench.selfcheck.judges import RULES, run_of
+
+    blocks = trace.of(workload)
+    rng = random.Random(f"{seed} {trace.path.name} {workload} others")
+    runs: dict[int, list[tuple[Run, Run]]] = {}
+
+    def drawn(processes: int) -> "list[tuple[Run, Run]]":
+        if processes not in runs:
+            starts: Sequence[int] = range(len(blocks) - 2 * processes + 1)
+            if len(starts) > most:
+                starts = sorted(rng.sample(starts, most))
+            runs[processes] = [
+                (
+                    run_of(blocks[start : start + processes], "base"),
+                    run_of(blocks[start + processes : start + 2 * processes], "head"),
+                )
+                for start in starts
+            ]
+        return runs[processes]
+
+    found = []
+    longest = len(blocks) // 2
+    for rule in RULES if rules is None else rules:
+        for span, processes in ((AS_USED, rule.processes), (SAME_TIME, round(used))):
+            pairs = drawn(min(max(1, processes), longest))
+            for level in levels:
+                fired = sum(rule.slower(base, head.slowed(1 + level)) for base, head in pairs)
+                found.append(
+                    Found(
+                        rule.name,
+                        trace.path.name,
+                        trace.header.load,
+                        workload,
+                        level,
+                        span,
+                        min(max(1, processes), longest),
+                        len(pairs),
+                        fired,
+                    )
+                )
+    return found
+
+
+def found_together(found: Sequence[Found], load: str) -> Found:
+    """Several results of one rule, level and span as one."""
+    one = found[0]
+    return Found(
+        one.rule,
+        "",
+        load,
+        "all",
+        one.level,
+        one.span,
+        statistics.median(each.processes for each in found),
+        sum(each.runs for each in found),
+        sum(each.found for each in found),
+    )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Everything `judge` says.
+
+    Attributes:
+        decisions: drawn for each workload of each trace and each level.
+        seed: of the draws.
+        ours, others: by workload and trace, then together by load, then over all loads where there are several.
+        notes: what a reader must know of the traces.
+    """
+
+    decisions: int
+    seed: int
+    ours: tuple[Tally, ...]
+    others: tuple[Found, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return {
+            "decisions": self.decisions,
+            "seed": self.seed,
+            "confidence": CONFIDENCE,
+            "ours": [one.to_json() for one in self.ours],
+            "others": [one.to_json() for one in self.others],
+            "notes": list(self.notes),
+        }
+
+
+def judge(
+    traces: Sequence[Trace],
+    decisions: int,
+    seed: int,
+    say: Callable[[str], None] = lambda text: None,
+    rules: "Sequence[Rule] | None" = None,
+) -> Judgement:
+    """Our rule and the others' on every workload of every trace.
+
+    Raises:
+        UsageError: too few blocks, or no single times.
+    """
+    ours: list[Tally] = []
+    others: list[Found] = []
+    notes: list[str] = []
+    for trace in traces:
+        sampled = trace.header.sampled_rounds
+        notes.append(
+            f"{trace.path.name}: {len(trace.blocks)} blocks, load {trace.header.load}, single times of the first "
+            f"{sampled} rounds, steps below {trace.header.sample_seconds:g} s averaged up to that"
+            + (f"; {trace.torn} bytes of a torn last line were passed over" if trace.torn else "")
+        )
+        for workload in trace.header.workloads:
+            say(f"{trace.path.name}: {workload}")
+            mine = tally(trace, workload, decisions, seed)
+            ours += mine
+            others += rivals(trace, workload, mine[0].used, decisions, seed, rules)
+    loads = list(dict.fromkeys(trace.header.load for trace in traces))
+    groups: list[tuple[str, Callable[[str], bool]]] = [(load, load.__eq__) for load in loads]
+    if len(loads) > 1:
+        groups.append(("all", lambda load: True))
+    whole: list[Tally] = []
+    whole_others: list[Found] = []
+    for name, chosen in groups:
+        whole += totals([one for one in ours if chosen(one.load)], name)
+        by_rule: dict[tuple[str, str, float], list[Found]] = {}
+        for other in others:
+            if chosen(other.load):
+                by_rule.setdefault((other.rule, other.span, other.level), []).append(other)
+        whole_others += [found_together(part, name) for part in by_rule.values()]
+    return Judgement(decisions, seed, (*ours, *whole), (*others, *whole_others), tuple(notes))
