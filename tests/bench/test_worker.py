@@ -161,3 +161,23 @@ def test_cpu_time_counts_children(tmp_path: Path) -> None:
 
 def test_answers_are_plain_json(worker: Worker) -> None:
     assert json.loads(json.dumps(worker.ask("machine")))["fingerprint"]
+
+
+def test_batches_made_ahead_are_taken_before_a_loader_is_timed() -> None:
+    """A queue that filled up while others were built would pass for the loader's rate."""
+    from bench.step import Step
+    from bench.worker import Session
+
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        # Three are ready; each further one takes a while.
+        if calls > 3:
+            time.sleep(0.002)
+
+    workload = Workload("loading", "pil", "float32-nhwc", 2, 32, data="x")
+    session = Session()
+    session.steps[workload.id] = Step(workload, call, 2, prefetch=3)
+    assert session.warm(workload.id, cap=0.0)["seconds_per_step"] >= 0.002
