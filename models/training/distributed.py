@@ -8,6 +8,8 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from models.errors import ModelError
 
@@ -85,7 +87,14 @@ class World:
     def open(self, device: torch.device) -> None:
         """Meet the other processes: NCCL on GPUs, gloo on CPUs. Nothing for a single process."""
         if self.size > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            store, rank, size = next(rendezvous("env://"))
+            # torchrun serves one store to all attempts: without a prefix of their own, processes that are started again
+            # may read the addresses of those before them, and knock at closed doors until the time is up.
+            # Over several machines the counts of restarts may differ, so that they cannot name the attempt.
+            if self.restarts and int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
+                store = PrefixStore(f"restart {self.restarts}", store)
+            distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
 
     def close(self) -> None:
         if distributed.is_initialized():
