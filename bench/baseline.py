@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench import reference
 from bench.check import (
     METRIC,
     Duel,
@@ -23,7 +24,6 @@ from bench.check import (
     exact,
     judged_self_test,
     open_caches,
-    reference_of,
     subject_of_self_test,
 )
 from bench.errors import UsageError
@@ -65,18 +65,18 @@ def stored_values(path: Path, record: Record) -> dict[str, list[float]]:
     Raises:
         UsageError: the record has no reference or another one.
     """
-    from bench.reference import ID
-
-    reference = record.settings.get("reference")
-    if not isinstance(reference, Mapping) or reference.get("id") != ID or not reference.get("blocks"):
-        raise UsageError(f"{path} was measured without the reference {ID}; store a new check with this version")
+    pinned = record.settings.get("reference")
+    if not isinstance(pinned, Mapping) or pinned.get("id") != reference.ID or not pinned.get("blocks"):
+        raise UsageError(
+            f"{path} was measured without the reference {reference.ID}; store a new one with this version"
+        )
     found: dict[str, list[float]] = {}
     for metric in record.metrics:
         name = metric.workloads.get("head")
         if name is None:
             continue
         seconds = [statistics.median(turns["head"] for turns in block) for block in metric.pairs]
-        found[name] = relative(seconds, reference["blocks"])
+        found[name] = relative(seconds, pinned["blocks"])
     return found
 
 
@@ -149,7 +149,7 @@ def check_against(
 
         rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
         notes = doubts(duel, rows, self_test)
-        extra = {"reference": reference_of(duel)}
+        extra = {"reference": reference.kept(duel.references)}
     commit = record.commit or {}
     report = CheckReport(
         base=Side("base", str(path), commit.get("sha"), bool(commit.get("dirty"))),

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench import reference
 from bench.comparison import WARM_UP_CAP, cache_folder, worker_environment
 from bench.duel import PAIRS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
 from bench.errors import BenchError, UsageError, WorkerError, WorkloadError
@@ -659,7 +660,7 @@ def check(
         # A void run's regressions are not worth a second one.
         rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
         notes += doubts(duel, rows, self_test)
-        extra = {"reference": reference_of(duel)}
+        extra = {"reference": reference.kept(duel.references)}
     order = {workload.id: number for number, workload in enumerate(workloads)}
     rows.sort(key=lambda row: order[row.workload])
     report = CheckReport(
@@ -676,13 +677,6 @@ def check(
         fail_on_unsure=fail_on_unsure,
     )
     return report, extra
-
-
-def reference_of(duel: Duel) -> dict[str, Any]:
-    """What a record keeps of the pinned reference: seconds of each block and their median."""
-    from bench.reference import ID
-
-    return {"id": ID, "seconds": statistics.median(duel.references), "blocks": list(duel.references)}
 
 
 def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Record:

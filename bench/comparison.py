@@ -187,6 +187,7 @@ class Comparison:
         self.costs: dict[str, dict[str, Any]] = {}
         self.ceilings: dict[str, dict[str, Any]] = {}
         self.machine: dict[str, Any] = {}
+        self.references: list[float] = []
         self.resolved: dict[str, dict[str, str]] = {}
         self.rng = random.Random(settings.seed)
         self.lost: list[str] = []
@@ -286,8 +287,12 @@ class Comparison:
         self.measure_ceilings()
 
     def measure_ceilings(self) -> None:
-        """The best seen in this run: a ceiling measured once may have met a noisy moment."""
+        """The best seen in this run: a ceiling measured once may have met a noisy moment; and the pinned reference."""
         self.progress("measuring this device's ceilings")
+        pinned = self.workers[self.reference].ask(
+            "reference", 120, device=self.settings.device, threads=self.settings.threads
+        )
+        self.references.append(pinned["seconds"])
         precisions = {
             levers[task].split("-")[0 if not levers[task].startswith(("openvino", "onnxruntime", "tensorrt")) else 1]
             for levers in self.resolved.values()

@@ -5,7 +5,7 @@ benchmark's name in JSON is its workload's id. With --benchmark-disable each bod
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench import plugin
+from bench import plugin, reference
 from bench.clock import CLOCKS
 from bench.errors import REPORTED, BenchError
 from bench.matrix import Matrix, data_name, kernels_for
@@ -288,16 +288,62 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """Add "schema", the whole "machine", and to each benchmark the rates and percentiles of its samples."""
+    """Add "schema", the whole "machine", the "reference", and to each benchmark its rates and percentiles."""
     from bench.machine import describe
 
     output_json["schema"] = SCHEMA
-    output_json["machine"] = describe(device=_survey(config).matrix.device)
+    survey = _survey(config)
+    output_json["machine"] = describe(device=survey.matrix.device)
+    output_json["reference"] = _pinned(survey.matrix.device, survey.conditions.threads)
     samples = {found.fullname: found for found in benchmarks if not found.has_error}
     for stored in output_json["benchmarks"]:
         found = samples[stored["fullname"]]
         if "workload" in stored["extra_info"]:
             stored["extra_info"] |= derived(stored["extra_info"], found.stats.data, found.iterations)
+
+
+@cache
+def _pinned(device: str, threads: int) -> dict[str, Any]:
+    """The pinned reference, once for all files of a run."""
+    return reference.kept([reference.measure(device, threads)])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Append the result to the history, in the form that --benchmark-json has."""
+    yield
+    _append(session.config)
+
+
+def _append(config: pytest.Config) -> None:
+    from pytest_benchmark.utils import safe_dumps
+
+    from results import store
+    from results.errors import RecordError
+
+    session, folder = getattr(config, "_benchmarksession", None), config.getoption("pixbench_store")
+    measured = [found for found in getattr(session, "benchmarks", None) or [] if found and not found.has_error]
+    if session is None or not folder or not measured:
+        return
+    # The hooks of pytest-benchmark, as its own --benchmark-json calls them.
+    hook, commit = config.hook, config.hook.pytest_benchmark_generate_commit_info(config=config)
+    hook.pytest_benchmark_update_commit_info(config=config, commit_info=commit)
+    result = hook.pytest_benchmark_generate_json(
+        config=config,
+        benchmarks=session.benchmarks,
+        include_data=True,
+        machine_info=session.get_machine_info(),
+        commit_info=commit,
+    )
+    hook.pytest_benchmark_update_json(config=config, benchmarks=session.benchmarks, output_json=result)
+    path = store.new_path("run", folder)
+    try:
+        text = safe_dumps(result, indent=1)  # type: ignore[no-untyped-call]
+        store.write_whole(path, f"{text}\n".encode())
+    except RecordError as error:
+        session.logger.warning(f"pixbench: not stored: {error}")
+    else:
+        session.logger.info(f"pixbench: stored in {path}")
 
 
 def derived(extra: dict[str, Any], seconds: list[float], iterations: int) -> dict[str, Any]:

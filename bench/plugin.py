@@ -29,6 +29,11 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "size": ("0", "PIXELS", "Height and width of the images; each model's own."),
     "data": ("", "DIR", "JPEGs to load; a generated set like ImageNet's."),
     "threads": ("0", "N", "CPU threads; every usable core."),
+    "store": (
+        ".benchmarks/pixbench",
+        "DIR",
+        "History that the result joins, for bench trend; '' for none.",
+    ),
 }
 NUMBERS = ("batch", "training-batch", "size", "threads")
 

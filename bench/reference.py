@@ -4,23 +4,30 @@ A time divided by it outlives a change of machine, which a bare time does not. T
 """
 
 import statistics
-
-import torch
-
-from bench.clock import CLOCKS, time_slice
+from collections.abc import Sequence
+from typing import Any
 
 ID = "matmul-512-fp32-v1"
 SLICES = 9
 
 
+def kept(blocks: Sequence[float]) -> dict[str, Any]:
+    """What a record keeps as `reference`: its id, the seconds of each block, and their median."""
+    return {"id": ID, "seconds": statistics.median(blocks), "blocks": list(blocks)}
+
+
 def measure(device: str, threads: int) -> float:
     """Seconds of one product of two 512 x 512 fp32 matrices: the median of nine slices of about 10 ms."""
+    import torch
+
+    from bench.clock import CLOCKS, time_slice
+
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 512, generator=generator).to(device) for _ in range(2))
     out = torch.empty_like(a)
 
-    def step() -> torch.Tensor:
+    def step() -> Any:
         return torch.mm(a, b, out=out)
 
     clock = CLOCKS[device]

@@ -41,12 +41,10 @@ def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSu
         epoch = choose_weights(run)
         say(f"testing on {len(run.splits.test):,} images")
         evaluation = _test(run, pictures, say)
-        # The right one of five classes or fewer is always among the first five.
-        few = len(run.training.card.classes) <= 5
-        figures |= {"top1": evaluation.top1, "top5": None if few else evaluation.top5}
-        if few:
+        figures |= {"top1": evaluation.top1, "top5": evaluation.top5}
+        if evaluation.top5 is None:
             missing["top5"] = FEW
-        top5 = "-" if few else f"{100 * evaluation.top5:.2f} %"
+        top5 = "-" if evaluation.top5 is None else f"{100 * evaluation.top5:.2f} %"
         seen = "" if run.splits.independent else "; chosen by looking at these images, so a little too good"
         if run.splits.held:
             seen = "; held-out training images, there are no test images"
@@ -129,8 +127,9 @@ def _test(run: Run, pictures: bool, say: Say) -> Evaluation:
 
 def classified(evaluation: Evaluation, classes: tuple[str, ...]) -> Classification:
     """An evaluation as a report."""
-    top5 = evaluation.top5 if len(classes) > 5 else None
-    return Classification.from_confusion(evaluation.confusion, classes, top5, evaluation.loss, evaluation.seconds)
+    return Classification.from_confusion(
+        evaluation.confusion, classes, evaluation.top5, evaluation.loss, evaluation.seconds
+    )
 
 
 def _some(dataset: Dataset, most: int) -> Dataset:

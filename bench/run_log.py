@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench.reference import kept
 from results import store
 from results.errors import RecordError
 from results.record import Metric, Record, utc_now
@@ -13,6 +14,7 @@ class Growing(Protocol):
     """What a run log follows: something that knows its machine and can be continued from its state."""
 
     machine: dict[str, Any]
+    references: list[float]
 
     def state(self) -> dict[str, Any]: ...
 
@@ -64,7 +66,7 @@ class RunLog:
         for path, reason in skipped:
             say(f"passed over {path}: {reason}")
         for path, record in reversed(stored):
-            same = {k: v for k, v in record.settings.items() if k != "state"} == self.settings
+            same = {k: v for k, v in record.settings.items() if k not in ("state", "reference")} == self.settings
             if record.kind == self.kind and not record.complete and record.operands == self.operands and same:
                 self.path, self.created = path, record.created
                 say(f"going on with {path}")
@@ -84,6 +86,8 @@ class RunLog:
         settings = dict(self.settings)
         if not complete and self.source:
             settings["state"] = self.source.state()
+        if self.source and self.source.references:
+            settings["reference"] = kept(self.source.references)
         return Record(
             kind=self.kind,
             created=self.created,

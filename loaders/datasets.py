@@ -178,7 +178,7 @@ def open_splits(path: str | Path) -> list[Dataset]:
     """Every split of a folder, training first; one data set with split "all" where it has none.
 
     Raises:
-        DataError: as `open_dataset`.
+        DataError: as `open_dataset`, or a split has other classes than the training images.
     """
     found = [open_dataset(path, "train")]
     for split in SPLITS[1:]:
@@ -190,6 +190,7 @@ def open_splits(path: str | Path) -> list[Dataset]:
             continue
         # A folder named test serves as val where there is no other: one split, not two.
         if split == "val" or (dataset.files, dataset.labels) != (found[-1].files, found[-1].labels):
+            check_same_classes(found[0], dataset)
             found.append(dataset)
     return found
 

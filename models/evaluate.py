@@ -19,7 +19,7 @@ class Evaluation:
 
     Attributes:
         loss: mean cross-entropy, nats.
-        top1, top5: fractions; top5 counts the best min(5, classes).
+        top1, top5: fractions; top5 is None for five classes or fewer, whose right one is always among the first five.
         images: counted, each once.
         confusion: int64 [classes, classes], rows true, columns predicted.
         seconds: of the pass; loader_seconds of them waiting for the loader.
@@ -29,7 +29,7 @@ class Evaluation:
 
     loss: float
     top1: float
-    top5: float
+    top5: float | None
     images: int
     confusion: NDArray[np.int64]
     seconds: float
@@ -118,7 +118,7 @@ def evaluate(
     return Evaluation(
         loss=loss / images_,
         top1=top1 / images_,
-        top5=top5 / images_,
+        top5=top5 / images_ if classes > 5 else None,
         images=int(images_),
         confusion=counts.confusion.view(classes, classes).cpu().numpy(),
         seconds=seconds,

@@ -14,6 +14,7 @@ import pytest
 
 from bench import conftest, plugin
 from bench.commands import run
+from results.series import collect
 
 ROOT = Path(plugin.__file__).resolve().parent.parent
 SMALL = ["--models", "lenet", "--configurations", "naive", "--batch", "2", "--loaders", "synthetic", "-q"]
@@ -94,6 +95,18 @@ def test_json_is_read_by_pytest_benchmark(
     assert "kernel/normalize@torch-bfloat16/b2/s32/cpu" in done.stdout
 
 
+def test_the_result_joins_the_history(measured: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = measured
+    (path,) = (folder / ".benchmarks" / "pixbench").glob("*-run-*.json")
+    assert f"stored in {path.relative_to(folder)}" in done.stdout + done.stderr
+    series, skipped = collect(path.parent)
+    assert not skipped
+    (point,) = series["inference/lenet@fp32-nchw-eager/b2/s32/c10/cpu"]
+    assert point.images == 2
+    assert point.reference == "matmul-512-fp32-v1"
+    assert point.reference_seconds
+
+
 def test_table_of_throughput(measured: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     _, done = measured
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("inference/lenet@") and "images/s" in line]
@@ -102,8 +115,11 @@ def test_table_of_throughput(measured: tuple[Path, subprocess.CompletedProcess[s
 
 def test_json_with_a_path(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
-    done = bench_run(tmp_path, *SMALL, *QUICK, "-k", "kernel", "--size", "16", "--benchmark-json", str(path))
+    done = bench_run(
+        tmp_path, *SMALL, *QUICK, "-k", "kernel", "--size", "16", "--store", "", "--benchmark-json", str(path)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / ".benchmarks").exists()
     (benchmark,) = json.loads(path.read_text())["benchmarks"]
     assert benchmark["fullname"] == "kernel/normalize@torch-bfloat16/b2/s16/cpu"
 

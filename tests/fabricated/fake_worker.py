@@ -74,6 +74,8 @@ class FakeWorker:
             return {**COST, "model": arguments["model"], "classes": 10, "size": 32}
         if command == "ceilings":
             return {"precision": arguments["precision"], "flops": 1e12, "bandwidth": 1e11}
+        if command == "reference":
+            return {"id": "fake", "seconds": 0.001}
         if command == "missing":
             return {"reason": None}
         if command == "unreadable":

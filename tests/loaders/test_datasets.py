@@ -89,6 +89,13 @@ def test_classes_that_differ_between_train_and_val_are_named(tmp_path: Path) -> 
         check_same_classes(merge_folders([tmp_path / "train"]), merge_folders([tmp_path / "val"]))
 
 
+def test_a_test_folder_of_other_classes_beside_a_good_val_is_refused(tmp_path: Path) -> None:
+    for split, name in (("train", "cat"), ("val", "cat"), ("test", "dog")):
+        image(tmp_path / split / name / "1.jpg")
+    with pytest.raises(DataError, match="only in the first: cat; only in the second: dog"):
+        open_splits(tmp_path)
+
+
 def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
     image(tmp_path / "train" / "cat" / "1.jpg")
     assert len(open_dataset(tmp_path, "train")) == 1

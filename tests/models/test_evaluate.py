@@ -73,7 +73,7 @@ def test_channels_last_survives_the_padding() -> None:
 
 def test_fewer_classes_than_five() -> None:
     images, labels = data(20, 3)
-    assert evaluate(lambda x: x[:, :, 0, 0], parts(images, labels, 4), 3, CPU, 4).top5 == 1
+    assert evaluate(lambda x: x[:, :, 0, 0], parts(images, labels, 4), 3, CPU, 4).top5 is None
 
 
 def test_a_mirrored_forward_does_not_care_about_mirroring() -> None:
