@@ -67,9 +67,7 @@ def stored_values(path: Path, record: Record) -> dict[str, list[float]]:
     """
     pinned = record.settings.get("reference")
     if not isinstance(pinned, Mapping) or pinned.get("id") != reference.ID or not pinned.get("blocks"):
-        raise UsageError(
-            f"{path} was measured without the reference {reference.ID}; store a new one with this version"
-        )
+        raise UsageError(f"{path} was measured without the reference {reference.ID}; store a new one with this version")
     found: dict[str, list[float]] = {}
     for metric in record.metrics:
         name = metric.workloads.get("head")

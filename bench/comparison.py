@@ -22,6 +22,7 @@ from bench.duel import PAIRS, SLICE_SECONDS, Plan, Round, SideError, keep, log_r
 from bench.errors import BenchError, WorkloadError
 from bench.worker import Worker
 from bench.workload import Conditions, Workload
+from models.configuration import Device, parse
 from results.record import Metric, Ratio, Value
 from results.stats import interval, percentile_value, quantile_interval, required_samples, summarise
 from results.tables import quantity, ratio_text
@@ -234,8 +235,10 @@ class Comparison:
         wanted = list(labels or [operand.label for operand in self.operands])
         for label in wanted:
             self.workers[label] = self.spawn(label, worker_environment(self.settings.threads))
+        # Without torch's compiler a process is up in two thirds of the time.
+        compiler = any(may_compile(operand, self.settings.device) for operand in self.operands)
         for label in wanted:
-            self.workers[label].send("hello")
+            self.workers[label].send("hello", compiler=compiler)
         for label in wanted:
             self.workers[label].receive(300)
 
@@ -841,6 +844,14 @@ WARM_UP_CAP = {
     "loading": 1.0,
     "kernel": 1.0,
 }
+
+
+def may_compile(operand: Operand, device: str) -> bool:
+    """Whether measuring this on "cpu" or "cuda" may need torch's compiler."""
+    if operand.kind != "model":
+        return operand.kind == "kernel"
+    facts = Device.from_cpu() if device == "cpu" else Device(device, bf16=True, compiler=True)
+    return parse(operand.configuration, facts, training=False).compile != "eager"
 
 
 def key(label: str, workload: Workload) -> str:

@@ -107,8 +107,12 @@ def run_folders(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return found, passed
 
 
-def parse_operands(words: Sequence[str]) -> list[Operand]:
+def parse_operands(words: Sequence[str], device: str = "") -> list[Operand]:
     """Operands with unique labels; the same word twice compares a thing with itself.
+
+    Args:
+        words: as they stand on the command line.
+        device: "cpu" or "cuda" that configurations must work on, "" for any.
 
     Raises:
         ModelError, DataError, WorkloadError: an unknown name (near ones are listed) or configuration.
@@ -117,14 +121,14 @@ def parse_operands(words: Sequence[str]) -> list[Operand]:
     operands: list[Operand] = []
     for word in words:
         seen = sum(operand.label.split("#")[0] == word for operand in operands)
-        operands.append(_parse(word, word if not seen else f"{word}#{seen + 1}"))
+        operands.append(_parse(word, word if not seen else f"{word}#{seen + 1}", device))
     kinds = {operand.kind for operand in operands}
     if len(kinds) > 1:
         raise UsageError(f"cannot compare a {' with a '.join(sorted(kinds))}; name operands of one kind")
     return operands
 
 
-def _parse(word: str, label: str) -> Operand:
+def _parse(word: str, label: str, device: str) -> Operand:
     from kernels import catalogue
     from loaders import engines
 
@@ -141,10 +145,10 @@ def _parse(word: str, label: str) -> Operand:
         return Operand(label, "kernel", name, f"{implementation}-{dtype or 'bfloat16'}")
     zoo.check(name)
     if "@" in word:
-        # A dry run on a device that can do everything finds mistyped words before any process is started.
-        words = configuration.split("-")
-        kind = "cpu" if "openvino" in words else "cuda"
-        parse(configuration, Device(kind, bf16=True, compiler=True), training=False)
+        # Found before any process is started: mistyped words, and what this device cannot do.
+        kind = device or ("cpu" if "openvino" in configuration.split("-") else "cuda")
+        facts = Device.from_cpu() if device == "cpu" else Device(kind, bf16=True, compiler=True)
+        parse(configuration, facts, training=False)
     return Operand(label, "model", name, configuration or "fast")
 
 

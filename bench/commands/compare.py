@@ -106,7 +106,7 @@ def command(
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)
     are compared image by image.
     """
-    from bench.operands import LABELS, RUN, files, only_kind, parse_operands, run_folders
+    from bench.operands import LABELS, RUN, choose_device, files, only_kind, parse_operands, run_folders
 
     check_output(output)
     chosen = only_kind(operands)
@@ -132,7 +132,7 @@ def command(
         return 0
     if across:
         raise UsageError("--across compares stored results; name .json files")
-    return _measure(parse_operands(operands), format, output, store, **options)
+    return _measure(parse_operands(operands, choose_device(options["device"])), format, output, store, **options)
 
 
 def _print(record: Any, format: str, output: str) -> None:

@@ -53,6 +53,13 @@ def test_mistakes_are_answered_before_a_process_starts(words: list[str], error: 
         parse_operands(words)
 
 
+def test_what_the_device_cannot_do_is_answered_before_a_process_starts() -> None:
+    assert parse_operands(["lenet@graphs", "lenet@openvino"])
+    for word, device in (("lenet@graphs", "cpu"), ("lenet@tf32", "cpu"), ("lenet@openvino", "cuda")):
+        with pytest.raises(ModelError, match=r"CPU"):
+            parse_operands([word], device)
+
+
 @pytest.mark.parametrize(
     ("word", "configuration"),
     [

@@ -119,7 +119,7 @@ def test_json_with_a_path(tmp_path: Path) -> None:
         tmp_path, *SMALL, *QUICK, "-k", "kernel", "--size", "16", "--store", "", "--benchmark-json", str(path)
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not (tmp_path / ".benchmarks").exists()
+    assert not (tmp_path / ".benchmarks" / "pixbench").exists()
     (benchmark,) = json.loads(path.read_text())["benchmarks"]
     assert benchmark["fullname"] == "kernel/normalize@torch-bfloat16/b2/s16/cpu"
 

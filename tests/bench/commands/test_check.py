@@ -108,8 +108,9 @@ def test_a_wrong_change_is_caught_without_any_timing(tmp_path: Path) -> None:
 def test_a_slowdown_on_a_branch_is_caught_and_what_it_does_not_touch_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At small scale: four blocks and a quarter more work in inference, so that no busy machine can hide it."""
+    """At small scale: three blocks and a quarter more work in inference, so that no busy machine can hide it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(check, "SLICE_SECONDS", 0.05)
     check.open_caches()
     made = repository(tmp_path)
     file = made / "bench" / "step.py"
@@ -124,7 +125,7 @@ def test_a_slowdown_on_a_branch_is_caught_and_what_it_does_not_touch_passes(
         assert not head.side.dirty
 
         def measured(workloads: list[Workload], seed: int) -> list[Row]:
-            duel = Duel(base, head, workloads, Conditions(threads=1), looks=(4,), alphas=(0.07,), seed=seed)
+            duel = Duel(base, head, workloads, Conditions(threads=1), looks=(3,), alphas=(0.13,), seed=seed)
             duel.run()
             return [duel.row(workload) for workload in workloads]
 
