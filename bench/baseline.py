@@ -94,6 +94,7 @@ def check_against(
     looks: Sequence[int] = LOOKS,
     alphas: Sequence[float] = ALPHAS,
     seed: int = 0,
+    budget: float = math.inf,
     say: Say = lambda text: None,
     spawn: Spawn = Worker,
     tree: Tree | None = None,
@@ -128,16 +129,18 @@ def check_against(
     if known:
         tested = subject_of_self_test(known)
 
-        def measured(wanted: Sequence[Workload], seed: int, test: Workload | None) -> tuple[Duel, list[Row]]:
+        def measured(
+            wanted: Sequence[Workload], seed: int, test: Workload | None, left: float = math.inf
+        ) -> tuple[Duel, list[Row]]:
             # The second process of the same code gives the self-test its pair.
             duel = StoredDuel(
-                head, head, wanted, conditions, old, self_test=test, looks=looks, alphas=alphas, seed=seed, say=say,
-                spawn=spawn,
+                head, head, wanted, conditions, old, self_test=test, looks=looks, alphas=alphas, seed=seed, budget=left,
+                say=say, spawn=spawn,
             )  # fmt: skip
             duel.run()
             return duel, [against(duel.row(workload), old[workload.id], duel.references) for workload in wanted]
 
-        duel, first = measured(known, seed, tested)
+        duel, first = measured(known, seed, tested, budget - (time.monotonic() - begin))
         self_test = judged_self_test(tested, duel)
 
         def again(names: list[str]) -> dict[str, Row]:

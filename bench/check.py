@@ -66,20 +66,20 @@ def default_workloads(device: str, data: str) -> list[Workload]:
     """
     cuda = device == "cuda"
     batch, size = (128, 128) if cuda else (4, 64)
-    models = ("resnet18", "efficientnet_b0")
-    # Without freezing: graphs of frozen weights are compiled anew in each process.
-    levers = {
-        "inference": "bf16-nhwc-compile",
-        "training": "amp-nhwc-compile" if cuda else "amp-nhwc-eager",
-    }
+    # Without freezing: graphs of frozen weights are compiled anew in each process. On two cores one compiled network
+    # has to do: every process of every block traces it again, code that is kept or not.
+    inference = "bf16-nhwc-compile"
+    training = "amp-nhwc-compile" if cuda else "amp-nhwc-eager"
     networks = [
         Workload(task, model, configuration, batch, size, 1000, device=device)
-        for task, configuration in levers.items()
-        for model in models
+        for task, model, configuration in (
+            ("inference", "resnet18", inference),
+            ("inference", "efficientnet_b0", inference if cuda else "bf16-nhwc-eager"),
+            ("training", "resnet18", training),
+            ("training", "efficientnet_b0", training),
+        )
     ]
-    engines = ("dali",) if cuda else ("dali", "pil")
-    loading = [Workload("loading", name, "bfloat16-nhwc", 32, size, data=data, device=device) for name in engines]
-    return [*networks, *loading]
+    return [*networks, Workload("loading", "dali", "bfloat16-nhwc", 32, size, data=data, device=device)]
 
 
 @dataclass
@@ -98,6 +98,14 @@ class Series:
     decision: Decision | None = None
     reason: str | None = None
 
+    @property
+    def latest(self) -> float:
+        return self.seconds[-1] if self.seconds else 0.0
+
+    @property
+    def typical(self) -> float:
+        return statistics.median(self.seconds) if self.seconds else 0.0
+
     def values(self, of: str, to: str) -> list[float]:
         """log(time of `of` / time of `to`) a block: the median over its pairs."""
         found = [[turns for turns in block if of in turns and to in turns] for block in self.blocks]
@@ -114,6 +122,7 @@ class Duel:
         self_test: a workload that base also does against itself, and slowed by 5 %; None without one.
         looks, alphas: after how many blocks is judged, and with which one-sided error.
         seed: of the order of turns.
+        budget: seconds; no look is gone for that would end beyond them, what is in doubt then stays UNSURE.
         say: one line for each thing begun.
         spawn: (name, environment, source, interpreter) -> a worker.
     """
@@ -129,6 +138,7 @@ class Duel:
         looks: Sequence[int] = LOOKS,
         alphas: Sequence[float] = ALPHAS,
         seed: int = 0,
+        budget: float = math.inf,
         say: Say = lambda text: None,
         spawn: Spawn = Worker,
     ) -> None:
@@ -139,6 +149,7 @@ class Duel:
         self.looks = tuple(looks)
         self.alphas = tuple(alphas)
         self.rng = random.Random(seed)
+        self.budget = budget
         self.say = say
         self.spawn = spawn
         self.workers: dict[str, Any] = {}
@@ -147,9 +158,12 @@ class Duel:
         self.slowed: Decision | None = None
         self.load: list[float | None] = []
         self.references: list[float] = []
+        self.ended_early = False
 
     def run(self) -> None:
-        """Measure until the last look or until nothing is left in doubt."""
+        """Measure until the last look, until nothing is left in doubt, or until the next look is beyond the budget."""
+        begin = time.monotonic()
+        overheads: list[float] = []
         for block in range(self.looks[-1]):
             open_ = [w for w in self.workloads if self.undecided(w)]
             testing = self.self_test is not None and self.testing()
@@ -158,8 +172,14 @@ class Duel:
             if testing and self.self_test not in open_:
                 assert self.self_test is not None
                 open_ = [*open_, self.self_test]
+            if block in self.looks:
+                blocks = next(number for number in self.looks if number > block) - block
+                each = statistics.median(overheads) + sum(self.series[w.id].typical for w in open_)
+                if time.monotonic() - begin + blocks * each > self.budget:
+                    self.ended_early = True
+                    return
             self.say(f"block {block + 1}, at most {self.looks[-1]}: {len(open_)} workloads")
-            before = Busy.now()
+            before, block_begin = Busy.now(), time.monotonic()
             try:
                 compiler = any("eager" not in w.configuration.split("-") and not w.reads_files for w in open_)
                 self.start(["base", "head", *(["again"] if testing else [])], compiler)
@@ -168,6 +188,7 @@ class Duel:
             finally:
                 self.close()
             self.load.append(Busy.now().foreign(before))
+            overheads.append(time.monotonic() - block_begin - sum(self.series[w.id].latest for w in open_))
             if block + 1 in self.looks:
                 self.judge()
 
@@ -259,9 +280,13 @@ class Duel:
     def ready(self, workload: Workload, names: Sequence[str]) -> tuple[float, int]:
         """Seconds a step of the slowest side, and batches that a loader holds ready."""
         seconds, prefetch = 0.0, 0
+        # All sides at once: nothing is timed yet, and compiling is one core's work.
         for name in names:
             with of_side(name):
-                built = self.workers[name].build([workload], self.conditions)
+                self.workers[name].begin_build([workload], self.conditions)
+        for name in names:
+            with of_side(name):
+                built = self.workers[name].built()
                 prefetch = max(prefetch, built["prefetch"][workload.id])
         for name in names:
             with of_side(name):
@@ -333,11 +358,14 @@ def confirmed(first: Sequence[Row], measure_again: Callable[[list[str]], Mapping
 
 
 class Question:
-    """One process a side, asked the same at the same time, since nothing is timed; a side may fail on its own."""
+    """One process a side, asked the same at the same time, since nothing is timed; a side may fail on its own.
+
+    The threads are shared out among the two: two teams on the same cores would spend their time waiting for each other.
+    """
 
     def __init__(self, base: Tree, head: Tree, threads: int, spawn: Spawn = Worker) -> None:
         self.trees = {"base": base, "head": head}
-        self.threads = threads
+        self.threads = max(1, threads // 2)
         self.spawn = spawn
         self.workers: dict[str, Any] = {}
 
@@ -379,6 +407,9 @@ class Question:
                 answers[name] = error
         return answers
 
+    def of(self, conditions: Conditions) -> dict[str, Any]:
+        return asdict(replace(conditions, threads=self.threads))
+
     def one(self, name: str, command: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         """One side's answer; raises what it raised."""
         answer: dict[str, Any] = self.workers[name].ask(command, timeout, **arguments)
@@ -395,7 +426,7 @@ def exact(
     gone: list[Row] = []
     for workload in workloads:
         say(f"counting {workload.id}")
-        words = {"workload": workload.to_json(), "conditions": asdict(conditions), "quick": quick}
+        words = {"workload": workload.to_json(), "conditions": question.of(conditions), "quick": quick}
         answers = question.ask("facts", 600, **words)
         failed = {name: answer for name, answer in answers.items() if isinstance(answer, BenchError)}
         if failed:
@@ -436,7 +467,7 @@ def computed(
             continue
         say(f"comparing what {workload.id} computes")
         files = {name: folder / f"{name}-{number}.safetensors" for name in ("base", "head")}
-        words: dict[str, Any] = {"workload": workload.to_json(), "conditions": asdict(conditions), "quick": quick}
+        words: dict[str, Any] = {"workload": workload.to_json(), "conditions": question.of(conditions), "quick": quick}
         try:
             question.one("base", "outputs", 600, given="", save=str(files["base"]), **words)
             answer = question.one("head", "outputs", 600, given=str(files["base"]), save=str(files["head"]), **words)
@@ -621,10 +652,14 @@ def check(
     fail_on_unsure: bool = False,
     looks: Sequence[int] = LOOKS,
     seed: int = 0,
+    budget: float = math.inf,
     say: Say = lambda text: None,
     spawn: Spawn = Worker,
 ) -> tuple[CheckReport, dict[str, Any]]:
     """The whole check.
+
+    Args:
+        budget: seconds after which no further look is gone for; what looks slower is still measured a second time.
 
     Returns:
         the report, and what else a record keeps: {"reference": {"id", "seconds", "blocks"}}, empty with exact_only.
@@ -645,7 +680,10 @@ def check(
     self_test = None
     if not exact_only and known:
         tested = subject_of_self_test(known)
-        duel = Duel(base, head, known, conditions, self_test=tested, looks=looks, seed=seed, say=say, spawn=spawn)
+        duel = Duel(
+            base, head, known, conditions, self_test=tested, looks=looks, seed=seed,
+            budget=budget - (time.monotonic() - begin), say=say, spawn=spawn,
+        )  # fmt: skip
         duel.run()
 
         def again(names: list[str]) -> dict[str, Row]:
@@ -747,6 +785,8 @@ FOREIGN = 0.05
 def doubts(duel: Duel, rows: Sequence[Row], self_test: SelfTest) -> list[str]:
     """Why a machine could not see more, where something stayed UNSURE."""
     said = []
+    if duel.ended_early:
+        said.append(f"ended after {len(duel.load)} blocks: the next look was beyond --budget")
     unsure = [d for d in (self_test.same, self_test.slowed) if d is not None and d.verdict == UNSURE]
     if unsure:
         said.append("the self-test stayed UNSURE: a change of 5 % could not be seen surely on this machine now")

@@ -14,6 +14,7 @@ import json
 import os
 import select
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -131,6 +132,14 @@ class Worker:
     def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> dict[str, Any]:
         """Build steps that belong together and call each once: {"compile_seconds", "cache", "notes", "prefetch"}."""
         return self.ask("build", timeout, workloads=[w.to_json() for w in workloads], conditions=asdict(conditions))
+
+    def begin_build(self, workloads: Sequence[Workload], conditions: Conditions) -> None:
+        """Have it build while others do; `built` waits for it."""
+        self.send("build", workloads=[w.to_json() for w in workloads], conditions=asdict(conditions))
+
+    def built(self, timeout: float = 900.0) -> dict[str, Any]:
+        """What `build` answers."""
+        return self.receive(timeout)
 
     def warm(self, workload: Workload, cap: float, timeout: float = 600.0) -> dict[str, Any]:
         """Warm up: {"seconds_per_step", "stable"}; see `warm_up`."""
@@ -345,7 +354,7 @@ class Session:
         # What a loader made ahead while others were built costs nothing to take, and would be timed as its rate.
         for _ in range(step.prefetch + 1 if step.prefetch else 0):
             step.call()
-        seconds, stable = warm_up(step.call, CLOCKS[step.workload.device], cap)
+        seconds, stable = warm_up(step.call, CLOCKS[step.workload.device], cap, least=step.prefetch + 1)
         # What the compilers left would be walked by each collection before a slice, for a quarter of a second.
         gc.collect()
         gc.freeze()
@@ -469,14 +478,18 @@ def slowed(call: Callable[[], object], every: int, skip: int = 0) -> Callable[[]
     return step
 
 
-def warm_up(step: Any, clock: Any, cap: float, agreement: float = 0.01) -> tuple[float, bool]:
+def warm_up(step: Any, clock: Any, cap: float, agreement: float = 0.01, least: int = 1) -> tuple[float, bool]:
     """Run slices until three in a row agree within `agreement`, at most `cap` seconds of them (at least one).
 
+    Args:
+        least: steps of a slice at least. A loader hands out what it made ahead in bursts, each step of which takes no
+            time at all.
+
     Returns:
-        seconds a step in the last slice, and whether three agreed.
+        seconds a step in the last slice, of slices that did not agree in the middle one of three, and whether they did.
     """
     recent: list[float] = []
-    steps = 1
+    steps = least
     begin = clock()
     while True:
         turn = time_slice(step, steps, 0, clock)
@@ -484,9 +497,9 @@ def warm_up(step: Any, clock: Any, cap: float, agreement: float = 0.01) -> tuple
         if len(recent) == 3 and max(recent) <= (1 + agreement) * min(recent):
             return turn.seconds_per_step, True
         if clock() - begin >= cap:
-            return min(recent), False
+            return statistics.median(recent), False
         # About a tenth of a second a slice: long enough that the timer and the launch do not matter.
-        steps = max(1, min(1000, round(0.1 / max(turn.seconds_per_step, 1e-6))))
+        steps = max(least, min(1000, round(0.1 / max(turn.seconds_per_step, 1e-6))))
 
 
 def settle(limit: float = 3.0, quiet: float = 0.004, window: float = 0.02) -> float:

@@ -43,6 +43,13 @@ FORMATS = ("text", "markdown", "json", "junit")
     help="A fact (state_dict, operators, output) or verdict (VANISHED) that may differ; repeatable.",
 )
 @click.option("--looks", type=click.IntRange(1, 3), default=3, show_default=True, help="Looks at 10, 16, 24 blocks.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(0),
+    default=540.0,
+    show_default=True,
+    help="Seconds; no further look is gone for that would end later, what is in doubt then is UNSURE.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs for loaders in place of generated.")
@@ -61,6 +68,7 @@ def command(
     exact: bool,
     allow: tuple[str, ...],
     looks: int,
+    budget: float,
     device: str,
     threads: int,
     data: Path | None,
@@ -98,6 +106,7 @@ def command(
         "fail_on_unsure": fail_on_unsure,
         "looks": LOOKS[:looks],
         "seed": seed,
+        "budget": budget,
         "say": screen.progress if screen.moving else screen.say,
     }
     chosen, conditions = subjects(workloads, place, cores, data, seed, screen.progress)

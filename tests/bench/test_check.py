@@ -17,7 +17,7 @@ from bench.trees import Tree
 from bench.workload import Conditions, Workload
 from results.gate import Side
 from results.record import Record
-from results.verdict import CLEAN, REGRESSED, UNSURE
+from results.verdict import CLEAN, LOOKS, REGRESSED, UNSURE
 
 FAST = Workload("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
 OTHER = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
@@ -83,10 +83,13 @@ class Process:
         self.send(command, **arguments)
         return self.receive(timeout)
 
-    def build(self, workloads: list[Workload], conditions: Conditions) -> dict[str, Any]:
+    def begin_build(self, workloads: list[Workload], conditions: Conditions) -> None:
+        self.building = workloads
+
+    def built(self) -> dict[str, Any]:
         if (self.name, "build") in self.machine.fails:
             raise self.machine.fails[self.name, "build"]
-        return {"prefetch": {w.id: 0 for w in workloads}}
+        return {"prefetch": {w.id: 0 for w in self.building}}
 
     def warm(self, workload: Workload, cap: float) -> dict[str, Any]:
         return {"seconds_per_step": 0.01}
@@ -201,15 +204,15 @@ def test_a_side_that_fails_in_its_turn_is_named(side: str) -> None:
 
 def test_one_workload_that_fails_leaves_the_others() -> None:
     machine = Machine()
-    real = Process.build
+    real = Process.built
 
-    def build(self: Process, workloads: list[Workload], conditions: Conditions) -> dict[str, Any]:
-        if self.name == "head" and workloads[0] == OTHER:
+    def built(self: Process) -> dict[str, Any]:
+        if self.name == "head" and self.building[0] == OTHER:
             raise WorkerError("the process measuring head ended")
-        return real(self, workloads, conditions)
+        return real(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Process, "build", build)
+        patch.setattr(Process, "built", built)
         report, _ = run(machine)
     assert [row.verdict for row in report.rows] == [CLEAN, "ERROR"]
     assert (report.verdict, report.exit_code) == ("ERROR", 2)
@@ -387,6 +390,22 @@ def test_the_newest_check_of_a_folder_is_the_baseline(tmp_path: Path) -> None:
     store.save(Record.from_json({**record.to_json(), "kind": "compare"}), tmp_path / "c.json")
     with pytest.raises(UsageError, match="is a compare record"):
         baseline.find(tmp_path / "c.json", said.append)
+
+
+def test_no_look_is_gone_for_beyond_the_budget() -> None:
+    """Scatter so wide that nothing is decided at the first look; a budget that is used up then."""
+    machine = Machine()
+    machine.scatter = 0.2
+    duel = Duel(BASE, HEAD, [FAST], CONDITIONS, budget=0.0, spawn=machine)
+    duel.run()
+    assert duel.ended_early
+    assert len(duel.references) == LOOKS[0]
+    row = duel.row(FAST)
+    assert row.verdict == "UNSURE"
+    report, _ = run(machine, budget=0.0)
+    assert any("beyond --budget" in note for note in report.notes)
+    assert report.exit_code == 0
+    assert not Duel(BASE, HEAD, [FAST], CONDITIONS, spawn=Machine()).ended_early
 
 
 def test_a_duel_that_is_interrupted_leaves_no_process() -> None:

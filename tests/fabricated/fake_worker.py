@@ -106,6 +106,12 @@ class FakeWorker:
             "prefetch": {w.id: 0 for w in workloads},
         }
 
+    def begin_build(self, workloads: Any, conditions: Any) -> None:
+        self.building = workloads, conditions
+
+    def built(self) -> dict[str, Any]:
+        return self.build(*self.building)
+
     def warm(self, workload: Any, cap: float, timeout: float = 0) -> dict[str, Any]:
         return {"seconds_per_step": self.seconds(self.name, workload), "stable": True}
 

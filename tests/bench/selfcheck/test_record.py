@@ -24,13 +24,6 @@ WORKLOADS = [
 TREE = Tree(Side("head", "", "0" * 40), Path("/nowhere"), "digest", sys.executable)
 
 
-class Process(FakeWorker):
-    """Also knows the pinned reference."""
-
-    def ask(self, command: str, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
-        return {"seconds": 0.001} if command == "reference" else super().ask(command, timeout, **arguments)
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -43,7 +36,7 @@ def recording(
     options = {"fail": more.pop("fail")} if "fail" in more else {}
 
     def spawn(name: str, environment: Any, source: Path, python: str) -> FakeWorker:
-        return Process(name, on, lambda side, workload: 0.02, **options)
+        return FakeWorker(name, on, lambda side, workload: 0.02, **options)
 
     words: dict[str, Any] = {"seconds": 1e9, "load": "none", "workloads": WORKLOADS, **more}
     return record_tree(
