@@ -365,7 +365,7 @@ class Question:
 
     def __init__(self, base: Tree, head: Tree, threads: int, spawn: Spawn = Worker) -> None:
         self.trees = {"base": base, "head": head}
-        self.threads = max(1, threads // 2)
+        self.threads = threads
         self.spawn = spawn
         self.workers: dict[str, Any] = {}
 
@@ -408,7 +408,8 @@ class Question:
         return answers
 
     def of(self, conditions: Conditions) -> dict[str, Any]:
-        return asdict(replace(conditions, threads=self.threads))
+        """With this side's share of the threads; what a process says of its machine before is of all of them."""
+        return asdict(replace(conditions, threads=max(1, conditions.threads // 2)))
 
     def one(self, name: str, command: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         """One side's answer; raises what it raised."""
