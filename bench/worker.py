@@ -283,7 +283,8 @@ class Session:
         modules = ["torchvision.models", "bench.cost", "bench.memory", "bench.step"]
         for module in [*(["torch._inductor.compile_fx"] if compiler else []), *modules]:
             importlib.import_module(module)
-
+        # Half a million objects that stay: each later collection, one before every turn, would walk them all.
+        gc.freeze()
         return {"pid": os.getpid(), "source": str(SOURCE)}
 
     def machine(self) -> dict[str, Any]:

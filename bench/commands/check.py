@@ -46,7 +46,7 @@ FORMATS = ("text", "markdown", "json", "junit")
 @click.option(
     "--budget",
     type=click.FloatRange(0),
-    default=540.0,
+    default=570.0,
     show_default=True,
     help="Seconds; no further look is gone for that would end later, what is in doubt then is UNSURE.",
 )
