@@ -280,8 +280,8 @@ class Duel:
     def ready(self, workload: Workload, names: Sequence[str]) -> tuple[float, int]:
         """Seconds a step of the slowest side, and batches that a loader holds ready."""
         seconds, prefetch = 0.0, 0
-        # Nothing is timed yet, and compiling is one core's work: all sides at once. What is not compiled calls its first
-        # step right away, whose threads would wait for those of the other sides.
+        # Nothing is timed yet, and compiling is one core's work: all sides at once. What is not compiled runs its first
+        # step right away, and its threads would wait for those of the other sides.
         together = "eager" not in workload.configuration.split("-") and not workload.reads_files
         for crew in [list(names)] if together else [[name] for name in names]:
             for name in crew:

@@ -19,8 +19,8 @@ from results.gate import Side
 from results.record import Record
 from results.verdict import CLEAN, LOOKS, REGRESSED, UNSURE
 
-FAST = Workload("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
-OTHER = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
+FAST = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
+OTHER = Workload("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
 CONDITIONS = Conditions(threads=1)
 BASE = Tree(Side("base", "main", "b" * 40), Path("/base"), "bbbb", "python")
 HEAD = Tree(Side("head", "", "a" * 40), Path("/head"), "aaaa", "python")
