@@ -101,6 +101,10 @@ def verdict_line(report: CheckReport, markup: Markup = PLAIN) -> str:
         lead = _first([fact_sentence(fact, markup) for fact in report.changed], "fact")
     elif verdict == UNSURE and not grave and report.self_test is not None:
         lead = self_test_sentence(report.self_test, markup)
+    elif (
+        verdict == UNSURE and len(grave) > 2 and all(row.reason is None and _visible(row) is not None for row in grave)
+    ):
+        lead = _unsure(grave, len(report.rows))
     elif grave and verdict != CLEAN:
         # The whole of a long reason stands below the table.
         brief = [replace(row, reason=row.reason and textwrap.shorten(row.reason, 160)) for row in grave]
@@ -110,6 +114,19 @@ def verdict_line(report: CheckReport, markup: Markup = PLAIN) -> str:
     # A sentence of Decision's begins with its verdict.
     lead = lead.removeprefix(f"{verdict} ")
     return "; ".join([f"{markup.strong(verdict)}: {lead}", *_others(report)])
+
+
+def _unsure(rows: Sequence[Row], of: int) -> str:
+    """What several workloads could have seen; each has its line in the table."""
+    seen = [visible for row in rows if (visible := _visible(row)) is not None]
+    return (
+        f"no change shown and none ruled out in {len(rows)} of {of} workloads; "
+        f"a change of {_percent(min(seen))} (in one) to {_percent(max(seen))} (in all) could have been seen"
+    )
+
+
+def _visible(row: Row) -> float | None:
+    return None if row.decision is None else row.decision.visible
 
 
 def row_sentence(row: Row, markup: Markup = PLAIN) -> str:
@@ -300,7 +317,7 @@ def _rows_table(report: CheckReport, format: str, width: int, colour: bool) -> t
             _change_cell(row.decision, joint),
             paint(verdict, _TONES.get(verdict), colour) + allowed + mark,
             _blocks(row.decision, row.again),
-            None if row.decision is None or row.decision.visible is None else _percent(row.decision.visible),
+            None if (visible := _visible(row)) is None else _percent(visible),
             _cost_cell(row, joint),
         ]
 

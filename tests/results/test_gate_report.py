@@ -132,6 +132,17 @@ def test_void_says_what_went_wrong_and_counts_no_time() -> None:
     assert "no worker came up" in verdict_line(made.report(self_test=fault))
 
 
+def test_many_unsure_are_said_together() -> None:
+    decisions = [made.decision(0.01, blocks=24, spread=spread) for spread in (0.02, 0.04, 0.08)]
+    rows = [replace(made.UNSURE_ROW, workload=f"w{i}", decision=found) for i, found in enumerate(decisions)]
+    line = verdict_line(made.report(rows=(*rows, made.CLEAN_ROW)))
+    least, most = decisions[0].visible, decisions[2].visible
+    assert least is not None
+    assert most is not None
+    assert "no change shown and none ruled out in 3 of 4 workloads" in line
+    assert f"a change of {100 * least:.2g} % (in one) to {100 * most:.2g} % (in all) could have been seen" in line
+
+
 def test_an_instrument_in_doubt_is_named_when_no_row_is() -> None:
     assert verdict_line(REPORTS["in doubt"]).startswith(f"UNSURE: self-test in doubt on {made.INFERENCE}")
 
