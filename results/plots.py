@@ -100,7 +100,7 @@ def save(figure: Figure, path: Path | str, dpi: int = 130) -> Path:
     if kind not in metadata:
         raise RecordError(f"{path}: pictures are written as .png or .svg")
     data = io.BytesIO()
-    with _style():
+    with style_context():
         figure.savefig(data, format=kind, dpi=dpi, metadata=metadata[kind])
     write_whole(path, data.getvalue())
     return path
@@ -114,7 +114,7 @@ def curves(history: History, title: str | None = None, evaluated: str = "validat
     _some(history.epochs or history.steps, "a history without rows cannot be drawn")
     per_epoch, per_step = bool(history.epochs), bool(history.steps)
     rows = per_epoch + per_step
-    with _style():
+    with style_context():
         figure = Figure(figsize=(13, 3.6 * rows), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
         grid = figure.subplots(rows, 3, squeeze=False)
         if per_epoch:
@@ -160,7 +160,7 @@ def overlay(
     strange = [name for name in published or {} if name not in histories]
     if strange:
         raise RecordError(f"published figures for {', '.join(strange)}, which is none of {', '.join(histories)}")
-    with _style():
+    with style_context():
         figure = Figure(figsize=(9, 5.2), layout="constrained")
         axes = figure.subplots()
         _OVERLAYS[what](axes, histories, evaluated)
@@ -184,7 +184,7 @@ def accuracy_over_epochs(
     `published` is drawn dashed with hollow marks. Raises RecordError when there is no point.
     """
     _some([p for p in points.values() if p], "no accuracy to draw")
-    with _style():
+    with style_context():
         figure = Figure(figsize=(8, 4.6), layout="constrained")
         axes = figure.subplots()
         names = list(dict.fromkeys([*points, *(published or {})]))
@@ -223,7 +223,7 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], title: str | None = Non
     n, images = len(counts), int(counts.sum())
     support = counts.sum(axis=1, keepdims=True)
     shares = np.divide(100 * counts, support, out=np.zeros(counts.shape), where=support > 0)
-    with _style():
+    with style_context():
         side = min(max(4.5, 0.62 * n + 2), 11) if n <= _NAMED_CELLS else min(max(9, 0.15 * n + 2), 15)
         figure = Figure(figsize=(side + 0.8, side), layout="constrained")
         axes = figure.subplots()
@@ -279,7 +279,7 @@ def bars(
     elif unit == "s":
         factor, scale = time_unit(numbers)
     height = 0.8 / len(series)
-    with _style():
+    with style_context():
         figure = Figure(figsize=(9, max(2.2, 0.9 + 0.26 * len(rows) * (len(series) + 0.7))), layout="constrained")
         axes = figure.subplots()
         for s, name in enumerate(series):
@@ -322,7 +322,7 @@ def sizes(rows: Sequence[Sized], title: str | None = None) -> Figure:
     count, count_scale = unit_for(params, "parameters")
     at = np.arange(len(rows), dtype=float)
     labels: list[tuple[float, int | None]] = []
-    with _style():
+    with style_context():
         figure = Figure(figsize=(max(6.5, 1.6 + 1.35 * len(rows)), 5), layout="constrained")
         axes = figure.subplots()
         for k, (name, values) in enumerate(kinds):
@@ -380,7 +380,7 @@ def lr_finder(
         raise RecordError(f"{len(lrs)} learning rates for {len(losses)} losses; expected one each")
     if min(lrs) <= 0:
         raise RecordError(f"learning rate {min(lrs)}: the axis is logarithmic, rates must be above 0")
-    with _style():
+    with style_context():
         figure = Figure(figsize=(7.5, 4.4), layout="constrained")
         axes = figure.subplots()
         faint = smoothed is not None
@@ -420,7 +420,7 @@ def _before_divergence(losses: Sequence[float], course: Sequence[float]) -> NDAr
 def schedule(lrs: Sequence[float], unit: str = "step", title: str | None = None) -> Figure:
     """The learning rate over a run; `lrs` holds one for each `unit` ("step" or "epoch") from the first on."""
     _some(lrs, "no learning rate to draw")
-    with _style():
+    with style_context():
         figure = Figure(figsize=(7.5, 3.8), layout="constrained")
         axes = figure.subplots()
         axes.plot(range(1, len(lrs) + 1), lrs, color=COLOURS[0], marker="o" if len(lrs) == 1 else None)
@@ -450,7 +450,7 @@ def image_grid(
     cell, gap, above = 1.3, 0.06, 0.12 * max((text.count("\n") + 1 for text in lines), default=0)
     tall, top = cell * min(2.0, max(0.5, height / width)), 0.36 if title else 0.0
     across, down = columns * (cell + gap) + gap, rows * (tall + above + gap) + gap + top
-    with _style():
+    with style_context():
         figure = Figure(figsize=(across, down))
         for i, picture in enumerate(pictures):
             row, column = divmod(i, columns)
@@ -559,7 +559,7 @@ _OVERLAYS: dict[str, Callable[[Axes, Mapping[str, History], str], None]] = {
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style_context() -> Iterator[None]:
     with matplotlib.rc_context(_STYLE):
         yield
 

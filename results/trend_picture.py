@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from results.changes import MARKED_BREAKS, Trend, letter, limits
-from results.plots import COLOURS, _style
+from results.plots import COLOURS, style_context
 from results.tables import unit_for
 
 _DATES = 7
@@ -20,7 +20,7 @@ def figure(trend: Trend) -> Figure:
     values = trend.values
     factor, unit = (1.0, "steps of the reference") if trend.relative else unit_for(values, "s")
     low, high = limits(values, [level for _, level in trend.stretches])
-    with _style():
+    with style_context():
         drawn = Figure(figsize=(9, 3.4), layout="constrained")
         axes = drawn.subplots()
         for number, chain in enumerate(trend.chains):
@@ -64,7 +64,7 @@ def figure(trend: Trend) -> Figure:
 def svg(trend: Trend) -> str:
     """The picture as text; the same series gives the same text."""
     data = io.StringIO()
-    with _style():
+    with style_context():
         figure(trend).savefig(data, format="svg", metadata={"Date": None, "Creator": None})
     return data.getvalue()
 
