@@ -82,6 +82,11 @@ def default_workloads(device: str, data: str) -> list[Workload]:
     return [*networks, Workload("loading", "dali", "bfloat16-nhwc", 32, size, data=data, device=device)]
 
 
+def may_compile(workload: Workload) -> bool:
+    """Whether making it ready may need torch's compiler."""
+    return "eager" not in workload.configuration.split("-") and not workload.reads_files
+
+
 @dataclass
 class Series:
     """What is measured of one workload.
@@ -181,8 +186,7 @@ class Duel:
             self.say(f"block {block + 1}, at most {self.looks[-1]}: {len(open_)} workloads")
             before, block_begin = Busy.now(), time.monotonic()
             try:
-                compiler = any("eager" not in w.configuration.split("-") and not w.reads_files for w in open_)
-                self.start(["base", "head", *(["again"] if testing else [])], compiler)
+                self.start(["base", "head", *(["again"] if testing else [])], any(map(may_compile, open_)))
                 for workload in open_:
                     self.measure(workload, testing and workload == self.self_test)
             finally:
@@ -282,8 +286,7 @@ class Duel:
         seconds, prefetch = 0.0, 0
         # Nothing is timed yet, and compiling is one core's work: all sides at once. What is not compiled runs its first
         # step right away, and its threads would wait for those of the other sides.
-        together = "eager" not in workload.configuration.split("-") and not workload.reads_files
-        for crew in [list(names)] if together else [[name] for name in names]:
+        for crew in [list(names)] if may_compile(workload) else [[name] for name in names]:
             for name in crew:
                 with of_side(name):
                     self.workers[name].begin_build([workload], self.conditions)

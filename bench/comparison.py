@@ -235,7 +235,7 @@ class Comparison:
         wanted = list(labels or [operand.label for operand in self.operands])
         for label in wanted:
             self.workers[label] = self.spawn(label, worker_environment(self.settings.threads))
-        # Without torch's compiler a process is up in two thirds of the time.
+        # Importing torch's compiler is a good part of a process's start, and eager steps do without.
         compiler = any(may_compile(operand, self.settings.device) for operand in self.operands)
         for label in wanted:
             self.workers[label].send("hello", compiler=compiler)
@@ -252,6 +252,10 @@ class Comparison:
     def run_block(self, block: int) -> None:
         if not self.machine:
             self.prepare()
+        pinned = self.workers[self.reference].ask(
+            "reference", 120, device=self.settings.device, threads=self.settings.threads
+        )
+        self.references.append(pinned["seconds"])
         for group in self.groups():
             sample = self.samples.setdefault(group.name, Sample())
             if len(sample.blocks) <= block and len(sample.missing) < len(self.operands):
@@ -290,12 +294,8 @@ class Comparison:
         self.measure_ceilings()
 
     def measure_ceilings(self) -> None:
-        """The best seen in this run: a ceiling measured once may have met a noisy moment; and the pinned reference."""
+        """The best seen in this run: a ceiling measured once may have met a noisy moment."""
         self.progress("measuring this device's ceilings")
-        pinned = self.workers[self.reference].ask(
-            "reference", 120, device=self.settings.device, threads=self.settings.threads
-        )
-        self.references.append(pinned["seconds"])
         precisions = {
             levers[task].split("-")[0 if not levers[task].startswith(("openvino", "onnxruntime", "tensorrt")) else 1]
             for levers in self.resolved.values()

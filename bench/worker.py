@@ -131,7 +131,8 @@ class Worker:
 
     def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> dict[str, Any]:
         """Build steps that belong together and call each once: {"compile_seconds", "cache", "notes", "prefetch"}."""
-        return self.ask("build", timeout, workloads=[w.to_json() for w in workloads], conditions=asdict(conditions))
+        self.begin_build(workloads, conditions)
+        return self.built(timeout)
 
     def begin_build(self, workloads: Sequence[Workload], conditions: Conditions) -> None:
         """Have it build while others do; `built` waits for it."""
@@ -278,7 +279,7 @@ class Session:
         """Import what measuring needs: not inside anything timed, and in all processes at the same time.
 
         Args:
-            compiler: also torch's, which takes half of the time and is not needed for eager steps.
+            compiler: also torch's, which eager steps do not need.
         """
         modules = ["torchvision.models", "bench.cost", "bench.memory", "bench.step"]
         for module in [*(["torch._inductor.compile_fx"] if compiler else []), *modules]:
