@@ -6,8 +6,9 @@ as strict as if every place in the series had been tested, because the partition
 left must exceed the margin below which a change does not matter.
 
 A partition alone finds the best places but has no error rate; the test gives it one. Of 4,000 simulated series of 100
-points without a change, for each of several kinds of noise (normal, Student's, lognormal), at most 5 show one. That is
-of independent noise: a machine whose speed wanders for days shows changes, and they are the machine's.
+points without a change, for each of six kinds of noise, at most 4 show one: `python -m bench.selfcheck trend`,
+results/published/simulated/trend.md. That is of independent noise: a machine whose speed wanders for days shows
+changes, and they are the machine's.
 """
 
 from __future__ import annotations

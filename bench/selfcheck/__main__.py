@@ -16,7 +16,10 @@ LOADS = ("none", "core")
 
 @click.group(context_settings={**CONTEXT, "auto_envvar_prefix": None})
 def app() -> None:
-    """How often `bench check` errs: record traces of equal code, judge decisions drawn from them, run it in a loop."""
+    """How often `bench check` errs: record traces of equal code, judge decisions drawn from them, run it in a loop.
+
+    And how often `bench trend` does.
+    """
 
 
 @app.command()
@@ -53,10 +56,12 @@ def record(
     from bench.machine import usable_cores
     from bench.operands import choose_device
     from bench.selfcheck.record import record as measure
+    from bench.selfcheck.record import snapshot
 
     check_output(str(out))
     chosen, conditions = subjects(workloads, choose_device(device), threads or usable_cores(), data, seed, say)
-    done = measure(out, blocks, seconds, load, chosen, conditions, say, sampled_rounds)
+    with snapshot() as tree:
+        done = measure(out, tree, blocks, seconds, load, chosen, conditions, say, sampled_rounds)
     say(f"{out} holds {done} blocks, {out.stat().st_size / 1e6:.2f} MB")
 
 
@@ -104,6 +109,19 @@ def live(
     check_output(str(file))
     chosen = tuple(Workload.from_id(text).id for text in ids(workloads)) or WORKLOADS
     write(summary(loop(file, runs, slow, chosen, say, timeout), format), output)
+
+
+@app.command()
+@click.option("--series", type=click.IntRange(1), default=4000, show_default=True, help="Of each kind of noise.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+def trend(series: int, seed: int, format: str, output: str) -> None:
+    """False changes and found ones of `bench trend` in simulated series of 100 points."""
+    from bench.selfcheck.simulated import simulate
+
+    check_output(output)
+    write(simulate(series, seed, format), output)
 
 
 def say(text: str) -> None:

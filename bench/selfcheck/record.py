@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,30 +54,14 @@ class Recorder(Duel):
         return Block(start, time.monotonic() - begin, Busy.now().foreign(before), self.references[-1], tuple(found))
 
 
-def record(
-    path: Path,
-    blocks: int,
-    seconds: float,
-    load: str,
-    workloads: Sequence[Workload],
-    conditions: Conditions,
-    say: Say,
-    sampled_rounds: int = PAIRS,
-) -> int:
-    """Measure until `path` holds `blocks` blocks, or until `seconds` have passed; returns how many it holds.
-
-    Raises:
-        UsageError: `path` was begun under other settings.
-        RecordError: it was recorded on another machine, is no trace, or cannot be written.
-        WorkloadError: a workload gave no time.
-    """
+@contextmanager
+def snapshot() -> Iterator[Tree]:
+    """A copy of this code: a long recording must not follow what is edited meanwhile."""
     with tempfile.TemporaryDirectory(prefix="bench-selfcheck-") as folder:
-        # A snapshot: a long recording must not follow what is edited meanwhile.
-        tree = working(top_of(SOURCE), Path(folder))
-        return record_tree(path, tree, blocks, seconds, load, workloads, conditions, say, sampled_rounds)
+        yield working(top_of(SOURCE), Path(folder))
 
 
-def record_tree(
+def record(
     path: Path,
     tree: Tree,
     blocks: int,
@@ -88,7 +73,13 @@ def record_tree(
     sampled_rounds: int = PAIRS,
     spawn: Spawn = Worker,
 ) -> int:
-    """The same of given code; see `record`."""
+    """Measure `tree` against itself until `path` holds `blocks` blocks or `seconds` have passed; how many it holds.
+
+    Raises:
+        UsageError: `path` was begun under other settings.
+        RecordError: it was recorded on another machine, is no trace, or cannot be written.
+        WorkloadError: a workload gave no time.
+    """
     begin = time.monotonic()
     worker = open_side(tree, "base", conditions.threads, spawn)
     try:

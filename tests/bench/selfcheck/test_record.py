@@ -10,7 +10,7 @@ from fake_worker import FakeWorker, Machine
 
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.selfcheck.load import competing
-from bench.selfcheck.record import record_tree
+from bench.selfcheck.record import record
 from bench.selfcheck.traces import read
 from bench.trees import Tree
 from bench.worker import SOURCE
@@ -39,7 +39,7 @@ def recording(
         return FakeWorker(name, on, lambda side, workload: 0.02, **options)
 
     words: dict[str, Any] = {"seconds": 1e9, "load": "none", "workloads": WORKLOADS, **more}
-    return record_tree(
+    return record(
         path, TREE, blocks, words["seconds"], words["load"], words["workloads"], Conditions(), (said or []).append,
         words.get("sampled_rounds", 8), spawn,
     )  # fmt: skip
