@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from models.errors import ModelError
 
 DIVERGED = 4.0  # the test ends when the smoothed loss is this many times its least value
-# A fall of so many times the scatter of single losses is a fall: noise alone reaches it once in 200 tests of 50 steps,
-# once in 3,000 of 100.
+# A fall of so many times the scatter of single losses is a fall; smoothed noise alone seldom goes so far.
 CLEAR = 2.0
 
 
