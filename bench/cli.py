@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import click
 
+from bench.allocator import keep_memory
+
 # name -> (where the click command lives, the line `bench --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
     "compare": (
@@ -86,6 +88,7 @@ def _said_by_another(text: str) -> bool:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run `bench` and exit: 0 fine, 1 regression or guard, 2 usage, environment or input error, 130 interrupted."""
+    keep_memory()
     # A supervisor's SIGTERM deserves what Ctrl-C gets: rows kept, measuring processes ended.
     signal.signal(signal.SIGTERM, _terminate)
     try:

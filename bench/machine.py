@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import allocator
+
 # What decides which kernels oneDNN, MKL and inductor pick on x86; the arm names are the nearest there.
 FEATURES = (
     "avx2",
@@ -54,11 +56,14 @@ VARIABLES = (
     "CUDA_MODULE_LOADING",
     "CUDA_VISIBLE_DEVICES",
     "DNNL_MAX_CPU_ISA",
+    "GLIBC_TUNABLES",
     "GOMP_CPU_AFFINITY",
     "KMP_AFFINITY",
     "KMP_BLOCKTIME",
     "LD_PRELOAD",
     "MALLOC_CONF",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
     "MKL_NUM_THREADS",
     "NVIDIA_TF32_OVERRIDE",
     "OMP_NUM_THREADS",
@@ -515,6 +520,7 @@ def settings(with_torch: bool, environ: Mapping[str, str]) -> dict[str, Any]:
         "cudnn_deterministic": None,
         "tf32": None,
         "cpu_capability": None,
+        "allocator": allocator.described(),
         "environment": {name: environ[name] for name in VARIABLES if name in environ},
     }
     if not with_torch and "torch" not in sys.modules:
