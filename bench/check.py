@@ -40,8 +40,14 @@ from results.verdict import (
     margin_of,
 )
 
-# Shorter than a comparison's: sides that are nearly alike need many processes, not long turns of each.
-SLICE_SECONDS = 0.15
+# Far shorter than a comparison's. Two neighbouring slices of a shared machine differ about as much whether they last a
+# hundredth of a second or ten seconds, so that only the number of pairs tells sides that are nearly alike apart.
+SLICE_SECONDS = 0.04
+# A loader's batches come in bursts, and as many as it holds ready are taken out untimed at each turn.
+LOADER_SLICE_SECONDS = 0.3
+PAUSE_SECONDS = 0.01  # between two slices: what ran has to come to rest
+TURNS_SECONDS = 4.0
+MOST_PAIRS = 64
 WARM_UP_SECONDS = 0.3
 SELF_TEST_SLOWDOWN = 20  # every 20th step is done twice: 5 %
 CACHE_BYTES = 4 << 30
@@ -85,6 +91,22 @@ def default_workloads(device: str, data: str) -> list[Workload]:
 def may_compile(workload: Workload) -> bool:
     """Whether making it ready may need torch's compiler."""
     return "eager" not in workload.configuration.split("-") and not workload.reads_files
+
+
+def turns_of(seconds_per_step: float, prefetch: int) -> tuple[Plan, int]:
+    """A workload's slice, and the rounds of two slices that fill four seconds; at least 8.
+
+    Args:
+        seconds_per_step: of the slower side.
+        prefetch: batches that a loader holds ready; 0 for everything else.
+    """
+    how = plan(seconds_per_step, LOADER_SLICE_SECONDS if prefetch else SLICE_SECONDS, prefetch)
+    if not prefetch and seconds_per_step >= SLICE_SECONDS:
+        # What an untimed step cures is a small part of so long a step, the same for both sides; and it costs half the
+        # pairs.
+        how = replace(how, drop=0)
+    pair = 2 * ((how.steps + how.drop) * seconds_per_step + PAUSE_SECONDS)
+    return how, min(MOST_PAIRS, max(PAIRS, round(TURNS_SECONDS / pair)))
 
 
 @dataclass
@@ -159,6 +181,7 @@ class Duel:
         self.spawn = spawn
         self.workers: dict[str, Any] = {}
         self.series = {workload.id: Series() for workload in workloads}
+        self.instrument = Series()
         self.same: Decision | None = None
         self.slowed: Decision | None = None
         self.load: list[float | None] = []
@@ -212,9 +235,8 @@ class Duel:
             if self.undecided(workload):
                 series.decision = self.decide(workload)
         if self.self_test is not None:
-            series = self.series[self.self_test.id]
             margin = margin_of(METRIC[self.self_test.task])
-            same, slowed = (series.values(name, "base") for name in ("again", "slowed"))
+            same, slowed = (self.instrument.values(name, "base") for name in ("again", "slowed"))
             if same and (self.same is None or not self.same.final):
                 self.same = look(same, margin, self.looks, self.alphas)
             if slowed and (self.slowed is None or not self.slowed.final):
@@ -261,13 +283,11 @@ class Duel:
         names = [name for name in self.workers if name != "again" or testing]
         try:
             seconds, prefetch = self.ready(workload, names)
-            how = plan(seconds, SLICE_SECONDS, prefetch)
+            how, rounds = turns_of(seconds, prefetch)
+            turns = {name: self.turn(name, workload, how) for name in ("base", "head")}
+            kept = keep(take_turns(turns, rounds, self.rng))
             if testing:
-                how = replace(how, steps=-(-how.steps // SELF_TEST_SLOWDOWN) * SELF_TEST_SLOWDOWN)
-            turns = {name: self.turn(name, workload, how) for name in names}
-            if testing:
-                turns["slowed"] = self.turn("again", workload, how, SELF_TEST_SLOWDOWN)
-            kept = keep(take_turns(turns, PAIRS, self.rng))
+                self.ask_instrument(workload, how)
         except BenchError as error:
             side = error.side if isinstance(error, SideError) else getattr(error, "side", None)
             series.reason = f"{side}: {first_line(error)}" if side else first_line(error)
@@ -280,6 +300,15 @@ class Duel:
         with contextlib.suppress(BenchError):
             for name in names:
                 self.workers[name].ask("release", ids=[workload.id])
+
+    def ask_instrument(self, workload: Workload, how: Plan) -> None:
+        """The self-test's rounds, of slices in which at least one step is done twice."""
+        how = replace(how, steps=-(-how.steps // SELF_TEST_SLOWDOWN) * SELF_TEST_SLOWDOWN)
+        turns = {name: self.turn(name, workload, how) for name in ("base", "again")}
+        turns["slowed"] = self.turn("again", workload, how, SELF_TEST_SLOWDOWN)
+        kept = keep(take_turns(turns, PAIRS, self.rng))
+        if kept:
+            self.instrument.blocks.append(kept)
 
     def ready(self, workload: Workload, names: Sequence[str]) -> tuple[float, int]:
         """Seconds a step of the slowest side, and batches that a loader holds ready."""

@@ -24,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.allocator import keep_memory
 from bench.clock import CLOCKS, Slice, cuda_timer, time_slice
 from bench.errors import REPORTED, BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine import THROTTLING
@@ -199,6 +200,7 @@ class Worker:
 def serve() -> None:
     """Answer the parent's questions until it goes away."""
     _die_with_parent()
+    keep_memory()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     session = Session()
@@ -504,35 +506,46 @@ def warm_up(step: Any, clock: Any, cap: float, agreement: float = 0.01, least: i
         steps = max(least, min(1000, round(0.1 / max(turn.seconds_per_step, 1e-6))))
 
 
-def settle(limit: float = 3.0, quiet: float = 0.004, window: float = 0.02) -> float:
+def settle(limit: float = 3.0, proc: Path = Path("/proc")) -> float:
     """Wait until this process and its children have stopped using the CPU, so that the other side has it alone.
 
-    After a turn a loader goes on filling its queue; those seconds would be charged to whoever measures next.
+    After a turn a loader goes on filling its queue, and a team of threads spins for some milliseconds; those seconds
+    would be charged to whoever measures next.
 
     Returns:
         seconds waited.
     """
     begin = time.perf_counter()
-    used = cpu_seconds()
+    helpers = children(proc)
+    # A child's time is told in ticks of 10 ms; this process's own in nanoseconds.
+    window = 0.02 if helpers else 0.002
+    used = cpu_seconds(helpers, proc)
     while time.perf_counter() - begin < limit:
         time.sleep(window)
-        now = cpu_seconds()
-        if now - used <= quiet:
+        now = cpu_seconds(helpers, proc)
+        if now - used <= window / 5:
             break
         used = now
     return time.perf_counter() - begin
 
 
-def cpu_seconds(proc: Path = Path("/proc")) -> float:
-    """CPU time of this process and of its living children, in seconds; children only where /proc lists them."""
+def children(proc: Path = Path("/proc")) -> list[str]:
+    """Process numbers of this process's living children; none where /proc does not list them."""
+    found: list[str] = []
+    for listed in (proc / "self" / "task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += listed.read_text().split()
+    return found
+
+
+def cpu_seconds(helpers: Sequence[str], proc: Path = Path("/proc")) -> float:
+    """CPU time of this process and of its children, in seconds."""
     total = time.process_time()
     ticks = os.sysconf("SC_CLK_TCK")
-    for children in (proc / "self" / "task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in children.read_text().split():
-                with contextlib.suppress(OSError, IndexError, ValueError):
-                    fields = (proc / child / "stat").read_text().rsplit(")", 1)[1].split()
-                    total += (int(fields[11]) + int(fields[12])) / ticks
+    for child in helpers:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = (proc / child / "stat").read_text().rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / ticks
     return total
 
 

@@ -34,8 +34,8 @@ def app() -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of turns.")
 @click.option(
     "--sampled-rounds",
-    type=click.IntRange(1, 8),
-    default=8,
+    type=click.IntRange(1, 64),
+    default=64,
     show_default=True,
     help="Rounds of a block whose single times are stored; fewer make OUT smaller.",
 )

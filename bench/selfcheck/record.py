@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.check import SLICE_SECONDS, Busy, Duel, Spawn, only_one, open_side
-from bench.duel import PAIRS, Plan
+from bench.check import MOST_PAIRS, SLICE_SECONDS, Busy, Duel, Spawn, only_one, open_side
+from bench.duel import Plan
 from bench.errors import UsageError, WorkloadError
 from bench.selfcheck.load import competing
 from bench.selfcheck.traces import SAMPLE_SECONDS, Block, Header, TraceWriter, read
@@ -70,7 +70,7 @@ def record(
     workloads: Sequence[Workload],
     conditions: Conditions,
     say: Say,
-    sampled_rounds: int = PAIRS,
+    sampled_rounds: int = MOST_PAIRS,
     spawn: Spawn = Worker,
 ) -> int:
     """Measure `tree` against itself until `path` holds `blocks` blocks or `seconds` have passed; how many it holds.

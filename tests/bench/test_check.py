@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from bench import baseline, check, reference
-from bench.check import Busy, Duel, default_workloads, first_line, only_one, record_of, subject_of_self_test
+from bench.check import Busy, Duel, default_workloads, first_line, only_one, record_of, subject_of_self_test, turns_of
 from bench.clock import Slice
+from bench.duel import Plan
 from bench.errors import UsageError, WorkerError, WorkloadError
 from bench.machine import CpuTimes
 from bench.trees import Tree
@@ -144,6 +145,24 @@ def test_nothing_changed() -> None:
     assert len(extra["reference"]["blocks"]) == 10
 
 
+@pytest.mark.parametrize(
+    ("seconds", "prefetch", "steps", "drop", "rounds"),
+    [
+        (0.0001, 0, 400, 2, 40),
+        (0.01, 0, 4, 2, 29),
+        (0.035, 0, 2, 1, 17),
+        # Long steps: single ones, none untimed.
+        (0.05, 0, 1, 0, 33),
+        (2.0, 0, 1, 0, 8),
+        # A loader's slice is longer, and its queue is emptied first.
+        (0.025, 5, 12, 6, 8),
+        (0.4, 2, 1, 3, 8),
+    ],
+)
+def test_turns_fill_four_seconds(seconds: float, prefetch: int, steps: int, drop: int, rounds: int) -> None:
+    assert turns_of(seconds, prefetch) == (Plan(steps, drop), rounds)
+
+
 def test_what_is_slower_is_found_and_measured_a_second_time() -> None:
     machine = Machine(slower("head", OTHER, 1.05))
     report, _ = run(machine)
@@ -155,7 +174,7 @@ def test_what_is_slower_is_found_and_measured_a_second_time() -> None:
     assert slow.decision.estimate == pytest.approx(1.05, abs=0.01)
     assert slow.head_seconds == pytest.approx(1.05 * slow.base_seconds, rel=0.01)
     assert len(slow.blocks) == len(slow.again_blocks) == 10
-    assert len(slow.blocks[0]) == 8
+    assert all(20 <= len(block) <= 40 for block in slow.blocks)
     # The second run has only what was slower, and no test of the instrument.
     assert machine.opened[-2:] == ["base", "head"]
 

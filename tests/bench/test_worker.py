@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bench.errors import OutOfMemoryError, WorkerError, WorkloadError
-from bench.worker import MEMORY_WORDS, Worker, _describe, cpu_seconds, warm_up
+from bench.worker import MEMORY_WORDS, Worker, _describe, children, cpu_seconds, settle, warm_up
 from bench.workload import Conditions, Workload
 
 LENET = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
@@ -155,8 +156,26 @@ def test_cpu_time_counts_children(tmp_path: Path) -> None:
     fields = ["S"] + ["0"] * 10 + ["300", "200"] + ["0"] * 10
     (tmp_path / "77" / "stat").write_text(f"77 (a (b) c) {' '.join(fields)}")
     ticks = os.sysconf("SC_CLK_TCK")
-    before = cpu_seconds(tmp_path / "nothing")
-    assert cpu_seconds(tmp_path) - before == pytest.approx(500 / ticks, abs=0.05)
+    assert children(tmp_path / "nothing") == []
+    assert children(tmp_path) == ["77"]
+    before = cpu_seconds([])
+    assert cpu_seconds(["77", "78"], tmp_path) - before == pytest.approx(500 / ticks, abs=0.05)
+
+
+def test_settling_waits_for_what_is_still_running() -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert settle(limit=0.2) >= 0.2
+    threading.Timer(0.2, stop.set).start()
+    assert settle() > 0.1
+    thread.join()
+    assert settle() < 1
 
 
 def test_answers_are_plain_json(worker: Worker) -> None:

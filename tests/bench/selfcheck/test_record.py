@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fake_worker import FakeWorker, Machine
 
+from bench.check import turns_of
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.selfcheck.load import competing
 from bench.selfcheck.record import record
@@ -56,7 +57,7 @@ def test_a_block_is_a_fresh_pair_of_processes_for_all_workloads(tmp_path: Path) 
     assert trace.header.machine["fingerprint"] == {"device": "fake", "cores": 2}
     assert trace.header.code == "digest"
     for workload in trace.header.workloads:
-        assert [len(rounds) for rounds in trace.of(workload)] == [8, 8, 8]
+        assert [len(rounds) for rounds in trace.of(workload)] == [turns_of(0.02, 0)[1]] * 3
     turn = trace.blocks[0].rounds[1][3]["head"]
     assert len(turn.samples) == turn.steps
     assert turn.seconds_per_step == pytest.approx(0.02, rel=0.2)
