@@ -23,10 +23,30 @@ class Entry:
 
 
 KERNELS: dict[str, Entry] = {
+    "augment": Entry(
+        "kernels.augment",
+        ("torch", "triton"),
+        "resident uint8 images to a batch of windows, mirrored, cut out and normalised, in one pass",
+    ),
+    "depthwise": Entry(
+        "kernels.depthwise",
+        ("torch", "triton"),
+        "EfficientNet's depthwise convolution, bias, activation and the squeeze-and-excitation sum, in one pass",
+    ),
+    "depthwise_training": Entry(
+        "kernels.depthwise_training",
+        ("torch", "triton"),
+        "both gradients of EfficientNet's depthwise convolution",
+    ),
     "normalize": Entry(
         "kernels.normalize",
         ("torch", "triton"),
         "uint8 images to (x / 255 - mean) / std in the network's own precision and layout, in one pass",
+    ),
+    "pointwise": Entry(
+        "kernels.pointwise",
+        ("torch", "triton"),
+        "EfficientNet's 1 x 1 projection of channels scaled image by image, with bias and residual",
     ),
 }
 

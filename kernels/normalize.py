@@ -6,23 +6,24 @@ one number, x * 1 / (255 std) - mean / std. A first script does it in four passe
 std) and a transposition.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 
 import torch
 
-# The statistics of ImageNet's training set that torchvision's weights were made with.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from kernels.runtime import (
+    HAS_TRITON,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Implementations,
+    check_implementation,
+    chosen,
+    dtype_of,
+    on_device_of,
+    scale_and_bias,
+)
 
-IMPLEMENTATIONS = ("torch", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-HAS_TRITON = find_spec("triton") is not None
-# Triton reads it when a kernel is defined, so it counts as it stood when this module was imported.
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 if HAS_TRITON:
     import triton
@@ -52,11 +53,6 @@ if HAS_TRITON:
         bias = tl.where(channel == 0, bias_r, tl.where(channel == 1, bias_g, bias_b))
         result = value * scale + bias
         tl.store(out_ptr + start + lane, result.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-def chosen(device: torch.device | str) -> str:
-    """The implementation that `normalize` uses on `device` unless told otherwise: "triton" or "torch"."""
-    return "triton" if torch.device(device).type == "cuda" and HAS_TRITON else "torch"
 
 
 def normalize(
@@ -97,16 +93,10 @@ def _check(
 ) -> None:
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
         raise ValueError(f"images must be uint8 [B, H, W, 3], not {images.dtype} {list(images.shape)}")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean and std must be three numbers each, std above zero; got {mean} and {std}")
+    scale_and_bias(mean, std)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}")
-    if implementation == "triton" and not HAS_TRITON:
-        raise ValueError("implementation 'triton' needs Triton, which is not installed")
-    if implementation == "triton" and not images.is_cuda and not INTERPRETED:
-        raise ValueError(f"implementation 'triton' needs a CUDA device, not {images.device}; use 'torch' there")
+    check_implementation(implementation, images.device)
 
 
 def normalize_torch(
@@ -117,8 +107,7 @@ def normalize_torch(
     # Repeating the three constants along a row gives the inner loop 3 W contiguous elements instead of 3,
     # which is what lets it use whole vectors: three to four times as fast as broadcasting over channels on a
     # CPU.
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).repeat(W)
-    bias = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).repeat(W)
+    scale, bias = (torch.tensor(values, device=images.device).repeat(W) for values in scale_and_bias(mean, std))
     # Always a new tensor: the caller keeps its bytes.
     rows = images.reshape(B, H, W * 3).to(torch.float32)
     return rows.mul_(scale).add_(bias).to(dtype).view(B, H, W, 3).permute(0, 3, 1, 2)
@@ -134,10 +123,8 @@ def normalize_triton(
     count = images.numel()
     if count:
         block = 4096
-        scale = [1 / (255 * s) for s in std]
-        bias = [-m / s for m, s in zip(mean, std, strict=True)]
-        # Triton launches on the current device, which need not be the one the images are on.
-        with torch.cuda.device(images.device if images.is_cuda else -1):
+        scale, bias = scale_and_bias(mean, std)
+        with on_device_of(images):
             _normalize_kernel[(triton.cdiv(count, block),)](images, out, count, *scale, *bias, BLOCK=block, num_warps=8)
     return out
 
@@ -150,16 +137,14 @@ def example(
     Raises:
         ValueError: a dtype that is none of DTYPES, or an implementation that cannot run on `device`.
     """
-    names = {str(known).removeprefix("torch."): known for known in DTYPES}
-    if dtype not in names:
-        raise ValueError(f"normalize makes {', '.join(names)}, not {dtype}")
+    made = dtype_of(dtype, DTYPES, "normalize")
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
-    _check(images, IMAGENET_MEAN, IMAGENET_STD, names[dtype], implementation)
-    return partial(normalize, images, dtype=names[dtype], implementation=implementation)
+    _check(images, IMAGENET_MEAN, IMAGENET_STD, made, implementation)
+    return partial(normalize, images, dtype=made, implementation=implementation)
 
 
 # Before the operator's registration, which has to find its implementations.
-IMPLEMENTED: dict[str, Callable[..., torch.Tensor]] = {"torch": normalize_torch, "triton": normalize_triton}
+IMPLEMENTED: Implementations = {"torch": normalize_torch, "triton": normalize_triton}
 
 
 @torch.library.custom_op("pixbench::normalize", mutates_args=())

@@ -8,6 +8,7 @@ import pytest
 from bench.errors import WorkloadError
 from bench.matrix import Matrix, data_name, kernels_for
 from bench.workload import TASKS
+from kernels import catalogue
 from loaders.errors import DataError
 from models.configuration import Device
 from models.errors import ModelError
@@ -44,7 +45,9 @@ def test_ids_are_for_ever() -> None:
         "loading/synthetic@float32-nhwc/b32/s224/pictures/cpu",
         "loading/dali@float32-nhwc/b32/s224/pictures/cpu",
     ]
-    assert [w.id for w in MATRIX.workloads("kernel", CPU)] == ["kernel/normalize@torch-bfloat16/b32/s224/cpu"]
+    assert [w.id for w in MATRIX.workloads("kernel", CPU)] == [
+        f"kernel/{name}@torch-bfloat16/b32/s224/cpu" for name in catalogue.names()
+    ]
 
 
 def test_every_task_has_workloads() -> None:
@@ -67,8 +70,9 @@ def test_size_replaces_each_models_own() -> None:
 
 
 def test_triton_is_measured_where_it_runs() -> None:
-    assert kernels_for("cpu") == (("normalize", "torch"),)
-    assert kernels_for("cuda") == (("normalize", "torch"), ("normalize", "triton"))
+    assert kernels_for("cpu") == tuple((name, "torch") for name in catalogue.names())
+    both = [(name, way) for name in catalogue.names() for way in ("torch", "triton")]
+    assert kernels_for("cuda") == tuple(both)
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,12 @@
-"""The Triton kernel, its twin and the definition agree, whatever the shape, the dtype and the strides.
-
-Triton reads TRITON_INTERPRET when a kernel is defined, so the kernel runs in a process that has it set.
-"""
-
-import json
-import os
-import subprocess
-import sys
+"""The Triton kernel, its twin and the definition agree, whatever the shape, the dtype and the strides."""
 
 import pytest
 import torch
+from interpreted import interpreted
 
 from kernels import catalogue
-from kernels.normalize import (
-    HAS_TRITON,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    chosen,
-    normalize,
-    normalize_torch,
-)
+from kernels.normalize import normalize, normalize_torch
+from kernels.runtime import HAS_TRITON, IMAGENET_MEAN, IMAGENET_STD, chosen
 
 # One pixel, a prime width, more than one block of the kernel, an empty batch, one image.
 SHAPES = [(1, 1, 1), (2, 5, 7), (3, 41, 37), (0, 8, 8), (1, 224, 224)]
@@ -73,16 +60,7 @@ print(json.dumps(worst))
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 def test_kernel_equals_its_twin_under_the_interpreter() -> None:
     shapes = [shape for shape in SHAPES if shape[1] < 100]
-    done = subprocess.run(
-        [sys.executable, "-c", INTERPRETED],
-        input=json.dumps(shapes),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    worst = json.loads(done.stdout)
+    worst = interpreted(INTERPRETED, shapes)
     assert set(worst) == {"torch.float32", "torch.bfloat16", "torch.float16"}
     assert max(worst.values()) <= 1
 
@@ -171,7 +149,7 @@ def test_kernel_on_a_cpu_is_refused_not_replaced() -> None:
 
 
 def test_catalogue_names_every_kernel_once() -> None:
-    assert catalogue.names() == ("normalize",)
+    assert catalogue.names() == ("augment", "depthwise", "depthwise_training", "normalize", "pointwise")
     assert catalogue.implementations("normalize") == ("torch", "triton")
     assert "uint8" in catalogue.describe("normalize")
     with pytest.raises(ValueError, match="there is: normalize"):
