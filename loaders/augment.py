@@ -83,6 +83,49 @@ class Augmentation:
             made = self._moved(images if made is None else made, chosen if made is None else None, moves, epoch, batch)
         return made
 
+    @property
+    def fused(self) -> str | None:
+        """The border ("black", "reflect") with which kernels.augment does all of it; None where it cannot.
+
+        It can move by one window, mirror, and paint one rectangle last.
+        """
+        names = [operation.name for operation in self.operations]
+        if names and names[-1] in ("erasing", "cutout"):
+            names.pop()
+        if not set(names) <= {"crop", "crop_reflect", "flip", "alternating_flip"}:
+            return None
+        return "reflect" if "crop_reflect" in names else "black"
+
+    def table(self, indices: NDArray[np.int64], epoch: int, batch: int) -> NDArray[np.int32]:
+        """What a batch is made of, for kernels.augment: [batch, 8], see its COLUMNS. Only where `fused` is not None."""
+        count = len(indices)
+        row, column, sign = np.zeros(count, np.int64), np.zeros(count, np.int64), np.ones(count, np.int64)
+        painted = np.zeros((count, 4), np.int64)
+        for number, operation in reversed(list(enumerate(self.operations))):
+            if operation.name in ("erasing", "cutout"):
+                draws = self._epochs.extras(epoch, batch, geometry.COLUMNS[operation.name], number)
+                painted = geometry.painted(operation, draws, self._side)
+            elif operation.name in ("flip", "alternating_flip"):
+                mirror = self._mirrors(operation, epoch, batch)
+                sign = np.where(mirror, -sign, sign)
+                column = np.where(mirror, self._side - 1 - column, column)
+            else:
+                top, left = self._shifts(operation, epoch, batch)
+                row, column = row + top, column + left
+        return np.column_stack([indices, row, sign, column, painted]).astype(np.int32)
+
+    def _mirrors(self, operation: Operation, epoch: int, batch: int) -> NDArray[np.bool_]:
+        """Which images of a batch are mirrored."""
+        if operation.name == "flip":
+            return flips(self._epochs.draws(epoch, batch))
+        return self._epochs.mirrors(epoch, batch)
+
+    def _shifts(self, operation: Operation, epoch: int, batch: int) -> NDArray[np.int64]:
+        """By how many rows and columns a window is moved, [2, images]."""
+        border = self._border(operation)
+        moved = np.floor(self._epochs.draws(epoch, batch)[:, -3:-1] * (2 * border + 1)) - border
+        return moved.T.astype(np.int64)
+
     def _border(self, operation: Operation) -> int:
         return self._options.padding if operation.value is None else int(operation.value)
 
@@ -133,14 +176,11 @@ class Augmentation:
         """Rows and columns before an operation, and which of them lie inside the image (None: all)."""
         name = operation.name
         if name in ("flip", "alternating_flip"):
-            known = flips(self._epochs.draws(epoch, batch)) if name == "flip" else self._epochs.mirrors(epoch, batch)
-            mirror = self._put(known, torch.int32).view(-1, 1, 1)
+            mirror = self._put(self._mirrors(operation, epoch, batch), torch.int32).view(-1, 1, 1)
             # A mirrored image is one whose columns are read backwards; sums are cheaper than a choice.
             return rows, columns * (1 - 2 * mirror) + (side - 1) * mirror, None
         if name in ("crop", "crop_reflect"):
-            border = self._border(operation)
-            moved = np.floor(self._epochs.draws(epoch, batch)[:, -3:-1] * (2 * border + 1)) - border
-            top, left = self._put(moved.T, torch.int32).view(2, -1, 1, 1)
+            top, left = self._put(self._shifts(operation, epoch, batch), torch.int32).view(2, -1, 1, 1)
             rows, columns = rows + top, columns + left
             if name == "crop_reflect":
                 return _reflected(rows, side), _reflected(columns, side), None

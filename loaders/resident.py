@@ -16,6 +16,8 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as transform
 
+from kernels import runtime
+from kernels.augment import augment
 from loaders.augment import Augmentation
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs
@@ -102,6 +104,15 @@ class Resident:
         side = options.stored_size or options.size
         self._augmentation = Augmentation(options, epochs, side) if options.augmented else None
         _check_memory(dataset, side, device)
+        # On a CPU the operators one by one are as fast.
+        self._border = (
+            self._augmentation.fused
+            if self._augmentation
+            and runtime.chosen(device) == "triton"
+            and side == options.size
+            and options.normalization == "fixed"
+            else None
+        )
         self._images = _decode(dataset, side, options.threads).to(device)
         self._labels = torch.tensor(dataset.labels, dtype=torch.int64, device=device)
         self._options = options
@@ -112,6 +123,10 @@ class Resident:
         options = self._options
         for number in range(first, self._epochs.batches):
             indices = self._epochs.indices(epoch, number)
+            if self._augmentation is not None and self._border is not None:
+                table = torch.from_numpy(self._augmentation.table(indices, epoch, number))
+                yield self._fused(table.to(self._images.device, non_blocking=True))
+                continue
             chosen = torch.from_numpy(indices).to(self._images.device, non_blocking=True)
             if self._augmentation is None:
                 pixels = self._images.index_select(0, chosen)
@@ -121,6 +136,16 @@ class Resident:
                 planes = transform.resize(pixels.permute(0, 3, 1, 2), [options.size] * 2, antialias=True)
                 pixels = planes.permute(0, 2, 3, 1).contiguous()
             yield normalized(pixels, options), self._labels.index_select(0, chosen)
+
+    def _fused(self, table: torch.Tensor) -> Batch:
+        """The same batch in one pass over memory."""
+        options = self._options
+        assert self._border is not None
+        images = augment(
+            self._images, table, options.mean, options.std, getattr(torch, options.dtype), border=self._border
+        )
+        labels = self._labels.index_select(0, table[:, 0])
+        return images.contiguous() if options.layout == "nchw" else images, labels
 
     def close(self) -> None:
         """Nothing to stop."""

@@ -1,11 +1,16 @@
 """Windows out of the bordered image, one indexing for the whole batch: the same as a loop would cut."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import pad
 
+from kernels import runtime
+from kernels.augment import augment
 from loaders import engines, resident
+from loaders.augment import Augmentation
 from loaders.datasets import Dataset
 from loaders.epochs import Epochs, flips
 from loaders.errors import DataError
@@ -67,6 +72,47 @@ def test_the_widest_black_border_leaves_no_holes(arrays: Dataset) -> None:
     assert ((images >= 0) & (images <= 1)).all()
     assert (images.amax((1, 2, 3)) > 0).all()
     assert (images == 0).float().mean() > 0.3
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "standard",
+        "crop:3+flip",
+        "flip+crop_reflect:5",
+        "alternating_flip+crop+cutout:9",
+        "flip+erasing:0.9",
+        "cutout:6",
+    ],
+)
+def test_one_pass_gives_the_same_bits(arrays: Dataset, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel is given on a GPU; its twin computes it here."""
+    options = LoaderOptions(size=32, batch=8, augment=policy, dtype="bfloat16", mean=(0.2, 0.5, 0.7))
+    several = list(engines.build("resident", arrays, options))
+    monkeypatch.setattr(runtime, "chosen", lambda device: "triton")
+    taken: list[str] = []
+
+    def counting(*arguments: Any, border: str) -> torch.Tensor:
+        taken.append(border)
+        return augment(*arguments, border=border)
+
+    monkeypatch.setattr(resident, "augment", counting)
+    loader = engines.build("resident", arrays, options)
+    once = list(loader)
+    assert set(taken) == {"reflect" if policy == "standard" or "reflect" in policy else "black"}
+    assert len(taken) == len(once) == len(several)
+    for (images, labels), (expected, known) in zip(once, several, strict=True):
+        assert torch.equal(labels, known)
+        assert torch.equal(images, expected)
+        assert images.is_contiguous(memory_format=torch.channels_last) == expected.is_contiguous(
+            memory_format=torch.channels_last
+        )
+
+
+@pytest.mark.parametrize("policy", ["crop+rotate:9", "jitter", "resized_crop", "flip+erasing+cutout"])
+def test_what_one_pass_cannot_do_is_done_step_by_step(arrays: Dataset, policy: str) -> None:
+    options = LoaderOptions(size=32, batch=8, augment=policy)
+    assert Augmentation(options, Epochs(len(arrays), options), 32).fused is None
 
 
 def test_decoding_once_serves_every_size(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
