@@ -111,6 +111,7 @@ class Sample:
     Attributes:
         blocks: for each block its rounds: {workload key: seconds a step}, plus samples of single steps for latency.
         missing: operand -> why it has no number.
+        failed: operands that could have had one, and failed.
         compile: operand -> (seconds, a key of CACHE_STATES or "none") of each block.
         memory: operand -> what bench.memory counted.
         energy: operand -> {"joules" of one image, "idle_watts"} or {"missing"}.
@@ -120,6 +121,7 @@ class Sample:
 
     blocks: list[list[Round]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
     compile: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)
     energy: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -191,12 +193,16 @@ class Comparison:
         self.references: list[float] = []
         self.resolved: dict[str, dict[str, str]] = {}
         self.rng = random.Random(settings.seed)
-        self.lost: list[str] = []
         self.patience = LEAST_PATIENCE
 
     @property
     def reference(self) -> str:
         return self.operands[0].label
+
+    @property
+    def lost(self) -> list[str]:
+        """What failed, also before the run was interrupted: "training of resnet34"."""
+        return [f"{name} of {label}" for name, sample in self.samples.items() for label in sample.failed]
 
     def run(self, budget: float) -> None:
         """Measure one block, then more while the next would still end within `budget` seconds of the start."""
@@ -516,7 +522,7 @@ class Comparison:
     def lose(self, label: str, group: Group, sample: Sample, error: BenchError) -> None:
         """Record why an operand has no number in this group, say so, and go on without it."""
         reason = str(error)
-        self.lost.append(f"{group.name} of {label}")
+        sample.failed.append(label)
         sample.missing[label] = reason.splitlines()[0].split("; its last output")[0]
         self.warn(f"{group.name} of {label}: {reason}")
         # Also after an allocation that failed: what it left behind must not weigh on the next rows.

@@ -224,7 +224,7 @@ def _measure(
     where = f"stored in {log.path}" if not log.failure else "not stored"
     screen.say(f"{where}; took {time.monotonic() - begin:.0f} s")
     if comparison.lost:
-        screen.say(f"bench: no number for {', '.join(dict.fromkeys(comparison.lost))}: see above")
+        screen.say(f"bench: no number for {', '.join(comparison.lost)}: see above")
     if log.failure:
         screen.say(f"bench: {log.failure}")
     return 2 if comparison.lost or log.failure else 0

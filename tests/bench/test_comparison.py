@@ -103,6 +103,8 @@ def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
     assert found["training_peak_bytes"].values["b"].missing == "out of memory: 9 GiB asked for"
     assert any("out of memory" in line for line in said)
     assert machine.alive == 0
+    _, resumed, _ = compare(state=json.loads(json.dumps(comparison.state())))
+    assert resumed.lost == ["training of b"]
 
 
 def test_a_side_that_dies_in_its_turn_is_reported_and_the_other_rows_go_on() -> None:
