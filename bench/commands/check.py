@@ -56,8 +56,13 @@ FORMATS = ("text", "markdown", "json", "junit")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of turns.")
 @click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
 @click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
-@click.option("--store/--no-store", default=True, show_default=True, help="Append the result to the history.")
-@click.option("--store-folder", type=click.Path(path_type=Path), metavar="DIR", help="Of the history.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of the history, to which the result is appended. Default: .benchmarks/pixbench",
+)
+@click.option("--no-store", is_flag=True, help="Append nothing.")
 @click.option("--fail-on-unsure", is_flag=True, help="Exit code 1 also where nothing could be shown.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait while another check measures here.")
 def command(
@@ -75,8 +80,8 @@ def command(
     seed: int,
     format: str,
     output: str,
-    store: bool,
-    store_folder: Path | None,
+    store: Path | None,
+    no_store: bool,
     fail_on_unsure: bool,
     wait: bool,
 ) -> int:
@@ -118,8 +123,8 @@ def command(
             report, extra = _against_stored(baseline, chosen, bool(workloads), conditions, how, screen)
     screen.clear()
     failure = ""
-    if store and report.rows:
-        failure = _store(report, extra, store_folder, screen)
+    if report.rows and not no_store:
+        failure = _store(report, extra, store, screen)
     _show(report, format, output)
     for text in _tell_ci(report, os.environ):
         screen.say(text)
