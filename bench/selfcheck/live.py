@@ -27,10 +27,10 @@ from results.store import GrowingFile
 from results.tables import Cell, render, to_json
 from results.verdict import CLEAN, REGRESSED
 
-# Steps of a millisecond or so: a slice holds some hundred, so that it holds nearly the same share of extra work.
+# Steps of half a millisecond: a slice holds a hundred or so, and with them nearly the same share of extra work.
 WORKLOADS = (
-    "inference/lenet@fp32-nchw-eager/b64/s32/c10/cpu",
-    "training/lenet@fp32-nchw-eager/b64/s32/c10/cpu",
+    "inference/lenet@fp32-nchw-eager/b4/s32/c10/cpu",
+    "training/lenet@fp32-nchw-eager/b4/s32/c10/cpu",
 )
 TIMEOUT = 3600.0
 

@@ -110,7 +110,7 @@ def test_a_slowdown_on_a_branch_is_caught_and_what_it_does_not_touch_passes(
 ) -> None:
     """At small scale: three blocks and a quarter more work in inference, so that no busy machine can hide it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(check, "SLICE_SECONDS", 0.05)
+    monkeypatch.setattr(check, "TURNS_SECONDS", 0.5)
     check.open_caches()
     made = repository(tmp_path)
     file = made / "bench" / "step.py"
