@@ -33,8 +33,8 @@ KERNELS: dict[str, Entry] = {
         ("torch", "triton"),
         "EfficientNet's depthwise convolution, bias, activation and the squeeze-and-excitation sum, in one pass",
     ),
-    "depthwise_training": Entry(
-        "kernels.depthwise_training",
+    "depthwise_backward": Entry(
+        "kernels.depthwise_backward",
         ("torch", "triton"),
         "both gradients of EfficientNet's depthwise convolution",
     ),

@@ -36,7 +36,7 @@ def bench_run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A folder with one stored run whose path nobody named, and what that run printed."""
     folder = tmp_path_factory.mktemp("measured")
-    only = ["-k", "latency or kernel or inference"]
+    only = ["-k", "latency or normalize or inference"]
     return folder, bench_run(folder, *SMALL, *QUICK, *only, "--size", "32", "--benchmark-json")
 
 
@@ -116,7 +116,7 @@ def test_table_of_throughput(measured: tuple[Path, subprocess.CompletedProcess[s
 def test_json_with_a_path(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     done = bench_run(
-        tmp_path, *SMALL, *QUICK, "-k", "kernel", "--size", "16", "--store", "", "--benchmark-json", str(path)
+        tmp_path, *SMALL, *QUICK, "-k", "normalize", "--size", "16", "--store", "", "--benchmark-json", str(path)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tmp_path / ".benchmarks" / "pixbench").exists()

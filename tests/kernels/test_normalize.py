@@ -149,7 +149,7 @@ def test_kernel_on_a_cpu_is_refused_not_replaced() -> None:
 
 
 def test_catalogue_names_every_kernel_once() -> None:
-    assert catalogue.names() == ("augment", "depthwise", "depthwise_training", "normalize", "pointwise")
+    assert catalogue.names() == ("augment", "depthwise", "depthwise_backward", "normalize", "pointwise")
     assert catalogue.implementations("normalize") == ("torch", "triton")
     assert "uint8" in catalogue.describe("normalize")
     with pytest.raises(ValueError, match="there is: normalize"):

@@ -275,7 +275,7 @@ def example(
     Raises:
         ValueError: a dtype that is none of DTYPES, or an implementation that cannot run on `device`.
     """
-    made = dtype_of(dtype, DTYPES, "depthwise_training")
+    made = dtype_of(dtype, DTYPES, "depthwise_backward")
     check_implementation(implementation, torch.device(device))
     side = max(1, size // 8)
     x, grad = (

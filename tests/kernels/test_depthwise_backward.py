@@ -6,7 +6,7 @@ from interpreted import interpreted
 from torch.nn import functional
 
 from kernels import catalogue
-from kernels.depthwise_training import DTYPES, depthwise_convolution, steps_of
+from kernels.depthwise_backward import DTYPES, depthwise_convolution, steps_of
 from kernels.runtime import HAS_TRITON
 
 # Batch, channels, height, width, side of the kernel, stride.
@@ -61,8 +61,8 @@ INTERPRETED = """
 import json
 import torch
 from torch.nn import functional
-from kernels import depthwise_training as module
-from kernels.depthwise_training import DTYPES, depthwise_convolution
+from kernels import depthwise_backward as module
+from kernels.depthwise_backward import DTYPES, depthwise_convolution
 
 worst = {}
 for number, (B, C, H, W, side, stride) in enumerate(json.loads(input())):
@@ -123,7 +123,7 @@ def test_autocast_casts_both_and_gradients_come_back_as_they_were() -> None:
 
 def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first layer's input has no gradient, and frozen weights have none."""
-    from kernels import depthwise_training as module
+    from kernels import depthwise_backward as module
 
     x, weight, _ = made((2, 3, 5, 9, 3, 2), torch.float32)
     asked: list[str] = []
@@ -192,6 +192,6 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -
 
 
 def test_example_runs() -> None:
-    made = catalogue.example("depthwise_training", "torch", 2, 16, "bfloat16", "cpu")()
+    made = catalogue.example("depthwise_backward", "torch", 2, 16, "bfloat16", "cpu")()
     assert isinstance(made, torch.Tensor)
     assert made.shape == (240, 1, 5, 5)
