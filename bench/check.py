@@ -313,6 +313,8 @@ class Duel:
     def ready(self, workload: Workload, names: Sequence[str]) -> tuple[float, int]:
         """Seconds a step of the slowest side, and batches that a loader holds ready."""
         seconds, prefetch = 0.0, 0
+        # Whoever builds first gets other memory: that too falls on all sides alike.
+        names = self.rng.sample(names, len(names))
         # Nothing is timed yet, and compiling is one core's work: all sides at once. What is not compiled runs its first
         # step right away, and its threads would wait for those of the other sides.
         for crew in [list(names)] if may_compile(workload) else [[name] for name in names]:
