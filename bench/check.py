@@ -40,8 +40,8 @@ from results.verdict import (
     margin_of,
 )
 
-# Far shorter than a comparison's. Two neighbouring slices of a shared machine differ about as much whether they last a
-# hundredth of a second or ten seconds, so that only the number of pairs tells sides that are nearly alike apart.
+# Far shorter than a comparison's: sides that are nearly alike are told apart by many pairs rather than by long slices,
+# because what disturbs a shared machine lasts longer than either.
 SLICE_SECONDS = 0.04
 # A loader's batches come in bursts, and as many as it holds ready are taken out untimed at each turn.
 LOADER_SLICE_SECONDS = 0.3
@@ -297,9 +297,13 @@ class Duel:
         if kept:
             series.blocks.append(kept)
             series.seconds.append(time.monotonic() - begin)
-        with contextlib.suppress(BenchError):
-            for name in names:
-                self.workers[name].ask("release", ids=[workload.id])
+        # All at the same time: each takes a fifth of a second to walk what the compilers left.
+        for name in names:
+            with contextlib.suppress(BenchError):
+                self.workers[name].send("release", ids=[workload.id])
+        for name in names:
+            with contextlib.suppress(BenchError):
+                self.workers[name].receive(60)
 
     def ask_instrument(self, workload: Workload, how: Plan) -> None:
         """The self-test's rounds, of slices in which at least one step is done twice."""
