@@ -117,7 +117,7 @@ def check_against(
             f"{path} holds no time of {', '.join(missing) or 'anything'}; it has {', '.join(old) or 'none'}"
         )
     open_caches()
-    with Question(head, head, conditions.threads, spawn) as question:
+    with Question(head, head, conditions.threads, spawn, workloads) as question:
         machine = question.one("head", "machine", 60)
         differences = same_machine(record.machine, machine)
         if differences:

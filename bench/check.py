@@ -209,7 +209,7 @@ class Duel:
             self.say(f"block {block + 1}, at most {self.looks[-1]}: {len(open_)} workloads")
             before, block_begin = Busy.now(), time.monotonic()
             try:
-                self.start(["base", "head", *(["again"] if testing else [])], any(map(may_compile, open_)))
+                self.start(["base", "head", *(["again"] if testing else [])], open_)
                 for workload in open_:
                     self.measure(workload, testing and workload == self.self_test)
             finally:
@@ -249,14 +249,18 @@ class Duel:
 
     # ---- processes ----
 
-    def start(self, names: Sequence[str], compiler: bool = True) -> None:
+    def start(self, names: Sequence[str], workloads: Sequence[Workload]) -> None:
         """Fresh processes; they import at the same time, nothing is timed yet."""
+        compiler = any(map(may_compile, workloads))
         for name in names:
             self.workers[name] = open_side(self.tree(name), name, self.conditions.threads, self.spawn)
         for name in names:
             self.workers[name].send("hello", compiler=compiler)
+            self.workers[name].send("imports", **imports(workloads))
         for name in names:
             greet(self.workers[name], self.tree(name))
+        for name in names:
+            imported(self.workers[name])
         # Also says how fast the machine is in this very block, for comparisons with other runs.
         device, threads = self.workloads[0].device, self.conditions.threads
         self.references.append(self.workers["head"].ask("reference", 120, device=device, threads=threads)["seconds"])
@@ -267,7 +271,7 @@ class Duel:
     def restart(self) -> None:
         names = list(self.workers)
         self.close()
-        self.start(names)
+        self.start(names, self.workloads)
         self.references.pop()
 
     def close(self) -> None:
@@ -404,8 +408,11 @@ class Question:
     The threads are shared out among the two: two teams on the same cores would spend their time waiting for each other.
     """
 
-    def __init__(self, base: Tree, head: Tree, threads: int, spawn: Spawn = Worker) -> None:
+    def __init__(
+        self, base: Tree, head: Tree, threads: int, spawn: Spawn = Worker, workloads: Sequence[Workload] = ()
+    ) -> None:
         self.trees = {"base": base, "head": head}
+        self.workloads = workloads
         self.threads = threads
         self.spawn = spawn
         self.workers: dict[str, Any] = {}
@@ -415,8 +422,10 @@ class Question:
             for name, tree in self.trees.items():
                 self.workers[name] = open_side(tree, name, self.threads, self.spawn)
                 self.workers[name].send("hello")
+                self.workers[name].send("imports", **imports(self.workloads))
             for name, tree in self.trees.items():
                 greet(self.workers[name], tree)
+                imported(self.workers[name])
         except BaseException:
             self.close()
             raise
@@ -551,6 +560,21 @@ def greet(worker: Any, tree: Tree) -> None:
             f"{tree.side.name} runs the code of {source} and not its own; is pixbench installed in a way that "
             "goes before PYTHONPATH?"
         )
+
+
+def imports(workloads: Sequence[Workload]) -> dict[str, Any]:
+    """What a process is told that it will need."""
+    return {
+        "models": sorted({w.subject for w in workloads if w.task not in ("loading", "kernel")}),
+        "loaders": sorted({w.loader or w.subject for w in workloads if w.reads_files}),
+        "training": any(w.training for w in workloads),
+    }
+
+
+def imported(worker: Any) -> None:
+    """Wait for the answer to "imports"; who could not answer it, such as older code, imports while it builds."""
+    with contextlib.suppress(BenchError):
+        worker.receive(300)
 
 
 def side_cache(name: str) -> Path:
@@ -714,7 +738,7 @@ def check(
     if base.digest == head.digest:
         notes.append("base and head have the same code")
     extra: dict[str, Any] = {}
-    with Question(base, head, conditions.threads, spawn) as question:
+    with Question(base, head, conditions.threads, spawn, workloads) as question:
         machine: dict[str, Any] = question.one("head", "machine", 60)
         facts, rows = exact(question, workloads, conditions, say, exact_only)
         known = [w for w in workloads if w.id not in {row.workload for row in rows}]

@@ -245,8 +245,19 @@ class Comparison:
         compiler = any(may_compile(operand, self.settings.device) for operand in self.operands)
         for label in wanted:
             self.workers[label].send("hello", compiler=compiler)
+            self.workers[label].send("imports", **self.imports())
         for label in wanted:
             self.workers[label].receive(300)
+            with contextlib.suppress(BenchError):
+                self.workers[label].receive(300)
+
+    def imports(self) -> dict[str, Any]:
+        """What every process will need: the operands are few, and often the same network."""
+        models = {operand.subject for operand in self.operands if operand.kind == "model"}
+        loaders = {operand.subject for operand in self.operands if operand.kind == "loader"}
+        if models and self.conditions.data_root:
+            loaders.add(self.settings.loader)
+        return {"models": sorted(models), "loaders": sorted(loaders), "training": bool(models)}
 
     def restart(self, label: str) -> None:
         """A process that failed is replaced, so that the other rows can still be had."""

@@ -260,6 +260,7 @@ class Session:
         self.sensors: dict[str, Any] = {}
         self.commands: dict[str, Callable[..., dict[str, Any]]] = {
             "hello": self.hello,
+            "imports": self.imports,
             "cost": self.cost,
             "build": self.build,
             "warm": self.warm,
@@ -283,12 +284,28 @@ class Session:
         Args:
             compiler: also torch's, which eager steps do not need.
         """
-        modules = ["torchvision.models", "bench.cost", "bench.memory", "bench.step"]
+        modules = ["bench.cost", "bench.memory", "bench.step"]
         for module in [*(["torch._inductor.compile_fx"] if compiler else []), *modules]:
             importlib.import_module(module)
         # Half a million objects that stay: each later collection, one before every turn, would walk them all.
         gc.freeze()
         return {"pid": os.getpid(), "source": str(SOURCE)}
+
+    def imports(self, models: Sequence[str], loaders: Sequence[str], training: bool) -> dict[str, Any]:
+        """Import what steps will be built from, for the same reason, and nothing that they do without.
+
+        A third of a process's start is torchvision's networks and what they import. What cannot be imported fails
+        again, and is reported, where it is built.
+        """
+        from loaders import engines
+        from models import zoo
+
+        modules = [*map(zoo.module_of, models), *(engines.ENGINES[name][0] for name in loaders)]
+        # The first optimiser would import it.
+        for module in sorted({*modules, *(["torch._dynamo"] if training else [])}):
+            importlib.import_module(module)
+        gc.freeze()
+        return {}
 
     def machine(self) -> dict[str, Any]:
         from bench.machine import describe
@@ -426,9 +443,10 @@ class Session:
         for id in ids:
             if id in self.steps:
                 self.steps.pop(id).close()
-        import torch
+        if "torch._dynamo" in sys.modules:
+            import torch
 
-        torch.compiler.reset()
+            torch.compiler.reset()
         gc.unfreeze()
         gc.collect()
         return {}
@@ -551,6 +569,8 @@ def cpu_seconds(helpers: Sequence[str], proc: Path = Path("/proc")) -> float:
 
 def _cache_counts() -> tuple[int, int, int]:
     """(hits, misses, graphs that were not looked up) of inductor's compiled-graph cache in this process so far."""
+    if "torch._dynamo" not in sys.modules:
+        return 0, 0, 0
     from torch._dynamo.utils import counters
 
     inductor = counters["inductor"]

@@ -5,8 +5,8 @@ convolution, an activation and a mean, each of which reads or writes the widest 
 anything to compute in between. Here that tensor is read once and written once, and the sums fall off on the way.
 
 Channels are last in memory, so neighbouring lanes hold neighbouring channels. A program makes up to four rows of a few
-columns: each loaded row of pixels serves every output row that its window reaches, which spares a half of the loads of
-a 5 x 5 kernel with two rows, and more with four.
+columns: each loaded row of pixels serves every output row that its window reaches. Of a 5 x 5 kernel two rows of output
+load 6 rows in place of 10, four load 8 in place of 20.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """A depthwise convolution that can be trained: forward, gradient of the input and gradient of the weights.
 
-EfficientNet trains far below what its traffic allows, further below than any network without depthwise convolutions:
-libraries compute them, and above all the gradient of their few weights, by algorithms made for dense ones. There is
-nothing to compute in them, so each pass is written as what it is, a weighted sum of neighbouring pixels, read where
-they lie with channels last.
+Libraries have fast depthwise convolutions for some shapes only (pytorch issues 18631 and 22302) and compute the rest,
+and above all the gradient of their few weights, by algorithms made for dense ones. There is hardly anything to compute
+in them, so each pass is written as what it is, a weighted sum of neighbouring pixels, read where they lie with channels
+last.
 
 The gradient of the weights is a sum over all pixels of the batch. Each program makes one part of it for a row of the
 kernel and a block of channels; parts have places of their own and are added up afterwards, so that the result does not

@@ -104,7 +104,7 @@ class Resident:
         side = options.stored_size or options.size
         self._augmentation = Augmentation(options, epochs, side) if options.augmented else None
         _check_memory(dataset, side, device)
-        # On a CPU the operators one by one are as fast.
+        # The kernel is for GPUs; its twin, which is all that a CPU would get, fetches pixel by pixel.
         self._border = (
             self._augmentation.fused
             if self._augmentation

@@ -379,6 +379,11 @@ def _check_form(name: str, key: str, value: object, usual: object) -> None:
         raise ModelError(f"{key} of {name} is {value!r}; give {wanted[kind]}, such as model.{key}={example}")
 
 
+def module_of(name: str) -> str:
+    """The module that a network is built from, torchvision or one of ours. Raises ModelError for an unknown name."""
+    return _network(name).builder.split(":")[0]
+
+
 def _builder(network: Network) -> "Callable[..., nn.Module]":
     module, attribute = network.builder.split(":")
     builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)

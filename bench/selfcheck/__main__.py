@@ -86,7 +86,7 @@ def judge(traces: tuple[Path, ...], decisions: int, seed: int, format: str, outp
 @app.command()
 @click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Go on until FILE holds so many.")
 @click.option("--slow", type=click.IntRange(0, 99), default=0, help="Head does so many percent more work.")
-@click.option("--workloads", multiple=True, metavar="ID,...|FILE", help="Default: inference and training of lenet.")
+@click.option("--workloads", multiple=True, metavar="ID,...|FILE", help="Default: inference of lenet.")
 @click.option(
     "--file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -94,11 +94,21 @@ def judge(traces: tuple[Path, ...], decisions: int, seed: int, format: str, outp
     show_default=True,
     help="Outcomes, a line each.",
 )
+@click.option(
+    "--budget", type=click.FloatRange(0), default=570.0, show_default=True, help="Seconds, as given to each check."
+)
 @click.option("--timeout", type=click.FloatRange(1), default=3600.0, show_default=True, help="Seconds of one run.")
 @click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
 @click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
 def live(
-    runs: int, slow: int, workloads: tuple[str, ...], file: Path, timeout: float, format: str, output: str
+    runs: int,
+    slow: int,
+    workloads: tuple[str, ...],
+    file: Path,
+    budget: float,
+    timeout: float,
+    format: str,
+    output: str,
 ) -> None:
     """Run `bench check` in a loop, on equal code or with head made slower, and count what it says."""
     from bench.commands.check import ids
@@ -108,7 +118,7 @@ def live(
     check_output(output)
     check_output(str(file))
     chosen = tuple(Workload.from_id(text).id for text in ids(workloads)) or WORKLOADS
-    write(summary(loop(file, runs, slow, chosen, say, timeout), format), output)
+    write(summary(loop(file, runs, slow, chosen, budget, say, timeout), format), output)
 
 
 @app.command()

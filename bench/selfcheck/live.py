@@ -28,10 +28,7 @@ from results.tables import Cell, render, to_json
 from results.verdict import CLEAN, REGRESSED
 
 # Steps of half a millisecond: a slice holds a hundred or so, and with them nearly the same share of extra work.
-WORKLOADS = (
-    "inference/lenet@fp32-nchw-eager/b4/s32/c10/cpu",
-    "training/lenet@fp32-nchw-eager/b4/s32/c10/cpu",
-)
+WORKLOADS = ("inference/lenet@fp32-nchw-eager/b4/s32/c10/cpu",)
 TIMEOUT = 3600.0
 
 Say = Callable[[str], None]
@@ -73,6 +70,7 @@ class Outcome:
         slow: how much more work head did, in percent.
         code: digest of the code that was checked.
         workloads: ids.
+        budget: seconds, as given to the check.
         started: Unix time, seconds.
         seconds: it took.
         exit_code: of the process.
@@ -84,6 +82,7 @@ class Outcome:
     slow: int
     code: str
     workloads: tuple[str, ...]
+    budget: float
     started: float
     seconds: float
     exit_code: int
@@ -165,13 +164,15 @@ def git(folder: Path, *words: str) -> None:
         raise BenchError(f"git {words[0]} failed in {folder}: {done.stderr.strip() or 'it gave no reason'}")
 
 
-def command(base: str, workloads: Sequence[str], output: Path) -> list[str]:
+def command(base: str, workloads: Sequence[str], budget: float, output: Path) -> list[str]:
     """What is run: this code's check, in the scratch repository."""
-    words = ["check", "--base", base, "--workloads", ",".join(workloads), "--format", "json", "-o", str(output)]
-    return [sys.executable, "-P", "-m", "bench", *words, "--no-store"]
+    words = ["check", "--base", base, "--workloads", ",".join(workloads), "--budget", f"{budget:g}"]
+    return [sys.executable, "-P", "-m", "bench", *words, "--format", "json", "-o", str(output), "--no-store"]
 
 
-def run_once(root: Path, base: str, slow: int, code: str, workloads: Sequence[str], timeout: float) -> Outcome:
+def run_once(
+    root: Path, base: str, slow: int, code: str, workloads: Sequence[str], budget: float, timeout: float
+) -> Outcome:
     """One check, to its end."""
     output = root.parent / "report.json"
     output.unlink(missing_ok=True)
@@ -180,7 +181,7 @@ def run_once(root: Path, base: str, slow: int, code: str, workloads: Sequence[st
     environment["PYTHONPATH"] = str(SOURCE)
     try:
         done = subprocess.run(
-            command(base, workloads, output),
+            command(base, workloads, budget, output),
             cwd=root,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -196,7 +197,7 @@ def run_once(root: Path, base: str, slow: int, code: str, workloads: Sequence[st
     verdict, rows, error = report_of(output)
     if error:
         error = f"{error}: {(said.strip().splitlines() or [''])[-1]}"
-    return Outcome(slow, code, tuple(workloads), started, seconds, exit_code, verdict, rows, error)
+    return Outcome(slow, code, tuple(workloads), budget, started, seconds, exit_code, verdict, rows, error)
 
 
 def report_of(path: Path) -> tuple[str, dict[str, str], str]:
@@ -213,6 +214,7 @@ def loop(
     runs: int,
     slow: int,
     workloads: Sequence[str],
+    budget: float,
     say: Say,
     timeout: float = TIMEOUT,
     once: Callable[..., Outcome] = run_once,
@@ -220,7 +222,7 @@ def loop(
     """Check until `path` holds `runs` runs with this slowdown; all runs in it.
 
     Raises:
-        UsageError: the file holds runs of other code or workloads.
+        UsageError: the file holds runs of other code or workloads, or with another budget.
         RecordError: it is no such file, or cannot be written.
         BenchError: this code lies in no repository, or git fails.
     """
@@ -229,13 +231,14 @@ def loop(
     try:
         root, base, code = scratch(folder, slow)
         for one in found:
-            if one.code != code or one.workloads != tuple(workloads):
-                what = f"code {one.code}" if one.code != code else f"{', '.join(one.workloads)}"
-                raise UsageError(f"{path} holds runs of {what}; name another file for this code and these workloads")
+            if (one.code, one.workloads, one.budget) != (code, tuple(workloads), budget):
+                what = f"{', '.join(one.workloads)}, code {one.code}, a budget of {one.budget:g} s"
+                now = f"{', '.join(workloads)}, code {code}, {budget:g} s"
+                raise UsageError(f"{path} holds runs of {what}; now it is {now}: name another file")
         done = sum(one.slow == slow for one in found)
         with OutcomeFile(path) as file:
             for number in range(done, runs):
-                outcome = once(root, base, slow, code, workloads, timeout)
+                outcome = once(root, base, slow, code, workloads, budget, timeout)
                 file.add(outcome)
                 found.append(outcome)
                 what = outcome.verdict or outcome.error

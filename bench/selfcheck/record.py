@@ -40,7 +40,7 @@ class Recorder(Duel):
         """
         start, begin, before = time.time(), time.monotonic(), Busy.now()
         try:
-            self.start(["base", "head"])
+            self.start(["base", "head"], self.workloads)
             for workload in self.workloads:
                 self.measure(workload, False)
         finally:

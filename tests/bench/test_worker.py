@@ -55,6 +55,24 @@ def test_training_and_end_to_end_share_one_network(worker: Worker, tmp_path: Pat
     worker.ask("release", ids=[training.id, fed.id])
 
 
+def test_only_what_is_needed_is_imported() -> None:
+    fresh = Worker("lenet")
+    try:
+        fresh.ask("hello", 120, compiler=False)
+        fresh.ask("imports", 120, models=["lenet"], loaders=[], training=False)
+        fresh.build([LENET], Conditions())
+        fresh.ask("release", ids=[LENET.id])
+        # Known by what these would map into the process.
+        mapped = Path(f"/proc/{fresh.pid}/maps").read_text()
+        assert "torchvision" not in mapped
+        fresh.ask("imports", 120, models=["resnet18"], loaders=["torchvision"], training=True)
+        assert "torchvision" in Path(f"/proc/{fresh.pid}/maps").read_text()
+        with pytest.raises(WorkloadError, match="no-such-network"):
+            fresh.ask("imports", 120, models=["no-such-network"], loaders=[], training=False)
+    finally:
+        fresh.close()
+
+
 def test_what_the_user_can_mend_arrives_as_his_error(worker: Worker) -> None:
     with pytest.raises(WorkloadError, match="no CUDA device is available here"):
         worker.build([Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10, device="cuda")], Conditions())

@@ -18,7 +18,7 @@ WORKLOADS = ("a", "b")
 
 
 def run(slow: int = 0, verdict: str = CLEAN, exit_code: int = 0, code: str = "code") -> Outcome:
-    return Outcome(slow, code, WORKLOADS, 0.0, 60.0, exit_code, verdict, dict.fromkeys(WORKLOADS, verdict))
+    return Outcome(slow, code, WORKLOADS, 90.0, 0.0, 60.0, exit_code, verdict, dict.fromkeys(WORKLOADS, verdict))
 
 
 @pytest.fixture
@@ -26,14 +26,16 @@ def no_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(live, "scratch", lambda folder, slow: (folder, "HEAD", "code"))
 
 
-def looping(path: Path, runs: int, slow: int = 0, code: str = "code") -> tuple[list[Outcome], int]:
+def looping(
+    path: Path, runs: int, slow: int = 0, code: str = "code", budget: float = 90.0
+) -> tuple[list[Outcome], int]:
     asked = []
 
-    def once(root: Path, base: str, slow: int, code_: str, workloads: Any, timeout: float) -> Outcome:
+    def once(root: Path, base: str, slow: int, code_: str, workloads: Any, budget: float, timeout: float) -> Outcome:
         asked.append(base)
         return run(slow, REGRESSED if slow else CLEAN, 1 if slow else 0, code)
 
-    found = live.loop(path, runs, slow, WORKLOADS, lambda text: None, once=once)
+    found = live.loop(path, runs, slow, WORKLOADS, budget, lambda text: None, once=once)
     return found, len(asked)
 
 
@@ -56,8 +58,16 @@ def test_runs_of_other_code_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "live.jsonl"
     with OutcomeFile(path) as file:
         file.add(run(code="other"))
-    with pytest.raises(UsageError, match="runs of code other"):
+    with pytest.raises(UsageError, match="code other, a budget of 90 s"):
         looping(path, 2)
+
+
+@pytest.mark.usefixtures("no_repository")
+def test_runs_of_another_budget_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "live.jsonl"
+    looping(path, 1)
+    with pytest.raises(UsageError, match="a budget of 90 s; now it is a, b, code code, 30 s"):
+        looping(path, 2, budget=30.0)
 
 
 def test_a_foreign_file_is_named(tmp_path: Path) -> None:
@@ -87,8 +97,8 @@ def test_a_check_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     root = tmp_path / "repository"
     root.mkdir()
     hanging = [sys.executable, "-S", "-c", "import sys; sys.stdin = open('/dev/zero'); [0 for _ in iter(int, 1)]"]
-    monkeypatch.setattr(live, "command", lambda base, workloads, output: hanging)
-    found = live.run_once(root, "HEAD", 0, "code", WORKLOADS, timeout=0.3)
+    monkeypatch.setattr(live, "command", lambda base, workloads, budget, output: hanging)
+    found = live.run_once(root, "HEAD", 0, "code", WORKLOADS, 90.0, timeout=0.3)
     assert (found.exit_code, found.verdict) == (124, "")
     assert "did not end within" in found.error
 
