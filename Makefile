@@ -15,12 +15,13 @@ STAMP := $(VENV)/.installed-cuda$(CUDA)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compare bench smoke doctor test lint format clean
+.PHONY: help install compare bench smoke gpu doctor test lint format clean
 
 help:
 	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
 	@echo 'make bench     the benchmark matrix under pytest; results in .benchmarks/'
 	@echo 'make smoke     the same matrix, each benchmark once, nothing timed'
+	@echo 'make gpu       measure a GPU host in under 9 minutes (PART=loaders, ARGS="--out DIR"; DEVICE=cpu rehearses)'
 	@echo 'make doctor    what this machine is and what would spoil a measurement on it'
 	@echo 'make test      the test suite'
 	@echo 'make lint      ruff, mypy, import rules'
@@ -55,6 +56,10 @@ bench: $(STAMP)
 
 smoke: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-disable $(ARGS)
+
+# Without $(STAMP) where an interpreter is named: a GPU host may have no network to install from.
+gpu: $(if $(GPU_PYTHON),,$(STAMP))
+	$(or $(GPU_PYTHON),$(BIN)/python) -P -m bench.gpu run --device $(or $(DEVICE),auto) $(if $(PART),--parts $(PART)) $(ARGS)
 
 doctor: $(STAMP)
 	$(BIN)/bench doctor $(ARGS)

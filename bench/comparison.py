@@ -20,6 +20,7 @@ from bench.clock import Slice
 from bench.data import describe_bad, refuse_bad
 from bench.duel import PAIRS, SLICE_SECONDS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
 from bench.errors import BenchError, WorkloadError
+from bench.telemetry import Telemetry, sensor_for
 from bench.worker import Worker
 from bench.workload import Conditions, Workload
 from models.configuration import Device, parse
@@ -74,6 +75,7 @@ class Settings:
         threads, seed, images: see Conditions.
         data: name of the data set; its folder is not stored.
         rounds: turns of each side in a block.
+        tasks: of models, which of MODEL_TASKS are measured, comma-separated; "" is all.
     """
 
     device: str
@@ -87,6 +89,14 @@ class Settings:
     images: int
     data: str
     rounds: int = PAIRS
+    tasks: str = ""
+
+    def has(self, task: str) -> bool:
+        """Whether a task of models is measured."""
+        return not self.tasks or task in self.tasks.split(",")
+
+
+MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,7 @@ class Sample:
         compile: operand -> (seconds, a key of CACHE_STATES or "none") of each block.
         memory: operand -> what bench.memory counted.
         energy: operand -> {"joules" of one image, "idle_watts"} or {"missing"}.
+        telemetry: of each block on a GPU, what its sensors read while the sides took turns.
         twins: operand -> the one whose workload is the very same, and which was measured for both.
         notes: for the metric's row.
     """
@@ -125,6 +136,7 @@ class Sample:
     compile: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)
     energy: dict[str, dict[str, Any]] = field(default_factory=dict)
+    telemetry: list[dict[str, Any]] = field(default_factory=list)
     twins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -288,6 +300,9 @@ class Comparison:
         """Ask the processes for what is not timed: the machine, resolved configurations, counts, ceilings."""
         first = self.workers[self.reference]
         self.machine = first.ask("machine")
+        watched = {name: sample.telemetry for name, sample in self.samples.items() if sample.telemetry}
+        if watched:
+            self.machine["telemetry"] = watched
         if self.conditions.data_root:
             self.check_loaders(first)
             self.check_data(first)
@@ -376,21 +391,25 @@ class Comparison:
             ]
         if kind == "kernel":
             return [self.group("kernel", ("kernel_throughput",), lambda o: (self.kernel_workload(o),))]
-        latency = ("inference_latency_p50", "inference_latency_p90", "inference_latency_p99")
-        return [
-            self.group("latency", latency, lambda o: self.model_workloads(o, "latency")),
-            self.group(
-                "inference",
-                ("inference_throughput", "inference_peak_bytes"),
-                lambda o: self.model_workloads(o, "inference"),
-            ),
-            self.group("loading", ("loader_throughput",), self.feeding_workload),
-            self.group(
-                "training",
-                ("training_throughput", "end_to_end_throughput", "training_peak_bytes"),
-                lambda o: self.model_workloads(o, "training", "end_to_end"),
-            ),
-        ]
+        has = self.settings.has
+        groups = []
+        metrics: tuple[str, ...]
+        if has("latency"):
+            metrics = ("inference_latency_p50", "inference_latency_p90", "inference_latency_p99")
+            groups.append(self.group("latency", metrics, lambda o: self.model_workloads(o, "latency")))
+        if has("inference"):
+            metrics = ("inference_throughput", "inference_peak_bytes")
+            groups.append(self.group("inference", metrics, lambda o: self.model_workloads(o, "inference")))
+        if has("loading"):
+            groups.append(self.group("loading", ("loader_throughput",), self.feeding_workload))
+        if has("end_to_end"):
+            # The same step on a constant batch takes its turns beside it: what feeding costs is their ratio.
+            metrics = ("training_throughput", "end_to_end_throughput", "training_peak_bytes")
+            groups.append(self.group("training", metrics, lambda o: self.model_workloads(o, "training", "end_to_end")))
+        elif has("training"):
+            metrics = ("training_throughput", "training_peak_bytes")
+            groups.append(self.group("training", metrics, lambda o: self.model_workloads(o, "training")))
+        return groups
 
     def group(self, name: str, metrics: tuple[str, ...], make: Callable[[Operand], tuple[Workload, ...]]) -> Group:
         return Group(name, {operand.label: make(operand) for operand in self.operands}, metrics)
@@ -460,7 +479,8 @@ class Comparison:
                 continue
             for workload in workloads:
                 turns[key(label, workload)] = self.turn(label, workload, plans[key(label, workload)])
-        rounds = self.rounds(group, sample, turns)
+        with self.watched(group, sample):
+            rounds = self.rounds(group, sample, turns)
         if rounds:
             sample.blocks.append(keep(rounds))
         if not sample.memory:
@@ -529,6 +549,20 @@ class Comparison:
                 for name in [name for name in turns if name.rsplit("|", 1)[0] == label]:
                     del turns[name]
         return []
+
+    @contextlib.contextmanager
+    def watched(self, group: Group, sample: Sample) -> Iterator[None]:
+        """Reads the GPU's sensors meanwhile, for the record; a CPU's readers would take its time from the measured.
+
+        Clock, power and memory of this process's device: the sides have it in turns, so one series is both's.
+        """
+        if self.settings.device != "cuda":
+            yield
+            return
+        with Telemetry(sensor_for("cuda")) as watch:
+            yield
+        sample.telemetry.append(asdict(watch.summary()))
+        self.machine.setdefault("telemetry", {})[group.name] = sample.telemetry
 
     def lose(self, label: str, group: Group, sample: Sample, error: BenchError) -> None:
         """Record why an operand has no number in this group, say so, and go on without it."""
@@ -797,9 +831,8 @@ class Comparison:
         notes: list[str] = []
         chosen = "training" if "training" in self.samples and any(self.samples["training"].blocks) else "inference"
         sample = self.samples.get(chosen)
-        workloads = {
-            label: w[0] for label, w in next(g for g in self.groups() if g.name == chosen).workloads.items() if w
-        }
+        group = next((group for group in self.groups() if group.name == chosen), None)
+        workloads = {label: w[0] for label, w in group.workloads.items() if w} if group else {}
         timed = self.timed(workloads, sample) if sample else {}
         factor: dict[str, float] = {}
         for operand in self.operands:

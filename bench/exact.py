@@ -185,7 +185,7 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
     weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     configuration = parse(workload.configuration, device_facts(device), workload.training)
     if quick:
-        configuration = replace(configuration, compile="eager", freeze=False)
+        configuration = replace(configuration, compile="eager", freeze=False, kernels=False)
     found = {"result": computed(model, workload, configuration, images, labels, device)}
     if not held:
         plain = zoo.build(workload.subject, workload.classes)

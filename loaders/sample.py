@@ -50,6 +50,9 @@ _BITS_HALF = (0.5, 0.9, 1.4, 2.0, 2.75, 4.2, 6.0)
 _FULL_SHARE = 0.70
 _QUALITIES_HALF = (70, 75, 75, 75, 80, 80, 85, 85, 90, 92)
 
+FRESH = 5000  # pictures that are drawn; more images are these again, cut otherwise
+_MOST_CUT = 16  # pixels at a border
+
 _FIELD = 1024  # pixels across a noise field; larger pictures are enlarged, as large photographs are softer
 _FIELDS = 6
 
@@ -72,7 +75,9 @@ class _Plan:
 def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, threads: int | None = None) -> Path:
     """Write `images` JPEGs into `classes` class folders below `dest`.
 
-    The same arguments give the same files. `dest` appears complete or not at all.
+    The same arguments give the same files. `dest` appears complete or not at all. Beyond FRESH images a picture of the
+    class is used again, without up to 16 pixels at each border: another file of nearly the same cost, and made several
+    times as fast.
 
     Args:
         dest: a folder that does not exist yet or is empty.
@@ -93,7 +98,8 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more")
     classes = min(classes, images)
-    plans = [_plan(i, i % classes, seed) for i in range(images)]
+    fresh = images if images <= FRESH else max(1, FRESH // classes) * classes
+    plans = [_plan(i, i % classes, seed) for i in range(fresh)]
     with new_folder(dest) as folder:
         for label in range(classes):
             (folder / _class_name(label)).mkdir()
@@ -101,6 +107,8 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
         # numpy and the JPEG encoder leave the interpreter lock: threads share the noise and need no start-up.
         with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
             for _ in pool.map(lambda plan: _write(folder, plan, fields, seed), plans):
+                pass
+            for _ in pool.map(lambda i: _write_again(folder, i, plans[i % fresh], seed), range(fresh, images)):
                 pass
     return dest
 
@@ -239,8 +247,10 @@ def _parts(
 
 def _encode(plan: _Plan, pixels: NDArray[np.uint8]) -> bytes:
     image = Image.fromarray(pixels)
-    if plan.mode != "RGB":
-        image = image.convert(plan.mode)
+    return _compressed(plan, image if plan.mode == "RGB" else image.convert(plan.mode))
+
+
+def _compressed(plan: _Plan, image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     settings: dict[str, object] = {"quality": plan.quality}
     if plan.mode == "RGB":
@@ -270,4 +280,18 @@ def _write(folder: Path, plan: _Plan, fields: list[NDArray[np.float32]], seed: i
         if len(tried) > 1 and abs(tried[-1][0] - tried[-2][0]) > 1e-3:
             slope = max(0.2, (tried[-1][1] - tried[-2][1]) / (tried[-1][0] - tried[-2][0]))
         strength = math.exp(min(max(tried[-1][0] - tried[-1][1] / slope, math.log(0.3)), math.log(160)))
-    (folder / _class_name(plan.label) / f"{plan.number:07d}.JPEG").write_bytes(content)
+    _path(folder, plan.label, plan.number).write_bytes(content)
+
+
+def _path(folder: Path, label: int, number: int) -> Path:
+    return folder / _class_name(label) / f"{number:07d}.JPEG"
+
+
+def _write_again(folder: Path, number: int, plan: _Plan, seed: int) -> None:
+    """Image `number` out of the one that was made by `plan`."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, 1000 + number]))
+    with Image.open(_path(folder, plan.label, plan.number)) as image:
+        most = min(_MOST_CUT, min(image.size) // 8)
+        left, top, right, bottom = generator.integers(0, most + 1, 4).tolist()
+        kept = image.crop((left, top, image.width - right, image.height - bottom))
+    _path(folder, plan.label, number).write_bytes(_compressed(plan, kept))

@@ -26,7 +26,11 @@ LEVERS: dict[str, tuple[str, str | bool, str]] = {
     "nhwc": ("layout", "nhwc", "channels_last memory format"),
     "eager": ("compile", "eager", "no torch.compile"),
     "compile": ("compile", "compile", "torch.compile with inductor's default mode"),
-    "graphs": ("compile", "graphs", "torch.compile, reduce-overhead: replayed as CUDA graphs (CUDA)"),
+    "graphs": (
+        "compile",
+        "graphs",
+        "torch.compile, replayed as CUDA graphs; in training the whole update as one (CUDA)",
+    ),
     "autotune": (
         "compile",
         "autotune",
@@ -36,6 +40,11 @@ LEVERS: dict[str, tuple[str, str | bool, str]] = {
         "freeze",
         True,
         "weights become constants: batch norm folded, layouts packed ahead (inference)",
+    ),
+    "kernels": (
+        "kernels",
+        True,
+        "our Triton kernels: EfficientNet's bottlenecks (inference), depthwise convolutions (training) (CUDA)",
     ),
     "openvino": ("peer", "openvino", "exported to OpenVINO (inference, CPU)"),
     "onnxruntime": ("peer", "onnxruntime", "exported to ONNX Runtime (inference)"),
@@ -62,6 +71,7 @@ class Configuration:
         layout: nchw or nhwc (channels_last).
         compile: eager, compile, graphs or autotune.
         freeze: weights are constants of the program (inference only).
+        kernels: layers that kernels/ has are computed by it.
         peer: None, or the foreign engine that runs the exported network.
     """
 
@@ -69,6 +79,7 @@ class Configuration:
     layout: str = "nchw"
     compile: str = "eager"
     freeze: bool = False
+    kernels: bool = False
     peer: str | None = None
 
     @property
@@ -77,7 +88,7 @@ class Configuration:
         if self.peer is not None:
             return f"{self.peer}-{self.precision}"
         words = [self.precision, self.layout, self.compile]
-        return "-".join(words + ["freeze"] * self.freeze)
+        return "-".join(words + ["freeze"] * self.freeze + ["kernels"] * self.kernels)
 
     @property
     def reduced(self) -> bool:
@@ -186,7 +197,7 @@ def parse(text: str, device: Device, training: bool) -> Configuration:
 
 def _peer(configuration: Configuration, seen: dict[str, str], device: Device, text: str) -> Configuration:
     """A peer decides layout and compilation itself; only its precision is ours to ask for."""
-    extra = [seen[field] for field in ("layout", "compile", "freeze") if field in seen]
+    extra = [seen[field] for field in ("layout", "compile", "freeze", "kernels") if field in seen]
     if extra:
         raise ModelError(
             f"configuration {text!r}: {configuration.peer} decides {' and '.join(extra)} itself; name only a precision"
@@ -216,6 +227,8 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
             raise ModelError(
                 f"configuration {text!r}: graphs replays CUDA graphs, and the device is a CPU; use compile"
             )
+        if configuration.kernels:
+            raise ModelError(f"configuration {text!r}: our kernels are written for CUDA devices; leave out kernels")
         if configuration.peer == "tensorrt":
             raise ModelError(
                 f"configuration {text!r}: TensorRT needs a CUDA device; on a CPU use openvino or onnxruntime"
@@ -229,6 +242,11 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
             )
     elif configuration.peer == "openvino":
         raise ModelError(f"configuration {text!r}: OpenVINO runs on CPUs; use tensorrt or --device cpu")
+    if training and configuration.compile == "graphs" and configuration.precision == "fp16":
+        raise ModelError(
+            f"configuration {text!r}: after each fp16 step the host asks whether a gradient overflowed, which no CUDA "
+            "graph can do; use amp"
+        )
     if training and configuration.freeze:
         raise ModelError(f"configuration {text!r}: frozen weights cannot be trained; leave out freeze")
     if training and configuration.peer is not None:

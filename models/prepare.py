@@ -95,15 +95,17 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 COMPILE_MODES = {"compile": "default", "graphs": "reduce-overhead", "autotune": "max-autotune"}
+# Where whoever calls the network captures it together with what is around it.
+CAPTURED_MODES = {"compile": "default", "graphs": "default", "autotune": "max-autotune-no-cudagraphs"}
 
 
 def apply_compile(model: nn.Module, mode: str, freeze: bool) -> Callable[[Tensor], Tensor]:
-    """torch.compile in the named mode; static shapes, because every distinct size is a program of its own.
+    """torch.compile in torch's `mode`; static shapes, because every distinct size is a program of its own.
 
     Freezing is set for the whole compiler while the first call compiles. Passed as an option of torch.compile it
     reaches only a part of it, and most of the gain is lost without a word (seen on a CPU, torch 2.15).
     """
-    compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=COMPILE_MODES[mode])
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=mode)
     if not freeze:
         return compiled
     call = compiled
@@ -127,12 +129,14 @@ def prepare(
     device: torch.device,
     training: bool,
     example: tuple[int, ...],
+    captured: bool = False,
 ) -> Prepared:
     """Apply every lever of `configuration` to `model`, in the order in which they must be applied.
 
     Args:
         model: with random or trained weights, fp32, on the CPU.
         example: the shape [N, 3, H, W] the network will be called with; peers are built for exactly it.
+        captured: the caller makes a CUDA graph of its own around the call, so none is made here.
 
     Raises:
         ModelError: a lever cannot be applied to this network here; says which and why.
@@ -151,6 +155,11 @@ def prepare(
         # The input size never changes within a workload, so letting cuDNN time its algorithms once pays.
         torch.backends.cudnn.benchmark = True
     model = model.to(device)
+    if configuration.kernels:
+        # Brings Triton along, which every other configuration does without.
+        from models.kernel_layers import use_kernels
+
+        model = use_kernels(model, training)
     # Folding computes new weights; in fp32 they are exact before they are rounded once.
     if configuration.freeze and configuration.compile == "eager":
         model = fold_batch_norm(model)
@@ -160,7 +169,10 @@ def prepare(
         model = adapt_small_maps(quicken_dropout(model))
     call: Callable[[Tensor], Tensor] = model
     if configuration.compile != "eager":
-        call = apply_compile(model, configuration.compile, configuration.freeze)
+        # The whole update of a training is captured (models.training.graphed), not each pass by itself.
+        captured = captured or (training and configuration.compile == "graphs")
+        modes = CAPTURED_MODES if captured else COMPILE_MODES
+        call = apply_compile(model, modes[configuration.compile], configuration.freeze)
     cast = autocast_dtype(configuration.precision, training)
 
     def forward(images: Tensor) -> Tensor:

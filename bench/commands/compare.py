@@ -49,6 +49,12 @@ from bench.output import check_output, format_options, write
 )
 @click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: each model's own.")
 @click.option("--classes", type=click.IntRange(min=1), help="Logits; default: each model's own.")
+@click.option(
+    "--tasks",
+    default="",
+    metavar="TASK,...",
+    help="Of models, only these: latency, inference, loading, training, end_to_end. Default: all.",
+)
 @click.option("--loader", default="dali", show_default=True, help="What feeds the end-to-end step.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
 @click.option(
@@ -231,7 +237,7 @@ def _measure(
 
 
 def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any]:
-    from bench.comparison import Settings
+    from bench.comparison import MODEL_TASKS, Settings
     from bench.data import find_data
     from bench.machine import usable_cores
     from bench.operands import choose_device
@@ -242,8 +248,15 @@ def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any
     cuda = device == "cuda"
     engines.check(o["loader"])
     threads = o["threads"] or usable_cores()
+    tasks = [task for task in o["tasks"].split(",") if task]
+    wrong = [task for task in tasks if task not in MODEL_TASKS]
+    if wrong:
+        raise UsageError(f"--tasks has no {wrong[0]!r}; there are {', '.join(MODEL_TASKS)}")
+    if tasks and operands[0].kind != "model":
+        raise UsageError(f"--tasks is for models; {operands[0].label} is a {operands[0].kind}")
     name, root = "", Path()
-    if operands[0].kind != "kernel":
+    reads_files = not tasks or bool({"loading", "end_to_end"} & set(tasks))
+    if operands[0].kind != "kernel" and reads_files:
         name, root = find_data(o["data"], screen.progress)
     batch = o["batch"] or (256 if cuda else 32)
     settings = Settings(
@@ -258,6 +271,7 @@ def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any
         images=o["images"],
         data=name,
         rounds=o["rounds"],
+        tasks=",".join(task for task in MODEL_TASKS if task in tasks),
     )
     conditions = Conditions(
         data_root=str(root.absolute()) if name else "",

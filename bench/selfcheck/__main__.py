@@ -70,17 +70,25 @@ def record(
 @click.option(
     "--decisions", type=click.IntRange(1), default=2000, show_default=True, help="Of each workload and trace."
 )
+@click.option(
+    "--looks",
+    type=click.IntRange(1, 3),
+    default=3,
+    show_default=True,
+    help="Of the check, at 10, 16, 24 blocks; 1 where its budget allows no more.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
 @click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
 @click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
-def judge(traces: tuple[Path, ...], decisions: int, seed: int, format: str, output: str) -> None:
+def judge(traces: tuple[Path, ...], decisions: int, looks: int, seed: int, format: str, output: str) -> None:
     """False alarms and power of the check's rule on recorded TRACES, and of other tools' rules beside it."""
     from bench.selfcheck import resample
     from bench.selfcheck.report import report
     from bench.selfcheck.traces import read
 
     check_output(output)
-    write(report(resample.judge([read(path) for path in traces], decisions, seed, say), format), output)
+    found = resample.judge([read(path) for path in traces], decisions, seed, say, looks=looks)
+    write(report(found, format), output)
 
 
 @app.command()

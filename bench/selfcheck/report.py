@@ -3,9 +3,9 @@
 import textwrap
 from collections.abc import Sequence
 
-from bench.selfcheck.resample import AS_USED, RULE_LEVELS, SAME_TIME, Found, Judgement, Tally, lower_bound
+from bench.selfcheck.resample import AS_USED, RULE_LEVELS, SAME_TIME, Found, Judgement, Noise, Tally, lower_bound
 from results.tables import WIDTH, Cell, render, to_json
-from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE
+from results.verdict import CLEAN, IMPROVED, LOOKS, REGRESSED, UNSURE
 
 FORMATS = ("text", "markdown", "json")
 
@@ -15,6 +15,11 @@ EXPLANATION = (
     "(Clopper-Pearson). Decisions drawn from one trace share blocks, so their bound is too narrow; the bound of "
     "disjoint decisions, each block used once, does not have that flaw. Workloads of one block still share a pair of "
     "processes and a moment."
+)
+NOISE = (
+    "How much equal code scatters, as standard deviations. A pair is one slice of each side, in random order (by the "
+    "median absolute deviation within a block); a block is the median of its pairs, in processes of its own; the mean "
+    "is how much slower head seemed over all blocks."
 )
 POWER = (
     "Head's times multiplied. Found: REGRESSED and confirmed. A slowdown of 5 % called CLEAN must not happen. One that "
@@ -33,8 +38,10 @@ def report(found: Judgement, format: str = "text") -> str:
         return to_json(found.to_json())
     same = [one for one in found.ours if one.level == 0]
     slower = [one for one in found.ours if one.level > 0]
+    looks = f" Looks after {' and '.join(map(str, LOOKS[: found.looks]))} blocks."
     parts = [
-        _headed("False alarms", EXPLANATION, ALARM_HEADERS, [_alarm_row(one) for one in same], format),
+        _headed("Noise", NOISE, NOISE_HEADERS, [_noise_row(one) for one in found.scatter], format),
+        _headed("False alarms", EXPLANATION + looks, ALARM_HEADERS, [_alarm_row(one) for one in same], format),
         _headed("Power", POWER, POWER_HEADERS, [_power_row(one) for one in slower], format),
         _headed("Beside other rules", OTHERS, OTHER_HEADERS, _other_rows(found), format),
         "\n".join(("- " if format == "markdown" else "") + note for note in found.notes) + "\n",
@@ -42,6 +49,7 @@ def report(found: Judgement, format: str = "text") -> str:
     return "\n".join(parts)
 
 
+NOISE_HEADERS = ("load", "workload", "pairs a block", "scatter of a pair", "scatter of a block", "mean")
 ALARM_HEADERS = (
     "load",
     "workload",
@@ -84,6 +92,10 @@ OTHER_HEADERS = (
 def _headed(title: str, text: str, headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str) -> str:
     head = f"## {title}\n\n{text}\n\n" if format == "markdown" else f"{title}\n\n{textwrap.fill(text, WIDTH)}\n\n"
     return head + render(headers, rows, format)
+
+
+def _noise_row(one: Noise) -> list[Cell]:
+    return [one.load, one.workload, f"{one.pairs:g}", *map(_percent, (one.pair, one.block, one.mean))]
 
 
 def _alarm_row(one: Tally) -> list[Cell]:

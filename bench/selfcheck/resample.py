@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 LEVELS = (0.0, 0.02, 0.03, 0.05, 0.10)
 """Slowdowns of head that ours is judged at; 0 is identical code."""
 RULE_LEVELS = (0.0, 0.03, 0.05)
-MOST = LOOKS[-1]
-STRETCHES_FROM = 3 * MOST
-"""Blocks from which a second stretch beside the first can always be found."""
 FEWEST = 2 * LOOKS[0]
 CONFIDENCE = 0.95
 STRETCH = "stretches"
@@ -141,37 +138,84 @@ def block_values(blocks: Sequence[Sequence[Round]]) -> list[float]:
     return [statistics.median(log_ratios(rounds, "head", "base")) for rounds in kept if rounds]
 
 
-def decide(values: Sequence[float], margin: float) -> Decision:
-    """The check's rule on up to 24 blocks: looks at 10, 16 and 24 until one is final."""
+def decide(values: Sequence[float], margin: float, looks: int = len(LOOKS)) -> Decision:
+    """The check's rule: the first `looks` of its looks, at 10, 16 and 24 blocks, until one is final."""
     decision = look(values[: LOOKS[0]], margin)
-    for size in LOOKS[1:]:
+    for size in LOOKS[1:looks]:
         if decision.final:
             break
         decision = look(values[:size], margin)
     return decision
 
 
+@dataclass(frozen=True)
+class Noise:
+    """How much identical code scatters, as shares of the time.
+
+    Attributes:
+        trace, load, workload: as in Tally.
+        pairs: of a block, the median.
+        pair: standard deviation of one pair within its block, from the median absolute deviation; the median block's.
+        block: standard deviation of the blocks' values.
+        mean: of the blocks' values: how much slower head seemed.
+    """
+
+    trace: str
+    load: str
+    workload: str
+    pairs: float
+    pair: float
+    block: float
+    mean: float
+
+
+NORMAL = 1.4826  # standard deviation of a normal distribution by its median absolute deviation
+
+
+def noise(trace: Trace, workload: str) -> Noise:
+    """The scatter of one workload of a trace."""
+    blocks = [log_ratios(rounds, "head", "base") for rounds in map(keep, trace.of(workload)) if rounds]
+    values = [statistics.median(block) for block in blocks]
+    within = [
+        NORMAL * statistics.median(abs(pair - value) for pair in block)
+        for block, value in zip(blocks, values, strict=True)
+    ]
+    return Noise(
+        trace=trace.path.name,
+        load=trace.header.load,
+        workload=workload,
+        pairs=statistics.median(map(len, blocks)),
+        pair=statistics.median(within),
+        block=statistics.stdev(values),
+        mean=statistics.fmean(values),
+    )
+
+
 class Draws:
     """Draws decisions from one workload's blocks.
 
-    From 72 blocks up a decision is a stretch of neighbours from a random start, so that slow drift of the machine
-    stays in it; its confirmation is another stretch that shares none of the blocks the first one used. From fewer,
-    blocks are drawn with replacement, the first run's and the confirmation's from two random halves.
+    From three times as many blocks as the last look takes (72, or 30 with one look), a decision is a stretch of
+    neighbours from a random start, so that slow drift of the machine stays in it; its confirmation is another stretch
+    that shares none of the blocks the first one used, and can always be found. From fewer, blocks are drawn with
+    replacement, the first run's and the confirmation's from two random halves.
 
     Args:
         values: log ratios, one a block, in the order of time.
         margin: of the workload's metric.
+        looks: how many of the check's looks are taken.
 
     Raises:
         UsageError: fewer than 20 blocks.
     """
 
-    def __init__(self, values: Sequence[float], margin: float) -> None:
+    def __init__(self, values: Sequence[float], margin: float, looks: int = len(LOOKS)) -> None:
         if len(values) < FEWEST:
             raise UsageError(f"a decision and its confirmation need {FEWEST} blocks, here are {len(values)}; record on")
         self.values = list(values)
         self.margin = margin
-        self.how = STRETCH if len(values) >= STRETCHES_FROM else REPLACEMENT
+        self.looks = looks
+        self.most = LOOKS[looks - 1]
+        self.how = STRETCH if len(values) >= 3 * self.most else REPLACEMENT
         self._known: dict[tuple[int, float], Decision] = {}
 
     def draw(self, rng: random.Random, shift: float) -> tuple[Decision, Decision | None]:
@@ -181,12 +225,12 @@ class Draws:
             half = len(places) // 2
             first = self._replaced(rng, places[:half], shift)
             return first, self._replaced(rng, places[half:], shift) if first.verdict == REGRESSED else None
-        last = len(self.values) - MOST
+        last = len(self.values) - self.most
         start = rng.randrange(last + 1)
         first = self._stretch(start, shift)
         if first.verdict != REGRESSED:
             return first, None
-        beside = [*range(start - MOST + 1), *range(start + first.blocks, last + 1)]
+        beside = [*range(start - self.most + 1), *range(start + first.blocks, last + 1)]
         return first, self._stretch(rng.choice(beside), shift)
 
     def disjoint(self, shift: float) -> list[tuple[Decision, Decision | None]]:
@@ -197,26 +241,26 @@ class Draws:
         found: list[tuple[Decision, Decision | None]] = []
         ring = [*self.values, *self.values]
         place = 0
-        while place + MOST <= len(self.values):
-            first = self._judge(ring[place : place + MOST], shift)
+        while place + self.most <= len(self.values):
+            first = self._judge(ring[place : place + self.most], shift)
             place += first.blocks
             again = None
             if first.verdict == REGRESSED:
-                again = self._judge(ring[place : place + MOST], shift)
+                again = self._judge(ring[place : place + self.most], shift)
                 place += again.blocks
             found.append((first, again))
         return found
 
     def _stretch(self, start: int, shift: float) -> Decision:
         if (start, shift) not in self._known:
-            self._known[start, shift] = self._judge(self.values[start : start + MOST], shift)
+            self._known[start, shift] = self._judge(self.values[start : start + self.most], shift)
         return self._known[start, shift]
 
     def _replaced(self, rng: random.Random, places: Sequence[int], shift: float) -> Decision:
-        return self._judge([self.values[place] for place in rng.choices(places, k=MOST)], shift)
+        return self._judge([self.values[place] for place in rng.choices(places, k=self.most)], shift)
 
     def _judge(self, values: Sequence[float], shift: float) -> Decision:
-        return decide([value + shift for value in values], self.margin)
+        return decide([value + shift for value in values], self.margin, self.looks)
 
 
 def outcome(first: Decision, again: Decision | None) -> str:
@@ -224,14 +268,21 @@ def outcome(first: Decision, again: Decision | None) -> str:
     return row_verdict(first, again)[0]
 
 
-def tally(trace: Trace, workload: str, decisions: int, seed: int, levels: Sequence[float] = LEVELS) -> list[Tally]:
+def tally(
+    trace: Trace,
+    workload: str,
+    decisions: int,
+    seed: int,
+    levels: Sequence[float] = LEVELS,
+    looks: int = len(LOOKS),
+) -> list[Tally]:
     """Our rule on one workload of a trace, at each level. Raises UsageError for too few blocks."""
     from bench.workload import Workload
 
     margin = margin_of(METRIC[Workload.from_id(workload).task])
     values = block_values(trace.of(workload))
     try:
-        draws = Draws(values, margin)
+        draws = Draws(values, margin, looks)
     except UsageError as error:
         raise UsageError(f"{trace.path}, {workload}: {error}") from None
     found = []
@@ -391,6 +442,8 @@ class Judgement:
         decisions: drawn for each workload of each trace and each level.
         seed: of the draws.
         ours, others: by workload and trace, then together by load, then over all loads where there are several.
+        looks: how many of the check's looks our decisions had.
+        scatter: of each workload of each trace.
         notes: what a reader must know of the traces.
     """
 
@@ -398,6 +451,8 @@ class Judgement:
     seed: int
     ours: tuple[Tally, ...]
     others: tuple[Found, ...]
+    looks: int
+    scatter: tuple[Noise, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -406,6 +461,8 @@ class Judgement:
             "decisions": self.decisions,
             "seed": self.seed,
             "confidence": CONFIDENCE,
+            "looks": list(LOOKS[: self.looks]),
+            "noise": [vars(one) for one in self.scatter],
             "ours": [one.to_json() for one in self.ours],
             "others": [one.to_json() for one in self.others],
             "notes": list(self.notes),
@@ -418,14 +475,19 @@ def judge(
     seed: int,
     say: Callable[[str], None] = lambda text: None,
     rules: "Sequence[Rule] | None" = None,
+    looks: int = len(LOOKS),
 ) -> Judgement:
     """Our rule and the others' on every workload of every trace.
+
+    Args:
+        looks: how many of the check's looks ours has: a check whose budget ends early has one.
 
     Raises:
         UsageError: too few blocks, or no single times.
     """
     ours: list[Tally] = []
     others: list[Found] = []
+    scatter: list[Noise] = []
     notes: list[str] = []
     for trace in traces:
         sampled = trace.header.sampled_rounds
@@ -436,7 +498,8 @@ def judge(
         )
         for workload in trace.header.workloads:
             say(f"{trace.path.name}: {workload}")
-            mine = tally(trace, workload, decisions, seed)
+            mine = tally(trace, workload, decisions, seed, looks=looks)
+            scatter.append(noise(trace, workload))
             ours += mine
             others += rivals(trace, workload, mine[0].used, decisions, seed, rules)
     loads = list(dict.fromkeys(trace.header.load for trace in traces))
@@ -452,4 +515,5 @@ def judge(
             if chosen(other.load):
                 by_rule.setdefault((other.rule, other.span, other.level), []).append(other)
         whole_others += [found_together(part, name) for part in by_rule.values()]
-    return Judgement(decisions, seed, (*ours, *whole), (*others, *whole_others), tuple(notes))
+    everything = (*ours, *whole), (*others, *whole_others)
+    return Judgement(decisions, seed, *everything, looks, tuple(scatter), tuple(notes))

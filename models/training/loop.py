@@ -27,6 +27,7 @@ from models.prepare import Prepared, apply_layout, prepare
 from models.training import averaging, checkpoint, losses, mixing, optimizers, schedules
 from models.training.checkpoint import Card
 from models.training.distributed import World
+from models.training.graphed import GraphedUpdate
 from models.training.recipe import Recipe
 
 INITIAL_IMAGES = 4096  # given to networks whose first layer is computed from images
@@ -207,6 +208,31 @@ class Training:
         averages = averaging.AveragingOptions(recipe.ema, recipe.ema_every)
         self.average = averaging.WeightAverage(self.raw, averages) if recipe.ema else None
         self.sam = optimizers.Sam(recipe.sam_rho) if recipe.sam_rho else None
+        self._graphed = self._as_graph() if configuration.compile == "graphs" else None
+
+    def _as_graph(self) -> GraphedUpdate:
+        """The update of a step as one CUDA graph. Raises ModelError for a recipe whose steps are not all alike."""
+        recipe = self.recipe
+        reasons = {
+            "accumulate": recipe.accumulate > 1,
+            "sam_rho": bool(recipe.sam_rho),
+            "mixup, cutmix and ricap": bool(self.mix_options.ways),
+            "one_at_a_time": recipe.one_at_a_time,
+            "several processes": self.world.size > 1,
+        }
+        found = [name for name, there in reasons.items() if there]
+        if found:
+            raise ModelError(f"graphs captures one plain update, without {' or '.join(found)}; use compile")
+
+        def update(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            self.optimizer.zero_grad(set_to_none=True)
+            results = self._pass([(images, labels, None)])
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(self.raw.parameters(), recipe.clip, foreach=True)
+            self.optimizer.step()
+            return results
+
+        return GraphedUpdate(update, self.raw, self.optimizer)
 
     def _initialize(self) -> None:
         """Let a network compute its fixed first layer from training images, if it has one."""
@@ -258,6 +284,11 @@ class Training:
 
     def _step(self, batches: list[tuple[Tensor, Tensor]], epoch: int) -> tuple[Tensor, Tensor]:
         position, recipe = self.position, self.recipe
+        if self._graphed is not None:
+            loss, hits = self._graphed(*batches[0])
+            if self.average is not None:
+                self.average.update(position.step)
+            return loss, hits
         prepared: list[tuple[Tensor, Tensor, mixing.Mixed | None]] = []
         for number, (images, labels) in enumerate(batches):
             mixed = None

@@ -163,6 +163,8 @@ def test_what_was_printed_is_what_was_stored(compared: tuple[Path, subprocess.Co
         (["compare", "lenet", "pil"], ["one kind"]),
         (["compare", "lenet", "--data", "nowhere"], ["nowhere"]),
         (["compare", "lenet", "--loader", "dalli"], ["dalli", "dali"]),
+        (["compare", "lenet", "--tasks", "train"], ["'train'", "training"]),
+        (["compare", "pil", "--tasks", "loading"], ["pil is a loader"]),
         (["compare", "lenet", "--batch", "0"], ["--batch", "0"]),
         (["compare", "lenet", "-o", "no/such/folder.txt"], ["no/such"]),
         (["compare", "gone.json"], ["gone.json"]),

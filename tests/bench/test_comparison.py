@@ -1,11 +1,15 @@
 """The comparison on fake processes: known speeds in, known ratios out, and every failure a row."""
 
 import json
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fake_worker import Machine, spawner
 
+from bench import comparison as comparison_module
+from bench import telemetry
 from bench.comparison import Comparison, Operand, Settings
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.workload import Conditions, Workload
@@ -26,13 +30,15 @@ def compare(
     budget: float = 0.0,
     seconds: Any = b_is_a_quarter_slower,
     state: Any = None,
+    tasks: str = "",
+    device: str = "cpu",
     **options: Any,
 ) -> tuple[dict[str, Metric], Comparison, list[str]]:
     found: dict[str, Metric] = {}
     said: list[str] = []
     comparison = Comparison(
         operands,
-        SETTINGS,
+        replace(SETTINGS, tasks=tasks, device=device),
         Conditions(),
         lambda m: found.update({m.name: m}),
         warn=said.append,
@@ -61,6 +67,57 @@ def test_every_promised_metric_is_there_and_right() -> None:
     assert latency.verdict == "worse"
     assert found["training_throughput"].values["a"].median == pytest.approx(16 / 0.5)
     assert found["end_to_end_throughput"].values["a"].median == pytest.approx(16 / 0.55)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "measured"),
+    [
+        ("training", {"training_throughput"}),
+        ("end_to_end", {"training_throughput", "end_to_end_throughput"}),
+        ("latency", {"inference_latency_p50"}),
+        ("latency,inference", {"inference_latency_p50", "inference_throughput"}),
+        ("loading,training", {"loader_throughput", "training_throughput"}),
+    ],
+)
+def test_only_the_tasks_that_were_asked_for_are_measured(tasks: str, measured: set[str]) -> None:
+    found, _, said = compare(tasks=tasks)
+    assert {name for name in found if name.endswith(("_throughput", "_p50"))} == measured
+    assert all(found[name].values["a"].median for name in measured)
+    # A roof is that of a whole step.
+    known = bool({"inference", "training", "end_to_end"} & set(tasks.split(",")))
+    assert (found["roof_fraction"].values["a"].median is not None) == known
+    assert said == []
+
+
+class Gpu:
+    """A sensor that always reads the same."""
+
+    missing: dict[str, str] = {}
+    counter_seconds = 0.1
+
+    def sample(self) -> telemetry.Sample:
+        return telemetry.Sample(time.perf_counter(), 1.7e9, 400.0, 60.0, 0x004, 5 << 30)
+
+    def joules(self) -> None:
+        return None
+
+
+def test_a_gpu_is_watched_while_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison_module, "sensor_for", lambda device: Gpu())
+    _, comparison, _ = compare(device="cuda", tasks="inference,training")
+    found = comparison.machine["telemetry"]
+    assert set(found) == {"inference", "training"}
+    [block] = found["inference"]
+    assert (block["clock_hertz"], block["watts"], block["power_limited"]) == (1.7e9, 400.0, True)
+    assert block["samples"] >= 1
+    # An interrupted run keeps it.
+    _, resumed, _ = compare(device="cuda", tasks="inference,training", state=json.loads(json.dumps(comparison.state())))
+    assert resumed.machine["telemetry"] == found
+
+
+def test_a_cpu_is_left_alone() -> None:
+    _, comparison, _ = compare(tasks="inference")
+    assert "telemetry" not in comparison.machine
 
 
 def test_throughput_is_not_multiplied_by_the_number_of_steps() -> None:

@@ -33,6 +33,24 @@ def test_a_larger_set_begins_with_the_smaller_one(tmp_path: Path) -> None:
     assert small.items() <= large.items()
 
 
+def test_a_large_set_uses_its_pictures_again_as_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "FRESH", 21)
+    made = sample.make(tmp_path / "large", 53, classes=4)
+    files = {int(path.stem): path for path in made.rglob("*.JPEG")}
+    assert sorted(files) == list(range(53))
+    assert len({path.read_bytes() for path in files.values()}) == 53
+    assert check([str(path) for path in files.values()], 1) == []
+    for number in range(20, 53):
+        # Five pictures a class, each followed by another cut of itself twenty later.
+        first = files[number % 20]
+        assert files[number].parent == first.parent
+        with Image.open(files[number]) as image, Image.open(first) as source:
+            assert image.mode == source.mode
+            assert all(0 <= whole - cut <= 32 for whole, cut in zip(source.size, image.size, strict=True))
+            bits = [file.stat().st_size / (i.width * i.height) for file, i in ((files[number], image), (first, source))]
+        assert bits[0] == pytest.approx(bits[1], rel=0.15)
+
+
 def test_layout_and_readability(folder: Path) -> None:
     dataset = open_dataset(folder)
     assert len(dataset) == 46

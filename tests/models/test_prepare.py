@@ -158,3 +158,26 @@ def test_a_peer_agrees_with_naive_or_says_what_is_missing(peer: str, package: st
 def test_tensorrt_is_named_when_it_is_missing() -> None:
     with pytest.raises(ModelError, match="torch-tensorrt; it is not installed"):
         prepare(network("lenet"), Configuration(peer="tensorrt"), CPU, False, (1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("text", "training", "captured", "mode"),
+    [
+        ("amp-nhwc-graphs", False, False, "reduce-overhead"),
+        ("amp-nhwc-autotune", False, False, "max-autotune"),
+        ("amp-nhwc-graphs", False, True, "default"),
+        ("amp-nhwc-autotune", False, True, "max-autotune-no-cudagraphs"),
+        ("amp-nhwc-graphs", True, False, "default"),
+        ("amp-nhwc-autotune", True, False, "max-autotune"),
+        ("amp-nhwc-compile", True, False, "default"),
+    ],
+)
+def test_no_graph_is_made_within_a_graph(
+    text: str, training: bool, captured: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the caller captures must not replay graphs of its own."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic, mode: asked.append(mode) or model)
+    gpu = Device("cuda", bf16=True, compiler=True)
+    prepare(network("lenet"), parse(text, gpu, training), CPU, training, (2, 3, 32, 32), captured)
+    assert asked == [mode]

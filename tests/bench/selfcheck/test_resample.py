@@ -21,6 +21,7 @@ from bench.selfcheck.resample import (
     decide,
     judge,
     lower_bound,
+    noise,
     outcome,
     rivals,
     tally,
@@ -85,6 +86,28 @@ def test_the_rule_stops_at_the_first_look_that_is_sure() -> None:
     assert (decide(slow, 0.02).verdict, decide(slow, 0.02).blocks) == (REGRESSED, 10)
     wild = [0.3 * (-1) ** i for i in range(24)]
     assert (decide(wild, 0.02).verdict, decide(wild, 0.02).blocks) == (UNSURE, 24)
+
+
+def test_a_check_that_may_look_once_only_decides_on_ten_blocks() -> None:
+    wild = [0.3 * (-1) ** i for i in range(24)]
+    assert [decide(wild, 0.02, looks).blocks for looks in (1, 2, 3)] == [10, 16, 24]
+    values = [0.05 + i * 1e-6 for i in range(30)]
+    draws = Draws(values, 0.02, looks=1)
+    assert (draws.how, Draws(values, 0.02).how) == (STRETCH, REPLACEMENT)
+    assert len(draws.disjoint(0.0)) == 2
+    noisy = trace(process=0.05)
+    once, thrice = (tally(noisy, INFERENCE, 200, 0, levels=(0.05,), looks=looks)[0] for looks in (1, 3))
+    assert (once.used, thrice.used) == (10, 24)
+    assert once.share(REGRESSED) < thrice.share(REGRESSED)
+
+
+def test_noise_is_that_of_pairs_and_that_of_blocks() -> None:
+    found = noise(trace(blocks=400, noise=0.02, process=0.03, ratio=1.01), INFERENCE)
+    # A slice is the mean of four samples, a ratio has two sides, and eight pairs fall a little short by their median.
+    assert found.pair == pytest.approx(0.02 / 2 * math.sqrt(2), rel=0.15)
+    assert found.block == pytest.approx(0.03 * math.sqrt(2), rel=0.15)
+    assert found.mean == pytest.approx(math.log(1.01), abs=0.01)
+    assert found.pairs == 8
 
 
 def test_equal_code_is_clean_and_slower_code_is_found() -> None:
@@ -197,6 +220,7 @@ def test_a_judgement_covers_each_workload_and_load_and_all_together() -> None:
         text = report.report(found, format)
         assert "REGRESSED" in text or '"regressed"' in text
         assert INFERENCE in text
+        assert "noise" in text.lower()
     assert "with replacement" in report.report(found)
 
 

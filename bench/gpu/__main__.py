@@ -1,0 +1,147 @@
+"""`python -m bench.gpu`: what `make gpu` runs. For GPU hosts; `--device cpu` rehearses it at a small scale."""
+
+import os
+import signal
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from bench.cli import CONTEXT
+from bench.output import check_output, write
+
+SECONDS = 540.0
+
+
+@click.group(context_settings={**CONTEXT, "auto_envvar_prefix": None})
+def app() -> None:
+    """Measure a GPU host in parts that each leave a file, and make the table of them."""
+
+
+@app.command()
+@click.option("--parts", default="", metavar="PART,...", help="Default: all, in their order.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the files; default: $OUT, else .benchmarks/gpu.",
+)
+@click.option("--seconds", type=click.FloatRange(1), default=SECONDS, show_default=True, help="No job begins later.")
+@click.option("--networks", default="", metavar="MODEL,...", help="Default: the six that have targets.")
+@click.option("--batch", type=click.IntRange(1), help="Images a step; default: 256 on a GPU.")
+@click.option("--force", is_flag=True, help="Also on a GPU that others use.")
+def run(
+    parts: str, device: str, out: Path | None, seconds: float, networks: str, batch: int | None, force: bool
+) -> int:
+    """Run the parts, each job in its own process; exit code 2 if one did not end well."""
+    from bench.gpu.parts import PARTS, REHEARSAL, Scale, jobs
+    from bench.gpu.running import run as run_all
+    from bench.operands import choose_device
+    from bench.worker import SOURCE
+
+    chosen = choose_device(device)
+    if chosen == "cuda" and not force:
+        _refuse_used()
+    scale = Scale() if chosen == "cuda" else REHEARSAL
+    if networks:
+        scale = replace(scale, networks=tuple(networks.split(",")))
+    if batch:
+        scale = replace(scale, batch=batch)
+    folder = out or Path(os.environ.get("OUT") or ".benchmarks/gpu")
+    wanted = jobs([part for part in parts.split(",") if part] or PARTS, chosen, scale, SOURCE / "tests")
+    folder.mkdir(parents=True, exist_ok=True)
+    done = run_all(wanted, folder, seconds, say)
+    bad = [one for one in done if one.reason]
+    say(f"{len(done) - len(bad)} of {len(done)} jobs ended well; their files are in {folder}")
+    return 2 if bad else 0
+
+
+@app.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+def report(folder: Path, output: str) -> None:
+    """The table of a device, in markdown, of the files in FOLDER."""
+    from bench.gpu.report import report as text
+
+    check_output(output)
+    write(text(folder), output)
+
+
+@app.command()
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs; default: generated ones.")
+@click.option("--images", type=click.IntRange(1), default=2000, show_default=True, help="Generated files.")
+@click.option("--batch", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: every usable core.")
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+def sweep(device: str, data: Path | None, images: int, batch: int, threads: int | None, output: str) -> None:
+    """Find the share of images that the GPU's JPEG engine should decode, and remember it for this GPU."""
+    import torch
+
+    from bench.gpu.sweep import best
+    from bench.gpu.sweep import sweep as measure
+    from bench.machine import usable_cores
+    from bench.operands import choose_device
+    from bench.step import LONG_EPOCH
+    from loaders import gpu_decoding
+    from loaders.datasets import open_dataset
+    from loaders.options import LoaderOptions
+    from loaders.sample import default_sample
+    from results.tables import to_json
+
+    check_output(output)
+    chosen = choose_device(device)
+    dataset = open_dataset(data or default_sample(images), "train")
+    dataset = dataset.select([*range(len(dataset))] * -(-LONG_EPOCH // len(dataset)), dataset.name)
+    options = LoaderOptions(batch=batch, dtype="bfloat16", device=chosen, threads=threads or usable_cores())
+    rates = measure(dataset, options, say)
+    found = best(rates)
+    key = gpu_decoding.key_of(torch.device("cuda")) if chosen == "cuda" else ""
+    if found is not None:
+        gpu_decoding.remember(key, found)
+    write(to_json({"key": key, "best": found, "rates": [asdict(rate) for rate in rates]}), output)
+
+
+def _refuse_used() -> None:
+    """Raise UsageError if other processes hold memory of the GPU."""
+    from bench.errors import UsageError
+    from bench.machine import ask, open_nvml, visible_handles
+
+    nvml = open_nvml()
+    handles = visible_handles(nvml, os.environ) if nvml is not None else []
+    users = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handles[0]) if handles else None
+    if users:
+        who = ", ".join(str(one.pid) for one in users)
+        raise UsageError(f"the GPU is in use by process {who}; wait for it, or go on with --force")
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    click.echo(text, err=True)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run it and exit: 0 fine, 2 a job or the environment failed, 130 interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = app.main(args=arguments, prog_name="python -m bench.gpu", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("bench.gpu: interrupted; what was measured is kept", err=True)
+        sys.exit(130)
+    except Exception as error:
+        from bench.errors import REPORTED
+
+        if not isinstance(error, REPORTED):
+            raise
+        click.echo(f"bench.gpu: {error}", err=True)
+        sys.exit(2)
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

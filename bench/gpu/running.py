@@ -1,0 +1,129 @@
+"""Runs the jobs of `make gpu`, one after another, and keeps how each ended."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.errors import UsageError
+from bench.gpu.parts import FILE, Job
+from results.store import GrowingFile
+
+OUTCOMES = "jobs.jsonl"
+NOT_RUN = "not run"
+PATIENCE = 10.0  # seconds between being asked to end and being killed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        part, name: of the job.
+        command: as it was run.
+        file: what it wrote, "" if it wrote nothing.
+        exit_code: of the process; None if it was ended or not begun.
+        seconds: it took.
+        reason: why there is no file, or the last line of what it said where it failed.
+    """
+
+    part: str
+    name: str
+    command: tuple[str, ...]
+    file: str
+    exit_code: int | None
+    seconds: float
+    reason: str = ""
+
+
+class OutcomeFile(GrowingFile):
+    """A JSON line each, on the disk before the next job begins."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, binary=True)
+
+    def add(self, outcome: Outcome) -> None:
+        """Store how a job ended."""
+        with self._writing():
+            self._file.write((json.dumps(asdict(outcome)) + "\n").encode())
+        self.flush()
+
+
+def outcomes(folder: Path) -> list[Outcome]:
+    """What was run into a folder; of a job that was run twice the latest.
+
+    Raises:
+        UsageError: there is no such record in it, or it is none of ours.
+    """
+    path = folder / OUTCOMES
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = [Outcome(**{**row, "command": tuple(row["command"])}) for row in map(json.loads, filter(None, lines))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    return list({one.name: one for one in found}.values())
+
+
+def run(jobs: Sequence[Job], folder: Path, seconds: float, say: Callable[[str], None]) -> list[Outcome]:
+    """Run the jobs in their order into `folder`; those that would begin after `seconds` are left out and named."""
+    begin = time.monotonic()
+    done = []
+    with OutcomeFile(folder / OUTCOMES) as record:
+        for job in jobs:
+            left = seconds - (time.monotonic() - begin)
+            say(f"{job.name}")
+            outcome = _one(job, folder, min(job.seconds, left)) if left > 0 else _left_out(job, seconds)
+            record.add(outcome)
+            done.append(outcome)
+            how = outcome.reason or f"{outcome.seconds:.0f} s"
+            say(f"{job.name}: {how}")
+    return done
+
+
+def _left_out(job: Job, seconds: float) -> Outcome:
+    return Outcome(job.part, job.name, job.command, "", None, 0.0, f"{NOT_RUN}: {seconds:.0f} s were over")
+
+
+def _one(job: Job, folder: Path, seconds: float) -> Outcome:
+    ending = "xml" if job.part == "tests" else "json"
+    target = folder / f"{job.name}.{ending}"
+    target.unlink(missing_ok=True)
+    command = tuple(word.replace(FILE, str(target)) for word in job.command)
+    begin = time.monotonic()
+    log = folder / f"{job.name}.log"
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code: int | None = process.wait(timeout=seconds)
+        except BaseException as error:
+            # A comparison has processes of its own; SIGINT lets it keep what it has measured.
+            _end(process)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            code = None
+    took = time.monotonic() - begin
+    file = target.name if target.exists() else ""
+    reason = ""
+    if code is None:
+        reason = f"ended after {seconds:.0f} s"
+    elif code:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        reason = f"exit code {code}: {last[0] if last else 'it said nothing'}"
+    return Outcome(job.part, job.name, command, file, code, took, reason)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=PATIENCE)
+    # Also when it has ended: what it started may not have.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

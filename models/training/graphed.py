@@ -1,0 +1,109 @@
+"""A whole update (forward, backward, optimiser) captured once as a CUDA graph and replayed.
+
+Launching the kernels of a step one by one costs the host some microseconds each, more than many of them run: networks
+of many small layers, small images and small batches wait for it. A replay launches them all at once.
+
+What a capture asks for, and where it is seen to: tensors that stay where they are (images and labels are copied into
+buffers of the graph's own, gradients come from its memory, learning rates lie in tensors that are filled), and nothing
+that waits for the device. Capturing runs the update a few times first, which must leave no trace: weights, batch norm
+statistics, optimiser state and random numbers are put back.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.captured import Captured, capture
+from models.errors import ModelError
+
+Update = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+
+class GraphedUpdate:
+    """`update`, captured at its first call with each shape of images.
+
+    Args:
+        update: (images, labels) -> results. It zeroes the gradients (to None), computes them and steps `optimizer`,
+            and asks the device for nothing.
+        model: what it changes, beside `optimizer`.
+        optimizer: a fused one; its learning rates become tensors.
+        capture: how an update is captured.
+
+    Raises:
+        ModelError: the optimiser's state cannot be kept on the device.
+    """
+
+    def __init__(
+        self,
+        update: Update,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        capture: Callable[[Callable[[], tuple[Tensor, ...]]], Captured] = capture,
+    ) -> None:
+        if not all(group.get("fused") for group in optimizer.param_groups):
+            name = type(optimizer).__name__
+            raise ModelError(f"CUDA graphs need a fused optimiser, which {name} is not; use compile")
+        self._update, self._model, self._optimizer, self._capture = update, model, optimizer, capture
+        self._graphs: dict[Any, tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]]] = {}
+        for group in optimizer.param_groups:
+            if not isinstance(group["lr"], Tensor):
+                device = group["params"][0].device
+                group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """The results of one update; they are overwritten by the next one of the same shape."""
+        key = (images.shape, images.dtype, images.stride(), labels.shape, labels.dtype)
+        if key not in self._graphs:
+            self._graphs[key] = self._captured(images, labels)
+        held_images, held_labels, replay, results = self._graphs[key]
+        # A loader uses its buffers again, and a graph reads where it read when it was captured.
+        held_images.copy_(images, non_blocking=True)
+        held_labels.copy_(labels, non_blocking=True)
+        replay()
+        return results
+
+    def _captured(
+        self, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]]:
+        held_images, held_labels = images.clone(), labels.clone()
+        before = _kept(self._model, self._optimizer)
+        random = _random_state(images.device)
+        replay, results = self._capture(lambda: self._update(held_images, held_labels))
+        with torch.no_grad():
+            for name, tensor in _state(self._model, self._optimizer):
+                # What the optimiser made in its first step is empty before it: momenta, averages, step counters.
+                if name in before:
+                    tensor.copy_(before[name])
+                else:
+                    tensor.zero_()
+        _set_random_state(images.device, random)
+        return held_images, held_labels, replay, results
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    """All tensors that an update changes, by a name of each."""
+    for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in named:
+            yield (kind, name), tensor
+    for group_number, group in enumerate(optimizer.param_groups):
+        for number, parameter in enumerate(group["params"]):
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    yield (group_number, number, name), value
+
+
+def _kept(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[tuple[Any, ...], Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _state(model, optimizer)}
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

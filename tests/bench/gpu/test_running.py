@@ -1,0 +1,80 @@
+"""Jobs run one by one; each ends in a line, however it ends."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UsageError
+from bench.gpu.parts import FILE, Job
+from bench.gpu.running import OUTCOMES, outcomes, run
+
+
+def job(name: str, code: str, seconds: float = 60, part: str = "kernels") -> Job:
+    return Job(part, name, (sys.executable, "-S", "-c", code, FILE), seconds)
+
+
+WRITES = "import sys; open(sys.argv[1], 'w').write('{}')"
+
+
+def test_each_job_leaves_its_file_and_its_end(tmp_path: Path) -> None:
+    said: list[str] = []
+    wanted = [job("good", WRITES), job("bad", "print('why'); raise SystemExit(2)"), job("after", WRITES)]
+    done = run(wanted, tmp_path, 60, said.append)
+    assert [(one.name, one.file, one.exit_code, one.reason) for one in done] == [
+        ("good", "good.json", 0, ""),
+        ("bad", "", 2, "exit code 2: why"),
+        ("after", "after.json", 0, ""),
+    ]
+    assert outcomes(tmp_path) == done
+    assert "bad: exit code 2: why" in said
+    assert done[0].command[-1] == str(tmp_path / "good.json")
+
+
+def test_a_job_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']); "
+        "open(sys.argv[1], 'w').write(str(p.pid)); time.sleep(60)"
+    )
+    from bench.gpu import running
+
+    patience = running.PATIENCE
+    running.PATIENCE = 0.3
+    try:
+        [hung] = run([job("hung", code, seconds=1.5)], tmp_path, 60, lambda text: None)
+    finally:
+        running.PATIENCE = patience
+    assert (hung.exit_code, hung.reason) == (None, "ended after 2 s")
+    assert hung.file == "hung.json"
+    child = Path("/proc") / (tmp_path / "hung.json").read_text()
+    for _ in range(50):
+        if not child.exists() or "\nState:\tZ" in (child / "status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("a process is left")
+
+
+def test_jobs_that_would_begin_too_late_are_named(tmp_path: Path) -> None:
+    wanted = [job("first", "import time; time.sleep(0.3)"), job("second", WRITES)]
+    done = run(wanted, tmp_path, 0.2, lambda text: None)
+    assert done[0].reason == "ended after 0 s"
+    assert done[1].reason == "not run: 0 s were over"
+    assert not (tmp_path / "second.json").exists()
+
+
+def test_of_a_job_that_was_run_again_the_latest_counts(tmp_path: Path) -> None:
+    run([job("one", "raise SystemExit(2)")], tmp_path, 60, lambda text: None)
+    run([job("one", WRITES)], tmp_path, 60, lambda text: None)
+    [one] = outcomes(tmp_path)
+    assert one.exit_code == 0
+
+
+@pytest.mark.parametrize("text", [None, "{", "[1]", '{"part": "x"}'])
+def test_a_folder_of_something_else_is_named(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / OUTCOMES).write_text(text)
+    with pytest.raises(UsageError, match=r"cannot read .*jobs\.jsonl"):
+        outcomes(tmp_path)

@@ -1,0 +1,123 @@
+"""What is decoded on a GPU is compared with a CPU's decoding; stand-ins for the GPU decode rightly or not."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from loaders import engines, gpu_decoding
+from loaders.datasets import Dataset, open_dataset
+from loaders.errors import DataError
+from loaders.options import LoaderOptions
+
+OPTIONS = LoaderOptions(batch=4, size=64, decoder="mixed")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Dataset:
+    (tmp_path / "one").mkdir()
+    for number, size in enumerate([(80, 60), (50, 120), (40, 40), (100, 90)]):
+        Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "one" / f"{number}.jpg")
+    (tmp_path / "one" / "9.jpg").write_bytes(b"no picture")
+    return open_dataset(tmp_path, "train")
+
+
+class Decoder:
+    """A loader whose GPU side changes what the CPU side decoded."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self.closed = False
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.images, torch.zeros(len(self.images))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def decoding(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> list[Decoder]:
+    right = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) / 0.225
+    opened: list[Decoder] = []
+
+    def build(name: str, dataset: Any, options: LoaderOptions) -> Decoder:
+        opened.append(Decoder(change(right.clone()) if options.decoder == "mixed" else right))
+        return opened[-1]
+
+    monkeypatch.setattr(engines, "build", build)
+    return opened
+
+
+def test_the_roundings_of_another_decoder_pass(monkeypatch: pytest.MonkeyPatch, pictures: Dataset) -> None:
+    two_levels = 2 / 255 / 0.225
+    opened = decoding(monkeypatch, lambda images: images + two_levels * (2 * torch.rand_like(images) - 1))
+    assert 0.5 < gpu_decoding.check(pictures, OPTIONS) < 2.5
+    assert [decoder.closed for decoder in opened] == [True, True]
+
+
+def swapped(images: Tensor) -> Tensor:
+    return images[[1, 0, 2, 3]]
+
+
+def with_a_missing_block(images: Tensor) -> Tensor:
+    images[2, :, 16:32, 40:56] = 0
+    return images
+
+
+def with_no_number(images: Tensor) -> Tensor:
+    images[3, 0, 5, 5] = torch.nan
+    return images
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(swapped, "2 of 4 images"), (with_a_missing_block, "1 of 4 images.*number 2"), (with_no_number, "number 3")],
+)
+def test_wrong_pixels_are_found(
+    monkeypatch: pytest.MonkeyPatch, pictures: Dataset, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    opened = decoding(monkeypatch, change)
+    with pytest.raises(DataError, match=message):
+        gpu_decoding.check(pictures, OPTIONS)
+    assert all(decoder.closed for decoder in opened)
+
+
+def test_buffers_are_for_the_largest_image_and_bad_files_are_passed_over(pictures: Dataset) -> None:
+    assert gpu_decoding.largest_image(pictures) == (100, 120)
+    found = gpu_decoding.on_gpu(LoaderOptions(), pictures, 0.8)
+    assert (found.decoder, found.hw_decoder_load) == ("mixed", 0.8)
+    assert (found.preallocate_width, found.preallocate_height) == (100, 120)
+    assert gpu_decoding.on_gpu(LoaderOptions(), pictures, None).hw_decoder_load == gpu_decoding.DEFAULT_LOAD
+
+
+def test_shares_are_remembered_for_each_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert gpu_decoding.remembered("A") is None
+    gpu_decoding.remember("A", 0.8)
+    gpu_decoding.remember("B", 0.5)
+    assert (gpu_decoding.remembered("A"), gpu_decoding.remembered("B")) == (0.8, 0.5)
+    assert [path.name for path in (tmp_path / "pixbench").iterdir()] == ["hw_decoder_load.json"]
+    for text in ("{", "[]", '{"A": 3}', '{"A": "x"}'):
+        gpu_decoding.remembered_loads().write_text(text)
+        assert gpu_decoding.remembered("A") is None
+    gpu_decoding.remember("A", 0.25)
+    assert gpu_decoding.remembered("A") == 0.25
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pixbench").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(DataError, match="cannot write"):
+        gpu_decoding.remember("A", 0.5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_decodes_the_right_pixels(pictures: Dataset) -> None:
+    good = pictures.select(range(4), "good")
+    for load in (0.0, 1.0):
+        options = LoaderOptions(batch=4, size=64, device="cuda", threads=1)
+        gpu_decoding.check(good, gpu_decoding.on_gpu(options, good, load))
