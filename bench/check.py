@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import reference
+from bench.clock import Slice
 from bench.comparison import WARM_UP_CAP, cache_folder, worker_environment
 from bench.duel import PAIRS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
 from bench.errors import BenchError, UsageError, WorkerError, WorkloadError
@@ -236,7 +237,7 @@ class Duel:
                 series.decision = self.decide(workload)
         if self.self_test is not None:
             margin = margin_of(METRIC[self.self_test.task])
-            same, slowed = (self.instrument.values(name, "base") for name in ("again", "slowed"))
+            same, slowed = (self.instrument.values(*pair) for pair in (("again", "base"), ("slowed", "beside")))
             if same and (self.same is None or not self.same.final):
                 self.same = look(same, margin, self.looks, self.alphas)
             if slowed and (self.slowed is None or not self.slowed.final):
@@ -310,11 +311,25 @@ class Duel:
                 self.workers[name].receive(60)
 
     def ask_instrument(self, workload: Workload, how: Plan) -> None:
-        """The self-test's rounds, of slices in which at least one step is done twice."""
+        """The self-test's rounds, of slices in which at least one step is done twice.
+
+        The two processes strictly take turns: one that also had the turn before would find its caches warm.
+        """
         how = replace(how, steps=-(-how.steps // SELF_TEST_SLOWDOWN) * SELF_TEST_SLOWDOWN)
-        turns = {name: self.turn(name, workload, how) for name in ("base", "again")}
-        turns["slowed"] = self.turn("again", workload, how, SELF_TEST_SLOWDOWN)
-        kept = keep(take_turns(turns, PAIRS, self.rng))
+        base, again = (self.turn(name, workload, how) for name in ("base", "again"))
+        slowed = self.turn("again", workload, how, SELF_TEST_SLOWDOWN)
+        pairs = [{"base": base, "again": again}, {"beside": base, "slowed": slowed}]
+        rounds: list[Round] = []
+        for _ in range(PAIRS):
+            taken: dict[str, Slice] = {}
+            for pair in self.rng.sample(pairs, 2):
+                for name, take in pair.items():
+                    try:
+                        taken[name] = take()
+                    except BenchError as error:
+                        raise SideError("base", error) from error  # whose code both processes run
+            rounds.append(taken)
+        kept = keep(rounds)
         if kept:
             self.instrument.blocks.append(kept)
 

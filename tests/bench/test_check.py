@@ -11,7 +11,7 @@ import pytest
 from bench import baseline, check, reference
 from bench.check import Busy, Duel, default_workloads, first_line, only_one, record_of, subject_of_self_test, turns_of
 from bench.clock import Slice
-from bench.duel import Plan
+from bench.duel import PAIRS, Plan
 from bench.errors import UsageError, WorkerError, WorkloadError
 from bench.machine import CpuTimes
 from bench.trees import Tree
@@ -47,12 +47,13 @@ class Machine:
         self.living = 0
         self.environments: dict[str, Mapping[str, str]] = {}
         self.facts: dict[str, dict[str, Any]] = {}
+        self.make = Process
 
     def __call__(self, name: str, environment: Mapping[str, str], source: Path, python: str) -> "Process":
         self.opened.append(name)
         self.environments[name] = environment
         self.living += 1
-        return Process(self, name, source, len(self.opened))
+        return self.make(self, name, source, len(self.opened))
 
 
 class Process:
@@ -125,6 +126,27 @@ def run(machine: Machine, workloads: list[Workload] | None = None, **options: An
     report, extra = check.check(BASE, HEAD, workloads or [FAST, OTHER], CONDITIONS, spawn=machine, **options)
     assert machine.living == 0, "a process is left"
     return report, extra
+
+
+def test_no_process_of_the_self_test_has_two_turns_in_a_row() -> None:
+    """Its caches would be warm, and the code beside it would look slower than itself."""
+    machine = Machine()
+    taken: list[str] = []
+
+    class Watched(Process):
+        def slice(self, *given: Any, **more: Any) -> Slice:
+            taken.append(self.name)
+            return super().slice(*given, **more)
+
+    machine.make = Watched
+    run(machine, [FAST])
+    begin = 0
+    for _ in range(10):
+        first = taken.index("again", begin) - 1
+        instrument = taken[first : first + 4 * PAIRS]
+        assert instrument == ["base", "again"] * (2 * PAIRS)
+        begin = first + len(instrument)
+    assert "again" not in taken[begin:]
 
 
 def slower(side: str, workload: Workload, factor: float) -> Speed:
