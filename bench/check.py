@@ -302,7 +302,7 @@ class Duel:
         if kept:
             series.blocks.append(kept)
             series.seconds.append(time.monotonic() - begin)
-        # All at the same time: each takes a fifth of a second to walk what the compilers left.
+        # All at the same time: each collects its garbage, and nothing is timed.
         for name in names:
             with contextlib.suppress(BenchError):
                 self.workers[name].send("release", ids=[workload.id])

@@ -89,15 +89,25 @@ def _said_by_another(text: str) -> bool:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run `bench` and exit: 0 fine, 1 regression or guard, 2 usage, environment or input error, 130 interrupted."""
     keep_memory()
+    run(app, "bench", arguments)
+
+
+def run(program: click.Command, name: str, arguments: list[str] | None = None, after: str = "") -> NoReturn:
+    """Run a program and exit as `main` does: the one place that turns an error into one line.
+
+    Args:
+        name: of the program, which begins that line.
+        after: what is said of an interruption beside that.
+    """
     # A supervisor's SIGTERM deserves what Ctrl-C gets: rows kept, measuring processes ended.
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app.main(args=arguments, prog_name="bench", standalone_mode=False)
+        code = program.main(args=arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("bench: interrupted", err=True)
+        click.echo(f"{name}: interrupted{after}", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader (head, less) went away: not an error of ours, but nothing more can be written.
@@ -109,6 +119,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if not isinstance(error, REPORTED):
             raise
         if not _said_by_another(str(error)):
-            click.echo(f"bench: {error}", err=True)
+            click.echo(f"{name}: {error}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)

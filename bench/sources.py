@@ -21,6 +21,7 @@ from loaders.datasets import (
 )
 from loaders.epochs import Loader
 from loaders.errors import NoSplitError
+from loaders.gpu_decoding import decoding_there
 from loaders.options import EVAL_MARGIN, IMAGENET_MEAN, IMAGENET_STD, LoaderOptions
 from loaders.policies import parse as parse_policy
 from models.configuration import Configuration
@@ -279,6 +280,7 @@ class Feed:
         if self._open is None:
             stored = self.recipe.size if self.recipe.loader == "resident" and size != self.recipe.size else 0
             options = replace(self.options, size=size, stored_size=stored)
+            options = decoding_there(self.recipe.loader, options, self.splits.train)
             self._open = (size, engines.build(self.recipe.loader, self.splits.train, options))
         return self._open[1]
 

@@ -267,6 +267,7 @@ def open_loader(workload: Workload, conditions: Conditions, engine: str, dtype: 
     """
     from bench.data import open_images
     from loaders import engines
+    from loaders.gpu_decoding import decoding_there
     from loaders.options import LoaderOptions
 
     dataset = open_images(conditions)
@@ -286,15 +287,7 @@ def open_loader(workload: Workload, conditions: Conditions, engine: str, dtype: 
         seed=conditions.seed,
         train=True,
     )
-    if engine == "dali" and workload.device == "cuda":
-        from loaders import gpu_decoding
-
-        device = torch.device("cuda", torch.cuda.current_device())
-        load = gpu_decoding.remembered(gpu_decoding.key_of(device))
-        options = gpu_decoding.on_gpu(options, dataset, load)
-        # Before anything is timed: fast and wrong is not fast.
-        gpu_decoding.check(dataset, options)
-    return engines.build(engine, dataset, options)
+    return engines.build(engine, dataset, decoding_there(engine, options, dataset))
 
 
 def forever(loader: Any) -> Batches:

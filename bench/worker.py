@@ -294,8 +294,8 @@ class Session:
     def imports(self, models: Sequence[str], loaders: Sequence[str], training: bool) -> dict[str, Any]:
         """Import what steps will be built from, for the same reason, and nothing that they do without.
 
-        A third of a process's start is torchvision's networks and what they import. What cannot be imported fails
-        again, and is reported, where it is built.
+        torchvision's networks, for one, import torch's compiler. What cannot be imported fails again, and is reported,
+        where it is built.
         """
         from loaders import engines
         from models import zoo

@@ -76,8 +76,8 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
     """Write `images` JPEGs into `classes` class folders below `dest`.
 
     The same arguments give the same files. `dest` appears complete or not at all. Beyond FRESH images a picture of the
-    class is used again, without up to 16 pixels at each border: another file of nearly the same cost, and made several
-    times as fast.
+    class is used again, without up to 16 pixels at each border: another file of nearly the same cost, without drawing
+    it.
 
     Args:
         dest: a folder that does not exist yet or is empty.

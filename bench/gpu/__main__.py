@@ -1,8 +1,6 @@
 """`python -m bench.gpu`: what `make gpu` runs. For GPU hosts; `--device cpu` rehearses it at a small scale."""
 
 import os
-import signal
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
@@ -10,6 +8,7 @@ from typing import NoReturn
 import click
 
 from bench.cli import CONTEXT
+from bench.cli import run as exiting
 from bench.output import check_output, write
 
 SECONDS = 540.0
@@ -124,23 +123,7 @@ def say(text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run it and exit: 0 fine, 2 a job or the environment failed, 130 interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = app.main(args=arguments, prog_name="python -m bench.gpu", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("bench.gpu: interrupted; what was measured is kept", err=True)
-        sys.exit(130)
-    except Exception as error:
-        from bench.errors import REPORTED
-
-        if not isinstance(error, REPORTED):
-            raise
-        click.echo(f"bench.gpu: {error}", err=True)
-        sys.exit(2)
-    sys.exit(code or 0)
+    exiting(app, "python -m bench.gpu", arguments, "; what was measured is kept")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """`python -m bench.selfcheck`: measures how often `bench check` errs. For those who change it; not part of `bench`."""
 
-import signal
-import sys
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from bench.cli import CONTEXT
+from bench.cli import run as exiting
 from bench.output import check_output, write
 
 FORMATS = ("text", "markdown", "json")
@@ -149,24 +148,7 @@ def say(text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run it and exit: 0 fine, 2 usage, environment or input error, 130 interrupted."""
-    # A supervisor's SIGTERM deserves what Ctrl-C gets: measuring processes ended, what is on the disk whole.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        app.main(args=arguments, prog_name="python -m bench.selfcheck", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("bench.selfcheck: interrupted; the same command goes on", err=True)
-        sys.exit(130)
-    except Exception as error:
-        from bench.errors import REPORTED
-
-        if not isinstance(error, REPORTED):
-            raise
-        click.echo(f"bench.selfcheck: {error}", err=True)
-        sys.exit(2)
-    sys.exit(0)
+    exiting(app, "python -m bench.selfcheck", arguments, "; the same command goes on")
 
 
 if __name__ == "__main__":

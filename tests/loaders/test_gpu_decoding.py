@@ -94,6 +94,24 @@ def test_buffers_are_for_the_largest_image_and_bad_files_are_passed_over(picture
     assert gpu_decoding.on_gpu(LoaderOptions(), pictures, None).hw_decoder_load == gpu_decoding.DEFAULT_LOAD
 
 
+@pytest.mark.parametrize(("engine", "device"), [("dali", "cpu"), ("torchvision", "cuda")])
+def test_only_dali_on_a_gpu_decodes_there(engine: str, device: str, pictures: Dataset) -> None:
+    options = LoaderOptions(device=device)
+    assert gpu_decoding.decoding_there(engine, options, pictures) is options
+
+
+def test_a_gpu_is_compared_before_it_is_used(monkeypatch: pytest.MonkeyPatch, pictures: Dataset) -> None:
+    monkeypatch.setattr(gpu_decoding, "key_of", lambda device: "A")
+    monkeypatch.setattr(gpu_decoding, "remembered", {"A": 0.9}.get)
+    options = LoaderOptions(device="cuda", batch=4, size=64, augment="autoaugment")
+    decoding(monkeypatch, lambda images: images)
+    found = gpu_decoding.decoding_there("dali", options, pictures)
+    assert (found.decoder, found.hw_decoder_load, found.augment) == ("mixed", 0.9, "autoaugment")
+    decoding(monkeypatch, swapped)
+    with pytest.raises(DataError, match="2 of 4 images"):
+        gpu_decoding.decoding_there("dali", options, pictures)
+
+
 def test_shares_are_remembered_for_each_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert gpu_decoding.remembered("A") is None
