@@ -30,14 +30,17 @@ from bench.errors import UsageError
 from bench.trees import Tree, running
 from bench.worker import Worker
 from bench.workload import Conditions, Workload
-from results.gate import CheckReport, Row, Side
+from results.gate import ERROR, VOID, CheckReport, Row, Side
 from results.record import Record, utc_now
 from results.store import list_records, load, same_machine
-from results.verdict import ALPHAS, LOOKS, Decision, look_unpaired, margin_of
+from results.verdict import ALPHAS, LOOKS, REGRESSED, Decision, look_unpaired, margin_of
 
 
 def find(baseline: Path, say: Say) -> tuple[Path, Record]:
-    """The stored check a path means: the file, or the newest whole check in the folder.
+    """The stored check a path means: the file, or the newest of a folder that can be a measure.
+
+    A slowdown that was found, a run that voided itself and a tree that was no commit are none: the second check after
+    a slowdown would compare it with itself.
 
     Raises:
         UsageError: there is none; says what was passed over.
@@ -54,9 +57,26 @@ def find(baseline: Path, say: Say) -> tuple[Path, Record]:
     for path, reason in skipped:
         say(f"passed over {path}: {reason}")
     found = [entry for entry in stored if entry.record.kind == "check" and entry.record.complete]
-    if not found:
-        raise UsageError(f"{baseline} holds no check; bench check --base REF stores one in the history")
-    return found[-1].path, found[-1].record
+    for entry in reversed(found):
+        reason = unfit(entry.record)
+        if not reason:
+            return entry.path, entry.record
+        say(f"passed over {entry.path}: {reason}")
+    raise UsageError(
+        f"{baseline} holds no check{' that can be a baseline' if found else ''}; "
+        "bench check --base REF stores one in the history, or name a file"
+    )
+
+
+def unfit(record: Record) -> str:
+    """Why a stored check is not taken as a measure by itself; "" where nothing speaks against it."""
+    told = record.settings.get("check")
+    verdict = told.get("verdict") if isinstance(told, Mapping) else None
+    if not record.metrics:
+        return "it timed nothing"
+    if verdict in (VOID, ERROR, REGRESSED):
+        return f"it is {verdict}"
+    return "its working tree had uncommitted changes" if (record.commit or {}).get("dirty") else ""
 
 
 def stored_values(path: Path, record: Record) -> dict[str, list[float]]:
@@ -122,7 +142,8 @@ def check_against(
         differences = same_machine(record.machine, machine)
         if differences:
             raise UsageError(f"{path} is of another machine: {'; '.join(differences)}; its times say nothing here")
-        _, gone = exact(question, workloads, conditions, say)
+        # Both processes run the same code; the stored run is the base, and had them all.
+        _, gone = exact(question, workloads, conditions, say, sides=("head",))
     known = [w for w in workloads if w.id not in {row.workload for row in gone}]
     rows = list(gone)
     self_test, extra, notes = None, {}, []
@@ -141,7 +162,7 @@ def check_against(
             return duel, [against(duel.row(workload), old[workload.id], duel.references) for workload in wanted]
 
         duel, first = measured(known, seed, tested, budget - (time.monotonic() - begin))
-        self_test = judged_self_test(tested, duel)
+        self_test = judged_self_test(duel)
 
         def again(names: list[str]) -> dict[str, Row]:
             say(f"measuring again what is slower: {', '.join(names)}")
@@ -150,7 +171,7 @@ def check_against(
 
         rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
         notes = doubts(duel, rows, self_test)
-        extra = {"reference": reference.kept(duel.references)}
+        extra = {"reference": reference.kept(duel.references), "baseline": str(path)}
     commit = record.commit or {}
     report = CheckReport(
         base=Side("base", str(path), commit.get("sha"), bool(commit.get("dirty"))),
@@ -160,6 +181,7 @@ def check_against(
         self_test=self_test,
         notes=(
             f"the base is a stored run of {record.created}; times are compared as shares of the reference's, unpaired",
+            "what changed of the machine between the two runs is in no interval here, and no error rate was measured",
             *notes,
         ),
         allow=tuple(allow),

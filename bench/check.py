@@ -9,9 +9,11 @@ import fcntl
 import math
 import os
 import random
+import re
 import resource
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +24,7 @@ from bench import reference
 from bench.clock import Slice
 from bench.comparison import WARM_UP_CAP, cache_folder, worker_environment
 from bench.duel import PAIRS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
-from bench.errors import BenchError, UsageError, WorkerError, WorkloadError
+from bench.errors import BenchError, OutOfMemoryError, UsageError, WorkerError, WorkloadError
 from bench.machine import CpuTimes, Roots, cpu_times
 from bench.trees import Tree, two_commits
 from bench.worker import Worker
@@ -51,6 +53,7 @@ TURNS_SECONDS = 4.0
 MOST_PAIRS = 64
 WARM_UP_SECONDS = 0.3
 SELF_TEST_SLOWDOWN = 20  # every 20th step is done twice: 5 %
+SELF_TEST_SECONDS = 1.0  # the longest slice of so many steps; there are 32 of them in a block
 CACHE_BYTES = 4 << 30
 METRIC = {
     "latency": "inference_latency_p50",
@@ -87,6 +90,11 @@ def default_workloads(device: str, data: str) -> list[Workload]:
         )
     ]
     return [*networks, Workload("loading", "dali", "bfloat16-nhwc", 32, size, data=data, device=device)]
+
+
+def small(device: str) -> Workload:
+    """What the instrument is tested with where every workload's steps are long, or the one chosen fails."""
+    return Workload("inference", "lenet", "fp32-nchw-eager", 4, 32, 10, device=device)
 
 
 def may_compile(workload: Workload) -> bool:
@@ -213,10 +221,23 @@ class Duel:
                 self.start(["base", "head", *(["again"] if testing else [])], open_)
                 for workload in open_:
                     self.measure(workload, testing and workload == self.self_test)
+                if testing and self.self_test not in open_:
+                    # It was given up for a small one in this very block, which still needs its pairs.
+                    assert self.self_test is not None
+                    open_ = [*open_, self.self_test]
+                    self.series.setdefault(self.self_test.id, Series())
+                    self.measure(self.self_test, True)
             finally:
                 self.close()
             self.load.append(Busy.now().foreign(before))
-            overheads.append(time.monotonic() - block_begin - sum(self.series[w.id].latest for w in open_))
+            spent = time.monotonic() - block_begin
+            overheads.append(spent - sum(self.series[w.id].latest for w in open_))
+            if block == 0 and spent * self.looks[0] > 1.5 * self.budget:
+                # No look would mean no answer at all, so the first one is gone for whatever it takes.
+                self.say(
+                    f"a block takes {spent:.0f} s: the first look, after {self.looks[0]}, comes in about "
+                    f"{spent * self.looks[0] / 60:.0f} min, beyond --budget; choose fewer or smaller --workloads"
+                )
             if block + 1 in self.looks:
                 self.judge()
 
@@ -285,30 +306,42 @@ class Duel:
         """Build it on both sides, warm it, let the sides take turns; a side that fails ends this workload only."""
         series = self.series[workload.id]
         begin = time.monotonic()
-        names = [name for name in self.workers if name != "again" or testing]
+        asked = workload in self.workloads
+        # What only tests the instrument is the base's alone.
+        names = [name for name in self.workers if (name != "again" or testing) and (name != "head" or asked)]
+        kept: list[Round] = []
         try:
             seconds, prefetch = self.ready(workload, names)
             how, rounds = turns_of(seconds, prefetch)
-            turns = {name: self.turn(name, workload, how) for name in ("base", "head")}
-            kept = keep(take_turns(turns, rounds, self.rng))
-            if testing:
+            if asked:
+                turns = {name: self.turn(name, workload, how) for name in ("base", "head")}
+                kept = keep(take_turns(turns, rounds, self.rng))
+            if testing and asked and seconds * SELF_TEST_SLOWDOWN > SELF_TEST_SECONDS:
+                self.self_test = small(workload.device)
+            elif testing:
                 self.ask_instrument(workload, how)
         except BenchError as error:
             side = error.side if isinstance(error, SideError) else getattr(error, "side", None)
             series.reason = f"{side}: {first_line(error)}" if side else first_line(error)
             self.say(f"{workload.id}: {series.reason}")
+            if testing and asked:
+                # The row says what is wrong with the workload; the instrument may still be sound.
+                self.self_test = small(workload.device)
             self.restart()
             return
         if kept:
             series.blocks.append(kept)
+        if kept or not asked:
             series.seconds.append(time.monotonic() - begin)
-        # All at the same time: each collects its garbage, and nothing is timed.
-        for name in names:
-            with contextlib.suppress(BenchError):
+        try:
+            # All at the same time: each collects its garbage, and nothing is timed.
+            for name in names:
                 self.workers[name].send("release", ids=[workload.id])
-        for name in names:
-            with contextlib.suppress(BenchError):
+            for name in names:
                 self.workers[name].receive(60)
+        except BenchError:
+            # An answer that comes late would be taken for the next one's.
+            self.restart()
 
     def ask_instrument(self, workload: Workload, how: Plan) -> None:
         """The self-test's rounds, of slices in which at least one step is done twice.
@@ -435,11 +468,13 @@ class Question:
     def __enter__(self) -> "Question":
         try:
             for name, tree in self.trees.items():
-                self.workers[name] = open_side(tree, name, self.threads, self.spawn)
-                self.workers[name].send("hello")
-                self.workers[name].send("imports", **imports(self.workloads))
+                with of_side(name):
+                    self.workers[name] = open_side(tree, name, self.threads, self.spawn)
+                    self.workers[name].send("hello")
+                    self.workers[name].send("imports", **imports(self.workloads))
             for name, tree in self.trees.items():
-                greet(self.workers[name], tree)
+                with of_side(name):
+                    greet(self.workers[name], tree)
                 imported(self.workers[name])
         except BaseException:
             self.close()
@@ -456,20 +491,24 @@ class Question:
     def ask(self, command: str, timeout: float, **arguments: Any) -> dict[str, dict[str, Any] | BenchError]:
         """Side -> its answer, or what it could not do."""
         answers: dict[str, dict[str, Any] | BenchError] = {}
-        for worker in self.workers.values():
-            worker.send(command, **arguments)
         for name, worker in self.workers.items():
             try:
-                answers[name] = worker.receive(timeout)
-            except WorkerError as error:
-                answers[name] = error
-                # It is dead or out of step: the next question needs a fresh one.
-                worker.close()
-                self.workers[name] = open_side(self.trees[name], name, self.threads, self.spawn)
-                self.workers[name].send("hello")
-                greet(self.workers[name], self.trees[name])
+                worker.send(command, **arguments)
             except BenchError as error:
                 answers[name] = error
+        for name, worker in list(self.workers.items()):
+            try:
+                if name not in answers:
+                    answers[name] = worker.receive(timeout)
+            except BenchError as error:
+                answers[name] = error
+            # It may be dead or out of step (who was killed for memory is): the next question needs a fresh one.
+            if isinstance(answers[name], (WorkerError, OutOfMemoryError)):
+                worker.close()
+                with of_side(name):
+                    self.workers[name] = open_side(self.trees[name], name, self.threads, self.spawn)
+                    self.workers[name].send("hello")
+                    greet(self.workers[name], self.trees[name])
         return answers
 
     def of(self, conditions: Conditions) -> dict[str, Any]:
@@ -477,15 +516,21 @@ class Question:
         return asdict(replace(conditions, threads=max(1, conditions.threads // 2)))
 
     def one(self, name: str, command: str, timeout: float, **arguments: Any) -> dict[str, Any]:
-        """One side's answer; raises what it raised."""
-        answer: dict[str, Any] = self.workers[name].ask(command, timeout, **arguments)
+        """One side's answer; raises what it raised, with the side."""
+        with of_side(name):
+            answer: dict[str, Any] = self.workers[name].ask(command, timeout, **arguments)
         return answer
 
 
 def exact(
-    question: Question, workloads: Sequence[Workload], conditions: Conditions, say: Say, quick: bool = False
+    question: Question,
+    workloads: Sequence[Workload],
+    conditions: Conditions,
+    say: Say,
+    quick: bool = False,
+    sides: Sequence[str] = ("base", "head"),
 ) -> tuple[list[Fact], list[Row]]:
-    """Every fact of every workload, and a row for each workload that a side does not have or cannot run."""
+    """Every fact of every workload, and a row for each workload that one of `sides` does not have or cannot run."""
     from bench.exact import compare_facts
 
     found: list[Fact] = []
@@ -494,22 +539,29 @@ def exact(
         say(f"counting {workload.id}")
         words = {"workload": workload.to_json(), "conditions": question.of(conditions), "quick": quick}
         answers = question.ask("facts", 600, **words)
-        failed = {name: answer for name, answer in answers.items() if isinstance(answer, BenchError)}
+        failed = {name: answers[name] for name in sides if isinstance(answers[name], BenchError)}
         if failed:
             gone.append(absent(workload, failed))
             continue
         base, head = (answers[name] for name in ("base", "head"))
-        assert isinstance(base, dict)
-        assert isinstance(head, dict)
+        if isinstance(base, BenchError) or isinstance(head, BenchError):
+            continue
         for name, old, new, same, detail in compare_facts(base, head):
             found.append(Fact(workload.id, name, old, new, same, detail))
     return found, gone
 
 
-def absent(workload: Workload, failed: Mapping[str, BenchError]) -> Row:
+# How every version words a name that it does not know. Other reasons, such as a package that is not installed, are not
+# absence: a side that can run nothing must not pass because all of it is new.
+UNKNOWN = re.compile(
+    r"unknown (model|loader|kernel)\b|no \w+( \w+)? is called |kernel \S+ cannot run here: no kernel is "
+)
+
+
+def absent(workload: Workload, failed: Mapping[str, Any]) -> Row:
     """The row of a workload that a side could not do; absent is only what a side itself says it does not have."""
     reasons = "; ".join(f"{name}: {first_line(error)}" for name, error in failed.items())
-    known = all(type(error) is WorkloadError for error in failed.values())
+    known = all(type(error) is WorkloadError and UNKNOWN.match(str(error)) for error in failed.values())
     verdict = ERROR
     if known and len(failed) == 1:
         verdict = VANISHED if "head" in failed else NEW
@@ -523,11 +575,12 @@ def computed(
     folder: Path,
     say: Say,
     quick: bool = False,
-) -> list[Fact]:
-    """Whether both sides compute the same, one fact a workload."""
+) -> tuple[list[Fact], list[Row]]:
+    """Whether both sides compute the same, one fact a workload, and a row for each that a side could not compute."""
     from bench.exact import NETWORKS, same_output
 
     facts: list[Fact] = []
+    failed: list[Row] = []
     for number, workload in enumerate(workloads):
         if workload.task not in (*NETWORKS, "loading"):
             continue
@@ -537,8 +590,9 @@ def computed(
         try:
             question.one("base", "outputs", 600, given="", save=str(files["base"]), **words)
             answer = question.one("head", "outputs", 600, given=str(files["base"]), save=str(files["head"]), **words)
-        except BenchError as error:
-            facts.append(Fact(workload.id, "output", None, None, False, (first_line(error),)))
+        except SideError as error:
+            # Not an output that differs: there is none, and no --allow makes one of it.
+            failed.append(Row(workload.id, ERROR, images=workload.batch, reason=f"{error.side}: {first_line(error)}"))
             question.close()
             question.__enter__()
             continue
@@ -549,7 +603,7 @@ def computed(
         facts.append(Fact(workload.id, "output", base, head, same, detail))
         for file in files.values():
             file.unlink(missing_ok=True)
-    return facts
+    return facts, failed
 
 
 # ---- sides ----
@@ -753,11 +807,25 @@ def check(
     if base.digest == head.digest:
         notes.append("base and head have the same code")
     extra: dict[str, Any] = {}
-    with Question(base, head, conditions.threads, spawn, workloads) as question:
-        machine: dict[str, Any] = question.one("head", "machine", 60)
-        facts, rows = exact(question, workloads, conditions, say, exact_only)
-        known = [w for w in workloads if w.id not in {row.workload for row in rows}]
-        facts += computed(question, known, conditions, folder, say, exact_only)
+    machine: dict[str, Any] = {}
+    facts: list[Fact] = []
+    rows: list[Row] = []
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix="outputs-") as place,
+            Question(base, head, conditions.threads, spawn, workloads) as question,
+        ):
+            machine = question.one("head", "machine", 60)
+            facts, rows = exact(question, workloads, conditions, say, exact_only)
+            known = [w for w in workloads if w.id not in {row.workload for row in rows}]
+            found, failed = computed(question, known, conditions, Path(place), say, exact_only)
+            facts, rows = [*facts, *found], [*rows, *failed]
+    except SideError as error:
+        # A side that does not even start (it does not import, it does not install) can do none of them.
+        reason = f"{error.side}: {first_line(error)}"
+        done = {row.workload for row in rows}
+        rows += [Row(w.id, ERROR, images=w.batch, reason=reason) for w in workloads if w.id not in done]
+    known = [w for w in workloads if w.id not in {row.workload for row in rows}]
     self_test = None
     if not exact_only and known:
         tested = subject_of_self_test(known)
@@ -774,7 +842,7 @@ def check(
             second.run()
             return {w.id: second.row(w) for w in wanted}
 
-        self_test = judged_self_test(tested, duel)
+        self_test = judged_self_test(duel)
         first = [duel.row(workload) for workload in known]
         # A void run's regressions are not worth a second one.
         rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
@@ -799,7 +867,11 @@ def check(
 
 
 def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Record:
-    """The check as a stored record: a metric for each workload with a number, and the whole report beside them."""
+    """The check as a stored record: a metric for each workload with a number, and the whole report beside them.
+
+    Against a stored run both processes ran the head's code: only its times are kept, and no ratio of the two.
+    """
+    sides = ("head",) if "baseline" in extra else ("base", "head")
     metrics = []
     for row in report.rows:
         if not row.blocks:
@@ -807,8 +879,7 @@ def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Re
         workload = Workload.from_id(row.workload)
         name = METRIC[workload.task]
         per_block = {
-            side: [statistics.median(turns[side] for turns in block) for block in row.blocks]
-            for side in ("base", "head")
+            side: [statistics.median(turns[side] for turns in block) for block in row.blocks] for side in sides
         }
         values = {
             side: summarise(seconds if workload.task == "latency" else [workload.batch / s for s in seconds])
@@ -822,11 +893,11 @@ def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Re
             name,
             values,
             batch=workload.batch,
-            ratio=interval(logs).ratio("head", "base"),
+            ratio=interval(logs).ratio("head", "base") if len(sides) == 2 else None,
             verdict=row.verdict,
             workloads={"head": row.workload},
             notes=(row.reason,) if row.reason else (),
-            pairs=[[dict(turns) for turns in block] for block in row.blocks],
+            pairs=[[{side: turns[side] for side in sides} for turns in block] for block in row.blocks],
         )
         metrics.append(metric)
     told = report.to_json()
@@ -840,7 +911,7 @@ def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Re
         command=command,
         commit=commit,
         machine=machine,
-        operands=("base", "head"),
+        operands=sides,
         metrics=tuple(metrics),
         settings={**extra, "check": told},
     )
@@ -851,8 +922,10 @@ def subject_of_self_test(workloads: Sequence[Workload]) -> Workload:
     return min(workloads, key=lambda w: (w.reads_files, w.training))
 
 
-def judged_self_test(workload: Workload, duel: Duel) -> SelfTest:
+def judged_self_test(duel: Duel) -> SelfTest:
     """Wrong answers are faults; no answer is none, but is said."""
+    workload = duel.self_test
+    assert workload is not None
     reason = duel.series[workload.id].reason
     if duel.same is None or duel.slowed is None:
         return SelfTest(workload.id, duel.same, duel.slowed, (f"the self-test gave no number: {reason or 'no look'}",))

@@ -22,6 +22,7 @@ from bench.cost import count
 from bench.errors import WorkloadError
 from bench.step import Step, build, open_device, trainer
 from bench.workload import Conditions, Workload
+from loaders import engines
 from models import zoo
 from models.configuration import Configuration, parse
 from models.prepare import device_facts, prepare
@@ -33,7 +34,7 @@ NETWORKS = ("latency", "inference", "training")
 def facts(workload: Workload, conditions: Conditions, quick: bool = False) -> dict[str, Any]:
     """Name -> number, or a table of names for what is compared entry by entry.
 
-    Loaders have none but the shape of what they deliver, kernels only their operators.
+    Loaders have none, kernels only their operators.
 
     Args:
         quick: of compiled code only what generating it tells, kernels and breaks: no compiler is called.
@@ -42,6 +43,7 @@ def facts(workload: Workload, conditions: Conditions, quick: bool = False) -> di
         WorkloadError, ModelError, DataError: the workload does not exist or cannot run here.
     """
     if workload.task == "loading":
+        engines.check(workload.subject)
         return {}
     torch.manual_seed(conditions.seed)
     found: dict[str, Any] = {}
@@ -181,6 +183,9 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
         images, labels = held["images"], held["labels"]
     else:
         images = torch.randn(workload.batch, 3, workload.size, workload.size)
+        # Some dark, some bright, some with little contrast: noise alone looks alike to a network, whose answers then
+        # hardly depend on the image.
+        images = images * torch.rand(workload.batch, 1, 1, 1).add(0.25) + torch.randn(workload.batch, 3, 1, 1)
         labels = torch.randint(0, workload.classes, (workload.batch,))
     weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     configuration = parse(workload.configuration, device_facts(device), workload.training)

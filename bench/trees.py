@@ -119,7 +119,8 @@ def working(top: Path, folder: Path) -> Tree:
     root = folder / "head"
     _check_out(top, commit, root)
     changed = _names(top, "diff", "--name-only", "-z", "--no-renames", "HEAD")
-    added = _names(top, "ls-files", "--others", "--exclude-standard", "-z")
+    # Of what is not tracked only what can be code of a side: data sets and results may lie beside it.
+    added = _names(top, "ls-files", "--others", "--exclude-standard", "-z", "--", *PACKAGES)
     with _full_disk():
         for name in [*changed, *added]:
             here, there = top / name, root / name
@@ -197,7 +198,11 @@ def _digest(root: Path) -> str:
 
 
 def _names(top: Path, *words: str) -> list[str]:
-    return [os.fsdecode(name) for name in (_run(top, *words).stdout or b"").split(b"\0") if name]
+    done = _run(top, *words)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["git gave no reason"]
+        raise UsageError(f"cannot tell what changed in {top}: git {words[0]}: {said[-1]}")
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
 
 
 def _git(place: Path, *words: str) -> str | None:
@@ -209,7 +214,8 @@ def _run(place: Path, *words: str, environment: dict[str, str] | None = None) ->
     try:
         return subprocess.run(
             ["git", "--no-optional-locks", "-C", str(place), *words],
-            env={**os.environ, **(environment or {})},
+            # Nothing is fetched, not even what a partial clone or an attribute leaves on a server.
+            env={**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_LFS_SKIP_SMUDGE": "1", **(environment or {})},
             capture_output=True,
             check=False,
         )

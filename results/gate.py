@@ -163,14 +163,24 @@ class CheckReport:
         return next((verdict for verdict in GRAVITY if verdict in said), CLEAN)
 
     @property
+    def only_noise(self) -> bool:
+        """Whether there is no verdict for the instrument's answers alone, and nothing else failed.
+
+        A busy machine can make it so. Facts, workloads that vanish and sides that crash do not depend on how busy it
+        is, and what was confirmed to be slower is no noise either.
+        """
+        grave = {ERROR, VANISHED} - set(self.allow)
+        return self.verdict == VOID and not self.changed and not any(row.verdict in grave for row in self.rows)
+
+    @property
     def exit_code(self) -> int:
         """0 fine (also UNSURE and NEW: listed, but no proof), 1 worse, 2 no answer."""
         verdict = self.verdict
         return 1 if verdict == UNSURE and self.fail_on_unsure else EXIT_CODES[verdict]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, with the verdict and the exit code."""
-        return {"verdict": self.verdict, "exit_code": self.exit_code, **asdict(self)}
+        """Plain types, with what follows from them: `verdict`, `exit_code`, `only_noise`."""
+        return {"verdict": self.verdict, "exit_code": self.exit_code, "only_noise": self.only_noise, **asdict(self)}
 
 
 GRAVITY = (VOID, ERROR, REGRESSED, CHANGED, VANISHED, UNSURE, NEW, IMPROVED, CLEAN)

@@ -562,7 +562,7 @@ def summary_file(report: CheckReport, environ: Mapping[str, str]) -> str | None:
 
 def from_json(data: Any, where: str = "check") -> CheckReport:
     """The inverse of CheckReport.to_json. Raises RecordError on unknown and absent keys, naming them."""
-    top = _keys(CheckReport, data, where, derived=("verdict", "exit_code"))
+    top = _keys(CheckReport, data, where, derived=("verdict", "exit_code", "only_noise"))
     rows = [_keys(Row, row, f"{where}.rows[{i}]") for i, row in enumerate(_list(top, "rows", where))]
     facts = [_keys(Fact, fact, f"{where}.facts[{i}]") for i, fact in enumerate(_list(top, "facts", where))]
     test = top.get("self_test")

@@ -16,6 +16,7 @@ from typing import Any
 
 from results import store
 from results.errors import RecordError
+from results.gate import VOID
 from results.pytest_json import UNVERSIONED, as_seconds, block_seconds, last_of_each, samples
 from results.record import METRICS, Record
 from results.stats import summarise
@@ -84,6 +85,9 @@ def collect(folder: Path | str = store.FOLDER) -> tuple[dict[str, list[Point]], 
     found: dict[str, set[Point]] = {}
     skipped: list[Skipped] = []
     for path, record in stored:
+        if _mapping(record.settings.get("check")).get("verdict") == VOID:
+            skipped.append(Skipped(path, "a check that voided itself: its instrument was wrong, and so are its times"))
+            continue
         for id, point in _of_record(path, record):
             found.setdefault(id, set()).add(point)
     for path, reason in passed:

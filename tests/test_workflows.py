@@ -256,6 +256,16 @@ def test_no_answer_may_be_a_warning(place: Path) -> None:
     assert output(place)["exit-code"] == "2"
 
 
+@pytest.mark.parametrize(
+    "also", [{"facts": made.CHANGED_FACTS}, {"rows": (made.ERROR_ROW,)}, {"self_test": None, "rows": (made.ERROR_ROW,)}]
+)
+def test_what_no_busy_machine_explains_is_never_a_warning(place: Path, also: dict[str, Any]) -> None:
+    (place / "report").write_text(to_json_text(made.report(**{"self_test": made.FAILED, **also})), "utf-8")
+    done = check(place, CODE="2", no_answer="warn")
+    assert done.returncode == 2
+    assert "::warning" not in done.stdout
+
+
 @pytest.mark.parametrize(("code", "no_answer"), [("2", "fail"), ("2", "warn"), ("130", "warn"), ("1", "warn")])
 def test_what_could_not_run_fails(place: Path, code: str, no_answer: str) -> None:
     done = check(place, CODE=code, no_answer=no_answer)

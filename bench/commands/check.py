@@ -106,7 +106,7 @@ def command(
     place = choose_device(device)
     cores = threads or usable_cores()
     begin = time.monotonic()
-    how = {
+    how: dict[str, Any] = {
         "allow": allow,
         "fail_on_unsure": fail_on_unsure,
         "looks": LOOKS[:looks],
@@ -114,25 +114,31 @@ def command(
         "budget": budget,
         "say": screen.progress if screen.moving else screen.say,
     }
+    record: Any = None
+    if baseline is not None:
+        baseline, record, workloads = stored(baseline, workloads, screen)
     chosen, conditions = subjects(workloads, place, cores, data, seed, screen.progress)
     with only_one(place, wait, screen.say):
         if base is not None:
             report, extra = _against_commit(base, base_env, chosen, conditions, exact, how, screen)
         else:
+            from bench.baseline import check_against
+
             assert baseline is not None
-            report, extra = _against_stored(baseline, chosen, bool(workloads), conditions, how, screen)
+            report, extra = check_against(baseline, record, chosen, conditions, **how)
     screen.clear()
     failure = ""
-    if report.rows and not no_store:
+    if report.machine and not no_store:
         failure = _store(report, extra, store, screen)
     _show(report, format, output)
     for text in _tell_ci(report, os.environ):
         screen.say(text)
     screen.say(f"took {time.monotonic() - begin:.0f} s")
+    code: int = report.exit_code
     if failure:
         screen.say(f"bench: {failure}")
-        return 2
-    code: int = report.exit_code
+        # That something is worse is the graver news.
+        return code or 2
     return code
 
 
@@ -212,24 +218,12 @@ def _against_commit(
         )
 
 
-def _against_stored(
-    baseline: Path,
-    workloads: list[Any],
-    named: bool,
-    conditions: Any,
-    how: dict[str, Any],
-    screen: Any,
-) -> tuple[Any, dict[str, Any]]:
-    from bench.baseline import check_against, find
+def stored(baseline: Path, words: tuple[str, ...], screen: Any) -> tuple[Path, Any, tuple[str, ...]]:
+    """A baseline's file and record, and what is measured against it: `words`, or everything that it timed."""
+    from bench.baseline import find, stored_values
 
     path, record = find(baseline, screen.say)
-    return check_against(
-        path,
-        record,
-        workloads if named else None,
-        conditions,
-        **how,
-    )
+    return path, record, words or tuple(stored_values(path, record))
 
 
 def _store(report: Any, extra: dict[str, Any], folder: Path | None, screen: Any) -> str:

@@ -10,11 +10,11 @@ from results.verdict import CLEAN, IMPROVED, LOOKS, REGRESSED, UNSURE
 FORMATS = ("text", "markdown", "json")
 
 EXPLANATION = (
-    "Identical code on both sides: every REGRESSED is a false alarm. A decision is drawn from recorded blocks and "
-    "played as the check plays it, a REGRESSED confirmed by other blocks. Bounds are one-sided, 95 % "
-    "(Clopper-Pearson). Decisions drawn from one trace share blocks, so their bound is too narrow; the bound of "
-    "disjoint decisions, each block used once, does not have that flaw. Workloads of one block still share a pair of "
-    "processes and a moment."
+    "Identical code on both sides: every REGRESSED is a false alarm. A decision is a stretch of recorded blocks, in "
+    "each of which the sides change names at random, played as the check plays it, a REGRESSED confirmed by other "
+    "blocks. Bounds are one-sided, 95 % (Clopper-Pearson). Decisions drawn from one trace share blocks, so their bound "
+    "is too narrow; the bound of disjoint decisions, each block used once and as it was, does not have that flaw. "
+    "Workloads of one block still share a pair of processes and a moment."
 )
 NOISE = (
     "How much equal code scatters, as standard deviations. A pair is one slice of each side, in random order (by the "
@@ -54,7 +54,6 @@ ALARM_HEADERS = (
     "load",
     "workload",
     "blocks",
-    "drawn",
     "decisions",
     "REGRESSED",
     "at most",
@@ -103,7 +102,6 @@ def _alarm_row(one: Tally) -> list[Cell]:
         one.load,
         one.workload,
         one.blocks,
-        one.how,
         one.decisions,
         one.verdicts.get(REGRESSED, 0),
         _percent(one.bound),

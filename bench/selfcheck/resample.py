@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 LEVELS = (0.0, 0.02, 0.03, 0.05, 0.10)
 """Slowdowns of head that ours is judged at; 0 is identical code."""
 RULE_LEVELS = (0.0, 0.03, 0.05)
-FEWEST = 2 * LOOKS[0]
 CONFIDENCE = 0.95
-STRETCH = "stretches"
-REPLACEMENT = "with replacement"
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class Tally:
         margin: of the workload's metric; None over several margins.
         level: how much slower head was made, 0.05 for +5 %.
         blocks: that there were to draw from.
-        how: STRETCH or REPLACEMENT; both, joined by "and", over several.
         decisions: drawn.
         verdicts: how many had each verdict, after confirmation.
         alarms: REGRESSED before confirmation.
@@ -56,7 +52,6 @@ class Tally:
     margin: float | None
     level: float
     blocks: int
-    how: str
     decisions: int
     verdicts: dict[str, int]
     alarms: int
@@ -194,10 +189,11 @@ def noise(trace: Trace, workload: str) -> Noise:
 class Draws:
     """Draws decisions from one workload's blocks.
 
-    From three times as many blocks as the last look takes (72, or 30 with one look), a decision is a stretch of
-    neighbours from a random start, so that slow drift of the machine stays in it; its confirmation is another stretch
-    that shares none of the blocks the first one used, and can always be found. From fewer, blocks are drawn with
-    replacement, the first run's and the confirmation's from two random halves.
+    A decision is a stretch of neighbours from a random start, around the end to the beginning, so that slow drift of
+    the machine stays in it; its confirmation is another stretch that shares no block with the first. In each block the
+    two sides change names at random: both ran the same code, so either could have been head. Without that few different
+    decisions could be drawn from a recording; and since blocks that once were in the first run are missing from the
+    second, a chance excess of one name would be missing there too, which makes false alarms look rarer than they are.
 
     Args:
         values: log ratios, one a block, in the order of time.
@@ -205,36 +201,31 @@ class Draws:
         looks: how many of the check's looks are taken.
 
     Raises:
-        UsageError: fewer than 20 blocks.
+        UsageError: fewer than two decisions' blocks: 48, or 20 with one look.
     """
 
     def __init__(self, values: Sequence[float], margin: float, looks: int = len(LOOKS)) -> None:
-        if len(values) < FEWEST:
-            raise UsageError(f"a decision and its confirmation need {FEWEST} blocks, here are {len(values)}; record on")
         self.values = list(values)
         self.margin = margin
         self.looks = looks
         self.most = LOOKS[looks - 1]
-        self.how = STRETCH if len(values) >= 3 * self.most else REPLACEMENT
-        self._known: dict[tuple[int, float], Decision] = {}
+        if len(values) < 2 * self.most:
+            fewer = f", or judge with --looks 1, for which {2 * LOOKS[0]} do" if looks > 1 else ""
+            raise UsageError(
+                f"a decision and its confirmation need {2 * self.most} blocks, here are {len(values)}; record on{fewer}"
+            )
 
     def draw(self, rng: random.Random, shift: float) -> tuple[Decision, Decision | None]:
         """A decision, and its confirmation where it was REGRESSED; `shift` is added to each log ratio."""
-        if self.how == REPLACEMENT:
-            places = rng.sample(range(len(self.values)), len(self.values))
-            half = len(places) // 2
-            first = self._replaced(rng, places[:half], shift)
-            return first, self._replaced(rng, places[half:], shift) if first.verdict == REGRESSED else None
-        last = len(self.values) - self.most
-        start = rng.randrange(last + 1)
-        first = self._stretch(start, shift)
-        if first.verdict != REGRESSED:
-            return first, None
-        beside = [*range(start - self.most + 1), *range(start + first.blocks, last + 1)]
-        return first, self._stretch(rng.choice(beside), shift)
+        start = rng.randrange(len(self.values))
+        first = self._stretch(start, rng, shift)
+        # Drawn whether it is needed or not: the same decisions at each slowdown.
+        again = rng.randrange(len(self.values) - 2 * self.most + 1)
+        second = self._stretch(start + self.most + again, rng, shift)
+        return first, second if first.verdict == REGRESSED else None
 
     def disjoint(self, shift: float) -> list[tuple[Decision, Decision | None]]:
-        """The trace as one check after another: each block is used once, confirmations included.
+        """The trace as one check after another: each block is used once and as it was, confirmations included.
 
         A last alarm that has too few blocks left for its confirmation takes the first ones again.
         """
@@ -251,13 +242,9 @@ class Draws:
             found.append((first, again))
         return found
 
-    def _stretch(self, start: int, shift: float) -> Decision:
-        if (start, shift) not in self._known:
-            self._known[start, shift] = self._judge(self.values[start : start + self.most], shift)
-        return self._known[start, shift]
-
-    def _replaced(self, rng: random.Random, places: Sequence[int], shift: float) -> Decision:
-        return self._judge([self.values[place] for place in rng.choices(places, k=self.most)], shift)
+    def _stretch(self, start: int, rng: random.Random, shift: float) -> Decision:
+        places = ((start + offset) % len(self.values) for offset in range(self.most))
+        return self._judge([rng.choice((-1, 1)) * self.values[place] for place in places], shift)
 
     def _judge(self, values: Sequence[float], shift: float) -> Decision:
         return decide([value + shift for value in values], self.margin, self.looks)
@@ -300,7 +287,6 @@ def tally(
                 margin=margin,
                 level=level,
                 blocks=len(values),
-                how=draws.how,
                 decisions=decisions,
                 verdicts=dict(Counter(outcome(*pair) for pair in drawn)),
                 alarms=sum(first.verdict == REGRESSED for first, _ in drawn),
@@ -325,7 +311,6 @@ def together(tallies: Sequence[Tally], load: str, name: str) -> Tally:
         margin=margins.pop() if len(margins) == 1 else None,
         level=tallies[0].level,
         blocks=sum(one.blocks for one in tallies),
-        how=" and ".join(sorted({one.how for one in tallies})),
         decisions=sum(one.decisions for one in tallies),
         verdicts=dict(verdicts),
         alarms=sum(one.alarms for one in tallies),

@@ -4,6 +4,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from bench import baseline, check, reference
 from bench.check import Busy, Duel, default_workloads, first_line, only_one, record_of, subject_of_self_test, turns_of
 from bench.clock import Slice
 from bench.duel import PAIRS, Plan
-from bench.errors import UsageError, WorkerError, WorkloadError
+from bench.errors import OutOfMemoryError, UsageError, WorkerError, WorkloadError
 from bench.machine import CpuTimes
 from bench.trees import Tree
 from bench.workload import Conditions, Workload
@@ -119,7 +120,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process here computes anything."""
-    monkeypatch.setattr(check, "computed", lambda *unused: [])
+    monkeypatch.setattr(check, "computed", lambda *unused: ([], []))
 
 
 def run(machine: Machine, workloads: list[Workload] | None = None, **options: Any) -> Any:
@@ -238,9 +239,58 @@ def test_a_side_that_fails_in_its_turn_is_named(side: str) -> None:
     machine = Machine()
     machine.fails[side, "slice"] = WorkerError("did not answer within 120 s\nmore")
     report, _ = run(machine)
-    assert (report.verdict, report.exit_code) == ("VOID", 2)
     assert [row.verdict for row in report.rows] == ["ERROR", "ERROR"]
     assert report.rows[0].reason == f"{side}: did not answer within 120 s"
+    # The instrument is tested with processes of the base alone: of a head that fails nothing is said about it.
+    assert (report.verdict, report.exit_code) == ("VOID" if side == "base" else "ERROR", 2)
+    assert not report.only_noise
+    if side == "head":
+        assert (report.self_test.workload, report.self_test.faults) == (check.small("cpu").id, ())
+
+
+def test_long_steps_leave_the_self_test_to_a_small_workload() -> None:
+    """Twenty steps of a second, 32 times a block, would take eleven minutes of it."""
+    machine = Machine()
+
+    class Slow(Process):
+        def warm(self, workload: Workload, cap: float) -> dict[str, Any]:
+            return {"seconds_per_step": 0.01 if workload == check.small("cpu") else 1.0}
+
+        def slice(self, workload: Workload, *given: Any, **more: Any) -> Slice:
+            assert not (self.name == "again" and workload == FAST)
+            assert not (self.name == "head" and workload == check.small("cpu"))
+            return super().slice(workload, *given, **more)
+
+    machine.make = Slow
+    said: list[str] = []
+    report, _ = run(machine, [FAST], say=said.append)
+    assert report.verdict == CLEAN
+    assert [row.workload for row in report.rows] == [FAST.id]
+    assert report.self_test.workload == check.small("cpu").id
+    assert (report.self_test.same.verdict, report.self_test.slowed.verdict) == (CLEAN, REGRESSED)
+    # In the block that showed it, too: ten pairs of pairs at the first look.
+    assert report.self_test.same.blocks == 10
+
+
+def test_a_budget_that_the_first_look_will_exceed_is_said_after_the_first_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    run(Machine(), [FAST], say=said.append, budget=1000.0)
+    assert not any("beyond --budget" in text for text in said)
+    clock = iter(range(0, 10**9, 30))
+    monkeypatch.setattr(check, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    run(Machine(), [FAST], say=said.append, budget=600.0)
+    assert sum("the first look, after 10, comes in about" in text for text in said) == 1
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next() -> None:
+    machine = Machine()
+    machine.fails["head", "release"] = WorkerError("did not answer within 60 s")
+    report, _ = run(machine)
+    assert report.verdict == CLEAN
+    # After each workload of each block the processes are replaced.
+    assert machine.opened.count("head") == 1 + 10 * 3
 
 
 def test_one_workload_that_fails_leaves_the_others() -> None:
@@ -267,6 +317,9 @@ def test_one_workload_that_fails_leaves_the_others() -> None:
         ({"base": WorkloadError("no model is called lenet")}, "NEW", 0),
         ({"head": WorkloadError("x"), "base": WorkloadError("x")}, "ERROR", 2),
         ({"head": WorkerError("it died")}, "ERROR", 2),
+        # Not new: an environment in which nothing of the base runs.
+        ({"base": WorkloadError("timm:x needs the package timm, which is not installed")}, "ERROR", 2),
+        ({"base": WorkloadError("unknown model 'lenet'; did you mean alexnet?")}, "NEW", 0),
     ],
 )
 def test_workloads_that_a_side_lacks(fails: dict[str, Exception], verdict: str, code: int) -> None:
@@ -317,9 +370,44 @@ def test_a_process_that_runs_other_code_is_refused() -> None:
     def spawn(name: str, environment: Mapping[str, str], source: Path, python: str) -> Process:
         return machine(name, environment, Path("/installed"), python)
 
-    with pytest.raises(WorkerError, match="runs the code of /installed"):
-        check.check(BASE, tree, [FAST], CONDITIONS, spawn=spawn)
+    report, _ = check.check(BASE, tree, [FAST], CONDITIONS, spawn=spawn)
+    assert (report.verdict, report.exit_code) == ("ERROR", 2)
+    assert "base runs the code of /installed" in (report.rows[0].reason or "")
     assert machine.living == 0
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_a_side_that_does_not_start_fails_every_row_and_is_named(side: str) -> None:
+    machine = Machine()
+    machine.fails[side, "hello"] = WorkerError(
+        f"the process measuring {side} ended (exit code 1); its last output was:"
+    )
+    report, extra = run(machine)
+    assert (report.verdict, report.exit_code, report.only_noise) == ("ERROR", 2, False)
+    assert [row.reason for row in report.rows] == [f"{side}: the process measuring {side} ended (exit code 1)"] * 2
+    assert extra == {}
+
+
+def test_a_side_killed_for_memory_is_replaced_and_the_next_workload_goes_on() -> None:
+    machine = Machine()
+    real = Process.receive
+    asked: list[str] = []
+
+    def receive(self: Process, timeout: float) -> dict[str, Any]:
+        command, arguments = self.questions[0]
+        if (self.name, command) == ("head", "facts"):
+            asked.append(arguments["workload"]["task"])
+            if len(asked) == 1:
+                self.questions.pop(0)
+                raise OutOfMemoryError("the process measuring head was killed")
+        return real(self, timeout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Process, "receive", receive)
+        report, _ = run(machine, exact_only=True)
+    assert asked == ["inference", "training"]
+    assert [(row.workload, row.verdict) for row in report.rows] == [(FAST.id, "ERROR")]
+    assert machine.opened == ["base", "head", "head"]
 
 
 def test_two_checks_at_once(tmp_path: Path) -> None:
@@ -394,9 +482,20 @@ def test_a_stored_run_is_a_baseline(factor: float, verdict: str) -> None:
     assert [row.workload for row in report.rows] == [FAST.id, OTHER.id]
     assert report.rows[0].base_seconds == pytest.approx(0.01, rel=0.02)
     assert report.base.commit == "a" * 40
-    # What is measured against a baseline can be one.
-    again, _ = against(record_of(report, extra, ""), Machine(lambda *of: factor, seed=5))
+    # What is measured against a baseline can be one; both its processes ran the head's code.
+    kept = record_of(report, extra, "")
+    assert kept.operands == ("head",)
+    assert all(set(metric.values) == {"head"} and metric.ratio is None for metric in kept.metrics)
+    again, _ = against(kept, Machine(lambda *of: factor, seed=5))
     assert again.verdict == CLEAN
+
+
+def test_what_a_stored_run_had_and_the_head_has_not_has_vanished() -> None:
+    machine = Machine()
+    for side in ("base", "head"):
+        machine.fails[side, "facts"] = WorkloadError("unknown model 'lenet'")
+    report, _ = against(stored(), machine)
+    assert {row.verdict for row in report.rows} == {"VANISHED"}
 
 
 def test_baselines_that_mean_nothing_are_refused(tmp_path: Path) -> None:
@@ -429,6 +528,20 @@ def test_the_newest_check_of_a_folder_is_the_baseline(tmp_path: Path) -> None:
     assert "torn.json" in said[0]
     assert baseline.find(tmp_path / "0.json", said.append)[1].created == "2026-01-02T00:00:00+00:00"
     store.save(Record.from_json({**record.to_json(), "kind": "compare"}), tmp_path / "c.json")
+    # What found a slowdown would hide it from the next check.
+    told = {**record.settings, "check": {**record.settings["check"], "verdict": REGRESSED}}
+    late = {"created": "2026-01-04T00:00:00+00:00"}
+    for name, change in {
+        "slow": {"settings": told},
+        "dirty": {"commit": {"sha": "a" * 40, "dirty": True}},
+        "exact": {"metrics": []},
+    }.items():
+        store.save(Record.from_json({**record.to_json(), **late, **change}), tmp_path / f"{name}.json")
+    said.clear()
+    assert baseline.find(tmp_path, said.append)[0].name == "1.json"
+    assert [reason in " ".join(said) for reason in ("is REGRESSED", "uncommitted changes", "timed nothing")] == [
+        True
+    ] * 3
     with pytest.raises(UsageError, match="is a compare record"):
         baseline.find(tmp_path / "c.json", said.append)
 

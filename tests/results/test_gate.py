@@ -108,7 +108,7 @@ def test_json_holds_verdict_exit_code_and_every_field() -> None:
     assert (data["verdict"], data["exit_code"]) == ("ERROR", 2)
     assert data["rows"][0]["decision"]["estimate"] == made.SLOWER.estimate
     assert data["head"]["dirty"] is True
-    assert set(data) == {"verdict", "exit_code", *(name for name in vars(found))}
+    assert set(data) == {"verdict", "exit_code", "only_noise", *(name for name in vars(found))}
 
 
 def test_facts_are_frozen() -> None:
