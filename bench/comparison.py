@@ -76,6 +76,7 @@ class Settings:
         data: name of the data set; its folder is not stored.
         rounds: turns of each side in a block.
         tasks: of models, which of MODEL_TASKS are measured, comma-separated; "" is all.
+        energy: whether an image's energy is measured, which takes ten seconds an operand where there is a counter.
     """
 
     device: str
@@ -90,6 +91,7 @@ class Settings:
     data: str
     rounds: int = PAIRS
     tasks: str = ""
+    energy: bool = True
 
     def has(self, task: str) -> bool:
         """Whether a task of models is measured."""
@@ -575,6 +577,9 @@ class Comparison:
 
     def meter(self, group: Group, sample: Sample, turns: Mapping[str, object]) -> None:
         """Energy of an image in inference, once, where the device counts it."""
+        if not self.settings.energy:
+            return
+        idle: float | None = None
         for label, workloads in group.workloads.items():
             if (
                 workloads
@@ -584,7 +589,9 @@ class Comparison:
             ):
                 self.progress(f"{group.name}: energy of {label}")
                 try:
-                    sample.energy[label] = self.workers[label].ask("energy", 120, id=workloads[0].id)
+                    # At rest the device draws the same for all of them.
+                    found = self.workers[label].ask("energy", 120, id=workloads[0].id, idle=idle)
+                    sample.energy[label], idle = found, found.get("idle_watts", idle)
                 except BenchError as error:
                     sample.energy[label] = {"missing": str(error)}
 
@@ -774,7 +781,7 @@ class Comparison:
         if self.operands[0].kind != "model":
             return
         yield self.compilation()
-        yield self.roof()
+        yield from self.roof()
         yield self.energy()
 
     def energy(self) -> Metric:
@@ -822,40 +829,46 @@ class Comparison:
         notes = [f"{label}: {CACHE_STATES.get(state, 'nothing to compile')}" for label, state in states.items()]
         return self.with_ratios("compile_seconds", values, ratios, notes=notes)
 
-    def roof(self) -> Metric:
-        """Training's share of the measured ceilings, or inference's where training was not measured."""
+    def roof(self) -> Iterator[Metric]:
+        """Training's share of the measured ceilings, or inference's where training was not measured; and its MFU."""
         from bench.cost import Cost
-        from bench.roofline import Ceilings, fraction
+        from bench.roofline import Ceilings, fraction, utilisation
 
         values: dict[str, Value] = {}
+        used: dict[str, Value] = {}
         notes: list[str] = []
         chosen = "training" if "training" in self.samples and any(self.samples["training"].blocks) else "inference"
         sample = self.samples.get(chosen)
         group = next((group for group in self.groups() if group.name == chosen), None)
         workloads = {label: w[0] for label, w in group.workloads.items() if w} if group else {}
         timed = self.timed(workloads, sample) if sample else {}
-        factor: dict[str, float] = {}
         for operand in self.operands:
             label = operand.label
             if sample is None or label not in timed:
-                values[label] = Value.none((sample.missing.get(label) if sample else None) or "not measured")
+                reason = (sample.missing.get(label) if sample else None) or "not measured"
+                values[label] = used[label] = Value.none(reason)
                 continue
             workload = workloads[label]
             precision = workload.configuration.split("-")[0]
             if precision not in self.ceilings:
-                values[label] = Value.none(f"no ceiling was measured for {workload.configuration}")
+                values[label] = used[label] = Value.none(f"no ceiling was measured for {workload.configuration}")
                 continue
             ceilings = Ceilings(**self.ceilings[precision])
             rates = [
                 [workload.batch / turns[timed[label]].seconds_per_step for turns in block] for block in sample.blocks
             ]
-            factor[label] = fraction(Cost(**self.costs[label]), ceilings, 1.0, workload.batch, chosen == "training")
-            values[label] = value_over([[rate * factor[label] for rate in block] for block in rates])
+            cost, training = Cost(**self.costs[label]), chosen == "training"
+            for shares, factor in (
+                (values, fraction(cost, ceilings, 1.0, workload.batch, training)),
+                (used, utilisation(cost, ceilings, 1.0, training)),
+            ):
+                shares[label] = value_over([[rate * factor for rate in block] for block in rates])
             flops, bandwidth = quantity(ceilings.flops, "FLOP/s"), quantity(ceilings.bandwidth, "bytes/s")
             note = f"of {chosen}: ceilings measured in this run are {flops} in {precision} and {bandwidth}"
             if note not in notes:
                 notes.append(note)
-        return self.with_ratios("roof_fraction", values, {}, notes=notes)
+        yield self.with_ratios("roof_fraction", values, {}, notes=notes)
+        yield self.with_ratios("mfu", used, {}, notes=notes)
 
     def with_ratios(
         self,

@@ -202,19 +202,30 @@ def visible_handles(nvml: Any, environ: Mapping[str, str]) -> list[Any]:
     handles = [ask(nvml, "nvmlDeviceGetHandleByIndex", index) for index in range(count)]
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
-        return [handle for handle in handles if handle is not None]
+        return [_first_slice(nvml, handle) for handle in handles if handle is not None]
     visible = []
     for entry in (part.strip() for part in chosen.split(",")):
         if entry.isdigit() and int(entry) < count:
-            match = handles[int(entry)]
+            match = _first_slice(nvml, handles[int(entry)])
         elif entry.startswith("GPU-"):
             match = next((h for h in handles if str(ask(nvml, "nvmlDeviceGetUUID", h)).startswith(entry)), None)
+        elif entry.startswith("MIG-"):
+            match = ask(nvml, "nvmlDeviceGetHandleByUUID", entry)
         else:
             match = None
         if match is None:
             break
         visible.append(match)
     return visible
+
+
+def _first_slice(nvml: Any, handle: Any) -> Any:
+    """Of a partitioned GPU (MIG) its first slice, which is what CUDA then opens; else the GPU itself."""
+    mode = ask(nvml, "nvmlDeviceGetMigMode", handle)
+    if not mode or not mode[0]:
+        return handle
+    found = ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, 0)
+    return handle if found is None else found
 
 
 def gpu_facts(nvml: Any, environ: Mapping[str, str], roots: Roots) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from bench.errors import UsageError, WorkloadError
 from models import zoo
 from models.configuration import Device, parse
 
+# What the NVIDIA driver puts there, whatever else is installed.
+DRIVER = Path("/dev/nvidiactl")
 SUMMARY = "summary.json"  # results.runs.FILE, which is not imported for a word that is a model's name
 # Batches as a training step takes them by default.
 LOADER_OUTPUT = "float32-nhwc"
@@ -174,8 +176,10 @@ def _loader_output(text: str) -> str:
 def choose_device(wanted: str) -> str:
     """auto -> cuda if NVML sees a GPU, else cpu. Whether torch can use it is found by the measuring process.
 
+    A driver whose NVML cannot be opened is there all the same: then telemetry is missing, and says so in each record.
+
     Raises:
-        WorkloadError: cuda was asked for and NVML sees none.
+        WorkloadError: cuda was asked for and the driver shows none.
     """
     if wanted == "cpu":
         return "cpu"
@@ -183,6 +187,8 @@ def choose_device(wanted: str) -> str:
 
     nvml = open_nvml()
     if nvml is not None and visible_handles(nvml, os.environ):
+        return "cuda"
+    if nvml is None and DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
         return "cuda"
     if wanted == "cuda":
         raise WorkloadError("no GPU is visible to the NVIDIA driver here; use --device cpu, or see bench doctor")

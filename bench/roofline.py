@@ -52,6 +52,14 @@ def _best(call: object, device: str, repeats: int = 6) -> float:
     return min(time_slice(call, 2, 0, CLOCKS[device]).seconds_per_step for _ in range(repeats))
 
 
+def utilisation(cost: Cost, ceilings: Ceilings, images_per_second: float, training: bool) -> float:
+    """Model FLOP/s utilisation (MFU): counted FLOPs of the network a second over those of the matrix ceiling.
+
+    Chowdhery et al. 2022 (PaLM, appendix B), with a ceiling that was measured in place of a data sheet's.
+    """
+    return float(cost.training_flops if training else cost.flops) * images_per_second / ceilings.flops
+
+
 def fraction(cost: Cost, ceilings: Ceilings, images_per_second: float, batch: int, training: bool) -> float:
     """Fraction of the roof: the shortest time the ceilings allow for an image over the time it took.
 

@@ -247,8 +247,10 @@ def loading(workload: Workload, conditions: Conditions) -> Step:
     loader = open_loader(workload, conditions, workload.subject, dtype, layout)
     batches = forever(loader)
     notes: tuple[str, ...] = ()
-    if loader.options.decoder == "mixed":
-        notes = (f"the GPU's JPEG engine was given {loader.options.hw_decoder_load:.0%} of the images",)
+    if loader.options.decoder != "cpu":
+        notes = (
+            f"decoded on the GPU, {loader.options.hw_decoder_load:.0%} of the images by its JPEG engine if it has one",
+        )
     return Step(
         workload,
         lambda: next(batches),
@@ -309,4 +311,4 @@ def kernel(workload: Workload, device: torch.device) -> Step:
         call = catalogue.example(workload.subject, implementation, workload.batch, workload.size, dtype, device)
     except ValueError as error:
         raise WorkloadError(f"kernel {workload.subject}@{implementation} cannot run here: {error}") from None
-    return Step(workload, call, workload.batch)
+    return Step(workload, call, workload.batch, compiled=implementation == "compiled")

@@ -21,14 +21,15 @@ from bench.errors import BenchError, UsageError
 from bench.machine import describe, usable_cores
 from bench.sources import Feed, Say, Splits
 from models import zoo
-from models.configuration import Configuration, parse
+from models.configuration import Configuration, Device, parse
 from models.errors import ModelError
 from models.predict import Classifier, same_classes
 from models.prepare import device_facts
 from models.training import checkpoint
 from models.training.checkpoint import Card
 from models.training.distributed import World
-from models.training.loop import DivergedError, EpochRow, StepRow, Training
+from models.training.loop import DivergedError, EpochRow, StepRow, Training, not_one_graph
+from models.training.optimizers import implementation
 from models.training.recipe import Recipe, load, shortened, to_toml
 from results.errors import RecordError
 from results.events import EventWriter
@@ -312,6 +313,16 @@ def network(recipe: Recipe) -> torch.nn.Module:
     return zoo.build(recipe.model, recipe.classes, **recipe.arguments)
 
 
+def configured(recipe: Recipe, device: Device, processes: int) -> Configuration:
+    """The recipe's configuration here; a preset is content with less where its steps cannot be one CUDA graph."""
+    found = parse(recipe.configuration, device, True)
+    if found.compile == "graphs" and "graphs" not in recipe.configuration.split("-"):
+        fused = implementation(recipe.optimizer, True) == "fused"
+        if not_one_graph(recipe, processes) or not fused:
+            return replace(found, compile="compile")
+    return found
+
+
 def teacher_of(recipe: Recipe, run: Splits, mean: Any, device: torch.device) -> Callable[[Any], Any] | None:
     """The network a recipe distils from, ready to be called on training batches.
 
@@ -406,7 +417,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
     found = sources.open_folders(request.data, request.train, request.val)
     splits = sources.split(found, request.recipe, say)
     recipe = sources.resolved(request.recipe, splits, bool(request.title), device.type, say)
-    configuration = parse(recipe.configuration, device_facts(device), True)
+    configuration = configured(recipe, device_facts(device), world.size)
     mean, std = sources.statistics(recipe, splits.train)
     card = Card(
         model=recipe.model,

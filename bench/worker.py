@@ -406,8 +406,11 @@ class Session:
             self.sensors[device] = sensor_for(device)
         return self.sensors[device]
 
-    def energy(self, id: str) -> dict[str, Any]:
+    def energy(self, id: str, idle: float | None = None) -> dict[str, Any]:
         """Energy of one image above idle, over a window as long as the counter needs.
+
+        Args:
+            idle: watts at rest, as measured before; None measures them.
 
         Returns:
             {"joules", "idle_watts"}, or {"missing"} with the reason.
@@ -419,7 +422,7 @@ class Session:
         clock = CLOCKS[step.workload.device]
         if sensor.joules() is None:
             return {"missing": "no readable energy counter on this machine"}
-        idle = idle_watts(sensor)
+        idle = idle_watts(sensor) if idle is None else idle
         steps = 0
         begin = clock()
         before = read_energy(sensor)

@@ -18,6 +18,7 @@ from kernels.runtime import (
     Implementations,
     check_implementation,
     chosen,
+    compiled,
     dtype_of,
     on_device_of,
     scale_and_bias,
@@ -109,7 +110,7 @@ def augment(
         mean, std: red, green and blue in units of 0..1, std above zero. The painted rectangle has the mean's colour.
         dtype: of the result: float32, bfloat16 or float16. Computed in float32 and rounded once.
         border: what lies outside an image: "black" or "reflect", at the outermost pixel and up to S - 1 beyond it.
-        implementation: "torch" or "triton"; None takes `chosen(images.device)`.
+        implementation: "torch", "compiled" (by torch) or "triton"; None takes `chosen(images.device)`.
 
     Returns:
         [B, 3, S, S] with channels last in memory, on the device of `images`.
@@ -243,7 +244,11 @@ def example(
 
 
 # Before the operator's registration, which has to find its implementations.
-IMPLEMENTED: Implementations = {"torch": augment_torch, "triton": augment_triton}
+IMPLEMENTED: Implementations = {
+    "torch": augment_torch,
+    "compiled": compiled(augment_torch),
+    "triton": augment_triton,
+}
 
 
 @torch.library.custom_op("pixbench::augment", mutates_args=())

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from kernels.runtime import HAS_TRITON, check_implementation, chosen, dtype_of, on_device_of
+from kernels.runtime import HAS_TRITON, check_implementation, chosen, compiled, dtype_of, on_device_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ACTIVATIONS = ("none", "relu", "silu")
@@ -147,7 +147,7 @@ def depthwise(
         bias: [C].
         stride: 1 or 2.
         activation: "silu", "relu" or "none".
-        implementation: "torch" or "triton"; None takes `chosen(x.device)`.
+        implementation: "torch", "compiled" (by torch) or "triton"; None takes `chosen(x.device)`.
 
     Returns:
         [B, C, ceil(H / stride), ceil(W / stride)] in x's dtype with channels last in memory, computed in float32 (by
@@ -269,7 +269,11 @@ def example(implementation: str, batch: int, size: int, dtype: str, device: torc
 
 
 # Before the operator's registration, which has to find its implementations.
-IMPLEMENTED: dict[str, Callable[..., Result]] = {"torch": depthwise_torch, "triton": depthwise_triton}
+IMPLEMENTED: dict[str, Callable[..., Result]] = {
+    "torch": depthwise_torch,
+    "compiled": compiled(depthwise_torch),
+    "triton": depthwise_triton,
+}
 
 
 @torch.library.custom_op("pixbench::depthwise", mutates_args=())

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from kernels.depthwise import channel_block, depthwise_triton
-from kernels.runtime import HAS_TRITON, Implementations, check_implementation, chosen, dtype_of, on_device_of
+from kernels.runtime import HAS_TRITON, Implementations, check_implementation, chosen, compiled, dtype_of, on_device_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST = 7
@@ -155,7 +155,7 @@ def depthwise_convolution(
         x: [B, C, H, W]; read as channels_last, and copied into it if it is not. Under autocast both are cast.
         weight: [C, 1, k, k], k odd and at most 7; the border is k // 2 wide and zero.
         stride: 1 or 2.
-        implementation: "torch" or "triton"; None takes `chosen(x.device)`.
+        implementation: "torch", "compiled" (by torch) or "triton"; None takes `chosen(x.device)`.
 
     Returns:
         [B, C, ceil(H / stride), ceil(W / stride)] with channels last in memory.
@@ -290,9 +290,21 @@ def _both(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, implementat
 
 
 # Before the operators' registration, which has to find their implementations.
-FORWARD: Implementations = {"torch": forward_torch, "triton": forward_triton}
-GRAD_INPUT: Implementations = {"torch": grad_input_torch, "triton": grad_input_triton}
-GRAD_WEIGHT: Implementations = {"torch": grad_weight_torch, "triton": grad_weight_triton}
+FORWARD: Implementations = {
+    "torch": forward_torch,
+    "compiled": compiled(forward_torch),
+    "triton": forward_triton,
+}
+GRAD_INPUT: Implementations = {
+    "torch": grad_input_torch,
+    "compiled": compiled(grad_input_torch),
+    "triton": grad_input_triton,
+}
+GRAD_WEIGHT: Implementations = {
+    "torch": grad_weight_torch,
+    "compiled": compiled(grad_weight_torch),
+    "triton": grad_weight_triton,
+}
 
 
 @torch.library.custom_op("pixbench::depthwise_convolution", mutates_args=())

@@ -18,6 +18,7 @@ from kernels.runtime import (
     Implementations,
     check_implementation,
     chosen,
+    compiled,
     dtype_of,
     on_device_of,
     scale_and_bias,
@@ -69,8 +70,8 @@ def normalize(
         mean: red, green and blue in units of 0..1.
         std: likewise, above zero.
         dtype: of the result: float32, bfloat16 or float16. Computed in float32 and rounded once.
-        implementation: "torch" or "triton"; None takes `chosen(images.device)`. "triton" needs a CUDA tensor,
-            or TRITON_INTERPRET=1 in the environment before this module is imported.
+        implementation: "torch", "compiled" (by torch) or "triton"; None takes `chosen(images.device)`. "triton" needs a
+            CUDA tensor, or TRITON_INTERPRET=1 in the environment before this module is imported.
 
     Returns:
         [B, 3, H, W] with channels last in memory (torch.channels_last), on the device of `images`.
@@ -144,7 +145,11 @@ def example(
 
 
 # Before the operator's registration, which has to find its implementations.
-IMPLEMENTED: Implementations = {"torch": normalize_torch, "triton": normalize_triton}
+IMPLEMENTED: Implementations = {
+    "torch": normalize_torch,
+    "compiled": compiled(normalize_torch),
+    "triton": normalize_triton,
+}
 
 
 @torch.library.custom_op("pixbench::normalize", mutates_args=())

@@ -17,6 +17,7 @@ from kernels.runtime import (
     Implementations,
     check_implementation,
     chosen,
+    compiled,
     dtype_of,
     on_device_of,
 )
@@ -91,7 +92,7 @@ def scaled_pointwise(
         weight: [N, C, 1, 1].
         bias: [N].
         residual: [B, N, H, W], or None.
-        implementation: "torch" or "triton"; None takes `chosen(x.device)`.
+        implementation: "torch", "compiled" (by torch) or "triton"; None takes `chosen(x.device)`.
 
     Returns:
         [B, N, H, W] in x's dtype with channels last in memory. Sums are in float32; float32 is multiplied as such, not
@@ -211,7 +212,11 @@ def example(
 
 
 # Before the operator's registration, which has to find its implementations.
-IMPLEMENTED: Implementations = {"torch": pointwise_torch, "triton": pointwise_triton}
+IMPLEMENTED: Implementations = {
+    "torch": pointwise_torch,
+    "compiled": compiled(pointwise_torch),
+    "triton": pointwise_triton,
+}
 
 
 @torch.library.custom_op("pixbench::scaled_pointwise", mutates_args=())

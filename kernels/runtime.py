@@ -1,12 +1,14 @@
 """What every kernel asks before it runs: is Triton here, and on which device."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
-IMPLEMENTATIONS = ("torch", "triton")
+IMPLEMENTATIONS = ("torch", "compiled", "triton")
 
 HAS_TRITON = find_spec("triton") is not None
 # Triton reads it when a kernel is defined, so it counts as it stood when this module was imported.
@@ -20,6 +22,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def chosen(device: torch.device | str) -> str:
     """The implementation that is used on `device` unless told otherwise: "triton" or "torch"."""
     return "triton" if torch.device(device).type == "cuda" and HAS_TRITON else "torch"
+
+
+def compiled(twin: Callable[..., Any]) -> Callable[..., Any]:
+    """The twin as torch.compile writes it, when it is first called: what a kernel has to beat."""
+
+    @functools.cache
+    def made() -> Callable[..., Any]:
+        return torch.compile(twin, dynamic=False)
+
+    return lambda *arguments: made()(*arguments)
 
 
 def check_implementation(implementation: str, device: torch.device) -> None:

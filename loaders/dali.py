@@ -166,7 +166,7 @@ def _centre(size: int, margin: float, shapes: list[NDArray[np.int64]]) -> tuple[
 def _decoded(fn: Any, encoded: Any, shapes: Any, draws: Any, least: float | None, options: LoaderOptions) -> Any:
     """The graph from JPEG bytes to a uint8 window (of area `least` or more) or image (None), rows x columns x RGB."""
     decoding: dict[str, Any] = {"adjust_orientation": False, "use_fast_idct": options.fast_idct}
-    if options.device != "cpu" and options.decoder == "mixed":
+    if options.device != "cpu" and options.decoder != "cpu":
         decoding |= {
             "device": "mixed",
             "hw_decoder_load": options.hw_decoder_load,
@@ -179,7 +179,10 @@ def _decoded(fn: Any, encoded: Any, shapes: Any, draws: Any, least: float | None
         return fn.decoders.image(encoded, **decoding)
     place = functools.partial(_place, least)
     start, size = fn.python_function(shapes, draws, function=place, batch_processing=True, num_outputs=2)
-    return fn.decoders.image_slice(encoded, start=start, shape=size, axes=[0, 1], **decoding)
+    window: dict[str, Any] = {"start": start, "shape": size, "axes": [0, 1]}
+    if options.decoder == "mixed-whole":
+        return fn.slice(fn.decoders.image(encoded, **decoding), **window)
+    return fn.decoders.image_slice(encoded, **window, **decoding)
 
 
 def _build(

@@ -16,7 +16,7 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("nhwc", "nchw")
-DECODERS = ("cpu", "mixed")
+DECODERS = ("cpu", "mixed", "mixed-whole")
 RESIZES = ("torch", "dali")
 NORMALIZATIONS = ("fixed", "per_image")
 
@@ -49,7 +49,8 @@ class LoaderOptions:
             measured. Order and count stay those of an evaluation; the changes differ from epoch to epoch.
         normalization: "fixed" by mean and std, or "per_image": each channel of each image to mean 0, deviation 1.
 
-        decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU.
+        decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU, which decode windows alone where
+            they can; "mixed-whole" has them decode whole images and cuts the windows out, for where that fails.
         resize: dali on the CPU: "torch" (uint8, antialiased, vectorised) or "dali" (its own operator).
         antialias: dali: low-pass filter before shrinking, as Pillow does. False aliases: off by 1.3 grey levels on
             average over ImageNet files, 11 in the worst; measured no faster on a CPU.

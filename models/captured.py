@@ -1,6 +1,7 @@
 """Work captured once as a CUDA graph: every launch of it in one."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,9 +30,15 @@ def capture(work: Callable[[], tuple[Tensor, ...]]) -> Captured:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # Only this thread's own calls may spoil it: a loader's threads allocate and copy meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = work()
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"this cannot be captured as a CUDA graph: {reason}; use compile") from error
-    return graph.replay, results
+    return partial(_replay, graph, work), results
+
+
+def _replay(graph: torch.cuda.CUDAGraph, work: Callable[[], tuple[Tensor, ...]]) -> None:
+    """Takes `work` along so that what the graph reads, such as an input that only `work` holds, is not given back."""
+    graph.replay()

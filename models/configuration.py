@@ -13,7 +13,7 @@ from models.errors import ModelError
 
 # lever -> (which field it sets, the value, one line)
 LEVERS: dict[str, tuple[str, str | bool, str]] = {
-    "fp32": ("precision", "fp32", "32-bit floats everywhere, TF32 off"),
+    "fp32": ("precision", "fp32", "32-bit floats everywhere, TF32 off (alone, as in naive, torch's default switches)"),
     "tf32": ("precision", "tf32", "32-bit storage, TF32 matrix products (CUDA)"),
     "amp": ("precision", "amp", "bfloat16 autocast over fp32 weights"),
     "bf16": ("precision", "bf16", "bfloat16 weights and activations"),
@@ -138,6 +138,8 @@ def _has_compiler() -> bool:
 def preset(name: str, device: Device, training: bool) -> Configuration:
     """The configuration a preset stands for on this device and task.
 
+    `fast` on CUDA has not been measured: it is what public measurements speak for.
+
     `fast` on a CPU trains eagerly: compiling a training step takes long there and gains little where plain
     convolutions do the work; `bench compare NAME@fast NAME@amp-nhwc-compile` tells for a network at hand.
 
@@ -150,7 +152,14 @@ def preset(name: str, device: Device, training: bool) -> Configuration:
         raise ModelError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
     if device.kind == "cuda":
         # bf16 autocast beats pure bf16 weights under inductor on every ResNet measured in public.
-        return Configuration("amp" if device.bf16 else "fp16", "nhwc", "autotune" if device.compiler else "eager")
+        precision = "amp" if device.bf16 else "fp16"
+        if not device.compiler:
+            return Configuration(precision, "nhwc", "eager", freeze=not training)
+        # The whole update in one launch, compiled in a minute: timing every kernel of a backward pass takes many, and
+        # convolutions, which are most of it, stay cuDNN's. A host that asks after fp16's overflows cannot be captured.
+        if training:
+            return Configuration(precision, "nhwc", "graphs" if device.bf16 else "autotune")
+        return Configuration(precision, "nhwc", "autotune", freeze=True)
     if training:
         return Configuration("amp" if device.bf16 else "fp32", "nhwc", "eager")
     return Configuration(

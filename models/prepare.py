@@ -62,6 +62,20 @@ def set_tf32(enabled: bool) -> None:
     torch.backends.cudnn.allow_tf32 = enabled
 
 
+def set_switches(configuration: Configuration) -> None:
+    """CUDA's switches of the whole process.
+
+    The plain configuration gets torch's own defaults, as a first script has them: TF32 in convolutions, none in matrix
+    products, and no algorithm tried out. Against anything less, ours would look better than they are.
+    """
+    plain = configuration == Configuration()
+    set_tf32(configuration.precision == "tf32")
+    if plain:
+        torch.backends.cudnn.allow_tf32 = True
+    # The input size never changes within a workload, so letting cuDNN time its algorithms once pays.
+    torch.backends.cudnn.benchmark = not plain
+
+
 def apply_precision(model: nn.Module, precision: str, training: bool) -> nn.Module:
     """Cast the weights. fp16 training keeps fp32 weights (autocast and a scaler do the rest)."""
     if precision == "fp16" and training:
@@ -151,9 +165,7 @@ def prepare(
         dtype = DTYPES[configuration.precision] if configuration.peer == "tensorrt" else torch.float32
         return Prepared(model, peer, dtype, torch.contiguous_format, None)
     if device.type == "cuda":
-        set_tf32(configuration.precision == "tf32")
-        # The input size never changes within a workload, so letting cuDNN time its algorithms once pays.
-        torch.backends.cudnn.benchmark = True
+        set_switches(configuration)
     model = model.to(device)
     if configuration.kernels:
         # Brings Triton along, which every other configuration does without.

@@ -48,6 +48,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "training_peak_bytes": ("bytes", "lower", "highest memory of the training step, after warm-up"),
     "compile_seconds": ("s", "lower", "compilation and autotuning before the first timed step"),
     "roof_fraction": ("1", "higher", "share of the ceiling measured on this device in this run"),
+    "mfu": ("1", "higher", "model FLOP/s over those of a large matrix product measured on this device in this run"),
     "energy_per_image": ("J", "lower", "energy above idle for one image"),
 }
 """Metric name -> (unit, which direction is better, what it is)."""

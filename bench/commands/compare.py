@@ -55,6 +55,7 @@ from bench.output import check_output, format_options, write
     metavar="TASK,...",
     help="Of models, only these: latency, inference, loading, training, end_to_end. Default: all.",
 )
+@click.option("--energy/--no-energy", default=True, show_default=True, help="Of an image, where there is a counter.")
 @click.option("--loader", default="dali", show_default=True, help="What feeds the end-to-end step.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
 @click.option(
@@ -272,6 +273,7 @@ def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any
         data=name,
         rounds=o["rounds"],
         tasks=",".join(task for task in MODEL_TASKS if task in tasks),
+        energy=o["energy"],
     )
     conditions = Conditions(
         data_root=str(root.absolute()) if name else "",

@@ -35,15 +35,18 @@ def run(
     parts: str, device: str, out: Path | None, seconds: float, networks: str, batch: int | None, force: bool
 ) -> int:
     """Run the parts, each job in its own process; exit code 2 if one did not end well."""
-    from bench.gpu.parts import PARTS, REHEARSAL, Scale, jobs
+    from bench.errors import UsageError
+    from bench.gpu.parts import PARTS, REHEARSAL, Scale, batch_for, jobs
     from bench.gpu.running import run as run_all
     from bench.operands import choose_device
     from bench.worker import SOURCE
 
     chosen = choose_device(device)
+    if chosen == "cpu" and device == "auto":
+        raise UsageError("no GPU is visible to the NVIDIA driver here; --device cpu (make gpu DEVICE=cpu) rehearses")
     if chosen == "cuda" and not force:
         _refuse_used()
-    scale = Scale() if chosen == "cuda" else REHEARSAL
+    scale = replace(Scale(), batch=batch_for(_memory())) if chosen == "cuda" else REHEARSAL
     if networks:
         scale = replace(scale, networks=tuple(networks.split(",")))
     if batch:
@@ -101,6 +104,46 @@ def sweep(device: str, data: Path | None, images: int, batch: int, threads: int 
     if found is not None:
         gpu_decoding.remember(key, found)
     write(to_json({"key": key, "best": found, "rates": [asdict(rate) for rate in rates]}), output)
+
+
+@app.command("compile")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--networks", required=True, metavar="MODEL,...", help="What the later parts measure.")
+@click.option("--batch", type=click.IntRange(1), required=True, help="Images a step.")
+@click.option("--size", type=click.IntRange(0), default=0, help="Pixels; 0 is each network's own.")
+@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+def compile_(device: str, networks: str, batch: int, size: int, output: str) -> None:
+    """Compile what later parts measure, many processes at a time, so that they find the caches warm."""
+    from bench.gpu.warming import at_once, warm, workloads
+    from bench.machine import usable_cores
+    from bench.operands import choose_device
+    from results.tables import to_json
+
+    check_output(output)
+    chosen = choose_device(device)
+    memory = _memory() if chosen == "cuda" else None
+    wanted = workloads(networks.split(","), batch, size, chosen)
+    done = warm(wanted, at_once(usable_cores(), memory), say)
+    write(to_json([asdict(one) for one in done]), output)
+
+
+def _memory() -> int:
+    """Bytes of the GPU, from torch in a process of its own: also the first proof that it can be used at all.
+
+    Raises:
+        UsageError: torch cannot use it, with its reason (a driver that is too old, for one).
+    """
+    import subprocess
+    import sys
+
+    from bench.errors import UsageError
+
+    code = "import torch; torch.zeros(1, device='cuda'); print(torch.cuda.get_device_properties(0).total_memory)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or ["it gave no reason"]
+        raise UsageError(f"torch cannot use this GPU: {said[0]}; bench doctor says more")
+    return int(done.stdout)
 
 
 def _refuse_used() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.errors import UsageError
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "densenet121", "efficientnet_b0")
-PARTS = ("tests", "decoding", "kernels", "training", "inference", "latency", "loaders", "end_to_end")
+PARTS = ("decoding", "compile", "tests", "kernels", "training", "inference", "latency", "loaders", "end_to_end")
 """In the order in which they are run: what later parts stand on first, then what is asked for most."""
 
 
@@ -23,7 +23,7 @@ class Job:
     Attributes:
         part: one of PARTS.
         name: of its file, without the ending.
-        command: words; FILE stands for the file it writes.
+        command: words; FILE stands for the file it writes, ROWS for a folder of what it has so far.
         seconds: after which it is ended.
     """
 
@@ -34,6 +34,7 @@ class Job:
 
 
 FILE = "{file}"
+ROWS = "{rows}"
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,17 @@ class Scale:
 REHEARSAL = Scale(("resnet18", "efficientnet_b0"), batch=4, size=64, images=64, rounds=2)
 
 # Beside the reference, which stands first: default torch.compile with everything else as in `fast`.
-TRAINED = ("amp-nhwc-compile", "naive", "amp-nhwc-eager", "amp-nhwc-graphs", "fast")
+TRAINED = ("amp-nhwc-compile", "naive", "amp-nhwc-eager", "fast")
 INFERRED = ("amp-nhwc-compile", "naive", "bf16-nhwc-compile-freeze", "fast")
 ON_CPU = ("amp-nhwc-compile", "naive", "amp-nhwc-eager")
+GIB = 1 << 30
+# Up to five trainings lie in memory at the same time, of which the largest takes a tenth of a GiB an image.
+BATCHES = ((120 * GIB, 256), (70 * GIB, 128), (0, 64))
+
+
+def batch_for(memory: int) -> int:
+    """Images of a step on a GPU of so many bytes."""
+    return next(batch for least, batch in BATCHES if memory >= least)
 
 
 def jobs(parts: Sequence[str], device: str, scale: Scale, tests: Path) -> list[Job]:
@@ -77,6 +86,7 @@ def jobs(parts: Sequence[str], device: str, scale: Scale, tests: Path) -> list[J
         if part not in PARTS:
             raise UsageError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
     makers = {
+        "compile": lambda: _compile(device, scale),
         "tests": lambda: _tests(device, tests),
         "decoding": lambda: _decoding(device, scale),
         "kernels": lambda: _kernels(device, scale),
@@ -96,8 +106,18 @@ def bench(*words: str) -> tuple[str, ...]:
 
 def _tests(device: str, tests: Path) -> list[Job]:
     chosen = ("-m", "gpu") if device == "cuda" else ("-k", "kernel_layers or graphed or gpu_decoding or captured")
-    words = ("-m", "pytest", str(tests), "-q", *chosen, f"--junitxml={FILE}", "-p", "no:cacheprovider")
-    return [Job("tests", "tests", (sys.executable, "-P", *words), 300)]
+    found = []
+    # In processes of their own: a test that leaves a device behind in pieces spoils no other folder's.
+    for folder in ("models", "loaders", "kernels"):
+        words = ("-m", "pytest", str(tests / folder), "-q", *chosen, f"--junitxml={FILE}", "-p", "no:cacheprovider")
+        found.append(Job("tests", f"tests-{folder}", (sys.executable, "-P", *words), 90))
+    return found
+
+
+def _compile(device: str, scale: Scale) -> list[Job]:
+    words = ["compile", "--device", device, "--batch", str(scale.batch), "--size", str(scale.size)]
+    words += ["--networks", ",".join(scale.networks), "-o", FILE]
+    return [Job("compile", "compile", (sys.executable, "-P", "-m", "bench.gpu", *words), 200)]
 
 
 def _decoding(device: str, scale: Scale) -> list[Job]:
@@ -111,9 +131,9 @@ def _kernels(device: str, scale: Scale) -> list[Job]:
     size = ("--size", str(scale.size)) if scale.size else ()
     found = []
     for name in catalogue.names():
-        # The twin is the reference; on a CPU there is nothing beside it.
+        # The twin is the reference; Triton needs a GPU.
         known = catalogue.implementations(name)
-        operands = [f"{name}@{one}" for one in known] if device == "cuda" else [f"{name}@{known[0]}"]
+        operands = [f"{name}@{one}" for one in known if device == "cuda" or one != "triton"]
         found.append(_compare("kernels", f"kernels-{name}", operands, device, scale, 60, *size))
     return found
 
@@ -145,4 +165,5 @@ def _compare(
     part: str, name: str, operands: Sequence[str], device: str, scale: Scale, seconds: float, *more: str
 ) -> Job:
     words = ["compare", *operands, "--device", device, "--batch", str(scale.batch), "--rounds", str(scale.rounds)]
-    return Job(part, name, bench(*words, "--budget", "0", *more, "--format", "json", "-o", FILE), seconds)
+    more = (*more, "--no-energy", "--store", ROWS, "--format", "json", "-o", FILE)
+    return Job(part, name, bench(*words, "--budget", "0", *more), seconds)

@@ -99,7 +99,7 @@ def _records(folder: Path, done: Sequence[Outcome]) -> tuple[dict[str, Record], 
     records: dict[str, Record] = {}
     missing: dict[str, str] = {}
     for one in done:
-        if one.part in ("tests", "decoding"):
+        if one.part in ("compile", "tests", "decoding"):
             continue
         try:
             records[one.name] = load(folder / one.file) if one.file else _none(one)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.errors import UsageError
-from bench.gpu.parts import FILE, Job
+from bench.gpu.parts import FILE, ROWS, Job
 from results.store import GrowingFile
 
 OUTCOMES = "jobs.jsonl"
@@ -55,7 +56,7 @@ class OutcomeFile(GrowingFile):
 
 
 def outcomes(folder: Path) -> list[Outcome]:
-    """What was run into a folder; of a job that was run twice the latest.
+    """What was run into a folder; of a job that was run twice the latest that left a file.
 
     Raises:
         UsageError: there is no such record in it, or it is none of ours.
@@ -66,7 +67,11 @@ def outcomes(folder: Path) -> list[Outcome]:
         found = [Outcome(**{**row, "command": tuple(row["command"])}) for row in map(json.loads, filter(None, lines))]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    return list({one.name: one for one in found}.values())
+    kept: dict[str, Outcome] = {}
+    for one in found:
+        if one.file or one.name not in kept or not kept[one.name].file:
+            kept[one.name] = one
+    return list(kept.values())
 
 
 def run(jobs: Sequence[Job], folder: Path, seconds: float, say: Callable[[str], None]) -> list[Outcome]:
@@ -92,13 +97,15 @@ def _left_out(job: Job, seconds: float) -> Outcome:
 def _one(job: Job, folder: Path, seconds: float) -> Outcome:
     ending = "xml" if job.part == "tests" else "json"
     target = folder / f"{job.name}.{ending}"
-    target.unlink(missing_ok=True)
-    command = tuple(word.replace(FILE, str(target)) for word in job.command)
+    # Under another name until it has ended: what an earlier run measured stays if this one gives nothing.
+    draft, rows = folder / f"{job.name}.draft.{ending}", folder / f"{job.name}.rows"
+    command = tuple(word.replace(FILE, str(target)).replace(ROWS, str(rows)) for word in job.command)
+    drafted = tuple(word.replace(FILE, str(draft)).replace(ROWS, str(rows)) for word in job.command)
     begin = time.monotonic()
     log = folder / f"{job.name}.log"
     with log.open("wb") as said:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            drafted, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             code: int | None = process.wait(timeout=seconds)
@@ -109,7 +116,15 @@ def _one(job: Job, folder: Path, seconds: float) -> Outcome:
                 raise
             code = None
     took = time.monotonic() - begin
-    file = target.name if target.exists() else ""
+    if not draft.exists():
+        # A comparison stores its record after every row.
+        for path in sorted(rows.glob("*.json"), key=lambda path: path.stat().st_mtime)[-1:]:
+            shutil.copyfile(path, draft)
+    shutil.rmtree(rows, ignore_errors=True)
+    file = ""
+    if draft.exists():
+        draft.replace(target)
+        file = target.name
     reason = ""
     if code is None:
         reason = f"ended after {seconds:.0f} s"

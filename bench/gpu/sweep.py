@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+import torch
+
 from bench.clock import CLOCKS, time_slice
 from bench.duel import log_ratios, take_turns
 from loaders import engines, gpu_decoding
@@ -43,9 +45,13 @@ def sweep(dataset: Dataset, options: LoaderOptions, say: Callable[[str], None], 
     wanted: list[float | None] = [None, *(LOADS if cuda else ())]
     sides: dict[str, Any] = {}
     rates: dict[float | None, Rate] = {}
+    way = gpu_decoding.way_of(gpu_decoding.key_of(torch.device(options.device)), dataset, options) if cuda else "cpu"
+    if cuda and way == "cpu":
+        say("no way of decoding on this GPU works")
+        wanted = [None]
     for load in wanted:
         say("the CPU decodes" if load is None else f"the JPEG engine decodes {load:.0%}")
-        chosen = options if load is None else gpu_decoding.on_gpu(options, dataset, load)
+        chosen = options if load is None else gpu_decoding.on_gpu(options, dataset, load, way)
         try:
             difference = None if load is None else gpu_decoding.check(dataset, chosen)
             # One batch ahead: seven pipelines share the device's memory.

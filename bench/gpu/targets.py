@@ -133,6 +133,8 @@ def find(target: Target, records: Mapping[str, Record], device: str, missing: Ma
         missing: name of a file that is not there -> why.
     """
     wanted = next((number for part, number in target.wanted.items() if part in device), None)
+    if "MIG" in device and "" not in target.wanted:
+        wanted = None  # a slice of a GPU owes no whole one's rates
 
     def none(reason: str) -> Finding:
         return Finding(target, None, None, None, "", wanted, None, reason)

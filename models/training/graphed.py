@@ -51,6 +51,10 @@ class GraphedUpdate:
             if not isinstance(group["lr"], Tensor):
                 device = group["params"][0].device
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
+            if "capturable" in group and group["params"][0].is_cuda:
+                # Adam's family asks for it, and is asked here not to warn of the warm-ups that are no captures.
+                group["capturable"] = True
+                optimizer._warned_capturable_if_run_uncaptured = True
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """The results of one update; they are overwritten by the next one of the same shape."""

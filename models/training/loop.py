@@ -149,6 +149,18 @@ def _diverged(step: int, loss: float) -> DivergedError:
     return DivergedError(f"the loss is {loss} at step {step}")
 
 
+def not_one_graph(recipe: Recipe, processes: int) -> list[str]:
+    """What of a recipe, by name, keeps its update from being one CUDA graph; none where it can be."""
+    reasons = {
+        "accumulate": recipe.accumulate > 1,
+        "sam_rho": bool(recipe.sam_rho),
+        "mixup, cutmix and ricap": bool(recipe.mixup or recipe.cutmix or recipe.ricap),
+        "one_at_a_time": recipe.one_at_a_time,
+        "several processes": processes > 1,
+    }
+    return [name for name, there in reasons.items() if there]
+
+
 class Training:
     """A network, its optimiser and all that a run carries from epoch to epoch.
 
@@ -213,14 +225,7 @@ class Training:
     def _as_graph(self) -> GraphedUpdate:
         """The update of a step as one CUDA graph. Raises ModelError for a recipe whose steps are not all alike."""
         recipe = self.recipe
-        reasons = {
-            "accumulate": recipe.accumulate > 1,
-            "sam_rho": bool(recipe.sam_rho),
-            "mixup, cutmix and ricap": bool(self.mix_options.ways),
-            "one_at_a_time": recipe.one_at_a_time,
-            "several processes": self.world.size > 1,
-        }
-        found = [name for name, there in reasons.items() if there]
+        found = not_one_graph(recipe, self.world.size)
         if found:
             raise ModelError(f"graphs captures one plain update, without {' or '.join(found)}; use compile")
 

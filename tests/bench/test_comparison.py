@@ -102,6 +102,37 @@ class Gpu:
         return None
 
 
+def test_mfu_is_of_the_matrix_ceiling_alone() -> None:
+    found, comparison, _ = compare()
+    ceiling = next(iter(comparison.ceilings.values()))["flops"]
+    flops = comparison.costs["a"]["training_flops"]
+    assert found["mfu"].values["a"].median == pytest.approx(flops * 16 / 0.5 / ceiling)
+    roof, mfu = (found[name].values["b"].median for name in ("roof_fraction", "mfu"))
+    assert roof is not None
+    assert mfu is not None
+    assert mfu <= roof
+
+
+def test_idle_power_is_measured_once_and_energy_can_be_left_out() -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def energy(label: str, idle: Any) -> dict[str, Any]:
+        asked.append((label, idle))
+        return {"joules": 2.0, "idle_watts": 70.0}
+
+    found, _, _ = compare(energy=energy)
+    assert asked == [("a", None), ("b", 70.0)]
+    assert found["energy_per_image"].values["b"].median == 2.0
+    asked.clear()
+    comparison = Comparison(
+        MODELS, replace(SETTINGS, energy=False), Conditions(), lambda m: found.update({m.name: m}),
+        spawn=spawner(Machine(), b_is_a_quarter_slower, energy=energy),
+    )  # fmt: skip
+    comparison.run(0.0)
+    assert asked == []
+    assert found["energy_per_image"].values["a"].missing == "not measured"
+
+
 def test_a_gpu_is_watched_while_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison_module, "sensor_for", lambda device: Gpu())
     _, comparison, _ = compare(device="cuda", tasks="inference,training")

@@ -135,6 +135,23 @@ def test_visible_devices(visible: str | None, uuids: list[str]) -> None:
     assert [handle.uuid for handle in machine.visible_handles(nvml, environ)] == uuids
 
 
+@pytest.mark.parametrize(
+    ("visible", "uuids"),
+    [
+        (None, ["MIG-a0", "GPU-bbbb"]),
+        ("0", ["MIG-a0"]),
+        ("1", ["GPU-bbbb"]),
+        ("MIG-a1", ["MIG-a1"]),
+        ("MIG-zz,1", []),
+    ],
+)
+def test_of_a_partitioned_gpu_a_slice_is_visible(visible: str | None, uuids: list[str]) -> None:
+    slices = tuple(Gpu(f"MIG-a{number}", "Fabricated H200 MIG 1g.18gb", mig=None) for number in range(2))
+    nvml = FabricatedNvml(Gpu("GPU-aaaa", mig=(1, 1), slices=slices), Gpu("GPU-bbbb"))
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert [handle.uuid for handle in machine.visible_handles(nvml, environ)] == uuids
+
+
 def test_fingerprint_follows_the_measured_device(tmp_path: Path) -> None:
     tree, nvml = roots(tmp_path), FabricatedNvml(Gpu())
     found = {device: machine.describe(False, device, tree, nvml, {})["fingerprint"] for device in (None, "cuda", "cpu")}

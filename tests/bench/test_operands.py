@@ -78,7 +78,9 @@ def test_an_unknown_loader_name_is_taken_for_a_model_and_refused() -> None:
         parse_operands(["dalli"])
 
 
-def test_a_gpu_is_chosen_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_chosen_if_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("bench.operands.DRIVER", tmp_path / "nvidiactl")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("bench.machine.open_nvml", lambda: object())
     monkeypatch.setattr("bench.machine.visible_handles", lambda nvml, environ: [object()])
     assert choose_device("auto") == "cuda"
@@ -87,3 +89,8 @@ def test_a_gpu_is_chosen_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose_device("auto") == "cpu"
     with pytest.raises(WorkloadError, match="no GPU is visible"):
         choose_device("cuda")
+    # The driver is there and its NVML is not: measured without telemetry, not on the CPU without a word.
+    (tmp_path / "nvidiactl").touch()
+    assert (choose_device("auto"), choose_device("cuda")) == ("cuda", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose_device("auto") == "cpu"

@@ -18,8 +18,10 @@ from PIL import Image
 
 from bench.cli import app
 from bench.errors import REPORTED
+from bench.training import configured
+from models.configuration import Device
 from models.training.checkpoint import digest, load_weights
-from models.training.recipe import load
+from models.training.recipe import Recipe, load
 from results.history import History, load_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -468,3 +470,22 @@ def test_processes_that_torchrun_starts_again_go_on_with_their_run(data: Path, t
     epochs = History.load(tmp_path / "again" / "history.csv").epochs
     assert [epoch.epoch for epoch in epochs] == list(range(1, 61))
     assert json.loads((tmp_path / "again" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "compiled"),
+    [
+        ({}, 1, "graphs"),
+        ({"mixup": 0.2}, 1, "compile"),
+        ({"accumulate": 2}, 1, "compile"),
+        ({"optimizer": "rmsprop"}, 1, "compile"),
+        ({}, 2, "compile"),
+        # Who asks for graphs gets them, or is told why not.
+        ({"mixup": 0.2, "configuration": "amp-nhwc-graphs"}, 1, "graphs"),
+    ],
+)
+def test_a_preset_is_content_with_less_where_steps_are_not_alike(
+    changes: dict[str, Any], processes: int, compiled: str
+) -> None:
+    recipe = Recipe(**{"model": "lenet", "configuration": "fast", "epochs": 1, "batch": 8, "lr": 0.1, **changes})
+    assert configured(recipe, Device("cuda", bf16=True, compiler=True), processes).compile == compiled

@@ -65,6 +65,7 @@ class Gpu:
     millijoules: int | None = 1_000_000
     processes: tuple[int, ...] = ()
     mig: tuple[int, int] | None = (0, 0)
+    slices: tuple["Gpu", ...] = ()
     memory: Any = field(default_factory=lambda: SimpleNamespace(total=1 << 37, used=1 << 30, free=0))
 
 
@@ -128,6 +129,17 @@ class FabricatedNvml:
 
     def nvmlDeviceGetMigMode(self, gpu: Gpu) -> Any:  # noqa: N802
         return self._answer(gpu.mig)
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: Gpu, index: int) -> Gpu:  # noqa: N802
+        if index >= len(gpu.slices):
+            raise FabricatedError("Not Found")
+        return gpu.slices[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Gpu:  # noqa: N802
+        for gpu in (*self.gpus, *(part for whole in self.gpus for part in whole.slices)):
+            if gpu.uuid == uuid:
+                return gpu
+        raise FabricatedError("Not Found")
 
     def nvmlDeviceGetComputeRunningProcesses(self, gpu: Gpu) -> Any:  # noqa: N802
         return [SimpleNamespace(pid=pid, usedGpuMemory=1024) for pid in gpu.processes]

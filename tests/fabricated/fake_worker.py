@@ -45,8 +45,9 @@ class FakeWorker:
         machine: Machine,
         seconds: Callable[[str, Any], float],
         fail: Callable[[str, str, Any], BenchError | None] = lambda name, command, workload: None,
+        energy: Callable[[str, Any], dict[str, Any]] | None = None,
     ) -> None:
-        self.name, self.machine, self.seconds, self.fail = name, machine, seconds, fail
+        self.name, self.machine, self.seconds, self.fail, self.energy = name, machine, seconds, fail, energy
         self.queue: list[dict[str, Any]] = []
         self.closed = False
         # Each process has an offset of its own: what blocks are there to average over.
@@ -90,6 +91,8 @@ class FakeWorker:
                 "slack": 0,
             }
             return {**parts, "peak": 5000, "process": 9000, "residue": 4000}
+        if command == "energy" and self.energy is not None:
+            return self.energy(self.name, arguments["idle"])
         if command == "energy":
             return {"missing": "no readable energy counter on this machine"}
         return {}

@@ -139,7 +139,7 @@ PIXELS, TABLE = made(5, 3, 7)
         ({"std": (0.2, 0.0, 0.2)}, "above zero"),
         ({"dtype": torch.float64}, "float32"),
         ({"border": "white"}, "black, reflect"),
-        ({"implementation": "cuda"}, "torch, triton"),
+        ({"implementation": "cuda"}, "torch, compiled, triton"),
         ({"implementation": "triton"}, "CUDA device|Triton"),
     ],
 )

@@ -155,7 +155,7 @@ def test_compiled_graph_stays_whole() -> None:
         ({"bias": BIAS.to("meta")}, "cpu, cpu and meta"),
         ({"stride": 3}, "1 or 2"),
         ({"activation": "gelu"}, "none, relu, silu"),
-        ({"implementation": "cuda"}, "torch, triton"),
+        ({"implementation": "cuda"}, "torch, compiled, triton"),
         ({"implementation": "triton"}, "CUDA device|Triton"),
     ],
 )

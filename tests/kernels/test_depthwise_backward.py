@@ -182,7 +182,7 @@ X, WEIGHT, _ = made((2, 3, 5, 9, 3, 2), torch.float32)
         ({"weight": torch.zeros(3, 1, 9, 9)}, "odd side up to 7, not 9"),
         ({"weight": WEIGHT.to("meta")}, "weight on meta"),
         ({"stride": 3}, "1 or 2"),
-        ({"implementation": "cuda"}, "torch, triton"),
+        ({"implementation": "cuda"}, "torch, compiled, triton"),
         ({"implementation": "triton"}, "CUDA device|Triton"),
     ],
 )

@@ -123,7 +123,7 @@ def test_choice_is_visible() -> None:
         ({"std": (0.2, 0.0, 0.2)}, "above zero"),
         ({"mean": (0.5,)}, "three numbers"),
         ({"dtype": torch.float64}, "float32"),
-        ({"implementation": "cuda"}, "torch, triton"),
+        ({"implementation": "cuda"}, "torch, compiled, triton"),
     ],
 )
 def test_wrong_input_is_refused(arguments: dict[str, object], message: str) -> None:
@@ -138,8 +138,13 @@ def test_example_is_what_is_timed() -> None:
     assert (result.shape, result.dtype) == ((2, 3, 8, 8), torch.bfloat16)
     with pytest.raises(ValueError, match="float32, bfloat16, float16, not int8"):
         catalogue.example("normalize", "torch", 2, 8, "int8", "cpu")
-    with pytest.raises(ValueError, match="it has torch, triton"):
+    with pytest.raises(ValueError, match="it has torch, compiled, triton"):
         catalogue.example("normalize", "cuda", 2, 8, "float32", "cpu")
+
+
+def test_the_compiled_twin_is_the_twin() -> None:
+    images = pixels((2, 5, 3))
+    torch.testing.assert_close(normalize(images, implementation="compiled"), normalize(images, implementation="torch"))
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
@@ -150,7 +155,7 @@ def test_kernel_on_a_cpu_is_refused_not_replaced() -> None:
 
 def test_catalogue_names_every_kernel_once() -> None:
     assert catalogue.names() == ("augment", "depthwise", "depthwise_backward", "normalize", "pointwise")
-    assert catalogue.implementations("normalize") == ("torch", "triton")
+    assert catalogue.implementations("normalize") == ("torch", "compiled", "triton")
     assert "uint8" in catalogue.describe("normalize")
     with pytest.raises(ValueError, match="there is: normalize"):
         catalogue.describe("normalise")

@@ -129,7 +129,7 @@ def test_compiled_graph_stays_whole() -> None:
         ({"residual": X}, r"residual must be \[2, 5, 3, 7\]"),
         ({"bias": BIAS.half()}, "float16 on cpu, torch.float32 on cpu"),
         ({"bias": BIAS.to("meta")}, "float32 on meta"),
-        ({"implementation": "cuda"}, "torch, triton"),
+        ({"implementation": "cuda"}, "torch, compiled, triton"),
         ({"implementation": "triton"}, "CUDA device|Triton"),
     ],
 )

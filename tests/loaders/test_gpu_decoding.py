@@ -45,7 +45,7 @@ def decoding(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]
     opened: list[Decoder] = []
 
     def build(name: str, dataset: Any, options: LoaderOptions) -> Decoder:
-        opened.append(Decoder(change(right.clone()) if options.decoder == "mixed" else right))
+        opened.append(Decoder(change(right.clone()) if options.decoder != "cpu" else right))
         return opened[-1]
 
     monkeypatch.setattr(engines, "build", build)
@@ -103,6 +103,7 @@ def test_only_dali_on_a_gpu_decodes_there(engine: str, device: str, pictures: Da
 def test_a_gpu_is_compared_before_it_is_used(monkeypatch: pytest.MonkeyPatch, pictures: Dataset) -> None:
     monkeypatch.setattr(gpu_decoding, "key_of", lambda device: "A")
     monkeypatch.setattr(gpu_decoding, "remembered", {"A": 0.9}.get)
+    monkeypatch.setattr(gpu_decoding, "remembered_way", {"A": "mixed"}.get)
     options = LoaderOptions(device="cuda", batch=4, size=64, augment="autoaugment")
     decoding(monkeypatch, lambda images: images)
     found = gpu_decoding.decoding_there("dali", options, pictures)
@@ -139,3 +140,55 @@ def test_the_gpu_decodes_the_right_pixels(pictures: Dataset) -> None:
     for load in (0.0, 1.0):
         options = LoaderOptions(batch=4, size=64, device="cuda", threads=1)
         gpu_decoding.check(good, gpu_decoding.on_gpu(options, good, load))
+
+
+def test_the_way_that_a_process_survives_is_taken_and_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pictures: Dataset
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried: list[str] = []
+
+    def survives(dataset: Dataset, options: LoaderOptions) -> bool:
+        tried.append(options.decoder)
+        assert len(dataset) == 2 * options.batch
+        return options.decoder in working
+
+    monkeypatch.setattr(gpu_decoding, "survives", survives)
+    working: tuple[str, ...] = ("mixed-whole",)
+    options = LoaderOptions(batch=4, device="cuda")
+    assert [gpu_decoding.way_of("A", pictures, options) for _ in range(2)] == ["mixed-whole"] * 2
+    assert tried == ["mixed", "mixed-whole"]
+    gpu_decoding.remember("A", 0.7)
+    assert (gpu_decoding.remembered("A"), gpu_decoding.remembered_way("A")) == (0.7, "mixed-whole")
+    working = ()
+    assert gpu_decoding.way_of("B", pictures, options) == "cpu"
+    monkeypatch.setattr(gpu_decoding, "key_of", lambda device: "B")
+    assert gpu_decoding.decoding_there("dali", options, pictures) is options
+
+
+def test_a_decoder_that_brings_its_process_down_is_seen(pictures: Dataset, tmp_path: Path) -> None:
+    good = pictures.select([0, 1, 2, 3] * 4, pictures.name)
+    options = LoaderOptions(batch=4, size=32, threads=1)
+    assert gpu_decoding.survives(good, options)
+    assert not gpu_decoding.survives(pictures.select([4] * 16, pictures.name), options)
+
+
+def test_colours_that_decoders_choose_are_not_compared(pictures: Dataset) -> None:
+    Image.new("CMYK", (40, 40)).save(pictures.files[1])
+    assert list(gpu_decoding._comparable(pictures)) == [0, 2, 3]
+
+
+def test_windows_cut_out_of_whole_images_are_the_windows(tmp_path: Path) -> None:
+    """On a CPU both ways can be compared."""
+    (tmp_path / "one").mkdir()
+    for number in range(4):
+        picture = Image.effect_noise((90 + 8 * number, 80), 60).resize((180, 160)).convert("RGB")
+        picture.save(tmp_path / "one" / f"{number}.jpg", quality=95, subsampling=0)
+    dataset = open_dataset(tmp_path, "train")
+    batches = []
+    for decoder in gpu_decoding.WAYS:
+        loader = engines.build("dali", dataset, LoaderOptions(batch=4, size=48, decoder=decoder, threads=1))
+        batches.append(next(iter(loader))[0].clone())
+        loader.close()
+    difference = gpu_decoding.tile_differences(batches[0], batches[1], LoaderOptions().std)
+    assert float(difference.max()) < 1.0

@@ -19,7 +19,9 @@ GPU = Device("cuda", bf16=True, compiler=True)
         (BF16, "bf16-nhwc-compile-freeze", "amp-nhwc-eager"),
         (PLAIN, "fp32-nhwc-compile-freeze", "fp32-nhwc-eager"),
         (BARE, "bf16-nhwc-eager-freeze", "amp-nhwc-eager"),
-        (GPU, "amp-nhwc-autotune", "amp-nhwc-autotune"),
+        (GPU, "amp-nhwc-autotune-freeze", "amp-nhwc-graphs"),
+        (Device("cuda", bf16=False, compiler=True), "fp16-nhwc-autotune-freeze", "fp16-nhwc-autotune"),
+        (Device("cuda", bf16=True, compiler=False), "amp-nhwc-eager-freeze", "amp-nhwc-eager"),
     ],
 )
 def test_fast_looks_at_the_device(device: Device, inference: str, training: str) -> None:

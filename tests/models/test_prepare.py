@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models import zoo
 from models.configuration import Configuration, Device, parse
 from models.errors import ModelError
-from models.prepare import Prepared, fold_batch_norm, prepare
+from models.prepare import Prepared, fold_batch_norm, prepare, set_switches
 
 CPU = torch.device("cpu")
 ANY = Device("cpu", bf16=True, compiler=True)
@@ -158,6 +158,20 @@ def test_a_peer_agrees_with_naive_or_says_what_is_missing(peer: str, package: st
 def test_tensorrt_is_named_when_it_is_missing() -> None:
     with pytest.raises(ModelError, match="torch-tensorrt; it is not installed"):
         prepare(network("lenet"), Configuration(peer="tensorrt"), CPU, False, (1, 3, 32, 32))
+
+
+def switches() -> tuple[bool, bool, bool]:
+    cudnn = torch.backends.cudnn
+    return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+
+
+def test_the_plain_configuration_has_torchs_own_switches_and_others_set_them() -> None:
+    # The last one puts back what torch begins with.
+    seen = {}
+    for configuration in (Configuration("tf32", "nhwc"), Configuration("amp", "nhwc"), Configuration()):
+        set_switches(configuration)
+        seen[configuration.precision] = switches()
+    assert seen == {"tf32": (True, True, True), "amp": (False, False, True), "fp32": (False, True, False)}
 
 
 @pytest.mark.parametrize(

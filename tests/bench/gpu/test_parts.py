@@ -7,7 +7,7 @@ import pytest
 from bench.commands.compare import command as compare
 from bench.errors import UsageError
 from bench.gpu.__main__ import app
-from bench.gpu.parts import FILE, NETWORKS, PARTS, REHEARSAL, Scale, jobs
+from bench.gpu.parts import FILE, NETWORKS, PARTS, REHEARSAL, Scale, batch_for, jobs
 from bench.operands import parse_operands
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -42,11 +42,17 @@ def test_networks_with_bottlenecks_also_run_with_our_kernels() -> None:
 
 
 def test_the_tests_are_those_that_need_the_device() -> None:
-    [on_gpu], [on_cpu] = (jobs(["tests"], device, Scale(), TESTS) for device in ("cuda", "cpu"))
-    assert on_gpu.command[on_gpu.command.index(str(TESTS)) + 2 :][:2] == ("-m", "gpu")
-    assert "gpu" not in on_cpu.command
+    on_gpu, on_cpu = (jobs(["tests"], device, Scale(), TESTS) for device in ("cuda", "cpu"))
+    assert [job.name for job in on_gpu] == ["tests-models", "tests-loaders", "tests-kernels"]
+    for job in on_gpu:
+        assert job.command[job.command.index("-q") + 1 :][:2] == ("-m", "gpu")
+    assert not any("gpu" in job.command for job in on_cpu)
+
+
+def test_a_batch_is_one_of_which_several_trainings_fit() -> None:
+    assert [batch_for(gib << 30) for gib in (24, 40, 80, 141)] == [64, 64, 128, 256]
 
 
 def test_a_part_that_is_none_is_named() -> None:
-    with pytest.raises(UsageError, match="no part 'loader'; there are tests, decoding"):
+    with pytest.raises(UsageError, match="no part 'loader'; there are decoding, compile"):
         jobs(["loader"], "cuda", Scale(), TESTS)

@@ -1,5 +1,6 @@
 """Jobs run one by one; each ends in a line, however it ends."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UsageError
-from bench.gpu.parts import FILE, Job
+from bench.gpu.parts import FILE, ROWS, Job
 from bench.gpu.running import OUTCOMES, outcomes, run
 
 
@@ -70,6 +71,27 @@ def test_of_a_job_that_was_run_again_the_latest_counts(tmp_path: Path) -> None:
     run([job("one", WRITES)], tmp_path, 60, lambda text: None)
     [one] = outcomes(tmp_path)
     assert one.exit_code == 0
+
+
+def test_a_run_that_gives_nothing_leaves_what_an_earlier_one_measured(tmp_path: Path) -> None:
+    run([job("one", WRITES)], tmp_path, 60, lambda text: None)
+    [failed] = run([job("one", "raise SystemExit(2)")], tmp_path, 60, lambda text: None)
+    assert (failed.file, failed.exit_code) == ("", 2)
+    assert (tmp_path / "one.json").read_text() == "{}"
+    [one] = outcomes(tmp_path)
+    assert (one.file, one.exit_code) == ("one.json", 0)
+
+
+def test_of_a_comparison_that_is_ended_the_rows_that_it_has_are_kept(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; os.makedirs(sys.argv[2]); "
+        "open(os.path.join(sys.argv[2], '1.json'), 'w').write('[3]'); time.sleep(60)"
+    )
+    hanging = Job("training", "half", (sys.executable, "-S", "-c", code, FILE, ROWS), 1.0)
+    [half] = run([hanging], tmp_path, 60, lambda text: None)
+    assert (half.file, half.exit_code, half.reason) == ("half.json", None, "ended after 1 s")
+    assert json.loads((tmp_path / "half.json").read_text()) == [3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half.json", "half.log", OUTCOMES]
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]", '{"part": "x"}'])

@@ -42,9 +42,11 @@ def test_each_share_is_measured_and_one_that_decodes_wrongly_is_not(
     monkeypatch: pytest.MonkeyPatch, pictures: Dataset
 ) -> None:
     opened: list[Loader] = []
+    way = "mixed-whole"
 
     def build(name: str, dataset: Any, options: LoaderOptions) -> Loader:
         # Best at 0.5, and 0 is decoding on the CPU.
+        assert options.decoder in ("cpu", way)
         seconds = 0.004 if options.decoder == "cpu" else 0.001 + 0.004 * abs(options.hw_decoder_load - 0.5)
         opened.append(Loader(seconds))
         return opened[-1]
@@ -56,6 +58,8 @@ def test_each_share_is_measured_and_one_that_decodes_wrongly_is_not(
 
     monkeypatch.setattr(engines, "build", build)
     monkeypatch.setattr(gpu_decoding, "check", check)
+    monkeypatch.setattr(gpu_decoding, "key_of", lambda device: "A")
+    monkeypatch.setattr(gpu_decoding, "way_of", lambda key, dataset, options: way)
     monkeypatch.setattr(module, "CLOCKS", {"cuda": time.perf_counter})
     rates = sweep(pictures, LoaderOptions(batch=8, device="cuda"), lambda text: None)
     assert [rate.load for rate in rates] == [None, *LOADS]
@@ -67,6 +71,10 @@ def test_each_share_is_measured_and_one_that_decodes_wrongly_is_not(
     assert by_load[0.5].ratio > 2
     assert by_load[None].ratio == 1.0
     assert all(loader.closed for loader in opened)
+    way = "cpu"
+    said: list[str] = []
+    assert [rate.load for rate in sweep(pictures, LoaderOptions(batch=8, device="cuda"), said.append)] == [None]
+    assert "no way of decoding on this GPU works" in said
 
 
 def test_a_cpu_has_no_share(monkeypatch: pytest.MonkeyPatch, pictures: Dataset) -> None:

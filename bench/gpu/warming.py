@@ -1,0 +1,87 @@
+"""Compiles what the later parts measure, many processes at a time, so that they find the caches warm.
+
+Compiling a training step is a minute of one core's work, and a GPU host has many cores. Only modes that choose nothing
+by timing: beside other processes they would choose badly.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from bench.comparison import worker_environment
+from bench.errors import BenchError
+from bench.gpu.parts import INFERRED, TRAINED
+from bench.worker import Worker
+from bench.workload import Conditions, Workload
+from models import zoo
+
+EACH = 20 << 30  # bytes of a GPU's memory that one process may take
+CORES = 2  # of each process: one compiles, one launches and waits
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One workload.
+
+    Attributes:
+        workload: its id.
+        seconds: from the process's start to its first step's end.
+        reason: why it could not be compiled, else "".
+    """
+
+    workload: str
+    seconds: float
+    reason: str = ""
+
+
+def workloads(networks: Sequence[str], batch: int, size: int, device: str) -> list[Workload]:
+    """What the parts compile by default and as graphs; the longest first."""
+    found = []
+    for name in networks:
+        pixels, classes = size or zoo.default_size(name), zoo.default_classes(name)
+        for task, configurations in (("training", TRAINED), ("inference", INFERRED)):
+            chosen = [one for one in configurations if "compile" in one.split("-")]
+            if task == "training" and device == "cuda":
+                chosen.append("amp-nhwc-graphs")
+            found += [Workload(task, name, one, batch, pixels, classes, device=device) for one in chosen]
+        latency = next(one for one in INFERRED if "compile" in one.split("-"))
+        found.append(Workload("latency", name, latency, 1, pixels, classes, device=device))
+    return sorted(found, key=lambda workload: not workload.training)
+
+
+def at_once(cores: int, memory: int | None) -> int:
+    """How many processes fit beside one another; `memory` is the GPU's, None for none."""
+    fitting = cores // CORES if memory is None else min(cores // CORES, memory // EACH)
+    return max(1, fitting)
+
+
+def warm(
+    wanted: Sequence[Workload],
+    processes: int,
+    say: Callable[[str], None],
+    spawn: Callable[[str, dict[str, str]], Any] = Worker,
+) -> list[Compiled]:
+    """Compile each in a process of its own; what fails is named and leaves the others."""
+    # As many threads as in the parts: code that is generated for a CPU knows their number.
+    from bench.machine import usable_cores
+
+    threads = usable_cores()
+
+    def one(workload: Workload) -> Compiled:
+        begin, reason = time.monotonic(), ""
+        worker = spawn(workload.id, dict(worker_environment(threads)))
+        try:
+            worker.ask("hello", 300)
+            worker.build([workload], Conditions(threads=threads))
+        except BenchError as error:
+            reason = str(error).splitlines()[0]
+        finally:
+            worker.close()
+        seconds = time.monotonic() - begin
+        say(f"{workload.id}: {reason or f'{seconds:.0f} s'}")
+        return Compiled(workload.id, seconds, reason)
+
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(one, wanted))

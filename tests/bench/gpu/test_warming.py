@@ -1,0 +1,64 @@
+"""What later parts measure is compiled before, many at a time; stand-ins compile nothing."""
+
+import threading
+from typing import Any
+
+from bench.errors import WorkerError
+from bench.gpu.parts import INFERRED, TRAINED
+from bench.gpu.warming import at_once, warm, workloads
+from bench.workload import Workload
+from models.configuration import Device, parse
+
+GPU = Device("cuda", bf16=True, compiler=True)
+
+
+def test_everything_that_a_later_part_compiles_without_timing_is_there() -> None:
+    made = workloads(["resnet18"], 64, 0, "cuda")
+    assert {(w.task, w.configuration) for w in made} == {
+        ("training", "amp-nhwc-compile"),
+        ("training", parse("fast", GPU, training=True).text),
+        ("inference", "amp-nhwc-compile"),
+        ("inference", "bf16-nhwc-compile-freeze"),
+        ("latency", "amp-nhwc-compile"),
+    }
+    for w in made:
+        assert parse(w.configuration, GPU, w.training).text == w.configuration
+        assert "autotune" not in w.configuration
+    assert [w.training for w in made] == sorted((w.training for w in made), reverse=True)
+    assert {"amp-nhwc-compile", "fast"} <= {*TRAINED} & {*INFERRED}
+    assert "graphs" not in {w.configuration.split("-")[2] for w in workloads(["lenet"], 4, 32, "cpu")}
+
+
+def test_as_many_as_cores_and_memory_hold() -> None:
+    assert [at_once(*of) for of in ((16, 140 << 30), (16, 80 << 30), (4, 140 << 30), (2, None), (1, 8 << 30))] == [
+        7,
+        4,
+        2,
+        1,
+        1,
+    ]
+
+
+def test_one_that_fails_leaves_the_others() -> None:
+    together = threading.Barrier(2, timeout=30)
+    closed: list[str] = []
+
+    class Compiler:
+        def __init__(self, name: str, environment: dict[str, str]) -> None:
+            self.name = name
+
+        def ask(self, command: str, timeout: float) -> None:
+            assert command == "hello"
+
+        def build(self, wanted: list[Workload], conditions: Any) -> None:
+            together.wait()
+            if wanted[0].task == "training":
+                raise WorkerError("it ended\nand more")
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    wanted = [Workload(task, "lenet", "amp-nhwc-compile", 4, 32, 10) for task in ("training", "inference")]
+    done = warm(wanted, 2, lambda text: None, Compiler)
+    assert [(one.workload, one.reason) for one in done] == [(wanted[0].id, "it ended"), (wanted[1].id, "")]
+    assert sorted(closed) == sorted(w.id for w in wanted)
