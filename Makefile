@@ -59,7 +59,7 @@ smoke: $(STAMP)
 
 # Without $(STAMP) where an interpreter is named: a GPU host may have no network to install from.
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
-	$(or $(GPU_PYTHON),$(BIN)/python) -P -m bench.gpu run --device $(or $(DEVICE),auto) $(if $(PART),--parts $(PART)) $(ARGS)
+	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(or $(GPU_PYTHON),$(BIN)/python) -P -m bench.gpu run --device $(or $(DEVICE),auto) $(if $(PART),--parts $(PART)) $(ARGS)
 
 doctor: $(STAMP)
 	$(BIN)/bench doctor $(ARGS)

@@ -6,13 +6,16 @@ what was measured before an early end is kept. A job is short: networks are comp
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.errors import UsageError
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "densenet121", "efficientnet_b0")
-PARTS = ("decoding", "compile", "tests", "kernels", "training", "inference", "latency", "loaders", "end_to_end")
+PARTS = (
+    *("compile", "tests", "decoding", "kernels", "training", "inference", "latency", "loaders", "end_to_end"),
+    "batches",
+)
 """In the order in which they are run: what later parts stand on first, then what is asked for most."""
 
 
@@ -25,12 +28,14 @@ class Job:
         name: of its file, without the ending.
         command: words; FILE stands for the file it writes, ROWS for a folder of what it has so far.
         seconds: after which it is ended.
+        timed: whether it measures; neighbours that do not are run at the same time.
     """
 
     part: str
     name: str
     command: tuple[str, ...]
     seconds: float
+    timed: bool = True
 
 
 FILE = "{file}"
@@ -47,6 +52,7 @@ class Scale:
         size: of an image in pixels; 0 is each network's own.
         images: JPEGs that loaders read.
         rounds: of a comparison.
+        batches: images of a forward pass that are tried beside `batch`.
     """
 
     networks: tuple[str, ...] = NETWORKS
@@ -54,10 +60,11 @@ class Scale:
     size: int = 0
     images: int = 2000
     rounds: int = 6
+    batches: tuple[int, ...] = (64, 512, 1024)
 
 
 # What a CPU can rehearse in minutes: the same commands, so that they run the first time a GPU is at hand.
-REHEARSAL = Scale(("resnet18", "efficientnet_b0"), batch=4, size=64, images=64, rounds=2)
+REHEARSAL = Scale(("resnet18", "efficientnet_b0"), batch=4, size=64, images=64, rounds=2, batches=(8,))
 
 # Beside the reference, which stands first: default torch.compile with everything else as in `fast`.
 TRAINED = ("amp-nhwc-compile", "naive", "amp-nhwc-eager", "fast")
@@ -95,6 +102,12 @@ def jobs(parts: Sequence[str], device: str, scale: Scale, tests: Path) -> list[J
         "latency": lambda: _networks("latency", "latency", device, scale, INFERRED),
         "loaders": lambda: _loaders(device, scale),
         "end_to_end": lambda: _networks("end_to_end", "loading,end_to_end", device, scale, ("fast",)),
+        "batches": lambda: [
+            replace(job, part="batches", name=f"{job.name}-b{batch}")
+            for batch in scale.batches
+            if batch != scale.batch
+            for job in _networks("inference", "inference", device, replace(scale, batch=batch), ("fast",), False)
+        ],
     }
     return [job for part in PARTS if part in parts for job in makers[part]()]
 
@@ -110,14 +123,14 @@ def _tests(device: str, tests: Path) -> list[Job]:
     # In processes of their own: a test that leaves a device behind in pieces spoils no other folder's.
     for folder in ("models", "loaders", "kernels"):
         words = ("-m", "pytest", str(tests / folder), "-q", *chosen, f"--junitxml={FILE}", "-p", "no:cacheprovider")
-        found.append(Job("tests", f"tests-{folder}", (sys.executable, "-P", *words), 90))
+        found.append(Job("tests", f"tests-{folder}", (sys.executable, "-P", *words), 150, timed=False))
     return found
 
 
 def _compile(device: str, scale: Scale) -> list[Job]:
     words = ["compile", "--device", device, "--batch", str(scale.batch), "--size", str(scale.size)]
     words += ["--networks", ",".join(scale.networks), "-o", FILE]
-    return [Job("compile", "compile", (sys.executable, "-P", "-m", "bench.gpu", *words), 200)]
+    return [Job("compile", "compile", (sys.executable, "-P", "-m", "bench.gpu", *words), 200, timed=False)]
 
 
 def _decoding(device: str, scale: Scale) -> list[Job]:
@@ -138,13 +151,15 @@ def _kernels(device: str, scale: Scale) -> list[Job]:
     return found
 
 
-def _networks(part: str, tasks: str, device: str, scale: Scale, configurations: Sequence[str]) -> list[Job]:
+def _networks(
+    part: str, tasks: str, device: str, scale: Scale, configurations: Sequence[str], kernels: bool = True
+) -> list[Job]:
     found = []
     for network in scale.networks:
         words = list(configurations)
         if device == "cpu":
             words = [one for one in ON_CPU if one in configurations] or ["fast"]
-        if device == "cuda" and network.startswith("efficientnet") and part in ("training", "inference"):
+        if kernels and device == "cuda" and network.startswith("efficientnet") and part in ("training", "inference"):
             words.append("amp-nhwc-graphs-kernels" if part == "training" else "amp-nhwc-compile-kernels")
         more = ["--tasks", tasks]
         if scale.size:

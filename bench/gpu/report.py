@@ -13,6 +13,7 @@ from results.tables import Cell, machine_line, render
 RATES = {
     "training": "training_throughput",
     "inference": "inference_throughput",
+    "batches": "inference_throughput",
     "latency": "inference_latency_p50",
     "end_to_end": "end_to_end_throughput",
     "loaders": "loader_throughput",
@@ -50,6 +51,9 @@ def report(folder: Path) -> str:
         table = _rates(part, metric, done, records)
         if table:
             parts += [f"## {part.replace('_', ' to ') if part != 'end_to_end' else 'end to end'}", table]
+    roof = _roof(done, records)
+    if roof:
+        parts += ["## Share of the device's ceilings in training", ROOF, roof]
     projected = _projected(records)
     if projected:
         parts += ["## Projected trainings", PROJECTED, projected]
@@ -63,6 +67,25 @@ PROJECTED = (
     "Seconds of an epoch from the rate measured from JPEG to step on generated images, beside those that the studies "
     "published for their own code and hardware. Not a training: accuracy takes one."
 )
+
+
+ROOF = (
+    "Ceilings are a large matrix product and a large copy, measured in the same run. Roof: the shortest time that both "
+    "allow over the time it took. MFU: counted FLOPs a second over those of the product alone."
+)
+
+
+def _roof(done: Sequence[Outcome], records: dict[str, Record]) -> str:
+    """What part of the device's ceilings each training reached; "" without any."""
+    rows: list[list[Cell]] = []
+    for outcome in done:
+        record = records.get(outcome.name) if outcome.part == "training" else None
+        shares = [record.metric(name) for name in ("roof_fraction", "mfu")] if record else []
+        for operand in record.operands if record else ():
+            found = [metric.values.get(operand) if metric else None for metric in shares]
+            if any(value is not None and value.median is not None for value in found):
+                rows.append([operand, *(f"{value.median:.1%}" if value and value.median else "" for value in found)])
+    return render(["operand", "roof", "MFU"], rows, "markdown") if rows else ""
 
 
 def _projected(records: dict[str, Record]) -> str:

@@ -1,4 +1,4 @@
-"""Runs the jobs of `make gpu`, one after another, and keeps how each ended."""
+"""Runs the jobs of `make gpu`, those that measure one after another, and keeps how each ended."""
 
 import contextlib
 import json
@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 from bench.errors import UsageError
@@ -75,30 +77,58 @@ def outcomes(folder: Path) -> list[Outcome]:
 
 
 def run(jobs: Sequence[Job], folder: Path, seconds: float, say: Callable[[str], None]) -> list[Outcome]:
-    """Run the jobs in their order into `folder`; those that would begin after `seconds` are left out and named."""
+    """Run the jobs in their order into `folder`; those that would begin after `seconds` are left out and named.
+
+    Neighbours that measure nothing run at the same time.
+    """
     begin = time.monotonic()
     done = []
     with OutcomeFile(folder / OUTCOMES) as record:
-        for job in jobs:
+        for group in _groups(jobs):
             left = seconds - (time.monotonic() - begin)
-            say(f"{job.name}")
-            outcome = _one(job, folder, min(job.seconds, left)) if left > 0 else _left_out(job, seconds)
-            record.add(outcome)
-            done.append(outcome)
-            how = outcome.reason or f"{outcome.seconds:.0f} s"
-            say(f"{job.name}: {how}")
+            say(", ".join(job.name for job in group))
+            ended = _together(group, folder, left) if left > 0 else (_left_out(job, seconds) for job in group)
+            with contextlib.closing(ended):
+                for outcome in ended:
+                    record.add(outcome)
+                    done.append(outcome)
+                    say(f"{outcome.name}: {outcome.reason or f'{outcome.seconds:.0f} s'}")
     return done
+
+
+def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Jobs that measure alone, neighbours that do not together."""
+    for timed, part in groupby(jobs, key=lambda job: job.timed):
+        together = list(part)
+        yield from ([job] for job in together) if timed else [together]
+
+
+def _together(jobs: Sequence[Job], folder: Path, left: float) -> Generator[Outcome, None, None]:
+    """How each ended, as they end."""
+    running: set[subprocess.Popen[bytes]] = set()
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        try:
+            futures = [pool.submit(_one, job, folder, min(job.seconds, left), running) for job in jobs]
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            # Ctrl-C reaches the first thread alone; the others wait for their processes.
+            for process in list(running):
+                _end(process)
+            raise
 
 
 def _left_out(job: Job, seconds: float) -> Outcome:
     return Outcome(job.part, job.name, job.command, "", None, 0.0, f"{NOT_RUN}: {seconds:.0f} s were over")
 
 
-def _one(job: Job, folder: Path, seconds: float) -> Outcome:
+def _one(job: Job, folder: Path, seconds: float, running: "set[subprocess.Popen[bytes]]") -> Outcome:
     ending = "xml" if job.part == "tests" else "json"
     target = folder / f"{job.name}.{ending}"
     # Under another name until it has ended: what an earlier run measured stays if this one gives nothing.
     draft, rows = folder / f"{job.name}.draft.{ending}", folder / f"{job.name}.rows"
+    draft.unlink(missing_ok=True)
+    shutil.rmtree(rows, ignore_errors=True)
     command = tuple(word.replace(FILE, str(target)).replace(ROWS, str(rows)) for word in job.command)
     drafted = tuple(word.replace(FILE, str(draft)).replace(ROWS, str(rows)) for word in job.command)
     begin = time.monotonic()
@@ -107,14 +137,15 @@ def _one(job: Job, folder: Path, seconds: float) -> Outcome:
         process = subprocess.Popen(
             drafted, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
         )
+        running.add(process)
         try:
             code: int | None = process.wait(timeout=seconds)
-        except BaseException as error:
+        except subprocess.TimeoutExpired:
             # A comparison has processes of its own; SIGINT lets it keep what it has measured.
             _end(process)
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
             code = None
+        finally:
+            running.discard(process)
     took = time.monotonic() - begin
     if not draft.exists():
         # A comparison stores its record after every row.

@@ -18,7 +18,7 @@ class Target:
 
     Attributes:
         what: in words.
-        record: name of the file that holds it, without the ending.
+        record: name of the file that holds it, without the ending; for a rate also of those at other batches (-b512).
         metric: in that record.
         operand: whose value, or the upper side of a ratio; a tuple means the best of them.
         to: the lower side of a ratio, "" for a value; for a percentile the other percentile's metric.
@@ -139,22 +139,22 @@ def find(target: Target, records: Mapping[str, Record], device: str, missing: Ma
     def none(reason: str) -> Finding:
         return Finding(target, None, None, None, "", wanted, None, reason)
 
-    record = records.get(target.record)
-    if record is None:
+    others = [] if target.to else [name for name in records if name.startswith(f"{target.record}-b")]
+    there = [records[name] for name in (target.record, *others) if name in records]
+    if not there:
         return none(missing.get(target.record, "not run"))
-    metric = record.metric(target.metric)
-    if metric is None:
-        return none("not measured")
     best: Finding | None = None
     reasons = []
-    for operand in target.operand:
-        if operand not in metric.values:
-            continue
-        one = _figure(target, metric, record, operand, wanted)
-        if one.value is None:
-            reasons.append(f"{operand}: {one.missing}")
-        elif best is None or best.value is None or (one.value > best.value) == (target.better == "higher"):
-            best = one
+    for record in there:
+        metric = record.metric(target.metric)
+        for operand in target.operand:
+            if metric is None or operand not in metric.values:
+                continue
+            one = _figure(target, metric, record, operand, wanted)
+            if one.value is None:
+                reasons.append(f"{operand}: {one.missing}")
+            elif best is None or best.value is None or (one.value > best.value) == (target.better == "higher"):
+                best = one
     return best or none("; ".join(reasons) or "not measured")
 
 

@@ -222,7 +222,7 @@ def loop(
     """Check until `path` holds `runs` runs with this slowdown; all runs in it.
 
     Raises:
-        UsageError: the file holds runs of other code or workloads, or with another budget.
+        UsageError: the file holds runs of other workloads, or with another budget.
         RecordError: it is no such file, or cannot be written.
         BenchError: this code lies in no repository, or git fails.
     """
@@ -231,10 +231,13 @@ def loop(
     try:
         root, base, code = scratch(folder, slow)
         for one in found:
-            if (one.code, one.workloads, one.budget) != (code, tuple(workloads), budget):
-                what = f"{', '.join(one.workloads)}, code {one.code}, a budget of {one.budget:g} s"
-                now = f"{', '.join(workloads)}, code {code}, {budget:g} s"
+            if (one.workloads, one.budget) != (tuple(workloads), budget):
+                what = f"{', '.join(one.workloads)}, a budget of {one.budget:g} s"
+                now = f"{', '.join(workloads)}, {budget:g} s"
                 raise UsageError(f"{path} holds runs of {what}; now it is {now}: name another file")
+        others = sorted({one.code for one in found} - {code})
+        if others:
+            say(f"{path} also holds runs of other code ({', '.join(others)}, now {code}); going on with this one")
         done = sum(one.slow == slow for one in found)
         with OutcomeFile(path) as file:
             for number in range(done, runs):

@@ -164,7 +164,11 @@ def test_nothing_changed() -> None:
     assert (report.self_test.same.verdict, report.self_test.slowed.verdict) == (CLEAN, REGRESSED)
     assert report.self_test.slowed.estimate == pytest.approx(1.05, abs=0.01)
     # One pair of processes for the questions, then for each of ten blocks one more for base against itself.
-    assert machine.opened == ["base", "head", *["base", "head", "again"] * 10]
+    assert machine.opened[:2] == ["base", "head"]
+    blocks = [machine.opened[begin : begin + 3] for begin in range(2, len(machine.opened), 3)]
+    assert [sorted(block) for block in blocks] == [["again", "base", "head"]] * 10
+    # Whoever starts first gets other memory: that falls on all sides alike.
+    assert len({tuple(block) for block in blocks}) > 2
     assert len(extra["reference"]["blocks"]) == 10
 
 
@@ -199,7 +203,7 @@ def test_what_is_slower_is_found_and_measured_a_second_time() -> None:
     assert len(slow.blocks) == len(slow.again_blocks) == 10
     assert all(20 <= len(block) <= 40 for block in slow.blocks)
     # The second run has only what was slower, and no test of the instrument.
-    assert machine.opened[-2:] == ["base", "head"]
+    assert sorted(machine.opened[-2:]) == ["base", "head"]
 
 
 def test_a_regression_that_a_second_run_does_not_show_fails_nothing() -> None:

@@ -54,5 +54,5 @@ def test_a_batch_is_one_of_which_several_trainings_fit() -> None:
 
 
 def test_a_part_that_is_none_is_named() -> None:
-    with pytest.raises(UsageError, match="no part 'loader'; there are decoding, compile"):
+    with pytest.raises(UsageError, match="no part 'loader'; there are compile, tests"):
         jobs(["loader"], "cuda", Scale(), TESTS)

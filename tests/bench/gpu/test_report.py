@@ -102,6 +102,35 @@ def test_on_another_device_only_ratios_have_a_target(tmp_path: Path) -> None:
     assert row(text, "resnet50, one image, p99 / p50")[1:] == ["at most 1.05", "1.1", "fast", "no"]
 
 
+def test_a_rate_is_that_of_the_best_batch_and_a_ratio_that_of_one_run(tmp_path: Path) -> None:
+    main = {"inference_throughput": {"resnet50@amp-nhwc-compile": 30_000.0, "resnet50@fast": 33_000.0}}
+    put(tmp_path, "training-resnet50", "training", record(TRAINING))
+    put(tmp_path, "inference-resnet50", "inference", record(main))
+    put(tmp_path, "inference-resnet50-b64", "batches", record({"inference_throughput": {"resnet50@fast": 20_000.0}}))
+    put(tmp_path, "inference-resnet50-b512", "batches", record({"inference_throughput": {"resnet50@fast": 41_000.0}}))
+    text = report(tmp_path)
+    assert row(text, "resnet50 inference, images/s")[2:] == ["41,000 [36,900, 45,100]", "fast", "yes"]
+    assert row(text, "resnet50 inference, ours / default")[2:] == ["1.1", "fast", "no"]
+
+
+def test_a_slice_of_a_gpu_owes_ratios_only(tmp_path: Path) -> None:
+    machine = {"fingerprint": {"device": "NVIDIA H200 MIG 1g.18gb"}}
+    put(tmp_path, "training-resnet50", "training", record(TRAINING, machine))
+    fed = {"training_throughput": {"resnet50@fast": 500.0}, "end_to_end_throughput": {"resnet50@fast": 490.0}}
+    put(tmp_path, "end_to_end-resnet50", "end_to_end", record(fed, machine))
+    text = report(tmp_path)
+    assert row(text, "resnet50, JPEG to step")[1] == "-"
+    assert row(text, "resnet50 training, ours / default")[1] == "at least 1.1"
+
+
+def test_shares_of_the_ceilings_stand_beside_one_another(tmp_path: Path) -> None:
+    shares = {"roof_fraction": {"resnet50@fast": 0.613, "resnet50@naive": None}, "mfu": {"resnet50@fast": 0.2}}
+    put(tmp_path, "training-resnet50", "training", record({**TRAINING, **shares}))
+    text = report(tmp_path).partition("ceilings in training")[2]
+    assert row(text, "resnet50@fast") == ["resnet50@fast", "61.3%", "20.0%"]
+    assert "resnet50@naive" not in text
+
+
 def test_every_target_names_a_metric_that_exists() -> None:
     found = targets(("resnet18", "resnet34", "resnet50", "efficientnet_b0"))
     assert len({target.what for target in found}) == len(found)

@@ -58,6 +58,45 @@ def test_a_job_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
         pytest.fail("a process is left")
 
 
+def test_what_measures_nothing_runs_beside_its_neighbours(tmp_path: Path) -> None:
+    """Each waits for a file of the other's; what measures has the machine alone."""
+    code = (
+        "import pathlib, sys, time; own, other = map(pathlib.Path, sys.argv[2:4]); own.touch(); "
+        "begin = time.monotonic()\n"
+        "while not other.exists():\n"
+        "    assert time.monotonic() - begin < 30\n"
+        "    time.sleep(0.01)\n"
+        "pathlib.Path(sys.argv[1]).write_text('{}')"
+    )
+    files = [str(tmp_path / name) for name in ("a", "b")]
+    both = [
+        Job("tests", f"tests-{n}", (sys.executable, "-S", "-c", code, FILE, files[n], files[1 - n]), 60, timed=False)
+        for n in range(2)
+    ]
+    done = run([*both, job("alone", WRITES)], tmp_path, 60, lambda text: None)
+    assert {one.name for one in done[:2]} == {"tests-0", "tests-1"}
+    assert [one.exit_code for one in done] == [0, 0, 0]
+    assert done[2].name == "alone"
+
+
+def test_an_interruption_ends_all_that_run(tmp_path: Path) -> None:
+    hanging = [
+        Job("tests", f"tests-{n}", (sys.executable, "-S", "-c", "import time; time.sleep(60)"), 60, timed=False)
+        for n in range(2)
+    ]
+    # Interrupted when the quick one has ended: nobody waits a minute for the others.
+    quick = Job("tests", "tests-2", (sys.executable, "-S", "-c", ""), 60, timed=False)
+
+    def interrupt(text: str) -> None:
+        if text.startswith("tests-2: "):
+            raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run([*hanging, quick], tmp_path, 60, interrupt)
+    assert time.monotonic() - begin < 40
+
+
 def test_jobs_that_would_begin_too_late_are_named(tmp_path: Path) -> None:
     wanted = [job("first", "import time; time.sleep(0.3)"), job("second", WRITES)]
     done = run(wanted, tmp_path, 0.2, lambda text: None)

@@ -54,19 +54,21 @@ def test_a_loop_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_repository")
-def test_runs_of_other_code_are_not_mixed(tmp_path: Path) -> None:
+def test_runs_of_other_code_are_named_and_stay_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "live.jsonl"
     with OutcomeFile(path) as file:
         file.add(run(code="other"))
-    with pytest.raises(UsageError, match="code other, a budget of 90 s"):
-        looping(path, 2)
+    said: list[str] = []
+    live.loop(path, 2, 0, WORKLOADS, 90.0, said.append, once=lambda *of: run())
+    assert "also holds runs of other code (other, now code)" in said[0]
+    assert [one.code for one in outcomes(path)] == ["other", "code"]
 
 
 @pytest.mark.usefixtures("no_repository")
 def test_runs_of_another_budget_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "live.jsonl"
     looping(path, 1)
-    with pytest.raises(UsageError, match="a budget of 90 s; now it is a, b, code code, 30 s"):
+    with pytest.raises(UsageError, match="a budget of 90 s; now it is a, b, 30 s"):
         looping(path, 2, budget=30.0)
 
 
