@@ -348,6 +348,8 @@ def _gpu(subject: str, gpu: Mapping[str, Any]) -> list[Finding]:
         )
     if gpu["mig"]:
         found.append(Finding("note", subject, "it is partitioned (MIG): a number holds for this partition only"))
+    if not gpu["jpeg_engine"]:
+        found.append(Finding("note", subject, "NVML shows no JPEG engine: its CUDA cores decode every image"))
     limit, default = gpu["power_limit_watts"], gpu["power_default_watts"]
     if limit is not None and default is not None and limit < 0.99 * default:
         found.append(

@@ -193,3 +193,15 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda":
         raise WorkloadError("no GPU is visible to the NVIDIA driver here; use --device cpu, or see bench doctor")
     return "cpu"
+
+
+def refuse_used_gpu() -> None:
+    """Raise UsageError if other processes compute on the GPU that would be measured."""
+    from bench.machine import ask, open_nvml, visible_handles
+
+    nvml = open_nvml()
+    handles = visible_handles(nvml, os.environ) if nvml is not None else []
+    users = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handles[0]) if handles else None
+    if users:
+        who = ", ".join(str(one.pid) for one in users)
+        raise UsageError(f"the GPU is in use by process {who}; wait for it, or go on with --force")

@@ -56,6 +56,7 @@ from bench.output import check_output, format_options, write
     help="Of models, only these: latency, inference, loading, training, end_to_end. Default: all.",
 )
 @click.option("--energy/--no-energy", default=True, show_default=True, help="Of an image, where there is a counter.")
+@click.option("--force", is_flag=True, help="Also on a GPU that other processes use.")
 @click.option("--loader", default="dali", show_default=True, help="What feeds the end-to-end step.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
 @click.option(
@@ -241,12 +242,14 @@ def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any
     from bench.comparison import MODEL_TASKS, Settings
     from bench.data import find_data
     from bench.machine import usable_cores
-    from bench.operands import choose_device
+    from bench.operands import choose_device, refuse_used_gpu
     from bench.workload import Conditions
     from loaders import engines
 
     device = choose_device(o["device"])
     cuda = device == "cuda"
+    if cuda and not o["force"]:
+        refuse_used_gpu()
     engines.check(o["loader"])
     threads = o["threads"] or usable_cores()
     tasks = [task for task in o["tasks"].split(",") if task]

@@ -38,14 +38,14 @@ def run(
     from bench.errors import UsageError
     from bench.gpu.parts import PARTS, REHEARSAL, Scale, batch_for, jobs
     from bench.gpu.running import run as run_all
-    from bench.operands import choose_device
+    from bench.operands import choose_device, refuse_used_gpu
     from bench.worker import SOURCE
 
     chosen = choose_device(device)
     if chosen == "cpu" and device == "auto":
         raise UsageError("no GPU is visible to the NVIDIA driver here; --device cpu (make gpu DEVICE=cpu) rehearses")
     if chosen == "cuda" and not force:
-        _refuse_used()
+        refuse_used_gpu()
     scale = replace(Scale(), batch=batch_for(_memory())) if chosen == "cuda" else REHEARSAL
     if networks:
         scale = replace(scale, networks=tuple(networks.split(",")))
@@ -144,19 +144,6 @@ def _memory() -> int:
         said = done.stderr.strip().splitlines()[-1:] or ["it gave no reason"]
         raise UsageError(f"torch cannot use this GPU: {said[0]}; bench doctor says more")
     return int(done.stdout)
-
-
-def _refuse_used() -> None:
-    """Raise UsageError if other processes hold memory of the GPU."""
-    from bench.errors import UsageError
-    from bench.machine import ask, open_nvml, visible_handles
-
-    nvml = open_nvml()
-    handles = visible_handles(nvml, os.environ) if nvml is not None else []
-    users = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handles[0]) if handles else None
-    if users:
-        who = ", ".join(str(one.pid) for one in users)
-        raise UsageError(f"the GPU is in use by process {who}; wait for it, or go on with --force")
 
 
 def say(text: str) -> None:

@@ -180,5 +180,6 @@ def _compare(
     part: str, name: str, operands: Sequence[str], device: str, scale: Scale, seconds: float, *more: str
 ) -> Job:
     words = ["compare", *operands, "--device", device, "--batch", str(scale.batch), "--rounds", str(scale.rounds)]
-    more = (*more, "--no-energy", "--store", ROWS, "--format", "json", "-o", FILE)
+    # Whether others use the GPU was asked before the first job.
+    more = (*more, "--force", "--no-energy", "--store", ROWS, "--format", "json", "-o", FILE)
     return Job(part, name, bench(*words, "--budget", "0", *more), seconds)

@@ -116,6 +116,7 @@ def test_finding(level: str, subject: str, words: str, changes: dict[str, Any], 
         (Gpu(processes=(999999,)), "problem", "1 other processes use it (pid 999999)"),
         (Gpu(events=0x40), "problem", "hardware thermal slowdown"),
         (Gpu(mig=(1, 1)), "note", "MIG"),
+        (Gpu(jpeg=None), "note", "no JPEG engine"),
         (Gpu(limit=400_000), "advice", "400 W, 700 W by default"),
         (Gpu(), "advice", "free to move"),
     ],
@@ -124,6 +125,7 @@ def test_gpu_finding(gpu: Gpu, level: str, words: str, tmp_path: Path) -> None:
     gpus = machine.gpu_facts(FabricatedNvml(gpu), {}, roots(tmp_path))
     findings = examine(Facts(quiet(gpus=gpus), cuda=True))
     assert any(f.subject == "gpu 0" and f.level == level and words in f.finding for f in findings)
+    assert sum("JPEG" in f.finding for f in findings) == (gpu.jpeg is None)
 
 
 def test_gpu_in_good_order(tmp_path: Path) -> None:

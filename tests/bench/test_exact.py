@@ -100,6 +100,29 @@ def test_wrong_results_are_found(workload: Workload, tmp_path: Path, monkeypatch
     assert "from plain fp32" in detail
 
 
+@pytest.mark.parametrize("change", [{"momentum": 0.0}, {"lr": 0.011}, {"nesterov": True}])
+def test_another_update_is_found_though_its_losses_are_the_same(
+    change: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, head = tmp_path / "base", tmp_path / "head"
+    plain = Workload("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
+    outputs(plain, CONDITIONS, "", str(base))
+    made = torch.optim.SGD
+    monkeypatch.setattr(torch.optim, "SGD", lambda weights, **words: made(weights, **{**words, **change}))
+    outputs(plain, CONDITIONS, str(base), str(head))
+    same, _, _, [detail] = same_output(base, head, "training")
+    assert not same
+    assert "move the weights elsewhere" in detail or "losses of three updates" in detail
+
+
+def test_a_base_that_does_not_say_where_its_weights_went_is_compared_by_its_losses(tmp_path: Path) -> None:
+    base, head = tmp_path / "base", tmp_path / "head"
+    outputs(TRAINING, CONDITIONS, "", str(base))
+    save_file({name: t for name, t in load_file(base).items() if "moved" not in name}, base)
+    outputs(TRAINING, CONDITIONS, str(base), str(head))
+    assert same_output(base, head, "training")[0]
+
+
 def test_coarser_rounding_than_the_base_is_found(tmp_path: Path) -> None:
     base, head = tmp_path / "base", tmp_path / "head"
     outputs(INFERENCE, CONDITIONS, "", str(base))

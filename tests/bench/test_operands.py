@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from fabricated_machine import FabricatedNvml, Gpu
 
 from bench.errors import UsageError, WorkloadError
-from bench.operands import choose_device, files, parse_operands
+from bench.operands import choose_device, files, parse_operands, refuse_used_gpu
 from loaders.errors import DataError
 from models.errors import ModelError
 
@@ -94,3 +95,13 @@ def test_a_gpu_is_chosen_if_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (choose_device("auto"), choose_device("cuda")) == ("cuda", "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert choose_device("auto") == "cpu"
+
+
+def test_a_gpu_that_others_use_is_refused_and_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FabricatedNvml(Gpu(processes=(41, 42)))
+    monkeypatch.setattr("bench.machine.open_nvml", lambda: nvml)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UsageError, match="in use by process 41, 42; wait for it, or go on with --force"):
+        refuse_used_gpu()
+    nvml.gpus = [Gpu()]
+    refuse_used_gpu()

@@ -66,6 +66,7 @@ class Gpu:
     processes: tuple[int, ...] = ()
     mig: tuple[int, int] | None = (0, 0)
     slices: tuple["Gpu", ...] = ()
+    jpeg: int | None = 0
     memory: Any = field(default_factory=lambda: SimpleNamespace(total=1 << 37, used=1 << 30, free=0))
 
 
@@ -129,6 +130,9 @@ class FabricatedNvml:
 
     def nvmlDeviceGetMigMode(self, gpu: Gpu) -> Any:  # noqa: N802
         return self._answer(gpu.mig)
+
+    def nvmlDeviceGetJpgUtilization(self, gpu: Gpu) -> Any:  # noqa: N802
+        return [self._answer(gpu.jpeg), 167_000]
 
     def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: Gpu, index: int) -> Gpu:  # noqa: N802
         if index >= len(gpu.slices):
