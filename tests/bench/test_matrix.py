@@ -71,8 +71,8 @@ def test_size_replaces_each_models_own() -> None:
 
 def test_triton_is_measured_where_it_runs() -> None:
     assert kernels_for("cpu") == tuple((name, "torch") for name in catalogue.names())
-    both = [(name, way) for name in catalogue.names() for way in ("torch", "triton")]
-    assert kernels_for("cuda") == tuple(both)
+    ways = ("torch", "compiled", "triton")
+    assert kernels_for("cuda") == tuple((name, way) for name in catalogue.names() for way in ways)
 
 
 @pytest.mark.parametrize(
