@@ -118,7 +118,7 @@ def bench(*words: str) -> tuple[str, ...]:
 
 
 def _tests(device: str, tests: Path) -> list[Job]:
-    chosen = ("-m", "gpu") if device == "cuda" else ("-k", "kernel_layers or graphed or gpu_decoding or captured")
+    chosen = ("-m", "gpu") if device == "cuda" else ("-k", "kernel_layers or graphed or gpu_decoding or captured or interpreter")
     found = []
     # In processes of their own: a test that leaves a device behind in pieces spoils no other folder's.
     for folder in ("models", "loaders", "kernels"):
