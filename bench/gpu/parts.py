@@ -118,7 +118,8 @@ def bench(*words: str) -> tuple[str, ...]:
 
 
 def _tests(device: str, tests: Path) -> list[Job]:
-    chosen = ("-m", "gpu") if device == "cuda" else ("-k", "kernel_layers or graphed or gpu_decoding or captured or interpreter")
+    words_of_cpu = "kernel_layers or graphed or gpu_decoding or captured or interpreter"
+    chosen = ("-m", "gpu") if device == "cuda" else ("-k", words_of_cpu)
     found = []
     # In processes of their own: a test that leaves a device behind in pieces spoils no other folder's.
     for folder in ("models", "loaders", "kernels"):
