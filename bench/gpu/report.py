@@ -50,7 +50,7 @@ def report(folder: Path) -> str:
     for part, metric in RATES.items():
         table = _rates(part, metric, done, records)
         if table:
-            parts += [f"## {part.replace('_', ' to ') if part != 'end_to_end' else 'end to end'}", table]
+            parts += [f"## {part.replace('_', ' ')}", table]
     roof = _roof(done, records)
     if roof:
         parts += ["## Share of the device's ceilings in training", ROOF, roof]
@@ -67,7 +67,6 @@ PROJECTED = (
     "Seconds of an epoch from the rate measured from JPEG to step on generated images, beside those that the studies "
     "published for their own code and hardware. Not a training: accuracy takes one."
 )
-
 
 ROOF = (
     "Ceilings are a large matrix product and a large copy, measured in the same run. Roof: the shortest time that both "
@@ -124,15 +123,14 @@ def _records(folder: Path, done: Sequence[Outcome]) -> tuple[dict[str, Record], 
     for one in done:
         if one.part in ("compile", "tests", "decoding"):
             continue
+        if not one.file:
+            missing[one.name] = one.reason or "it wrote nothing"
+            continue
         try:
-            records[one.name] = load(folder / one.file) if one.file else _none(one)
+            records[one.name] = load(folder / one.file)
         except RecordError as error:
             missing[one.name] = one.reason or str(error)
     return records, missing
-
-
-def _none(outcome: Outcome) -> Record:
-    raise RecordError(outcome.reason or "it wrote nothing")
 
 
 def _device(record: Record) -> str:
