@@ -1,4 +1,5 @@
 import contextlib
+import math
 import os
 import random
 import statistics
@@ -104,7 +105,7 @@ class Process:
             raise self.machine.fails[self.name, "slice"]
         factor = self.machine.speed(self.name, workload.id, self.number)
         extra = 1 + (steps // twice_every) / steps if twice_every else 1.0
-        noise = 1 + self.share + self.machine.rng.gauss(0, self.machine.scatter)
+        noise = math.exp(self.share + self.machine.rng.gauss(0, self.machine.scatter))
         return Slice(0.01 * steps * factor * noise * extra, steps, None)
 
     def close(self) -> None:
