@@ -33,11 +33,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "list": ("bench.commands.list:command", "List models, loaders, kernels, recipes and workloads."),
     "evaluate": ("bench.commands.evaluate:command", "Test a checkpoint: top-1, top-5, report per class, confusion."),
+    "export": ("bench.commands.export:command", "Write a network as ONNX, OpenVINO or torch.export, and check it."),
     "lr-find": ("bench.commands.lr_find:command", "Find a learning rate by a range test."),
+    "profile": ("bench.commands.profile:command", "Say where the time of a step goes, and what bounds it."),
     "predict": ("bench.commands.predict:command", "Name what is on images, with confidences and times."),
+    "serve": ("bench.commands.serve:command", "Serve a page and an API that classify images."),
     "study": ("bench.commands.study:command", "Run a whole study or a sweep and rank its runs."),
     "train": ("bench.commands.train:command", "Train a network by a recipe, or go on with a run."),
+    "tune": ("bench.commands.tune:command", "Find the fastest configuration of a model here, and remember it."),
     "trend": ("bench.commands.trend:command", "Show how stored runs went over time, and where they changed."),
+    "report": ("bench.commands.report:command", "Write stored results as one HTML page."),
     "run": ("bench.commands.run:command", "Run the benchmark matrix: the same as `pytest bench`."),
 }
 

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench import tuned
+from bench.cache import cache_folder
 from bench.clock import Slice
 from bench.data import describe_bad, refuse_bad
 from bench.duel import PAIRS, SLICE_SECONDS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
@@ -23,7 +25,8 @@ from bench.errors import BenchError, WorkloadError
 from bench.telemetry import Telemetry, sensor_for
 from bench.worker import Worker
 from bench.workload import Conditions, Workload
-from models.configuration import Device, parse
+from models.configuration import Configuration, Device, parse
+from results.profile import memory_text
 from results.record import Metric, Ratio, Value
 from results.stats import interval, percentile_value, quantile_interval, required_samples, summarise
 from results.tables import quantity, ratio_text
@@ -128,6 +131,7 @@ class Sample:
         memory: operand -> what bench.memory counted.
         energy: operand -> {"joules" of one image, "idle_watts"} or {"missing"}.
         telemetry: of each block on a GPU, what its sensors read while the sides took turns.
+        parity: operand -> how far its logits lie from plain fp32's, see bench.exact.parity.
         twins: operand -> the one whose workload is the very same, and which was measured for both.
         notes: for the metric's row.
     """
@@ -139,6 +143,7 @@ class Sample:
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)
     energy: dict[str, dict[str, Any]] = field(default_factory=dict)
     telemetry: list[dict[str, Any]] = field(default_factory=list)
+    parity: dict[str, dict[str, Any]] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -312,8 +317,14 @@ class Comparison:
         if not models:
             return
         self.progress("counting parameters and operations")
-        texts = sorted({operand.configuration for operand in models})
-        self.resolved = first.ask("resolve", device=self.settings.device, configurations=texts)
+        for operand in models:
+            self.resolved[operand.label] = tuned.levers(
+                first.ask, self.settings.device, operand.subject, operand.configuration, self.machine
+            )
+            if tuned.is_tuned(operand.configuration):
+                tasks = [task for task in ("latency", "inference", "training") if self.settings.has(task)]
+                for task in tuned.untuned(operand.subject, self.machine, tasks):
+                    self.warn(f"{operand.subject} was not tuned for {task} on this machine: measured as fast")
         for operand in models:
             self.workers[operand.label].send(
                 "cost",
@@ -333,7 +344,7 @@ class Comparison:
         precisions = {
             levers[task].split("-")[0 if not levers[task].startswith(("openvino", "onnxruntime", "tensorrt")) else 1]
             for levers in self.resolved.values()
-            for task in ("inference", "training")
+            for task in ("latency", "inference", "training")
             if task in levers
         }
         for precision in sorted(precisions):
@@ -418,14 +429,14 @@ class Comparison:
 
     def model_workloads(self, operand: Operand, *tasks: str) -> tuple[Workload, ...]:
         training = "training" in tasks
-        levers = self.resolved[operand.configuration]
+        levers = self.resolved[operand.label]
         if training and "training" not in levers:
             return ()
         cost = self.costs[operand.label]
         base = Workload(
             tasks[0],
             operand.subject,
-            levers["training" if training else "inference"],
+            levers["training" if training else tasks[0]],
             1 if tasks[0] == "latency" else self.settings.training_batch if training else self.settings.batch,
             cost["size"],
             cost["classes"],
@@ -436,7 +447,7 @@ class Comparison:
 
     def feeding_workload(self, operand: Operand) -> tuple[Workload, ...]:
         """The loader alone, giving the batches that this operand's training step takes."""
-        levers = self.resolved[operand.configuration].get("training")
+        levers = self.resolved[operand.label].get("training")
         if levers is None:
             return ()
         precision, layout, *_ = levers.split("-")
@@ -462,9 +473,7 @@ class Comparison:
         measured: dict[str, str] = {}
         for label, workloads in group.workloads.items():
             if not workloads:
-                sample.missing[label] = self.resolved[self.operand(label).configuration].get(
-                    "training_missing", "not possible"
-                )
+                sample.missing[label] = self.resolved[label].get("training_missing", "not possible")
             if not workloads or label in sample.missing:
                 continue
             twin = measured.get("+".join(w.id for w in workloads))
@@ -487,6 +496,8 @@ class Comparison:
             sample.blocks.append(keep(rounds))
         if not sample.memory:
             self.weigh(group, sample, turns)
+        if not sample.parity:
+            self.compare_logits(group, sample, turns)
         if not sample.energy:
             self.meter(group, sample, turns)
         for label, workloads in group.workloads.items():
@@ -595,6 +606,21 @@ class Comparison:
                 except BenchError as error:
                     sample.energy[label] = {"missing": str(error)}
 
+    def compare_logits(self, group: Group, sample: Sample, turns: Mapping[str, object]) -> None:
+        """How far each side's logits lie from plain fp32's, once: fast and wrong must not look like fast."""
+        for label, workloads in group.workloads.items():
+            if not workloads or workloads[0].task != "inference" or key(label, workloads[0]) not in turns:
+                continue
+            if label in sample.missing or workloads[0].configuration == Configuration().text:
+                continue
+            self.progress(f"{group.name}: logits of {label}")
+            try:
+                sample.parity[label] = self.workers[label].ask(
+                    "parity", 300, id=workloads[0].id, conditions=asdict(self.conditions)
+                )
+            except BenchError as error:
+                self.warn(f"logits of {label} were not compared: {error}")
+
     def weigh(self, group: Group, sample: Sample, turns: Mapping[str, object]) -> None:
         """Memory of each side, once, after everything timed."""
         if not any(name.endswith("_peak_bytes") for name in group.metrics):
@@ -653,7 +679,7 @@ class Comparison:
             logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.blocks]
             ratios[other] = interval(logs).ratio(other, self.reference) if any(logs) else None
         batches = {w.batch for w in chosen.values()}
-        notes = list(sample.notes)
+        notes = [*sample.notes, *(f"{label}: {parity_text(found)}" for label, found in sample.parity.items())]
         if task == "end_to_end":
             notes += [self.overlap(label, sample) for label in timed]
         return self.with_ratios(
@@ -709,7 +735,7 @@ class Comparison:
         ratios: dict[str, Ratio | None] = {}
         for other in self.others():
             ratios[other] = self.latency_ratio(q, other, timed, sample, pooled, values)
-        return self.with_ratios(
+        metric = self.with_ratios(
             name,
             values,
             ratios,
@@ -718,6 +744,9 @@ class Comparison:
             notes=sample.notes,
             pairs=raw(sample.blocks, "latency") if q == 0.5 else (),
         )
+        if q > 0.5:
+            return metric
+        return replace(metric, quantiles={label: percentiles(times) for label, times in pooled.items()})
 
     def latency_ratio(
         self,
@@ -765,7 +794,7 @@ class Comparison:
             else Value.none(sample.missing.get(label, "not measured"))
             for label in group.workloads
         }
-        notes = [f"{label}: {budget(memory)}" for label, memory in sample.memory.items()]
+        notes = [f"{label}: {memory_text(memory)}" for label, memory in sample.memory.items()]
         batches = {w[0].batch for w in group.workloads.values() if w}
         return self.with_ratios(
             name,
@@ -914,7 +943,17 @@ def may_compile(operand: Operand, device: str) -> bool:
     if operand.kind != "model":
         return operand.kind == "kernel"
     facts = Device.from_cpu() if device == "cpu" else Device(device, bf16=True, compiler=True)
+    if tuned.is_tuned(operand.configuration):
+        return True
     return parse(operand.configuration, facts, training=False).compile != "eager"
+
+
+def parity_text(found: Mapping[str, Any]) -> str:
+    """How far logits lie from plain fp32's, in words."""
+    return (
+        f"logits lie {found['rms']:.2g} of their spread from plain fp32's, "
+        f"and the first class is the same for {found['same_top1']} of {found['images']} random images"
+    )
 
 
 def key(label: str, workload: Workload) -> str:
@@ -937,6 +976,14 @@ def quantile(samples: Sequence[float], q: float) -> float:
     return statistics.quantiles(samples, n=100, method="inclusive")[round(q * 100) - 1]
 
 
+def percentiles(samples: Sequence[float]) -> tuple[float, ...]:
+    """The 0th to the 100th percentile; none of fewer samples than that."""
+    if len(samples) < 100:
+        return ()
+    inner = statistics.quantiles(samples, n=100, method="inclusive")
+    return (min(samples), *inner, max(samples))
+
+
 def raw(blocks: Sequence[Sequence[Round]], task: str) -> list[list[dict[str, float]]]:
     """Seconds a step of each side in each round of each block: what every figure of a row is computed from."""
     return [
@@ -948,23 +995,6 @@ def raw(blocks: Sequence[Sequence[Round]], task: str) -> list[list[dict[str, flo
     ]
 
 
-def budget(memory: Mapping[str, Any]) -> str:
-    """The parts that a step's memory adds up from, and the process's own figure beside it."""
-    parts = [
-        f"{quantity(memory[name], 'bytes')} {title}"
-        for name, title in (
-            ("weights", "weights"),
-            ("gradients", "gradients"),
-            ("optimizer", "optimiser"),
-            ("inputs", "input"),
-            ("workspace", "activations and workspace"),
-            ("slack", "allocator slack"),
-        )
-        if memory[name]
-    ]
-    return f"{' + '.join(parts)}; the process holds {quantity(memory['process'], 'bytes')} with its libraries"
-
-
 def worker_environment(threads: int) -> dict[str, str]:
     """Variables of a measuring process: compiled code is cached, and no thread pool is larger than asked for."""
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str(cache_folder() / "inductor")
@@ -973,8 +1003,3 @@ def worker_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
     }
-
-
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/pixbench, ~/.cache/pixbench where that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixbench"

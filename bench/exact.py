@@ -153,6 +153,31 @@ def generated_facts(step: Step) -> dict[str, Any]:
     }
 
 
+COMPARED = 8  # images whose logits are compared: plain fp32 is slow
+
+
+def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
+    """How far the logits of an inference step lie from those of the same weights and images in plain fp32.
+
+    Returns:
+        {"rms": root mean square distance as a share of the logits' standard deviation, "same_top1": images whose
+        likeliest class is the same, "images": images compared}.
+    """
+    torch.manual_seed(conditions.seed)  # as when the step was built, so these are its weights
+    plain = zoo.build(step.workload.subject, step.workload.classes).eval()
+    images = step.inputs[0][:COMPARED].float().cpu()
+    result: Any = step.call()
+    logits = result[:COMPARED].detach().double().cpu()
+    with torch.no_grad():
+        reference = plain(images).double()
+    spread = reference.std(correction=0).item() or 1.0
+    return {
+        "rms": (logits - reference).square().mean().sqrt().item() / spread,
+        "same_top1": int((logits.argmax(1) == reference.argmax(1)).sum()),
+        "images": len(images),
+    }
+
+
 def outputs(workload: Workload, conditions: Conditions, given: str, save: str, quick: bool = False) -> dict[str, Any]:
     """What the workload computes from the same weights and images, written to `save` (safetensors).
 

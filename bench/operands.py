@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.comparison import Operand
 from bench.errors import UsageError, WorkloadError
+from bench.tuned import is_tuned
 from models import zoo
 from models.configuration import Device, parse
 
@@ -150,14 +151,17 @@ def _parse(word: str, label: str, device: str) -> Operand:
         # Found before any process is started: mistyped words, and what this device cannot do.
         kind = device or ("cpu" if "openvino" in configuration.split("-") else "cuda")
         facts = Device.from_cpu() if device == "cpu" else Device(kind, bf16=True, compiler=True)
-        parse(configuration, facts, training=False)
+        words = configuration.split("-")
+        # What was found for this model and machine is looked up by who measures; the words behind it are checked here.
+        parse("-".join(["fast", *words[1:]]) if is_tuned(configuration) else configuration, facts, training=False)
     return Operand(label, "model", name, configuration or "fast")
 
 
 def _loader_output(text: str) -> str:
-    """DTYPE-LAYOUT, or with a number of workers DTYPE-LAYOUT-wN; what is not named stays as in LOADER_OUTPUT."""
+    """DTYPE-LAYOUT, with -wN for workers and -pN for batches ahead; what is not named stays as in LOADER_OUTPUT."""
     dtype, layout = LOADER_OUTPUT.split("-")
     workers: list[str] = []
+    ahead: list[str] = []
     for word in text.split("-"):
         if word in LOADER_DTYPES:
             dtype = word
@@ -165,12 +169,15 @@ def _loader_output(text: str) -> str:
             layout = word
         elif re.fullmatch(r"w\d+", word) and not workers:
             workers = [word]
+        elif re.fullmatch(r"p[1-9]\d*", word) and not ahead:
+            ahead = [word]
         else:
             raise WorkloadError(
-                f"a loader's configuration is DTYPE-LAYOUT-wWORKERS or a part of it, such as {LOADER_OUTPUT} or w0; "
+                f"a loader's configuration is DTYPE-LAYOUT-wWORKERS-pAHEAD or a part of it, such as {LOADER_OUTPUT} "
+                f"or w0; "
                 f"got {text!r}"
             )
-    return "-".join([dtype, layout, *workers])
+    return "-".join([dtype, layout, *workers, *ahead])
 
 
 def choose_device(wanted: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.errors import WorkloadError
 from bench.workload import Conditions, Workload
+from loaders import engines
 from models import zoo
 from models.captured import capture
 from models.configuration import Configuration, parse
@@ -241,10 +242,7 @@ def training(
 
 def loading(workload: Workload, conditions: Conditions) -> Step:
     """Batches out of a loader; the network is missing."""
-    dtype, layout, *workers = workload.configuration.split("-")
-    if workers:
-        conditions = replace(conditions, threads=int(workers[0].removeprefix("w")))
-    loader = open_loader(workload, conditions, workload.subject, dtype, layout)
+    loader = engines.build(workload.subject, *loader_parts(workload, conditions))
     batches = forever(loader)
     notes: tuple[str, ...] = ()
     if loader.options.decoder != "cpu":
@@ -267,8 +265,25 @@ def open_loader(workload: Workload, conditions: Conditions, engine: str, dtype: 
     Raises:
         DataError: no such folder, no readable image in it, or the engine is missing here.
     """
+    return engines.build(engine, *_fed(workload, conditions, engine, dtype, layout))
+
+
+def loader_parts(workload: Workload, conditions: Conditions) -> tuple[Any, Any]:
+    """Data set and options of a loading workload's loader, which is not built.
+
+    Raises:
+        DataError: no such folder, or no readable image in it.
+    """
+    dtype, layout, *counts = workload.configuration.split("-")
+    given = {count[0]: int(count[1:]) for count in counts}
+    if "w" in given:
+        conditions = replace(conditions, threads=given["w"])
+    dataset, options = _fed(workload, conditions, workload.subject, dtype, layout)
+    return dataset, replace(options, prefetch=given["p"]) if "p" in given else options
+
+
+def _fed(workload: Workload, conditions: Conditions, engine: str, dtype: str, layout: str) -> tuple[Any, Any]:
     from bench.data import open_images
-    from loaders import engines
     from loaders.gpu_decoding import decoding_there
     from loaders.options import LoaderOptions
 
@@ -289,7 +304,7 @@ def open_loader(workload: Workload, conditions: Conditions, engine: str, dtype: 
         seed=conditions.seed,
         train=True,
     )
-    return engines.build(engine, dataset, decoding_there(engine, options, dataset))
+    return dataset, decoding_there(engine, options, dataset)
 
 
 def forever(loader: Any) -> Batches:

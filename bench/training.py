@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench import sources
+from bench import sources, tuned
 from bench.errors import BenchError, UsageError
 from bench.machine import describe, usable_cores
 from bench.sources import Feed, Say, Splits
@@ -315,7 +315,10 @@ def network(recipe: Recipe) -> torch.nn.Module:
 
 def configured(recipe: Recipe, device: Device, processes: int) -> Configuration:
     """The recipe's configuration here; a preset is content with less where its steps cannot be one CUDA graph."""
-    found = parse(recipe.configuration, device, True)
+    text = recipe.configuration
+    if tuned.is_tuned(text):
+        text = tuned.in_words(text, recipe.model, "training", describe())
+    found = parse(text, device, True)
     if found.compile == "graphs" and "graphs" not in recipe.configuration.split("-"):
         fused = implementation(recipe.optimizer, True) == "fused"
         if not_one_graph(recipe, processes) or not fused:

@@ -270,9 +270,14 @@ class Session:
             "release": self.release,
             "ceilings": self.ceilings,
             "machine": self.machine,
+            "device": self.device,
             "resolve": self.resolve,
             "missing": self.missing,
             "unreadable": self.unreadable,
+            "parity": self.parity,
+            "trace": self.trace,
+            "annotate": self.annotate,
+            "stages": self.stages,
             "facts": self.facts,
             "outputs": self.outputs,
             "reference": self.reference,
@@ -311,6 +316,13 @@ class Session:
         from bench.machine import describe
 
         return dict(describe(with_torch=True))
+
+    def device(self, device: str) -> dict[str, Any]:
+        """The facts that presets ask of a device."""
+        from bench.step import open_device
+        from models.prepare import device_facts
+
+        return asdict(device_facts(open_device(device)))
 
     def resolve(self, device: str, configurations: Sequence[str]) -> dict[str, Any]:
         """Each configuration as levers, for inference and for training (or the reason why not)."""
@@ -440,6 +452,33 @@ class Session:
         from bench.memory import measure
 
         return asdict(measure(self.steps[id]))
+
+    def parity(self, id: str, conditions: dict[str, Any]) -> dict[str, Any]:
+        """How far an inference step's logits lie from plain fp32's; see bench.exact."""
+        from bench.exact import parity
+
+        return parity(self.steps[id], Conditions(**conditions))
+
+    def trace(self, id: str, steps: int, file: str) -> dict[str, Any]:
+        """The step under a profiler; see bench.traced."""
+        from bench.traced import trace
+
+        return trace(self.steps[id], steps, file)
+
+    def annotate(self, id: str, steps: int) -> dict[str, Any]:
+        """The step within NVTX ranges."""
+        from bench.traced import annotated
+
+        return annotated(self.steps[id], steps)
+
+    def stages(self, workload: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
+        """What an image costs at each stage of a loader."""
+        from bench.step import loader_parts
+        from loaders.stages import stages
+
+        loading = Workload.from_json(workload)
+        found, note = stages(loading.subject, *loader_parts(loading, Conditions(**conditions)))
+        return {"stages": found, "note": note}
 
     def release(self, ids: Sequence[str]) -> dict[str, Any]:
         """Close steps and forget what was compiled for them."""

@@ -31,7 +31,8 @@ class Workload:
     Attributes:
         task: a key of TASKS.
         subject: the model, loader or kernel.
-        configuration: resolved levers of a model, `DTYPE-LAYOUT` of a loader's batches (with `-wN` its workers),
+        configuration: resolved levers of a model, `DTYPE-LAYOUT` of a loader's batches (with `-wN` its workers,
+            with `-pN` the batches made ahead),
             `IMPLEMENTATION-DTYPE` of a kernel.
         batch: images a step.
         size: height and width of the square images, in pixels.

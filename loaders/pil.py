@@ -110,6 +110,11 @@ def _transform(options: LoaderOptions, alternating: _AlternatingFlip) -> Callabl
     return composed
 
 
+def transform_one(options: LoaderOptions) -> Callable[[Image.Image], torch.Tensor]:
+    """What turns one opened RGB image into [3, size, size] float32, as an evaluation of these options would."""
+    return _transform(options, _AlternatingFlip())
+
+
 def _random(operation: Operation, options: LoaderOptions, alternating: _AlternatingFlip) -> Any:
     """torchvision's transform for an operation."""
     name, value, size = operation.name, operation.value or 0.0, options.size

@@ -53,6 +53,7 @@ LEVERS: dict[str, tuple[str, str | bool, str]] = {
 PRESETS: dict[str, str] = {
     "naive": "eager fp32 NCHW: what a first script does",
     "fast": "the best known for this device and task (the default)",
+    "tuned": "what bench tune found for this model, task and machine",
 }
 # What OpenVINO and ONNX Runtime are asked for; nothing else of ours reaches inside them.
 PEER_PRECISIONS: Mapping[str, tuple[str, ...]] = {
@@ -148,6 +149,8 @@ def preset(name: str, device: Device, training: bool) -> Configuration:
     """
     if name == "naive":
         return Configuration()
+    if name == "tuned":
+        raise ModelError("tuned stands for what bench tune found for a model; it is not known here: name levers or fast")
     if name != "fast":
         raise ModelError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
     if device.kind == "cuda":

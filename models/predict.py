@@ -48,6 +48,23 @@ class Classifier:
         prepared = prepare(model, configuration, device, False, (1, 3, card.size, card.size))
         return cls(card, prepared, prepared.forward if card.tta == "none" else mirrored(prepared.forward))
 
+    @classmethod
+    def from_pretrained(cls, name: str, configuration: Configuration, device: torch.device) -> "Classifier":
+        """A network of torchvision with its first published ImageNet weights, downloaded where they are not there yet.
+
+        Raises:
+            ModelError: there are none, or they cannot be had.
+        """
+        from models.torchvision import pretrained
+
+        tensors, classes = pretrained(name)
+        model = zoo.build(name, len(classes))
+        checkpoint.put(model, dict(tensors), f"torchvision's weights for {name}")
+        size = zoo.default_size(name)
+        card = Card(model=name, classes=classes, size=size, data="imagenet")
+        prepared = prepare(model, configuration, device, False, (1, 3, size, size))
+        return cls(card, prepared, prepared.forward)
+
     def top(self, images: Tensor, k: int = 5) -> list[list[tuple[str, float]]]:
         """The k most likely classes of each image with their probabilities, likeliest first."""
         with torch.no_grad():

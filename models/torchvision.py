@@ -76,3 +76,41 @@ def _set_head_dropout(name: str, model: nn.Module, probability: float) -> None:
         setattr(parent, names[place], DropoutLinear.replacing(last, probability))
     else:
         raise ModelError(f"{name} ends in a convolution without dropout before it: it takes no head_dropout")
+
+
+def published_top1(name: str) -> float | None:
+    """Top-1 accuracy on ImageNet that torchvision publishes for its first weights of a network, a fraction."""
+    weights = _first_weights(name)
+    if weights is None:
+        return None
+    found = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    return None if found is None else float(found) / 100
+
+
+def pretrained(name: str) -> tuple[Mapping[str, torch.Tensor], tuple[str, ...]]:
+    """torchvision's first ImageNet weights of a network, and its class names; downloaded once to TORCH_HOME.
+
+    Raises:
+        ModelError: there are none, or they cannot be had.
+    """
+    weights = _first_weights(name)
+    if weights is None:
+        raise ModelError(f"torchvision has no weights for {name}; name a checkpoint or a run's folder")
+    try:
+        tensors: Mapping[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"cannot have torchvision's weights for {name} ({str(error).splitlines()[0]}); put {weights.url} into "
+            "$TORCH_HOME/hub/checkpoints, or name a checkpoint"
+        ) from error
+    # Auxiliary classifiers are left out of these networks here.
+    own = {key: value for key, value in tensors.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    return own, tuple(weights.meta["categories"])
+
+
+def _first_weights(name: str) -> Any:
+    try:
+        found = torchvision.models.get_model_weights(name)
+    except ValueError:
+        return None
+    return next((one for one in found if "IMAGENET1K_V1" in one.name), None)

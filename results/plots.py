@@ -221,38 +221,49 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], title: str | None = Non
     """
     counts = checked(matrix, classes)
     n, images = len(counts), int(counts.sum())
-    support = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(100 * counts, support, out=np.zeros(counts.shape), where=support > 0)
     with style_context():
         side = min(max(4.5, 0.62 * n + 2), 11) if n <= _NAMED_CELLS else min(max(9, 0.15 * n + 2), 15)
         figure = Figure(figsize=(side + 0.8, side), layout="constrained")
         axes = figure.subplots()
-        # A square root: confusions of a few percent are what is looked for, and a linear scale leaves them white.
-        image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
-        axes.spines[:].set_visible(True)
+        size = 9.0 if n <= _NAMED_CELLS else max(4.0, min(8.0, 0.62 * 72 * (side - 2.2) / n))
+        image = confusion_axes(axes, counts, classes, size)
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
         bar.set_label("share of the true class [%]")
-        if n <= _NAMED_CLASSES:
-            size = 9.0 if n <= _NAMED_CELLS else max(4.0, min(8.0, 0.62 * 72 * (side - 2.2) / n))
-            names = [_short(name, 18) for name in classes]
-            # Upright names in the smallest sizes stand clear of each other where slanted ones run together.
-            axes.set_xticks(
-                range(n), names, rotation=90 if n > 12 or n * max(map(len, names)) > 60 else 0, fontsize=size
-            )
-            axes.set_yticks(range(n), names, fontsize=size)
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        if n <= _NAMED_CELLS:
-            for i, j in np.ndindex(n, n):
-                colour = "white" if shares[i, j] > 40 else "#222222" if counts[i, j] else "#bbbbbb"
-                size = 8.0 if len(str(counts.max())) <= 5 else 6.0
-                axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour, fontsize=size)
         top1 = f"top-1 {100 * counts.trace() / images:.2f} % of {images} images" if images else "no images"
         axes.set_title(f"{_short(title, 60)}: {top1}" if title else top1)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
     return figure
+
+
+def confusion_axes(axes: Axes, matrix: ArrayLike, classes: Sequence[str], size: float) -> Any:
+    """Draws a confusion matrix of counts as shares of the true class, with names and numbers where there is room.
+
+    `size` is of the class names, in points. Returns the image, for a colour bar.
+    """
+    counts = checked(matrix, classes)
+    n = len(counts)
+    support = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(100 * counts, support, out=np.zeros(counts.shape), where=support > 0)
+    # A square root: confusions of a few percent are what is looked for, and a linear scale leaves them white.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
+    axes.spines[:].set_visible(True)
+    if n <= _NAMED_CLASSES:
+        names = [_short(name, 18) for name in classes]
+        # Upright names in the smallest sizes stand clear of each other where slanted ones run together.
+        upright = n > 12 or n * max(map(len, names)) > 60
+        axes.set_xticks(range(n), names, rotation=90 if upright else 0, fontsize=size)
+        axes.set_yticks(range(n), names, fontsize=size)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if n <= _NAMED_CELLS:
+        figures = min(size, 8.0 if len(str(counts.max())) <= 5 else 6.0)
+        for i, j in np.ndindex(n, n):
+            # On the colour of the cell, whatever the colours around the picture are.
+            colour = "#ffffff" if shares[i, j] > 40 else "#333333" if counts[i, j] else "#bbbbbb"
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour, fontsize=figures)
+    return image
 
 
 def bars(

@@ -190,7 +190,8 @@ class Metric:
     `ratio` and `verdict` are about the first comparison; with more than two operands `ratios` holds one ratio
     for each operand against the same reference. `workloads` gives the id of what was timed for each operand.
     `pairs` keeps the raw log ratios, log(value[of] / value[to]): a list of blocks, each a list of pairs (with
-    more than two operands: a mapping from operand to such a list).
+    more than two operands: a mapping from operand to such a list). `quantiles` holds of single times, where they were
+    taken one by one, the 0th to 100th percentile of each operand.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Metric:
     workloads: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     pairs: Json = ()
+    quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.better not in ("higher", "lower"):
@@ -273,6 +275,7 @@ class Metric:
             workloads={k: str(v) for k, v in _mapping(d, "workloads", where).items()},
             notes=tuple(str(v) for v in _list(d, "notes", where)),
             pairs=plain(d.get("pairs", ())),
+            quantiles={k: tuple(v) for k, v in (d.get("quantiles") or {}).items()},
         )
 
 

@@ -1,0 +1,9 @@
+"""Where this project keeps what it can make again: compiled code, found configurations, generated images."""
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/pixbench, ~/.cache/pixbench where that is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixbench"

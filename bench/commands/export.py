@@ -1,0 +1,80 @@
+"""`bench export MODEL|CHECKPOINT`: a network as a file for another engine, checked against itself."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import UsageError
+
+FORMATS = ("onnx", "openvino", "torch-export")
+ALLOWED = 1e-2  # of the logits' standard deviation: fp32 in another order, never another network
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|CHECKPOINT")
+@click.option("--to", "format", type=click.Choice(FORMATS), default="onnx", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: NAME.onnx, .xml or .pt2")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images at once.")
+@click.option("--dynamic-batch", is_flag=True, help="Any number of images at once.")
+@click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: the network's own.")
+@click.option("--classes", type=click.IntRange(min=1), help="Logits of a MODEL; default: the network's own.")
+@click.option("--seed", default=0, show_default=True, help="Of a MODEL's weights, which are random.")
+def command(
+    model: str,
+    format: str,
+    output: Path | None,
+    batch: int,
+    dynamic_batch: bool,
+    size: int | None,
+    classes: int | None,
+    seed: int,
+) -> None:
+    """Export a network of the zoo (with random weights) or of a checkpoint, run the file, and compare its logits.
+
+    The file takes normalised fp32 images [N, 3, size, size] and gives logits [N, classes].
+    """
+    from models.export import FORMATS as ENDINGS
+    from models.export import export
+
+    network, name, own_size, beside = _network(model, classes, seed)
+    path = output or Path(name).with_suffix(ENDINGS[format][0])
+    if path.suffix != ENDINGS[format][0]:
+        raise UsageError(f"{format} is written as a file that ends in {ENDINGS[format][0]}; got {path}")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    done = export(network, format, path, size or own_size, batch, dynamic_batch)
+    sizes = sum(file.stat().st_size for file in done.files) / 2**20
+    click.echo(f"{', '.join(map(str, done.files))}: {sizes:.1f} MiB, {beside}")
+    if done.error is None:
+        click.echo(f"bench: not checked: {done.checked_by}", err=True)
+        return
+    if done.error > ALLOWED:
+        raise UsageError(
+            f"{path} is wrong: {done.checked_by} gives logits that differ by up to {done.error:.2g} of their deviation"
+        )
+    click.echo(f"checked by {done.checked_by}: logits differ by at most {done.error:.2g} of their deviation")
+
+
+def _network(model: str, classes: int | None, seed: int) -> tuple[Any, str, int, str]:
+    """The network, a name for its file, its size, and what it is in words."""
+    import torch
+
+    from models import zoo
+
+    path = Path(model)
+    if path.exists() and (path.suffix or path.is_dir()) and model not in zoo.names():
+        from models.configuration import Configuration
+        from models.predict import Classifier
+
+        if classes is not None:
+            raise UsageError("a checkpoint has its own classes; leave out --classes")
+        found = Classifier.from_checkpoint(path, Configuration(), torch.device("cpu"))
+        card = found.card
+        normal = ", ".join(f"{x:.4g}" for x in (*card.mean, *card.std))
+        words = f"{card.model} with {len(card.classes)} classes; images normalised by mean and deviation {normal}"
+        return found.prepared.module, path.stem if path.is_file() else path.name, card.size, words
+    zoo.check(model)
+    torch.manual_seed(seed)
+    network = zoo.build(model, classes)
+    return network, model.replace(":", "-").replace("/", "-"), zoo.default_size(model), f"{model} with random weights"

@@ -1,0 +1,106 @@
+"""`bench profile MODEL`: where the time of a step goes, and what it is bound by."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import UsageError
+from bench.output import check_output, format_options, write
+
+FOLDER = Path(".benchmarks/profiles")
+
+
+@click.command()
+@click.argument("model", metavar="MODEL[@CONFIGURATION]")
+@click.option(
+    "--task",
+    type=click.Choice(["train", "infer", "latency", "endtoend"]),
+    default="train",
+    show_default=True,
+    help="A training step, a batch of inference, a single image, or training from files with its loader.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), help="Images a step. Default: as in bench compare.")
+@click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: the model's own.")
+@click.option("--classes", type=click.IntRange(min=1), help="Logits; default: the model's own.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs of the end-to-end task.")
+@click.option("--images", default=1000, show_default=True, help="Use at most so many files of the data; 0 is all.")
+@click.option("--loader", default="dali", show_default=True, help="Of the end-to-end task.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
+@click.option("--seed", default=0, show_default=True, help="Of weights and data.")
+@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Profiled.")
+@click.option("--top", type=click.IntRange(min=1), default=12, show_default=True, help="Operators shown.")
+@click.option("--depth", type=click.IntRange(min=1), default=1, show_default=True, help="Levels of layers shown.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Trace, pictures and figures go here. Default: .benchmarks/profiles/NAME",
+)
+@click.option("--nvtx", is_flag=True, help="Only run the step in NVTX ranges, for nsys profile (CUDA).")
+@click.option("--force", is_flag=True, help="Also on a GPU that other processes use.")
+@format_options
+def command(model: str, format: str, output: str, **options: Any) -> None:
+    """Say where the time of a step goes, layer by layer and operator by operator, and what bounds it.
+
+    Prints one sentence, then tables of layers and operators with FLOPs, bytes and the share of the roof they reach. The
+    step's own time is measured without the profiler, in a process of its own. The folder holds a trace for Perfetto
+    or chrome://tracing, a flame graph, a roofline plot and all figures (profile.json, which bench report reads).
+    """
+    from bench.commands.compare import Screen
+    from bench.profiling import annotate, profile
+    from results.profile import text
+
+    check_output(output)
+    screen = Screen()
+    asked, conditions = _asked(model, screen, **options)
+    try:
+        if options["nvtx"]:
+            workload = annotate(asked, conditions, screen.progress)
+            screen.say(f"ran {asked.steps} steps of {workload.id} within NVTX ranges")
+            return
+        folder = options["out"] or FOLDER / _name(asked)
+        found = profile(asked, conditions, folder, screen.progress)
+    finally:
+        screen.clear()
+    write(text(found, format, options["top"], options["depth"]), output)
+    screen.say(f"wrote {', '.join(found.files.values())} into {folder}; the trace opens in https://ui.perfetto.dev")
+
+
+def _name(asked: Any) -> str:
+    label = "".join(letter if letter.isalnum() or letter in "-_@." else "-" for letter in asked.operand.label)
+    return f"{label}-{asked.task}"
+
+
+def _asked(model: str, screen: Any, **o: Any) -> tuple[Any, Any]:
+    from bench.data import find_data
+    from bench.machine import usable_cores
+    from bench.operands import MEASURED, choose_device, only_kind, parse_operands, refuse_used_gpu
+    from bench.profiling import TASKS, Asked
+    from bench.workload import Conditions
+    from loaders import engines
+
+    chosen = only_kind([model])
+    if chosen != MEASURED:
+        raise UsageError(f"bench profile takes a model; {model} is {chosen}")
+    device = choose_device(o["device"])
+    [operand] = parse_operands([model], device)
+    if operand.kind != "model":
+        raise UsageError(f"bench profile takes a model; {model} is a {operand.kind}; measure it with bench compare")
+    if device == "cuda" and not o["force"]:
+        refuse_used_gpu()
+    engines.check(o["loader"])
+    task = TASKS[o["task"]]
+    name, root = "", Path()
+    if task == "end_to_end":
+        name, root = find_data(o["data"], screen.progress)
+    elif o["data"] is not None:
+        raise UsageError("--data is read by --task endtoend; the other tasks work on a constant batch")
+    usual = (256, 256) if device == "cuda" else (32, 8)
+    batch = o["batch"] or usual[task in ("training", "end_to_end")]
+    threads = o["threads"] or usable_cores()
+    asked = Asked(operand, task, device, batch, o["size"] or 0, o["classes"] or 0, o["loader"], name, o["steps"])
+    root_text = str(root.absolute()) if name else ""
+    return asked, Conditions(data_root=root_text, threads=threads, seed=o["seed"], images=o["images"])
+

@@ -1,0 +1,131 @@
+"""A network as a file for other engines: ONNX, OpenVINO, or a program of torch.export."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import ModelError
+
+# format -> (ending of its file, what it needs beside torch)
+FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "onnx": (".onnx", ("onnx", "onnxscript")),
+    "openvino": (".xml", ("openvino",)),
+    "torch-export": (".pt2", ()),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how near it is.
+
+    Attributes:
+        files: written, the one to load first.
+        error: largest difference of a logit from the network's own, as a share of their standard deviation; None where
+            no engine is here that runs the file.
+        checked_by: that engine, or why nothing was checked.
+    """
+
+    files: tuple[Path, ...]
+    error: float | None
+    checked_by: str
+
+
+def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dynamic: bool) -> Exported:
+    """Write a network, run the file, and compare logits.
+
+    Args:
+        model: images [N, 3, size, size], fp32 on the CPU.
+        format: a key of FORMATS.
+        batch: images that the file takes at once.
+        dynamic: any number of them instead.
+
+    Raises:
+        ModelError: an engine is missing, or the network cannot be exported; says why.
+    """
+    import importlib.util
+
+    for needed in FORMATS[format][1]:
+        if importlib.util.find_spec(needed) is None:
+            raise ModelError(f"export to {format} needs {needed}, which is not installed; pip install 'pixbench[peers]'")
+    model = model.eval()
+    # torch.export takes a dimension of 1 for a constant.
+    example = torch.randn(max(batch, 2) if dynamic else batch, 3, size, size)
+    try:
+        files, run, checked_by = _WRITERS[format](model, example, path, dynamic)
+    except ModelError:
+        raise
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        hint = "; without --dynamic-batch it may work" if dynamic else ""
+        raise ModelError(f"the network cannot be exported to {format}: {first[:300]}{hint}") from error
+    if run is None:
+        return Exported(files, None, checked_by)
+    with torch.no_grad():
+        own = model(example).double()
+    spread = own.std(correction=0).item() or 1.0
+    return Exported(files, ((run(example).double() - own).abs().max().item()) / spread, checked_by)
+
+
+Run = Callable[[Tensor], Tensor]
+Written = tuple[tuple[Path, ...], Run | None, str]
+
+
+def _program(model: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+    return torch.export.export(model, (example,), dynamic_shapes=shapes)
+
+
+def _torch_export(model: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Written:
+    torch.export.save(_program(model, example, dynamic), path)
+    loaded = torch.export.load(path).module()
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = loaded(images)
+        return logits
+
+    return (path,), run, f"torch {torch.__version__}"
+
+
+def _onnx(model: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Written:
+    shapes = ({0: "batch"},) if dynamic else None
+    program = torch.onnx.export(
+        model, (example,), dynamo=True, verbose=False, dynamic_shapes=shapes,
+        input_names=["images"], output_names=["logits"], external_data=False,
+    )  # fmt: skip
+    assert program is not None
+    program.save(str(path))
+    try:
+        import onnxruntime
+    except ImportError:
+        return (path,), None, "onnxruntime is not installed, so nothing ran the file"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    return (path,), run, f"ONNX Runtime {onnxruntime.__version__}"
+
+
+def _openvino(model: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Written:
+    import openvino
+
+    converted = openvino.convert_model(_program(model, example, dynamic))
+    # Weights stay fp32: halving them is whoever loads the file's choice.
+    openvino.save_model(converted, str(path), compress_to_fp16=False)
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(compiled([images.numpy()])[0])
+
+    return (path, path.with_suffix(".bin")), run, f"OpenVINO {openvino.__version__}"
+
+
+_WRITERS: dict[str, Callable[[nn.Module, Tensor, Path, bool], Written]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "torch-export": _torch_export,
+}

@@ -1,0 +1,518 @@
+"""Where a step's time went: plain types, the sentence that says it, and the tables below it.
+
+Knows nothing of how the figures were had (bench/traced.py, bench/profiling.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from results.errors import RecordError
+from results.store import read_json
+from results.tables import Cell, fixed, quantity, render, to_json, unit_for
+
+SCHEMA = 1
+KIND = "profile"
+FILE = "profile.json"
+OVERHEAD = "(Python and dispatch)"
+"""Time of a profiled step in which none of the listed operators ran."""
+FAR = 0.25
+"""Share of the roof below which a step is bound by something that no ceiling describes."""
+OUTSIDE = "("
+"""What begins with it is no part of the network: the loss, the optimiser, autograd's own work."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator or kernel, over a step.
+
+    Attributes:
+        name: as the profiler names it.
+        calls: a step.
+        seconds: on the device, a step; on a CPU the time of the call.
+        flops: of convolutions and matrix products, 2 a multiply-add; None where they are not known.
+        bytes: read and written, each tensor once a call; None where they are not known.
+    """
+
+    name: str
+    calls: float
+    seconds: float
+    flops: float | None = None
+    bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Module:
+    """One layer, over a step; a parent's figures are sums that `tree` makes.
+
+    Attributes:
+        path: as in the state dict, such as layer1.0.conv1; in brackets what lies outside the network.
+        kind: its class.
+        forward_seconds, backward_seconds: of the operators that ran for it and for none of its children.
+        flops, bytes: as of an operator, both passes together.
+    """
+
+    path: str
+    kind: str
+    forward_seconds: float
+    backward_seconds: float
+    flops: float | None = None
+    bytes: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.forward_seconds + self.backward_seconds
+
+
+@dataclass(frozen=True)
+class Break:
+    """Where torch.compile had to end a graph.
+
+    Attributes:
+        reason: in torch's words, the first line.
+        where: file and line of the code that ended it.
+    """
+
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Stalls:
+    """Loader, step and both joined, from runs in turns without a profiler (see MEASURING's section on stalls).
+
+    Attributes:
+        loader: engine.
+        loader_rate, step_rate, joined_rate: images/s.
+        stages: (name, seconds an image) of the loader's own work, in order.
+        stages_note: what the stages are measured as.
+    """
+
+    loader: str
+    loader_rate: float
+    step_rate: float
+    joined_rate: float
+    stages: tuple[tuple[str, float], ...] = ()
+    stages_note: str = ""
+
+    @property
+    def overlap(self) -> float:
+        """Joined rate over the slower of the two: 1 is a loader that hides behind the step, or the reverse."""
+        return self.joined_rate / min(self.loader_rate, self.step_rate)
+
+    def sentence(self) -> str:
+        """ "loader-bound by 38 %: decode 61 %, resize 30 %, copy 9 %" or "step-bound; the loader idles 70 %"."""
+        total = sum(seconds for _, seconds in self.stages)
+        shares = ", ".join(f"{name} {_percent(seconds / total)}" for name, seconds in self.stages) if total else ""
+        if self.loader_rate < self.step_rate:
+            text = f"loader-bound by {_percent(1 - self.loader_rate / self.step_rate)}"
+        else:
+            text = f"step-bound; the loader idles {_percent(max(0.0, 1 - self.joined_rate / self.loader_rate))}"
+        return f"{text}: {shares}" if shares else text
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What `bench profile` found.
+
+    Attributes:
+        label: MODEL@CONFIGURATION as asked for.
+        workload: id of what was timed and profiled.
+        batch: images a step.
+        seconds: a step, the median of slices without a profiler; low, high: the 95 % interval of that median.
+        profiled_seconds: a step under the profiler, which slows it.
+        operators: most seconds first.
+        modules: in the network's order.
+        modules_of: "" where the modules are those of the profiled step, else what they are of.
+        precision, flops_ceiling, bandwidth: ceilings measured in this run, FLOP/s and bytes/s.
+        roof_fraction, mfu: of `seconds`; see bench.roofline.
+        launches: a step: kernels and graphs launched on a GPU, operators called on a CPU.
+        idle: share of `seconds` in which the GPU had nothing to do; None on a CPU.
+        graphs, recompiles: of torch.compile; None where nothing is compiled. `breaks` say where graphs ended.
+        memory: as bench.memory counts it, bytes.
+        stalls: of the end-to-end task, else None.
+        notes: what a reader must know.
+        machine, command, created, commit: as in a record.
+        files: what was written beside it, name -> file name.
+    """
+
+    label: str
+    workload: str
+    batch: int
+    seconds: float
+    low: float | None
+    high: float | None
+    profiled_seconds: float
+    operators: tuple[Operator, ...]
+    modules: tuple[Module, ...]
+    modules_of: str
+    precision: str
+    flops_ceiling: float
+    bandwidth: float
+    roof_fraction: float
+    mfu: float
+    launches: float
+    idle: float | None
+    graphs: int | None
+    recompiles: int | None
+    breaks: tuple[Break, ...]
+    memory: Mapping[str, int]
+    stalls: Stalls | None
+    notes: tuple[str, ...]
+    machine: Mapping[str, Any]
+    command: str
+    created: str
+    commit: Mapping[str, Any] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    kind: str = KIND
+    schema: int = SCHEMA
+
+    @property
+    def task(self) -> str:
+        return self.workload.split("/", 1)[0]
+
+    @property
+    def device(self) -> str:
+        return self.workload.rsplit("/", 1)[1]
+
+    @property
+    def host_share(self) -> float:
+        """Of the profiled step: what was spent in none of the operators."""
+        known = sum(operator.seconds for operator in self.operators)
+        return max(0.0, 1 - known / self.profiled_seconds)
+
+    def least_seconds(self, operator: Operator | Module) -> tuple[float, str] | None:
+        """The shortest time the ceilings allow, and which of them: "compute" or "memory"; None where not known."""
+        if operator.flops is None and operator.bytes is None:
+            return None
+        compute, memory = (operator.flops or 0.0) / self.flops_ceiling, (operator.bytes or 0.0) / self.bandwidth
+        return (compute, "compute") if compute >= memory else (memory, "memory")
+
+    def fraction(self, operator: Operator | Module) -> float | None:
+        """Share of the roof it reached: shortest time over time; above 1 where data stayed in a cache."""
+        least = self.least_seconds(operator)
+        return None if least is None or not operator.seconds else least[0] / operator.seconds
+
+    @property
+    def bound(self) -> str:
+        """What most of the step's time goes to: "compute" or "memory", by the operators that lie under each roof."""
+        spent = {"compute": 0.0, "memory": 0.0}
+        for operator in self.operators:
+            least = self.least_seconds(operator)
+            if least is not None:
+                spent[least[1]] += operator.seconds
+        return "compute" if spent["compute"] >= spent["memory"] else "memory"
+
+    def limit(self) -> str:
+        """How near to which roof: "is memory-bound at 61 % of roof"; far below, neither of the two is what bounds it."""
+        share = _percent(self.roof_fraction)
+        if self.roof_fraction < FAR:
+            return f"runs at {share} of roof, bound by neither ceiling"
+        return f"is {self.bound}-bound at {share} of roof"
+
+    def sentence(self) -> str:
+        """The finding in one sentence."""
+        doing = {
+            "training": "training",
+            "inference": "inference of",
+            "latency": "a single image through",
+            "end_to_end": "training from files of",
+        }[self.task]
+        text = f"{doing} {self.label} {self.limit()}"
+        if self.operators:
+            top = self.operators[0]
+            text += f"; {_percent(top.seconds / self.profiled_seconds)} of time in {plain_name(top.name)}"
+        if self.idle is not None:
+            side = "host-bound" if self.idle > 0.1 else "device-bound"
+            text += f"; GPU idle {_percent(self.idle)} ({side})"
+        else:
+            text += f"; Python and dispatch {_percent(self.host_share)}"
+        if self.stalls is not None:
+            text += f"; {self.stalls.sentence()}"
+        return text
+
+    def tree(self, depth: int) -> list[Module]:
+        """Modules summed up to a depth of the path, in order; 1 is the network's children. The depth is 1 or more."""
+        found: dict[str, list[Module]] = {}
+        for module in self.modules:
+            path = module.path if module.path.startswith(OUTSIDE) else ".".join(module.path.split(".")[:depth])
+            found.setdefault(path, []).append(module)
+        return [_summed(path, parts) for path, parts in found.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, `schema` first, the sentence with them."""
+        body = asdict(self)
+        return {"schema": body.pop("schema"), "kind": body.pop("kind"), "sentence": self.sentence(), **body}
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "profile") -> Profile:
+        """Raises RecordError on another schema or kind, and on unknown or absent keys, naming them."""
+        if not isinstance(data, dict) or data.get("kind") != KIND:
+            raise RecordError(f"{where}: not a profile; bench profile writes {FILE}")
+        if data.get("schema") != SCHEMA:
+            raise RecordError(f"{where}: schema is {data.get('schema')!r}, this version reads {SCHEMA}; profile again")
+        given = {key: value for key, value in data.items() if key != "sentence"}
+        for key, kind in (("operators", Operator), ("modules", Module), ("breaks", Break)):
+            given[key] = tuple(_built(kind, item, f"{where}: {key}") for item in given.get(key) or ())
+        if given.get("stalls") is not None:
+            stalls = dict(given["stalls"])
+            stalls["stages"] = tuple((name, seconds) for name, seconds in stalls.get("stages", ()))
+            given["stalls"] = _built(Stalls, stalls, f"{where}: stalls")
+        given["notes"] = tuple(given.get("notes", ()))
+        return _built(cls, given, where)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Profile:
+        """Reads one. Raises RecordError: what is wrong with the file and what to do."""
+        return cls.from_json(read_json(Path(path)), str(path))
+
+
+_T = TypeVar("_T")
+
+
+def _built(kind: Callable[..., _T], data: Any, where: str) -> _T:
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(data, Mapping):
+        raise RecordError(f"{where}: expected an object, found {str(data)[:40]!r}")
+    unknown = [key for key in data if key not in names]
+    if unknown:
+        raise RecordError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(names)}")
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise RecordError(f"{where}: {error}") from None
+
+
+def _summed(path: str, parts: Sequence[Module]) -> Module:
+    def total(values: Iterable[float | None]) -> float | None:
+        known = [x for x in values if x is not None]
+        return sum(known) if known else None
+
+    own = next((part.kind for part in parts if part.path == path), "")
+    return Module(
+        path,
+        own,
+        sum(part.forward_seconds for part in parts),
+        sum(part.backward_seconds for part in parts),
+        total(part.flops for part in parts),
+        total(part.bytes for part in parts),
+    )
+
+
+_PLAIN = {
+    "convolution": "convolution",
+    "convolution_backward": "convolution backward",
+    "mkldnn_convolution": "convolution",
+    "_convolution_pointwise": "convolution",
+    "_linear_pointwise": "linear layers",
+    "native_batch_norm": "batch-norm",
+    "_native_batch_norm_legit": "batch-norm",
+    "_batch_norm_with_update": "batch-norm",
+    "batch_norm_backward": "batch-norm backward",
+    "native_batch_norm_backward": "batch-norm backward",
+    "cudnn_batch_norm": "batch-norm",
+    "cudnn_batch_norm_backward": "batch-norm backward",
+    "relu_": "ReLU",
+    "relu": "ReLU",
+    "threshold_backward": "ReLU backward",
+    "_to_copy": "casts and copies",
+    "copy_": "copies",
+    "silu_": "SiLU",
+    "silu_backward": "SiLU backward",
+    "_fused_sgd_": "the optimiser",
+    "_foreach_add_": "the optimiser",
+    "addmm": "linear layers",
+    "max_pool2d_with_indices": "max pooling",
+    "max_pool2d_with_indices_backward": "max pooling backward",
+}
+
+
+def plain_name(name: str) -> str:
+    """An operator's name as a sentence says it: "aten::native_batch_norm_backward" -> "batch-norm backward"."""
+    bare = name.rsplit("::", 1)[-1].split(".")[0]
+    if bare in _PLAIN:
+        return _PLAIN[bare]
+    if "_fused_" in bare:
+        return f"the fused kernel {bare}"
+    return bare.strip("_").replace("_", " ")
+
+
+def text(profile: Profile, format: str = "text", top: int = 12, depth: int = 1) -> str:
+    """Sentence, tables by module and by operator, and what stands beside them; json is raw, csv the operators.
+
+    Raises RecordError on another format.
+    """
+    if format == "json":
+        return to_json(profile.to_json())
+    if format == "csv":
+        return _csv(profile)
+    bullet = "- " if format == "markdown" else ""
+    pieces = [f"{bullet}{profile.sentence()}"]
+    pieces.append(_facts(profile, bullet))
+    rows = module_rows(profile, depth)
+    title = f"by module{f' ({profile.modules_of})' if profile.modules_of else ''}"
+    if rows:
+        pieces.append(f"{title}:\n\n" + render(MODULE_HEADERS, rows, format).rstrip("\n"))
+    pieces.append("by operator:\n\n" + render(OPERATOR_HEADERS, operator_rows(profile, top), format).rstrip("\n"))
+    if profile.stalls is not None:
+        pieces.append(_stalls(profile.stalls, format))
+    if profile.breaks:
+        lines = [f"{bullet}{one.where}: {one.reason}" for one in profile.breaks]
+        pieces.append("graph breaks:\n" + "\n".join(lines))
+    notes = [*profile.notes, ROOF_NOTE]
+    pieces.append("\n".join(f"{bullet}{note}" for note in notes))
+    return "\n\n".join(pieces) + "\n"
+
+
+ROOF_NOTE = (
+    "roof: the shortest time that the ceilings measured in this run allow for the operator's FLOPs and bytes, over its "
+    "time; above 100 % where data was still in a cache, or a convolution outdoes the large matrix product"
+)
+OPERATOR_HEADERS = ("operator", "time", "share", "calls", "FLOPs", "bytes", "roof", "bound by")
+MODULE_HEADERS = ("module", "kind", "forward", "backward", "share", "FLOPs", "bytes", "roof")
+
+
+def operator_rows(profile: Profile, top: int) -> list[list[Cell]]:
+    """Cells of the table by operator, the ones beyond `top` in one row, and what no operator accounts for."""
+    factor, unit = unit_for([max((operator.seconds for operator in profile.operators), default=0.0)], "s")
+
+    def row(name: str, operator: Operator) -> list[Cell]:
+        least = profile.least_seconds(operator)
+        return [
+            name,
+            f"{fixed(operator.seconds / factor, None, None)} {unit}",
+            _percent(operator.seconds / profile.profiled_seconds),
+            _count(operator.calls),
+            _work(operator.flops, "FLOP"),
+            _work(operator.bytes, "bytes"),
+            _fraction(profile.fraction(operator)),
+            "-" if least is None or not least[0] else least[1],
+        ]
+
+    rows = [row(operator.name, operator) for operator in profile.operators[:top]]
+    rest = profile.operators[top:]
+    if rest:
+        seconds, calls = sum(o.seconds for o in rest), sum(o.calls for o in rest)
+        rows.append(row(f"({len(rest)} others)", Operator("", calls, seconds)))
+    left = profile.profiled_seconds * profile.host_share
+    if profile.idle is None:
+        rows.append(row(OVERHEAD, Operator("", 0, left)))
+    return rows
+
+
+def module_rows(profile: Profile, depth: int) -> list[list[Cell]]:
+    """Cells of the table by module, in the network's order."""
+    shown = [module for module in profile.tree(depth) if module.seconds > 0]
+    total = sum(module.seconds for module in shown)
+    factor, unit = unit_for([max((module.seconds for module in shown), default=0.0)], "s")
+
+    def time(seconds: float) -> str:
+        return f"{fixed(seconds / factor, None, None)} {unit}" if seconds else "-"
+
+    return [
+        [
+            module.path,
+            module.kind or "-",
+            time(module.forward_seconds),
+            time(module.backward_seconds),
+            _percent(module.seconds / total),
+            _work(module.flops, "FLOP"),
+            _work(module.bytes, "bytes"),
+            _fraction(profile.fraction(module)),
+        ]
+        for module in shown
+    ]
+
+
+def facts(profile: Profile) -> list[tuple[str, str]]:
+    """What stands beside the tables, name and text."""
+    step = quantity(profile.seconds, "s", profile.low, profile.high)
+    # A finding of a tenth of a percent would be the noise of two medians.
+    slower = profile.profiled_seconds / profile.seconds
+    rate = quantity(profile.batch / profile.seconds, "images/s")
+    found = [
+        ("step", f"{step} without the profiler ({rate}), {fixed(slower, None, None)} times that with it"),
+        ("launches", f"{_count(profile.launches)} {'a step' if profile.idle is not None else 'operator calls a step'}"),
+        (
+            "ceilings",
+            f"{quantity(profile.flops_ceiling, 'FLOP/s')} in {profile.precision}, "
+            f"{quantity(profile.bandwidth, 'bytes/s')}; MFU {_percent(profile.mfu)}",
+        ),
+    ]
+    if profile.graphs is not None:
+        breaks = f"{len(profile.breaks)} graph break{'' if len(profile.breaks) == 1 else 's'}"
+        found.append(("torch.compile", f"{profile.graphs} graphs, {breaks}, {profile.recompiles} recompilations"))
+    found.append(("memory", memory_text(profile.memory)))
+    return found
+
+
+MEMORY_PARTS = (
+    ("weights", "weights"),
+    ("gradients", "gradients"),
+    ("optimizer", "optimiser"),
+    ("inputs", "input"),
+    ("workspace", "activations and workspace"),
+    ("slack", "allocator slack"),
+)
+
+
+def memory_text(memory: Mapping[str, int]) -> str:
+    """The parts that a step's memory adds up from, and the process's own figure beside it."""
+    parts = [f"{quantity(memory[name], 'bytes')} {title}" for name, title in MEMORY_PARTS if memory[name]]
+    return f"{' + '.join(parts)}; the process holds {quantity(memory['process'], 'bytes')} with its libraries"
+
+
+def _facts(profile: Profile, bullet: str) -> str:
+    return "\n".join(f"{bullet}{name}: {said}" for name, said in facts(profile))
+
+
+def _stalls(stalls: Stalls, format: str) -> str:
+    rows: list[list[Cell]] = [
+        ["loader alone", quantity(stalls.loader_rate, "images/s")],
+        ["step alone", quantity(stalls.step_rate, "images/s")],
+        ["joined", quantity(stalls.joined_rate, "images/s")],
+        ["overlap", _percent(stalls.overlap)],
+    ]
+    total = sum(seconds for _, seconds in stalls.stages)
+    rows += [
+        [f"loader: {name}", f"{quantity(seconds, 's')} an image, {_percent(seconds / total)}"]
+        for name, seconds in stalls.stages
+    ]
+    table = render([f"loader {stalls.loader}", "figure"], rows, format).rstrip("\n")
+    return f"loader and step, without the profiler:\n\n{table}" + (
+        f"\n\n{stalls.stages_note}" if stalls.stages_note else ""
+    )
+
+
+def _csv(profile: Profile) -> str:
+    headers = ["table", "name", "calls", "seconds", "forward_seconds", "backward_seconds", "flops", "bytes", "roof"]
+    rows: list[list[Cell]] = [
+        ["operator", o.name, o.calls, o.seconds, None, None, o.flops, o.bytes, profile.fraction(o)]
+        for o in profile.operators
+    ]
+    rows += [
+        ["module", m.path, None, m.seconds, m.forward_seconds, m.backward_seconds, m.flops, m.bytes, profile.fraction(m)]
+        for m in profile.modules
+    ]
+    return render(headers, rows, "csv")
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.5 else f"{percent:.1f} %"
+
+
+def _count(calls: float) -> str:
+    return "-" if not calls else f"{calls:.0f}" if calls >= 10 or calls == round(calls) else f"{calls:.1f}"
+
+
+def _work(amount: float | None, unit: str) -> str:
+    return "-" if not amount else quantity(float(amount), unit)
+
+
+def _fraction(fraction: float | None) -> str:
+    return "-" if fraction is None or not fraction else _percent(fraction)

@@ -1,0 +1,335 @@
+"""One HTML page of stored results: findings, tables, charts, and where each figure comes from.
+
+Self-contained: styles and charts are inside, nothing is fetched, no script runs. What the page says is what the
+commands print, from the same functions, so that a page and a terminal never disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from results import gate_report, runs, tables
+from results import profile as profiles
+from results import report_pictures as pictures
+from results.classification import read_confusion
+from results.errors import RecordError
+from results.history import History, load_steps
+from results.profile import Profile
+from results.record import Record
+from results.runs import RunSummary
+from results.store import read_json
+
+TEMPLATE = "report.html.jinja"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture with what it shows in words.
+
+    Attributes:
+        title: the finding; also read out to those who cannot see it.
+        svg: its markup.
+    """
+
+    title: str
+    svg: str
+
+
+@dataclass
+class Section:
+    """One result.
+
+    Attributes:
+        title: what was done.
+        source: the file or folder.
+        verdicts: the finding, a sentence each.
+        body: markdown: tables and notes.
+        charts: drawn from it.
+        command: that made the figures, "" where it is not known.
+        machine: where, in one line.
+        created: when, as in the record.
+    """
+
+    title: str
+    source: str
+    verdicts: list[str] = field(default_factory=list)
+    body: str = ""
+    charts: list[Chart] = field(default_factory=list)
+    command: str = ""
+    machine: str = ""
+    created: str = ""
+
+
+def page(sections: Sequence[Section], title: str, skipped: Sequence[tuple[str, str]] = ()) -> str:
+    """The whole page.
+
+    Args:
+        skipped: (path, reason) of what was passed over.
+
+    Raises:
+        RecordError: there is nothing to show.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    if not sections:
+        raise RecordError("nothing to report")
+    # Raw HTML in a name or a note stays text.
+    renderer = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable("table")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["markdown"] = lambda text: Markup(_scrolling(renderer.render(text)))
+    environment.filters["svg"] = Markup
+    source = resources.files("results").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(source).render(title=title, sections=sections, skipped=skipped)
+
+
+def _scrolling(html: str) -> str:
+    """A wide table scrolls by itself: the page never does."""
+    return html.replace("<table>", '<div class="wide" tabindex="0"><table>').replace("</table>", "</table></div>")
+
+
+def open_results(
+    paths: Sequence[Path], accuracy: Mapping[str, float] | None = None
+) -> tuple[list[Section], list[tuple[str, str]]]:
+    """The sections of files and folders, and what was passed over and why.
+
+    A file is a record of compare or check, a profile, or pytest-benchmark's JSON. A folder is a training run, a folder
+    of runs (one section that ranks them, then one of each), a profile's folder, or a folder of records.
+
+    Args:
+        accuracy: published top-1 accuracies of models, fractions.
+
+    Raises:
+        RecordError: a file that was named itself is not one of these; says what it is.
+    """
+    sections: list[Section] = []
+    skipped: list[tuple[str, str]] = []
+    for path in paths:
+        if not path.exists():
+            raise RecordError(f"{path} does not exist; name a stored result or a run's folder")
+        if not path.is_dir():
+            sections.append(from_file(path, accuracy or {}))
+        elif (path / runs.FILE).is_file():
+            sections.append(from_run(path))
+        elif (path / profiles.FILE).is_file():
+            sections.append(from_file(path / profiles.FILE, {}))
+        else:
+            found, passed = from_folder(path, accuracy or {})
+            if not found:
+                raise RecordError(f"{path} holds no result: no run, no profile, no record")
+            sections += found
+            skipped += passed
+    return sections, skipped
+
+
+def from_folder(folder: Path, accuracy: Mapping[str, float]) -> tuple[list[Section], list[tuple[str, str]]]:
+    """Sections of everything in a folder."""
+    found: list[Section] = []
+    skipped: list[tuple[str, str]] = []
+    inside: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.is_dir() and (path / runs.FILE).is_file():
+                RunSummary.load(path)
+                inside.append(path)
+            elif path.is_dir() and (path / profiles.FILE).is_file():
+                found.append(from_file(path / profiles.FILE, accuracy))
+            elif path.suffix == ".json":
+                found.append(from_file(path, accuracy))
+        except RecordError as error:
+            skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
+    if len(inside) > 1:
+        found.append(from_runs(folder, [RunSummary.load(path) for path in inside]))
+    return [*found, *map(from_run, inside)], skipped
+
+
+def from_file(path: Path, accuracy: Mapping[str, float]) -> Section:
+    """The section of a file, by what is in it.
+
+    Raises:
+        RecordError: it is damaged, of another schema, or of no known kind.
+    """
+    data = read_json(path)
+    if isinstance(data, dict) and data.get("kind") == profiles.KIND:
+        return of_profile(Profile.from_json(data, str(path)), path)
+    if isinstance(data, dict) and "benchmarks" in data and "kind" not in data:
+        return of_benchmarks(data, path)
+    if path.name == runs.FILE:
+        return from_run(path.parent)
+    record = Record.from_json(data, str(path))
+    return of_check(record, path) if record.kind == "check" else of_comparison(record, path, accuracy)
+
+
+def of_comparison(record: Record, path: Path, accuracy: Mapping[str, float]) -> Section:
+    """A record of bench compare: its sentences, its tables, ratios, speed beside size and accuracy, latencies."""
+    text = tables.compare_table(record, "markdown")
+    bullets, _, rest = text.partition("\n\n")
+    return Section(
+        title=f"Comparison of {_listed(record.operands)}",
+        source=str(path),
+        verdicts=[line.removeprefix("- ") for line in bullets.splitlines()],
+        body=rest,
+        charts=[
+            *_drawn(pictures.ratios, record),
+            *_drawn(pictures.speed_and_size, record),
+            *_drawn(pictures.speed_and_accuracy, record, accuracy),
+            *_drawn(pictures.latencies, record),
+            *_drawn(pictures.roofs, record),
+        ],
+        command=record.command,
+        machine=tables.machine_line(record),
+        created=record.created,
+    )
+
+
+def of_check(record: Record, path: Path) -> Section:
+    """A record of bench check: the verdict and its tables."""
+    stored = record.settings.get("check")
+    if not isinstance(stored, Mapping):
+        raise RecordError(f"{path}: a check without its report; check again with this version")
+    report = gate_report.from_json({**stored, "machine": record.machine}, str(path))
+    text = gate_report.markdown(report)
+    first, _, rest = text.partition("\n\n")
+    return Section(
+        title=f"Check of {report.head.ref or 'the working tree'} against {report.base.ref or report.base.commit}",
+        source=str(path),
+        verdicts=[first.lstrip("#- ").strip()],
+        body=_without_folding(rest),
+        charts=_drawn(pictures.changes, report),
+        command=record.command,
+        machine=tables.machine_line(record),
+        created=record.created,
+    )
+
+
+def _without_folding(text: str) -> str:
+    """GitHub's folded details, unfolded: the page renders no raw HTML."""
+    text = re.sub(r"<summary>(.*?)</summary>", r"\n\1\n", text)
+    return re.sub(r"</?(details|br)\s*/?>", "", text)
+
+
+def of_profile(profile: Profile, path: Path) -> Section:
+    """A profile: its sentence, its tables, flame graph, roofline and the loader's stages."""
+    text = profiles.text(profile, "markdown", depth=2)
+    first, _, rest = text.partition("\n\n")
+    record = Record("profile", profile.created, profile.command, profile.commit, profile.machine, (), ())
+    return Section(
+        title=f"Profile of {profile.label}, {profile.task.replace('_', ' ')}",
+        source=str(path),
+        verdicts=[first.removeprefix("- ")],
+        body=rest,
+        charts=[
+            *_drawn(pictures.flame, profile),
+            *_drawn(pictures.operators, profile),
+            *_drawn(pictures.roofline, profile),
+            *_drawn(pictures.loader_stages, profile),
+        ],
+        command=profile.command,
+        machine=tables.machine_line(record),
+        created=profile.created,
+    )
+
+
+def of_benchmarks(data: Mapping[str, Any], path: Path) -> Section:
+    """pytest-benchmark's JSON: each benchmark's median and spread."""
+    rows: list[list[tables.Cell]] = []
+    try:
+        for one in data["benchmarks"]:
+            stats = one["stats"]
+            factor, unit = tables.unit_for([stats["median"]], "s")
+            spread = [stats[name] / factor for name in ("median", "q1", "q3")]
+            rows.append([one["name"], f"{tables.fixed(*spread)} {unit}", stats["rounds"], f"{stats['ops']:.4g}"])
+        machine = str(data["machine_info"].get("cpu", {}).get("brand_raw", "not recorded"))
+        created = str(data["datetime"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path}: not pytest-benchmark's JSON ({error}); is it the right file?") from None
+    if not rows:
+        raise RecordError(f"{path}: holds no benchmark")
+    return Section(
+        title=f"{len(rows)} benchmarks of pytest bench",
+        source=str(path),
+        body=tables.render(["benchmark", "median", "rounds", "calls/s"], rows, "markdown"),
+        command="pytest bench --benchmark-json",
+        machine=f"machine: {machine}, measured {created}",
+        created=created,
+    )
+
+
+def from_runs(folder: Path, summaries: Sequence[RunSummary]) -> Section:
+    """Several training runs, ranked, published figures beside them."""
+    best = runs.ranked(summaries)
+    top = best[0]
+    verdicts = [] if top.top1 is None else [f"{top.name} is the most accurate: top-1 {100 * top.top1:.2f} %"]
+    return Section(
+        title=f"{len(summaries)} training runs of {folder.name}",
+        source=str(folder),
+        verdicts=verdicts,
+        body=runs.table(summaries, "markdown") + "\n" + runs.size_table(summaries, "markdown"),
+        charts=[
+            *_drawn(pictures.accuracies, best),
+            *_drawn(pictures.accuracy_and_params, best),
+            *_drawn(pictures.accuracy_and_time, best),
+        ],
+        command=f"bench compare {folder}",
+    )
+
+
+def from_run(folder: Path) -> Section:
+    """One training run: its figures, curves and confusion matrix."""
+    summary = RunSummary.load(folder)
+    said = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    history = None
+    if (folder / "history.csv").is_file():
+        history = History.load(folder / "history.csv")
+        if (folder / "steps.csv").is_file():
+            history = History(history.epochs, load_steps(folder / "steps.csv"))
+    charts = [] if history is None else [
+        *_drawn(pictures.losses, history, summary),
+        *_drawn(pictures.curves, history, summary),
+        *_drawn(pictures.learning_rate, history),
+    ]  # fmt: skip
+    if (folder / "confusion.csv").is_file():
+        matrix, names = read_confusion(folder / "confusion.csv")
+        charts += _drawn(pictures.confusion, matrix, names)
+    machine = said.get("machine") if isinstance(said, dict) else None
+    created = "1970-01-01T00:00:00+00:00"
+    line = ""
+    if isinstance(machine, Mapping):
+        record = Record("train", created, "", None, machine, (), ())
+        line = tables.machine_line(record).rpartition(", measured ")[0]
+    top1 = "not tested" if summary.top1 is None else f"top-1 {100 * summary.top1:.2f} %"
+    beside = ""
+    if summary.difference is not None:
+        beside = f", {abs(100 * summary.difference):.2f} points {'below' if summary.difference > 0 else 'above'} the published figure"
+    state = "" if summary.status == "finished" else f" ({summary.status}: {summary.reason})"
+    report = folder / "report.txt"
+    body = runs.table([summary], "markdown")
+    if report.is_file():
+        body += f"\n```\n{report.read_text(encoding='utf-8').strip()}\n```\n"
+    return Section(
+        title=f"Training run {summary.name}",
+        source=str(folder),
+        verdicts=[f"{summary.model} on {summary.data}: {top1} after {summary.epochs} epochs{beside}{state}"],
+        body=body,
+        charts=charts,
+        command=str(said.get("command", "")) if isinstance(said, dict) else "",
+        machine=line,
+    )
+
+
+def _drawn(draw: Callable[..., tuple[str, Figure] | None], *given: Any) -> list[Chart]:
+    """The chart that a function draws, none where it has nothing to show."""
+    made = draw(*given)
+    return [] if made is None else [Chart(made[0], pictures.inline(made[1], made[0]))]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
