@@ -1,8 +1,9 @@
 """`bench tune`: finds the fastest configuration of a model on this machine, by successive halving with duels.
 
 Every challenger is measured in turns with the preset `fast`, so that what counts is a ratio and drift falls on both.
-In the first rung one process takes the challengers one after another, a few turns each; from the second on each has a
-fresh process and more turns. The last one standing meets `fast` in several pairs of fresh processes, and only a
+In the first rung one process takes the challengers one after another, a few turns each, those with one lever changed
+first: a change that alone is clearly slower is not tried together with others. From the second rung on each challenger
+has a fresh process and more turns. The last one standing meets `fast` in several pairs of fresh processes, and only a
 difference beyond what processes differ by anyway replaces it. Karnin et al. 2013 (sequential halving) for the scheme.
 
 A configuration whose logits lie further from plain fp32's than twice what those of `fast` do is not a challenger.
@@ -33,15 +34,19 @@ from results.stats import interval
 from results.verdict import BETTER, compare_verdict
 
 MARGIN = 0.02
+HOPELESS = 0.95  # times as fast with one lever changed: no configuration with that change is tried
 # Turns of each side in the first rung, in later ones, and in the last duel.
 FIRST, LATER, LAST = 3, 6, 8
 BLOCKS = 3  # pairs of fresh processes in the last duel, if the time is there
 LARGEST = 1024  # images a step that are tried
 # Shares of the whole time that a task may have, when all are asked for.
-SHARES = {"inference": 0.4, "training": 0.3, "latency": 0.2, "loading": 0.1}
+SHARES = {"inference": 0.42, "training": 0.3, "latency": 0.16, "loading": 0.12}
+NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
 # Weights kept in bfloat16 lose updates that are small beside them: training in pure bf16 is another training.
 PRECISIONS = {"cpu": ("fp32", "amp", "bf16"), "cuda": ("fp32", "tf32", "amp", "bf16", "fp16")}
 TRAINING_PRECISIONS = {"cpu": ("fp32", "amp"), "cuda": ("tf32", "amp", "fp16")}
+
+LEVERS = ("precision", "layout", "compile", "freeze")
 
 Say = Callable[[str], None]
 
@@ -53,7 +58,8 @@ class Result:
     Attributes:
         configuration: levers; of a batch or a loader as it is called in the table.
         ratio: how many times as fast as the reference, in the last rung it was in; None without a number.
-        rung: that rung, from 1; 0 if it was never measured.
+        low, high: 95 % interval of the pairs in that rung, within one pair of processes.
+        rung: that rung, from 1.
         error: of its logits, see Winner; None where it is no number of the task.
         reason: why it went no further; "" for those that were merely slower.
     """
@@ -63,6 +69,8 @@ class Result:
     rung: int
     error: float | None = None
     reason: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ class Tuning:
         levers: worth of each of the winner's levers.
         verdict: of the last duel, in words.
         untried: configurations for which there was no time.
+        hopeless: configurations with a change that alone was clearly slower.
         seconds: how long it took.
     """
 
@@ -102,6 +111,7 @@ class Tuning:
     levers: list[Lever] = field(default_factory=list)
     verdict: str = ""
     untried: list[str] = field(default_factory=list)
+    hopeless: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +120,7 @@ class Tuning:
 
 
 def challengers(reference: Configuration, device: Device, training: bool) -> list[Configuration]:
-    """Every configuration that can work here, those with the fewest levers changed first."""
+    """Every configuration that can work here: those with the fewest levers changed first, quickly built ones first."""
     precisions = (TRAINING_PRECISIONS if training else PRECISIONS)[device.kind]
     modes = ("eager", "compile", "graphs", "autotune")
     found = []
@@ -119,19 +129,28 @@ def challengers(reference: Configuration, device: Device, training: bool) -> lis
         with suppress(ModelError):
             check(one, device, training)
             found.append(one)
-    return sorted((one for one in found if one != reference), key=lambda one: (distance(one, reference), one.text))
+    return sorted(
+        (one for one in found if one != reference),
+        key=lambda one: (distance(one, reference), modes.index(one.compile), one.text),
+    )
 
 
 def distance(a: Configuration, b: Configuration) -> int:
     """Levers that differ."""
-    return sum(getattr(a, name) != getattr(b, name) for name in ("precision", "layout", "compile", "freeze"))
+    return sum(getattr(a, name) != getattr(b, name) for name in LEVERS)
+
+
+def shares(one: Configuration, other: Configuration, reference: Configuration) -> bool:
+    """Whether `one` has every lever that `other` has otherwise than the reference."""
+    changed = [name for name in LEVERS if getattr(other, name) != getattr(reference, name)]
+    return all(getattr(one, name) == getattr(other, name) for name in changed)
 
 
 def one_off(winner: Configuration, device: Device, training: bool) -> list[tuple[str, Configuration]]:
     """The winner with one lever put back to what a first script has, for each lever that it has."""
     plain = Configuration()
     found = []
-    for name in ("precision", "layout", "compile", "freeze"):
+    for name in LEVERS:
         value = getattr(winner, name)
         if value == getattr(plain, name):
             continue
@@ -185,6 +204,8 @@ class Tuner:
         self.spawn = spawn
         self.rng = random.Random(conditions.seed)
         self.workers: list[Any] = []
+        # Configurations that inference showed not to be hopeless for latency; None before.
+        self.near: list[str] | None = None
 
     # ---- processes ----
 
@@ -204,13 +225,16 @@ class Tuner:
         self.workers.remove(worker)
         worker.close()
 
-    def enter(self, worker: Any, workload: Workload) -> Entrant:
+    def enter(self, worker: Any, workload: Workload, begun: bool = False) -> Entrant:
         """Build and warm a workload.
+
+        Args:
+            begun: the process was told to build it before.
 
         Raises:
             BenchError: it cannot be built, or does not fit.
         """
-        built = worker.build([workload], self.conditions)
+        built = worker.built() if begun else worker.build([workload], self.conditions)
         speed = worker.warm(workload, WARM_UP_CAP[workload.task])["seconds_per_step"]
         wanted = plan(speed, prefetch=built["prefetch"][workload.id])
         error = None
@@ -238,28 +262,37 @@ class Tuner:
         """
         begin = time.monotonic()
         base = self.base[task]
+        if task == "loading" and base.device == "cuda":
+            self.share_decoding(base)
         found = Tuning(task, base.subject, base.configuration)
         pool = self.pool(task, base)
         first = self.start("fast")
         try:
             reference = self.enter(first, base)
-            left = self.first_rung(found, base, reference, pool, begin + 0.45 * seconds)
+            left = self.first_rung(found, base, reference, pool, begin + (0.7 if task == "loading" else 0.45) * seconds)
             allowed = None if reference.error is None else ROUNDING * reference.error + FLOOR
             left = self.accurate(found, left, allowed)
             rung = 2
-            while len(left) > 1 and time.monotonic() - begin < 0.65 * seconds:
+            while len(left) > 1 and time.monotonic() - begin < 0.5 * seconds:
                 left = self.later_rung(found, base, reference, left, rung)
                 rung += 1
         finally:
             self.close()
-        found.winner = self.last_duel(found, base, left, reference.error, begin + 0.8 * seconds)
+        found.winner = self.last_duel(found, base, left, reference.error, begin + 0.65 * seconds)
         if task in ("inference", "training"):
-            self.batches(found, begin + 0.9 * seconds)
+            self.batches(found, begin + 0.8 * seconds)
         if task != "loading":
             self.worth(found, begin + seconds)
         found.results.sort(key=lambda one: (one.reason != "", -one.rung, -(one.ratio or 0.0)))
         found.seconds = time.monotonic() - begin
         return found
+
+    def share_decoding(self, base: Workload) -> None:
+        """Have the share of the GPU's JPEG engine measured and remembered; every loader here uses it from then on."""
+        self.say("loading: the share of images that the JPEG engine decodes")
+        worker = self.start("hw_decoder_load")
+        worker.ask("sweep", 600, workload=base.to_json(), conditions=asdict(self.conditions))
+        self.end(worker)
 
     def pool(self, task: str, base: Workload) -> list[Workload]:
         """The challengers, the likeliest first."""
@@ -267,6 +300,8 @@ class Tuner:
             return [replace(base, configuration=text) for text in loader_configurations(base.configuration)]
         training = task == "training"
         reference = parse(base.configuration, self.device, training)
+        if task == "latency" and self.near is not None:
+            return [replace(base, configuration=text) for text in self.near]
         return [replace(base, configuration=one.text) for one in challengers(reference, self.device, training)]
 
     def first_rung(
@@ -275,25 +310,38 @@ class Tuner:
         """A few turns of each, in one process; what the time does not reach is named."""
         worker = self.start("challengers")
         left: list[Result] = []
-        longest = 0.0
+        # Building takes most of the time, and how long depends on what is compiled.
+        longest: dict[str, float] = {}
+        slower: list[Configuration] = []
+        start = parse(base.configuration, self.device, base.training) if base.task != "loading" else None
         for number, workload in enumerate(pool):
             begin = time.monotonic()
-            if begin + longest > deadline:
-                found.untried = [one.configuration for one in pool[number:]]
-                break
+            here = parse(workload.configuration, self.device, base.training) if start is not None else None
+            if start is not None and here is not None and any(shares(here, bad, start) for bad in slower):
+                found.hopeless.append(workload.configuration)
+                continue
+            mode = here.compile if here is not None else ""
+            if begin + longest.get(mode, 0.0) > deadline:
+                found.untried.append(workload.configuration)
+                continue
             self.say(f"{base.task}: {workload.configuration} ({number + 1} of {len(pool)})")
             try:
                 entrant = self.enter(worker, workload)
-                ratio = math.exp(statistics.median(self.turns(reference, entrant, FIRST)))
-                left.append(Result(workload.configuration, ratio, 1, entrant.error))
+                one = judged(Result(workload.configuration, None, 1, entrant.error), self.turns(reference, entrant, FIRST))
+                left.append(one)
+                ratio = one.ratio or 0.0
+                if start is not None and here is not None and distance(here, start) == 1 and ratio < HOPELESS:
+                    slower.append(here)
                 worker.ask("release", ids=[workload.id])
             except BenchError as error:
                 found.results.append(Result(workload.configuration, None, 1, reason=_line(error)))
                 # What a failed attempt left behind must not weigh on the next.
                 self.end(worker)
                 worker = self.start("challengers")
-            longest = max(longest, time.monotonic() - begin)
+            longest[mode] = max(longest.get(mode, 0.0), time.monotonic() - begin)
         self.end(worker)
+        if base.task == "inference":
+            self.near = [one.configuration for one in left if (one.ratio or 0.0) > NEAR]
         return self.halved(found, left)
 
     def accurate(self, found: Tuning, left: Sequence[Result], allowed: float | None) -> list[Result]:
@@ -317,8 +365,7 @@ class Tuner:
             worker = self.start(one.configuration)
             try:
                 entrant = self.enter(worker, replace(base, configuration=one.configuration))
-                ratio = math.exp(statistics.median(self.turns(reference, entrant, LATER)))
-                again.append(replace(one, ratio=ratio, rung=rung))
+                again.append(judged(replace(one, rung=rung), self.turns(reference, entrant, LATER)))
             except BenchError as error:
                 found.results.append(replace(one, reason=_line(error)))
             finally:
@@ -350,10 +397,11 @@ class Tuner:
             begin = time.monotonic()
             self.say(f"{base.task}: last duel of {best.configuration}, block {len(blocks) + 1}")
             try:
-                sides = [
-                    self.enter(self.start(text), replace(base, configuration=text))
-                    for text in (base.configuration, best.configuration)
-                ]
+                workloads = [replace(base, configuration=text) for text in (base.configuration, best.configuration)]
+                processes = [self.start(one.configuration) for one in workloads]
+                for process, workload in zip(processes, workloads, strict=True):
+                    process.begin_build([workload], self.conditions)
+                sides = [self.enter(*pair, begun=True) for pair in zip(processes, workloads, strict=True)]
                 blocks.append(self.turns(sides[0], sides[1], LAST))
             except BenchError as failure:
                 found.verdict = f"{best.configuration} failed in the last duel: {_line(failure)}"
@@ -413,15 +461,26 @@ class Tuner:
         found.winner = replace(found.winner, batch=best[1])
 
     def worth(self, found: Tuning, deadline: float) -> None:
-        """Each lever of the winner put back, one at a time, in turns with the winner."""
+        """Each lever of the winner put back, one at a time, in turns with the winner.
+
+        Where `fast` won, the first rungs have measured most of them already.
+        """
         assert found.winner is not None
         training = found.task == "training"
         winner = parse(found.winner.configuration, self.device, training)
         base = replace(self.base[found.task], configuration=winner.text)
         longest = 0.0
+        known = {one.configuration: one for one in found.results if one.ratio} if winner.text == found.reference else {}
+        wanted = one_off(winner, self.device, training)
+        for lever, changed in wanted:
+            if changed.text in known:
+                found.levers.append(inverse(lever, known[changed.text]))
+        wanted = [pair for pair in wanted if pair[1].text not in known]
+        if not wanted:
+            return
         try:
             reference = self.enter(self.start("winner"), base)
-            for lever, changed in one_off(winner, self.device, training):
+            for lever, changed in wanted:
                 begin = time.monotonic()
                 if begin + longest > deadline:
                     found.levers.append(Lever(lever, changed.text, None, None, None, "no time was left"))
@@ -442,6 +501,19 @@ class Tuner:
             self.close()
 
 
+def judged(one: Result, logs: Sequence[float]) -> Result:
+    """A result with what its last turns gave; `logs` are of how many times as fast as the reference."""
+    found = interval([logs])
+    ratio = found.ratio("one", "reference")
+    return replace(one, ratio=ratio.estimate, low=ratio.low, high=ratio.high)
+
+
+def inverse(lever: str, one: Result) -> Lever:
+    """What a lever is worth, from how fast it went without."""
+    low, high = (None if bound is None else 1 / bound for bound in (one.high, one.low))
+    return Lever(lever, one.configuration, 1 / (one.ratio or 1.0), low, high)
+
+
 def duel_words(best: str, fast: str, ratio: Ratio, shown: str) -> str:
     """The last duel in a sentence."""
     from results.tables import ratio_text
@@ -453,15 +525,11 @@ def duel_words(best: str, fast: str, ratio: Ratio, shown: str) -> str:
 
 
 def loader_configurations(base: str) -> list[str]:
-    """Numbers of threads and batches made ahead around what the machine has."""
+    """Other numbers of threads, and of batches made ahead, one of the two changed at a time."""
     dtype, layout, *_ = base.split("-")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = sorted({1, max(1, cores // 2), cores, cores + 1, 2 * cores})
-    return [
-        text
-        for workers, ahead in product(threads, (1, 2, 4))
-        if (text := f"{dtype}-{layout}-w{workers}-p{ahead}") != base
-    ]
+    counts = [(n, 2) for n in sorted({max(1, cores // 2), cores, cores + 1, 2 * cores})] + [(cores, 1), (cores, 4)]
+    return [text for workers, ahead in counts if (text := f"{dtype}-{layout}-w{workers}-p{ahead}") != base]
 
 
 def _up(batch: int) -> Iterator[int]:

@@ -278,6 +278,7 @@ class Session:
             "trace": self.trace,
             "annotate": self.annotate,
             "stages": self.stages,
+            "sweep": self.sweep,
             "facts": self.facts,
             "outputs": self.outputs,
             "reference": self.reference,
@@ -479,6 +480,20 @@ class Session:
         loading = Workload.from_json(workload)
         found, note = stages(loading.subject, *loader_parts(loading, Conditions(**conditions)))
         return {"stages": found, "note": note}
+
+    def sweep(self, workload: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
+        """Measure which share of the images the GPU's JPEG engine should decode, and remember the best."""
+        import torch
+
+        from bench.gpu.sweep import best, sweep
+        from bench.step import loader_parts
+        from loaders.gpu_decoding import key_of, remember
+
+        dataset, options = loader_parts(Workload.from_json(workload), Conditions(**conditions))
+        chosen = best(sweep(dataset, options, lambda text: None))
+        if chosen is not None:
+            remember(key_of(torch.device(options.device)), chosen)
+        return {"load": chosen}
 
     def release(self, ids: Sequence[str]) -> dict[str, Any]:
         """Close steps and forget what was compiled for them."""

@@ -17,7 +17,7 @@ TASKS = {"infer": "inference", "latency": "latency", "train": "training", "loadi
 @click.argument("model")
 @click.option(
     "--tasks",
-    default="infer,latency,train",
+    default="infer,latency,train,loading",
     show_default=True,
     metavar="TASK,...",
     help="infer, latency, train, loading: threads and batches ahead of the loader.",
@@ -156,6 +156,8 @@ def _text(found: Any, format: str) -> str:
         for one in found.results
     ]  # fmt: skip
     pieces.append(render(["configuration", "times fast", "rung", "error", ""], rows, format).rstrip("\n"))
+    if found.hopeless:
+        pieces.append(f"{bullet}not tried, since a change in them is slower alone: {', '.join(found.hopeless)}")
     if found.untried:
         pieces.append(f"{bullet}no time for: {', '.join(found.untried)}")
     return "\n\n".join(pieces) + "\n"
