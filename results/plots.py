@@ -12,6 +12,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -569,10 +570,19 @@ _OVERLAYS: dict[str, Callable[[Axes, Mapping[str, History], str], None]] = {
 }
 
 
+_OVERLAY: ContextVar[Mapping[str, Any]] = ContextVar("overlay", default={})
+
+
 @contextmanager
-def style_context() -> Iterator[None]:
-    with matplotlib.rc_context(_STYLE):
-        yield
+def style_context(**changes: Any) -> Iterator[None]:
+    """This project's style; changes (two underscores for a dot) hold for every picture that is drawn within."""
+    overlay = {**_OVERLAY.get(), **{name.replace("__", "."): value for name, value in changes.items()}}
+    token = _OVERLAY.set(overlay)
+    try:
+        with matplotlib.rc_context({**_STYLE, **overlay}):
+            yield
+    finally:
+        _OVERLAY.reset(token)
 
 
 def _some(things: Any, otherwise: str) -> None:

@@ -308,6 +308,7 @@ _PLAIN = {
     "convolution_backward": "convolution backward",
     "mkldnn_convolution": "convolution",
     "_convolution_pointwise": "convolution",
+    "_convolution_pointwise_": "convolution with sum",
     "_linear_pointwise": "linear layers",
     "native_batch_norm": "batch-norm",
     "_native_batch_norm_legit": "batch-norm",
@@ -356,8 +357,8 @@ def text(profile: Profile, format: str = "text", top: int = 12, depth: int = 1) 
     rows = module_rows(profile, depth)
     title = f"by module{f' ({profile.modules_of})' if profile.modules_of else ''}"
     if rows:
-        pieces.append(f"{title}:\n\n" + render(MODULE_HEADERS, rows, format).rstrip("\n"))
-    pieces.append("by operator:\n\n" + render(OPERATOR_HEADERS, operator_rows(profile, top), format).rstrip("\n"))
+        pieces.append(f"{title}:\n\n" + _table(MODULE_HEADERS, rows, format))
+    pieces.append("by operator:\n\n" + _table(OPERATOR_HEADERS, operator_rows(profile, top), format))
     if profile.stalls is not None:
         pieces.append(_stalls(profile.stalls, format))
     if profile.breaks:
@@ -366,6 +367,13 @@ def text(profile: Profile, format: str = "text", top: int = 12, depth: int = 1) 
     notes = [*profile.notes, ROOF_NOTE]
     pieces.append("\n".join(f"{bullet}{note}" for note in notes))
     return "\n\n".join(pieces) + "\n"
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str) -> str:
+    """A table whose first cells are names: code in markdown, where underscores would be taken for emphasis."""
+    if format == "markdown":
+        rows = [[f"`{row[0]}`", *row[1:]] for row in rows]
+    return render(headers, rows, format).rstrip("\n")
 
 
 ROOF_NOTE = (

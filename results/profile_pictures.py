@@ -148,6 +148,6 @@ def roofline(profile: Profile) -> Figure | None:
         axes.set_xlabel("FLOPs a byte")
         axes.set_ylabel(unit)
         axes.grid(True)
-        axes.set_title(f"{profile.label}, {profile.task.replace('_', ' ')}: {profile.limit()}")
+        axes.set_title(f"{profile.label} ({profile.task.replace('_', ' ')}) {profile.limit()}")
         figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -36,10 +36,12 @@ class Chart:
     Attributes:
         title: the finding; also read out to those who cannot see it.
         svg: its markup.
+        wide: it needs the whole width; on a small screen it scrolls.
     """
 
     title: str
     svg: str
+    wide: bool = False
 
 
 @dataclass
@@ -176,7 +178,7 @@ def of_comparison(record: Record, path: Path, accuracy: Mapping[str, float]) -> 
         title=f"Comparison of {_listed(record.operands)}",
         source=str(path),
         verdicts=[line.removeprefix("- ") for line in bullets.splitlines()],
-        body=rest,
+        body=_without_machine(rest),
         charts=[
             *_drawn(pictures.ratios, record),
             *_drawn(pictures.speed_and_size, record),
@@ -197,12 +199,12 @@ def of_check(record: Record, path: Path) -> Section:
         raise RecordError(f"{path}: a check without its report; check again with this version")
     report = gate_report.from_json({**stored, "machine": record.machine}, str(path))
     text = gate_report.markdown(report)
-    first, _, rest = text.partition("\n\n")
+    _, _, rest = text.partition("\n\n")
     return Section(
         title=f"Check of {report.head.ref or 'the working tree'} against {report.base.ref or report.base.commit}",
         source=str(path),
-        verdicts=[first.lstrip("#- ").strip()],
-        body=_without_folding(rest),
+        verdicts=[gate_report.verdict_line(report)],
+        body=_without_machine(_without_folding(rest)),
         charts=_drawn(pictures.changes, report),
         command=record.command,
         machine=tables.machine_line(record),
@@ -216,6 +218,11 @@ def _without_folding(text: str) -> str:
     return re.sub(r"</?(details|br)\s*/?>", "", text)
 
 
+def _without_machine(text: str) -> str:
+    """Below each section the machine is named anyway."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith("- machine: ")) + "\n"
+
+
 def of_profile(profile: Profile, path: Path) -> Section:
     """A profile: its sentence, its tables, flame graph, roofline and the loader's stages."""
     text = profiles.text(profile, "markdown", depth=2)
@@ -227,7 +234,7 @@ def of_profile(profile: Profile, path: Path) -> Section:
         verdicts=[first.removeprefix("- ")],
         body=rest,
         charts=[
-            *_drawn(pictures.flame, profile),
+            *_drawn(pictures.flame, profile, wide=True),
             *_drawn(pictures.operators, profile),
             *_drawn(pictures.roofline, profile),
             *_drawn(pictures.loader_stages, profile),
@@ -313,7 +320,7 @@ def from_run(folder: Path) -> Section:
     report = folder / "report.txt"
     body = runs.table([summary], "markdown")
     if report.is_file():
-        body += f"\n```\n{report.read_text(encoding='utf-8').strip()}\n```\n"
+        body += f"\n```\n{report.read_text(encoding='utf-8').rstrip()}\n```\n"
     return Section(
         title=f"Training run {summary.name}",
         source=str(folder),
@@ -325,10 +332,10 @@ def from_run(folder: Path) -> Section:
     )
 
 
-def _drawn(draw: Callable[..., tuple[str, Figure] | None], *given: Any) -> list[Chart]:
+def _drawn(draw: Callable[..., tuple[str, Figure] | None], *given: Any, wide: bool = False) -> list[Chart]:
     """The chart that a function draws, none where it has nothing to show."""
     made = draw(*given)
-    return [] if made is None else [Chart(made[0], pictures.inline(made[1], made[0]))]
+    return [] if made is None else [Chart(made[0], pictures.inline(made[1], made[0]), wide)]
 
 
 def _listed(names: Sequence[str]) -> str:

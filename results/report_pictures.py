@@ -12,11 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from results import profile_pictures
 from results.classification import most_confused
@@ -42,29 +41,29 @@ _THEMED = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)", PAPER:
 _THEMED |= {"#222222": "var(--ink)", "#444444": "var(--ink)", "#000000": "var(--ink)", "#dddddd": "var(--grid)"}
 
 _STYLE: dict[str, Any] = {
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.edgecolor": FAINT,
-    "grid.color": GRID,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "font.size": 9.0,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "legend.fontsize": 8.0,
+    "text__color": INK,
+    "axes__labelcolor": INK,
+    "axes__titlecolor": INK,
+    "xtick__color": INK,
+    "ytick__color": INK,
+    "axes__edgecolor": FAINT,
+    "grid__color": GRID,
+    "axes__facecolor": "none",
+    "figure__facecolor": "none",
+    "savefig__facecolor": "none",
+    "legend__frameon": False,
+    "svg__fonttype": "none",
+    "font__size": 9.0,
+    "xtick__labelsize": 8.0,
+    "ytick__labelsize": 8.0,
+    "legend__fontsize": 8.0,
 }
 
 
 def inline(figure: Figure, title: str) -> str:
     """The figure as SVG markup for a page: no size of its own but a largest one, and the page's colours."""
     data = io.StringIO()
-    with style_context(), matplotlib.rc_context(_STYLE):
+    with style_context(**_STYLE):
         figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
     svg = data.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -93,7 +92,7 @@ def _styled(draw: Callable[..., Drawn]) -> Callable[..., Drawn]:
     """Colours are taken when something is drawn, so the style is set around the drawing too."""
 
     def drawn(*given: Any) -> Drawn:
-        with style_context(), matplotlib.rc_context(_STYLE):
+        with style_context(**_STYLE):
             return draw(*given)
 
     drawn.__doc__ = draw.__doc__
@@ -134,12 +133,17 @@ def ratios(record: Record) -> Drawn:
         [_metric_words(metric) + (f": {_short(ratio.of)}" if several else "") for metric, ratio in rows],
     )
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{2**x:.3g}"))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    axes.set_xlabel(f"times as good as {_short(rows[0][1].to)} (dots right of 1 are better)")
+    low, high = axes.get_xlim()
+    ticks = [t for t in _RATIOS if low <= math.log2(t) <= high]
+    axes.set_xticks([math.log2(t) for t in ticks], [f"{t:g}" for t in ticks])
+    axes.set_xlabel(f"times as good as {_short(rows[0][1].to)}: right of 1 is better")
     axes.grid(True, axis="x")
-    who = "other configurations" if several else _short(rows[0][1].of)
-    return f"{who} measured better in {better} of {len(rows)} figures than {_short(rows[0][1].to)}", figure
+    who = "others" if several else _short(rows[0][1].of)
+    return f"{who} measured better than {_short(rows[0][1].to)} in {better} of {len(rows)} figures", figure
+
+
+# Ratios that an axis may name: close together around 1, where it matters.
+_RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4, 6, 10, 20, 50, 100)
 
 
 def _metric_words(metric: Metric) -> str:
@@ -201,7 +205,8 @@ def _scatter(axes: Axes, points: Mapping[str, tuple[float, Any]]) -> None:
         if value.low is not None and value.high is not None:
             axes.plot([x, x], [value.low, value.high], color=colour, linewidth=2)
         axes.plot([x], [value.median], "o", color=colour, markersize=6)
-        axes.annotate(_short(name), (x, value.median), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
+        top = value.median if value.high is None else value.high
+        axes.annotate(_short(name), (x, top), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.margins(x=0.25, y=0.25)
     axes.set_ylim(bottom=0)
     axes.grid(True)
@@ -239,7 +244,7 @@ def latencies(record: Record) -> Drawn:
         axes.set_ylabel("percentile")
     axes.set_xlabel(f"time for one image [{unit}]")
     axes.grid(True)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     medians = {name: value.median for name, value in metric.values.items() if value.median is not None}
     fastest = min(medians, key=lambda name: medians[name] or math.inf)
     return f"{_short(fastest)} answers half of its images within {quantity(medians[fastest], 's')}", figure
@@ -291,11 +296,11 @@ def changes(report: CheckReport) -> Drawn:
     axes.axvline(0, color=FAINT, linewidth=1)
     axes.set_yticks(range(len(rows)), [_short("/".join(row.workload.split("/")[:2]), 34) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("change of time, head against base [%]; grey: within the margin")
+    axes.set_xlabel("change of time [%]; grey: the margin")
     axes.grid(True, axis="x")
     said = {row.verdict for row in rows}
     counts = ", ".join(f"{sum(row.verdict == v for row in rows)} {v}" for v in sorted(said))
-    return f"{report.verdict}: {counts}", figure
+    return f"{counts} of {len(rows)} workload{'' if len(rows) == 1 else 's'}", figure
 
 
 # ---- profiles ----
@@ -309,7 +314,6 @@ def flame(profile: Profile) -> Drawn:
         return None
     title = str(figure.axes[0].get_title())
     figure.axes[0].set_title("")
-    figure.set_size_inches(7.5, figure.get_figheight())
     return title, figure
 
 
@@ -376,7 +380,8 @@ def loader_stages(profile: Profile) -> Drawn:
     below.set_yticks([])
     below.set_xlim(0, 100)
     below.set_xlabel("share of an image's loading [%]")
-    below.legend(loc="upper center", bbox_to_anchor=(0.5, 1.75), ncols=2)
+    handles, labels = below.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return stalls.sentence(), figure
 
 

@@ -29,10 +29,15 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
     for path, reason in skipped:
         click.echo(f"passed over {path}: {reason}", err=True)
     verdicts = [verdict for section in sections for verdict in section.verdicts]
-    write(page(sections, title or (verdicts[0] if verdicts else sections[0].title), skipped), output)
+    write(page(sections, title or (_brief(verdicts[0]) if verdicts else sections[0].title), skipped), output)
     if output != "-":
         kinds = f"{len(sections)} result{'' if len(sections) == 1 else 's'}"
         click.echo(f"wrote {output}: {kinds}, {Path(output).stat().st_size / 1024:.0f} KiB", err=True)
+
+
+def _brief(sentence: str) -> str:
+    """A finding without what it rests on, which stands below."""
+    return sentence.partition(" (")[0].partition("; ")[0]
 
 
 def _accuracy(results: tuple[Path, ...]) -> dict[str, float]:
