@@ -97,11 +97,11 @@ def read_image(data: bytes, limits: Limits) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         if isinstance(error, Image.DecompressionBombError):
-            raise RefusedError(f"the image has more than {limits.pixels:,} pixels, which are allowed", 413) from None
+            raise RefusedError(f"the image has more pixels than the {limits.pixels:,} that are allowed", 413) from None
         raise RefusedError("this is no image that can be read; send JPEG, PNG, WebP, BMP, GIF or TIFF", 415) from None
     if image.width * image.height > limits.pixels:
         size = f"{image.width} x {image.height} pixels"
-        raise RefusedError(f"the image has {size}; {limits.pixels:,} pixels are allowed", 413)
+        raise RefusedError(f"the image has {size}, more than the {limits.pixels:,} that are allowed", 413)
     try:
         return image.convert("RGB")
     except Exception as error:
@@ -306,14 +306,23 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
     app.add_api_route("/predict", predict, methods=["POST"])
     # Pillow's own guard, for what opens an image before our code does: it raises beyond twice this.
     Image.MAX_IMAGE_PIXELS = max(1, limits.pixels // 2)
+    # The usual theme's typefaces would be fetched from elsewhere.
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return gradio.mount_gradio_app(
-        app, interface(networks, limits), path="/", max_file_size=limits.bytes, show_error=True
+        app,
+        interface(networks, limits),
+        path="/",
+        max_file_size=limits.bytes,
+        show_error=True,
+        theme=theme,
+        footer_links=[],
+        ssr_mode=False,
     )
 
 
 async def _body(request: Any, limits: Limits) -> bytes:
     """The upload: the whole body, or the first file of a form. Stops reading where it grows beyond the limit."""
-    too_much = RefusedError(f"the upload is larger than {limits.bytes / MIB:.0f} MiB, which are allowed", 413)
+    too_much = RefusedError(f"the upload is larger than the {limits.bytes / MIB:.0f} MiB that are allowed", 413)
     # A form has some hundred bytes around its file.
     room = limits.bytes + 64 * 1024
     with suppress(ValueError):
@@ -364,12 +373,12 @@ def interface(networks: Sequence[Network], limits: Limits) -> Any:
             shown += [dict(one.top), f"{one.decode_ms:.1f} ms to decode, {one.network_ms:.1f} ms for the network"]
         return shown
 
-    # The theme's usual typefaces would be fetched from elsewhere.
-    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    with gradio.Blocks(title="pixbench", theme=theme, analytics_enabled=False) as page:
+    with gradio.Blocks(title="pixbench", analytics_enabled=False) as page:
         gradio.Markdown(f"## What is on it?\n{' and '.join(network.name for network in networks)}")
         with gradio.Row():
             image = gradio.Image(type="filepath", sources=["upload", "clipboard"], label="image")
+            # The component would open the file itself, before its size is known, and word an error of its own.
+            image.preprocess = lambda payload: None if payload is None else payload.path
             outputs: list[Any] = []
             for network in networks:
                 with gradio.Column():
