@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import reference
-from bench.clock import Slice
 from bench.cache import cache_folder
+from bench.clock import Slice
 from bench.comparison import WARM_UP_CAP, worker_environment
 from bench.duel import PAIRS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
 from bench.errors import BenchError, OutOfMemoryError, UsageError, WorkerError, WorkloadError

@@ -112,9 +112,7 @@ def described(worker: Any, asked: Asked) -> tuple[Workload, Cost]:
     if training and "training" not in levers:
         raise WorkloadError(levers["training_missing"])
     cost = Cost(
-        **worker.ask(
-            "cost", 300, model=asked.operand.subject, classes=asked.classes or None, size=asked.size or None
-        )
+        **worker.ask("cost", 300, model=asked.operand.subject, classes=asked.classes or None, size=asked.size or None)
     )
     workload = Workload(
         asked.task,
@@ -150,9 +148,7 @@ def measured_ceilings(worker: Any, workload: Workload, conditions: Conditions) -
     return Ceilings(precision, *(max(one[name] for one in both) for name in ("flops", "bandwidth")))
 
 
-def measure_stalls(
-    worker: Any, workload: Workload, conditions: Conditions, environment: dict[str, str]
-) -> Stalls:
+def measure_stalls(worker: Any, workload: Workload, conditions: Conditions, environment: dict[str, str]) -> Stalls:
     """Loader alone, step alone, both joined, each in turns with the others; then the loader's stages."""
     alone = replace(workload, task="training", loader="", data="")
     worker.ask("release", ids=[workload.id])
@@ -178,8 +174,7 @@ def measure_stalls(
             sides[name] = turn
         rounds = keep(take_turns(sides, ROUNDS, random.Random(conditions.seed)))
         rates = {
-            name: workload.batch / statistics.median(turns[name].seconds_per_step for turns in rounds)
-            for name in sides
+            name: workload.batch / statistics.median(turns[name].seconds_per_step for turns in rounds) for name in sides
         }
         feeding.ask("release", ids=[loading.id])
         staged = feeding.ask("stages", 300, workload=loading.to_json(), conditions=asdict(conditions))
@@ -198,11 +193,9 @@ def measure_stalls(
 def _by_layer(traced: dict[str, Any]) -> bool:
     total = sum(one["forward_seconds"] + one["backward_seconds"] for one in traced["modules"])
     named = sum(
-        one["forward_seconds"] + one["backward_seconds"]
-        for one in traced["modules"]
-        if not one["path"].startswith("(")
+        one["forward_seconds"] + one["backward_seconds"] for one in traced["modules"] if not one["path"].startswith("(")
     )
-    return named >= total / 2
+    return bool(named >= total / 2)
 
 
 def put_together(

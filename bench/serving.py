@@ -1,8 +1,8 @@
 """`bench serve`: a page and an API that say what is on an image, with one or two networks.
 
 Requests that arrive while the network works wait together and are answered as one batch: nobody waits for a batch to
-fill, and a network that falls behind catches up by larger batches. An image is looked at before it is decoded: its bytes
-and the pixels its header promises are limited, because a file of a few kilobytes can ask for gigabytes.
+fill, and a network that falls behind catches up by larger batches. An image is looked at before it is decoded: its
+bytes and the pixels its header promises are limited, because a file of a few kilobytes can ask for gigabytes.
 """
 
 import io
@@ -276,6 +276,7 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
         from fastapi import FastAPI, Request
         from fastapi.concurrency import run_in_threadpool
         from fastapi.responses import JSONResponse
+        from starlette.requests import ClientDisconnect
     except ImportError as error:
         raise UsageError("bench serve needs gradio, which is not installed; pip install 'pixbench[demo]'") from error
     app = FastAPI(title="pixbench", docs_url=None, redoc_url=None)
@@ -297,6 +298,9 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
             said = await run_in_threadpool(answer, networks, data, limits)
         except RefusedError as error:
             return JSONResponse({"error": str(error)}, status_code=error.status)
+        except ClientDisconnect:
+            # Nobody is there to read it.
+            return JSONResponse({"error": "the upload broke off"}, status_code=400)
         return JSONResponse(
             {"networks": [{"name": n.name, **one.to_json()} for n, one in zip(networks, said, strict=True)]}
         )
@@ -376,7 +380,7 @@ def interface(networks: Sequence[Network], limits: Limits) -> Any:
     with gradio.Blocks(title="pixbench", analytics_enabled=False) as page:
         gradio.Markdown(f"## What is on it?\n{' and '.join(network.name for network in networks)}")
         with gradio.Row():
-            image = gradio.Image(type="filepath", sources=["upload", "clipboard"], label="image")
+            image: Any = gradio.Image(type="filepath", sources=["upload", "clipboard"], label="image")
             # The component would open the file itself, before its size is known, and word an error of its own.
             image.preprocess = lambda payload: None if payload is None else payload.path
             outputs: list[Any] = []
@@ -399,9 +403,7 @@ def serve(networks: Sequence[Network], host: str, port: int, limits: Limits) -> 
         # The first call of every operator is slow; it is not the first user's.
         card = network.opened.classifier.card
         network.say(Image.new("RGB", (card.size, card.size)))
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5))
     server.run()
     for network in networks:
         network.batcher.close()

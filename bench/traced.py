@@ -13,7 +13,7 @@ one step:
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, shape_wrapper
-from torch.utils.module_tracker import ModuleTracker
 
 from bench.cost import convolution_backward_flops
 from bench.step import Step
@@ -31,8 +30,8 @@ from bench.step import Step
 MODULE = "module: "
 # Ranges that hold operators and are none: autograd's nodes, the compiler's frames, our own.
 STRUCTURE = re.compile(
-    r"module: |autograd::engine::|ProfilerStep|Torch-Compiled Region|## Call CompiledFxGraph|TorchDynamo|CompiledFunction"
-    r"|Pregraph bytecode|AOTDispatcher|Optimizer\.|.*Backward\d*$|PyTorch Profiler|enumerate\("
+    r"module: |autograd::engine::|ProfilerStep|Torch-Compiled Region|## Call CompiledFxGraph|TorchDynamo"
+    r"|CompiledFunction|Pregraph bytecode|AOTDispatcher|Optimizer\.|.*Backward\d*$|PyTorch Profiler|enumerate\("
 )
 LAUNCHES = re.compile(r"(cuda|cu)(LaunchKernel|LaunchKernelEx\w*|GraphLaunch|LaunchCooperativeKernel)")
 LOSS, OPTIMISER, AUTOGRAD, UNKNOWN = "(loss)", "(optimiser)", "(autograd)", "(no layer named)"
@@ -162,8 +161,9 @@ def trace(step: Step, steps: int, file: str) -> dict[str, Any]:
 
 def recorded(step: Step, steps: int, file: str, module: nn.Module | None) -> tuple[list[Any], float]:
     """Events of `steps` calls and seconds of one of them; with `module` a range for each call of a layer."""
-    from bench.clock import CLOCKS
     from torch.profiler import ProfilerActivity, profile
+
+    from bench.clock import CLOCKS
 
     clock = CLOCKS[step.workload.device]
     activities = [ProfilerActivity.CPU]
@@ -201,7 +201,7 @@ def ranges(module: nn.Module | None, push: Callable[[str], object] | None = None
             if push is not None:
                 push(name)
                 return
-            one = torch.autograd.profiler.record_function(MODULE + name)
+            one: Any = torch.autograd.profiler.record_function(MODULE + name)
             one.__enter__()
             open_.append(one)
 
@@ -349,10 +349,11 @@ def _above(path: str) -> list[str]:
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """FLOPs and bytes of every operator that computes, by operator and by layer."""
 
-    def __init__(self, found: Found, tracker: ModuleTracker) -> None:
+    def __init__(self, found: Found) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = found
-        self.tracker = tracker
+        self.inside: list[str] = []
+        self.by_number: dict[int, str] = {}
         self.optimising = False
 
     def __torch_dispatch__(
@@ -372,21 +373,25 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _path(self) -> str:
-        inside = [name for name in self.tracker.parents if name != "Global"]
-        if not inside:
-            return AUTOGRAD if self.tracker.is_bw else OPTIMISER if self.optimising else LOSS
-        # ResNet.layer1.0.conv1: the class of the network stands for its own name.
-        return max(inside, key=len).partition(".")[2] or "(network)"
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            # Of the backward pass: an autograd node carries the number that its forward operator was given.
+            return self.by_number.get(node._sequence_nr(), AUTOGRAD)
+        if not self.inside:
+            return OPTIMISER if self.optimising else LOSS
+        path = self.inside[-1] or "(network)"
+        # A node is made, and takes its number, before its operator runs.
+        self.by_number[torch.autograd._get_sequence_nr() - 1] = path
+        return path
 
 
 def counted(step: Step, found: Found) -> None:
     """One call of a step, counted."""
-    tracker = ModuleTracker()
-    counter = Counter(found, tracker)
+    counter = Counter(found)
     with contextlib.ExitStack() as stack:
         if step.optimizer is not None:
             stack.callback(_watch(step.optimizer, counter))
-        stack.enter_context(tracker)
+        stack.enter_context(ranges(step.module, counter.inside.append, counter.inside.pop))
         stack.enter_context(counter)
         step.call()
 
@@ -427,7 +432,8 @@ def flops_of(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> fl
     """By torch's formula, with ours for convolutions' backward pass (see bench.cost); None for other operators."""
     packet = func._overloadpacket
     if packet is torch.ops.aten.convolution_backward:
-        return float(shape_wrapper(convolution_backward_flops)(*args, **kwargs, out_val=result))
+        wrapped: Any = shape_wrapper
+        return float(wrapped(convolution_backward_flops)(*args, **kwargs, out_val=result))
     if packet not in flop_registry:
         return None
     return float(flop_registry[packet](*args, **kwargs, out_val=result))
@@ -487,11 +493,17 @@ def kernels_of(graph: Any, made_of: Mapping[str, Sequence[str]]) -> Iterator[Ker
             from; the number counts the calls in their order.
     """
     nodes = {node.name: node for node in graph.graph.nodes}
+    done: set[Any] = set()
     for key, names in sorted(made_of.items(), key=lambda item: int(item[0].rpartition(":")[2])):
         called = key.rpartition(":")[0]
-        inside = [computing(nodes[name]) for name in names if name in nodes]
+        told = [computing(nodes[name]) for name in names if name in nodes]
+        # Inductor may name what a node was made from along with it: a library's call is its first node, and a
+        # generated kernel what no kernel before it has computed.
+        library = called.startswith(("torch.ops.", "extern_kernels.", "aten."))
+        inside = told[:1] if library else [node for node in told if node not in done] or told
         if not inside:
             continue
+        done.update(inside)
         yield Kernel(
             profiled_name(called, graph.graph_id),
             common(path for node in inside if (path := layer_of(node)) is not None),
@@ -563,7 +575,7 @@ def node_flops(node: Any, called: str) -> float | None:
             weight = [shape for shape in shapes if len(shape) == len(out)][-1]
             return 2.0 * _product(out) * _product(weight[1:])
         if out is not None and "linear" in called:
-            return 2.0 * _product(shapes[0]) * out[-1]
+            return 2.0 * _product(shapes[0]) * float(out[-1])
     except (IndexError, TypeError, ValueError, AttributeError):
         return None
     return None
@@ -600,7 +612,7 @@ def _product(numbers: Any) -> float:
     return total
 
 
-def _sum(values: Any) -> float | None:
+def _sum(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
@@ -619,16 +631,16 @@ def by_kernel(kernels: Sequence[Kernel], events: Sequence[Any], found: Found, st
     for event in sorted((e for e in events if _on_host(e)), key=lambda e: e.time_range.start):
         name = operator_of(event, set(planned), seen, outermost=True)
         parent = event.cpu_parent
-        if name == event.name and (parent is None or seen.get(id(parent)) != name):
+        if name is not None and name == event.name and (parent is None or seen.get(id(parent)) != name):
             calls[name].append(event)
     for name, made in calls.items():
         plan = planned.get(name, [])
         fits = len(plan) * steps == len(made)
         for number, event in enumerate(made):
             seconds = 1e-6 * (event.device_time_total if cuda else event.cpu_time_total) / steps
-            kernel = plan[number % len(plan)] if fits else None
-            times = found.times[kernel.path if kernel else _outside(event)]
-            if kernel is not None and kernel.backward:
+            chosen = plan[number % len(plan)] if fits else None
+            times = found.times[chosen.path if chosen else _outside(event)]
+            if chosen is not None and chosen.backward:
                 times.backward += seconds
             else:
                 times.forward += seconds
@@ -672,12 +684,12 @@ def _where(stack: Sequence[Any]) -> str:
 
 def annotated(step: Step, steps: int) -> dict[str, Any]:
     """Call a step within NVTX ranges, its layers' and autograd's, for Nsight Systems to see; nothing is measured."""
-    with torch.autograd.profiler.emit_nvtx(), ranges(
-        None if step.compiled else step.module, torch.cuda.nvtx.range_push, torch.cuda.nvtx.range_pop
-    ):
+    nvtx: Any = torch.cuda.nvtx
+    operators: Any = torch.autograd.profiler.emit_nvtx
+    with operators(), ranges(None if step.compiled else step.module, nvtx.range_push, nvtx.range_pop):
         for number in range(steps):
-            torch.cuda.nvtx.range_push(f"step {number}")
+            nvtx.range_push(f"step {number}")
             step.call()
-            torch.cuda.nvtx.range_pop()
+            nvtx.range_pop()
     torch.cuda.synchronize()
     return {"steps": steps}

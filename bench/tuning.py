@@ -327,7 +327,9 @@ class Tuner:
             self.say(f"{base.task}: {workload.configuration} ({number + 1} of {len(pool)})")
             try:
                 entrant = self.enter(worker, workload)
-                one = judged(Result(workload.configuration, None, 1, entrant.error), self.turns(reference, entrant, FIRST))
+                one = judged(
+                    Result(workload.configuration, None, 1, entrant.error), self.turns(reference, entrant, FIRST)
+                )
                 left.append(one)
                 ratio = one.ratio or 0.0
                 if start is not None and here is not None and distance(here, start) == 1 and ratio < HOPELESS:
@@ -385,7 +387,16 @@ class Tuner:
     ) -> Winner:
         """`fast`, unless the last challenger is shown to be faster in pairs of fresh processes."""
         kept = Winner(
-            base.subject, base.task, base.configuration, base.batch, 1.0, None, None, error, fields(self.machine), utc_now()
+            base.subject,
+            base.task,
+            base.configuration,
+            base.batch,
+            1.0,
+            None,
+            None,
+            error,
+            fields(self.machine),
+            utc_now(),
         )
         if not left:
             found.verdict = "no other configuration came near fast"

@@ -124,7 +124,10 @@ def _torchvision(dataset: Dataset, options: LoaderOptions) -> Stages:
     def resize(image: torch.Tensor) -> torch.Tensor:
         # The mean window of the standard policy, of which a worker draws one an image.
         tall, wide = image.shape[1:]
-        return transform.resized_crop(image, tall // 6, wide // 6, tall * 2 // 3, wide * 2 // 3, [size, size])
+        made: torch.Tensor = transform.resized_crop(
+            image, tall // 6, wide // 6, tall * 2 // 3, wide * 2 // 3, [size, size]
+        )
+        return made
 
     def finish(image: torch.Tensor) -> torch.Tensor:
         return normalized(transform.horizontal_flip(image).permute(1, 2, 0).contiguous()[None], options)

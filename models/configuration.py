@@ -150,7 +150,9 @@ def preset(name: str, device: Device, training: bool) -> Configuration:
     if name == "naive":
         return Configuration()
     if name == "tuned":
-        raise ModelError("tuned stands for what bench tune found for a model; it is not known here: name levers or fast")
+        raise ModelError(
+            "tuned stands for what bench tune found for a model; it is not known here: name levers or fast"
+        )
     if name != "fast":
         raise ModelError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
     if device.kind == "cuda":

@@ -49,7 +49,9 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
 
     for needed in FORMATS[format][1]:
         if importlib.util.find_spec(needed) is None:
-            raise ModelError(f"export to {format} needs {needed}, which is not installed; pip install 'pixbench[peers]'")
+            raise ModelError(
+                f"export to {format} needs {needed}, which is not installed; pip install 'pixbench[peers]'"
+            )
     model = model.eval()
     # torch.export takes a dimension of 1 for a constant.
     example = torch.randn(max(batch, 2) if dynamic else batch, 3, size, size)

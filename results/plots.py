@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import matplotlib
@@ -570,13 +571,14 @@ _OVERLAYS: dict[str, Callable[[Axes, Mapping[str, History], str], None]] = {
 }
 
 
-_OVERLAY: ContextVar[Mapping[str, Any]] = ContextVar("overlay", default={})
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_OVERLAY: ContextVar[Mapping[str, Any]] = ContextVar("overlay", default=_NONE)
 
 
 @contextmanager
 def style_context(**changes: Any) -> Iterator[None]:
     """This project's style; changes (two underscores for a dot) hold for every picture that is drawn within."""
-    overlay = {**_OVERLAY.get(), **{name.replace("__", "."): value for name, value in changes.items()}}
+    overlay: Any = {**_OVERLAY.get(), **{name.replace("__", "."): value for name, value in changes.items()}}
     token = _OVERLAY.set(overlay)
     try:
         with matplotlib.rc_context({**_STYLE, **overlay}):

@@ -208,7 +208,7 @@ class Profile:
         return "compute" if spent["compute"] >= spent["memory"] else "memory"
 
     def limit(self) -> str:
-        """How near to which roof: "is memory-bound at 61 % of roof"; far below, neither of the two is what bounds it."""
+        """How near to which roof: "is memory-bound at 61 % of roof"; far below both, neither is what bounds it."""
         share = _percent(self.roof_fraction)
         if self.roof_fraction < FAR:
             return f"runs at {share} of roof, bound by neither ceiling"
@@ -503,7 +503,17 @@ def _csv(profile: Profile) -> str:
         for o in profile.operators
     ]
     rows += [
-        ["module", m.path, None, m.seconds, m.forward_seconds, m.backward_seconds, m.flops, m.bytes, profile.fraction(m)]
+        [
+            "module",
+            m.path,
+            None,
+            m.seconds,
+            m.forward_seconds,
+            m.backward_seconds,
+            m.flops,
+            m.bytes,
+            profile.fraction(m),
+        ]
         for m in profile.modules
     ]
     return render(headers, rows, "csv")

@@ -60,10 +60,14 @@ def flame(profile: Profile) -> Figure | None:
         axes.set_ylim(depth, 0)
         axes.set_axis_off()
         top = profile.tree(1)
-        widest = max((module for module in top if not module.path.startswith("(")), key=lambda m: m.seconds, default=None)
+        widest = max(
+            (module for module in top if not module.path.startswith("(")), key=lambda m: m.seconds, default=None
+        )
         if widest is not None:
             share = 100 * widest.seconds / root.seconds
-            axes.set_title(f"{widest.path} takes {share:.0f} % of a step of {quantity(profile.seconds, 's')}: {profile.label}")
+            axes.set_title(
+                f"{widest.path} takes {share:.0f} % of a step of {quantity(profile.seconds, 's')}: {profile.label}"
+            )
     return figure
 
 
@@ -81,15 +85,21 @@ def _fork(root: Node) -> int:
     return level
 
 
-def _boxes(
-    axes: Axes, node: Node, left: float, level: int, total: float, depth: int, fork: int, colour: int
-) -> None:
+def _boxes(axes: Axes, node: Node, left: float, level: int, total: float, depth: int, fork: int, colour: int) -> None:
     """Draw a layer and what is in it."""
     width = node.seconds / total
     outside = node.name.startswith("(")
     face = "#cccccc" if outside else COLOURS[colour % 6]
     axes.add_patch(
-        Rectangle((left, level + 0.03), width, 0.94, facecolor=face, alpha=0.85 - 0.07 * level, edgecolor="white", linewidth=0.6)
+        Rectangle(
+            (left, level + 0.03),
+            width,
+            0.94,
+            facecolor=face,
+            alpha=0.85 - 0.07 * level,
+            edgecolor="white",
+            linewidth=0.6,
+        )
     )
     if width > NARROW:
         letters = int(width * 150)
@@ -123,7 +133,8 @@ def roofline(profile: Profile) -> Figure | None:
         )
         axes.annotate(
             f"{quantity(profile.flops_ceiling, 'FLOP/s')} ({profile.precision} product)",
-            (high, profile.flops_ceiling / factor), xytext=(-4, 4), textcoords="offset points", ha="right", fontsize=7.5,
+            (high, profile.flops_ceiling / factor), xytext=(-4, 4), textcoords="offset points", ha="right",
+            fontsize=7.5,
         )  # fmt: skip
         axes.annotate(
             f"{quantity(profile.bandwidth, 'bytes/s')} (copy)",

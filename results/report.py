@@ -315,7 +315,8 @@ def from_run(folder: Path) -> Section:
     top1 = "not tested" if summary.top1 is None else f"top-1 {100 * summary.top1:.2f} %"
     beside = ""
     if summary.difference is not None:
-        beside = f", {abs(100 * summary.difference):.2f} points {'below' if summary.difference > 0 else 'above'} the published figure"
+        side = "below" if summary.difference > 0 else "above"
+        beside = f", {abs(100 * summary.difference):.2f} points {side} the published figure"
     state = "" if summary.status == "finished" else f" ({summary.status}: {summary.reason})"
     report = folder / "report.txt"
     body = runs.table([summary], "markdown")

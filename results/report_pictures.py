@@ -236,9 +236,11 @@ def latencies(record: Record) -> Drawn:
         factor, unit = unit_for([metric.values[name].median for name in names], "s")
         for number, name in enumerate(names):
             found = [
-                (p, row.values[name]) for p, row in rows.items() if row is not None and row.values[name].median is not None
+                (p, row.values[name])
+                for p, row in rows.items()
+                if row is not None and row.values[name].median is not None
             ]
-            x, y = [v.median / factor for _, v in found], [p for p, _ in found]
+            x, y = [float(v.median or 0) / factor for _, v in found], [p for p, _ in found]
             axes.plot(x, y, "o-", color=COLOURS[number % 6], label=_short(name), markersize=4)
         axes.set_xlim(left=0)
         axes.set_ylabel("percentile")
@@ -332,7 +334,9 @@ def operators(profile: Profile) -> Drawn:
     figure, axes = _figure(0.8 + 0.25 * len(shares))
     for place, (_, share) in enumerate(shares):
         axes.barh(place, share, 0.7, color=COLOURS[0] if place < len(shown) else "#999999")
-        axes.annotate(f"{share:.1f} %", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"{share:.1f} %", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
+        )
     axes.set_yticks(range(len(shares)), [_short(name, 30) for name, _ in shares])
     axes.set_ylim(len(shares) - 0.5, -0.5)
     axes.set_xlim(0, 1.15 * max(share for _, share in shares))
@@ -365,7 +369,12 @@ def loader_stages(profile: Profile) -> Drawn:
     for place, (_, rate) in enumerate(rates.items()):
         above.barh(place, rate, 0.7, color=COLOURS[place])
         above.annotate(
-            quantity(rate, "images/s"), (rate, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
+            quantity(rate, "images/s"),
+            (rate, place),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
     above.set_yticks(range(3), list(rates))
     above.set_ylim(2.5, -0.5)
@@ -482,7 +491,9 @@ def accuracies(summaries: Sequence[RunSummary]) -> Drawn:
     for place, run in enumerate(known):
         share = 100 * float(run.top1 or 0)
         axes.barh(place, share, 0.6, color=COLOURS[0], label="here" if not place else None)
-        axes.annotate(f"{share:.2f}", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"{share:.2f}", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
+        )
         theirs = None if run.published is None else run.published.top1
         if theirs is not None:
             axes.plot([100 * theirs], [place], "D", color=COLOURS[1], markersize=5)
@@ -518,7 +529,9 @@ def _accuracy_against(summaries: Sequence[RunSummary], name: str, unit: str, wor
     for number, (run, x) in enumerate(known):
         y = 100 * float(run.top1 or 0)
         axes.plot([x / factor], [y], "o", color=COLOURS[number % 6], markersize=6)
-        axes.annotate(_short(run.name, 18), (x / factor, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7.5)
+        axes.annotate(
+            _short(run.name, 18), (x / factor, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7.5
+        )
     axes.margins(x=0.25, y=0.2)
     axes.set_xlabel(f"{words} [{scale}]")
     axes.set_ylabel("test top-1 [%]")

@@ -14,7 +14,9 @@ ALLOWED = 1e-2  # of the logits' standard deviation: fp32 in another order, neve
 @click.command()
 @click.argument("model", metavar="MODEL|CHECKPOINT")
 @click.option("--to", "format", type=click.Choice(FORMATS), default="onnx", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: NAME.onnx, .xml or .pt2")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: NAME.onnx, .xml or .pt2"
+)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images at once.")
 @click.option("--dynamic-batch", is_flag=True, help="Any number of images at once.")
 @click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: the network's own.")
@@ -73,6 +75,8 @@ def _network(model: str, classes: int | None, seed: int) -> tuple[Any, str, int,
         card = found.card
         normal = ", ".join(f"{x:.4g}" for x in (*card.mean, *card.std))
         words = f"{card.model} with {len(card.classes)} classes; images normalised by mean and deviation {normal}"
+        if card.tta != "none":
+            words += "; the run's own test averages an image and its mirror image, which the file does not"
         return found.prepared.module, path.stem if path.is_file() else path.name, card.size, words
     zoo.check(model)
     torch.manual_seed(seed)

@@ -103,4 +103,3 @@ def _asked(model: str, screen: Any, **o: Any) -> tuple[Any, Any]:
     asked = Asked(operand, task, device, batch, o["size"] or 0, o["classes"] or 0, o["loader"], name, o["steps"])
     root_text = str(root.absolute()) if name else ""
     return asked, Conditions(data_root=root_text, threads=threads, seed=o["seed"], images=o["images"])
-

@@ -60,4 +60,3 @@ def _accuracy(results: tuple[Path, ...]) -> dict[str, float]:
     from models.torchvision import published_top1
 
     return {name: top1 for name in known if (top1 := published_top1(name)) is not None}
-

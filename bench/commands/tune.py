@@ -41,8 +41,8 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
 
     Configurations meet the preset `fast` in turns, the slower half drops out of each rung, and the last one replaces
     `fast` only where pairs of fresh processes show that it is faster. Accuracy is not traded: logits may lie twice as
-    far from plain fp32's as those of `fast`, and how far is printed. Then the winner is tried at other batches, and each
-    of its levers is put back, one at a time, to say what it is worth.
+    far from plain fp32's as those of `fast`, and how far is printed. Then the winner is tried at other batches, and
+    each of its levers is put back, one at a time, to say what it is worth.
     """
     from bench.commands.compare import Screen
     from bench.errors import BenchError
@@ -104,7 +104,9 @@ def _tuner(model: str, tasks: list[str], screen: Any, **o: Any) -> Any:
     from models.configuration import Device
 
     if "@" in model:
-        raise UsageError(f"bench tune takes a model without a configuration; it finds one: bench tune {model.split('@')[0]}")
+        raise UsageError(
+            f"bench tune takes a model without a configuration; it finds one: bench tune {model.split('@')[0]}"
+        )
     zoo.check(model)
     engines.check(o["loader"])
     device = choose_device(o["device"])
@@ -146,8 +148,7 @@ def _text(found: Any, format: str) -> str:
         pieces.append(render(["lever", "without it", "worth"], rows, format).rstrip("\n"))
     if len(found.batches) > 1:
         rows = [
-            [batch, f"{ratio:.2f}" if ratio is not None else "-", reason]
-            for batch, _, ratio, reason in found.batches
+            [batch, f"{ratio:.2f}" if ratio is not None else "-", reason] for batch, _, ratio, reason in found.batches
         ]
         pieces.append(render(["batch", "images/s, ratio", ""], rows, format).rstrip("\n"))
     rows = [

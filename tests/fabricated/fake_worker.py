@@ -46,8 +46,10 @@ class FakeWorker:
         seconds: Callable[[str, Any], float],
         fail: Callable[[str, str, Any], BenchError | None] = lambda name, command, workload: None,
         energy: Callable[[str, Any], dict[str, Any]] | None = None,
+        error: Callable[[str], float] = lambda id: 0.01,
     ) -> None:
         self.name, self.machine, self.seconds, self.fail, self.energy = name, machine, seconds, fail, energy
+        self.error = error
         self.queue: list[dict[str, Any]] = []
         self.closed = False
         # Each process has an offset of its own: what blocks are there to average over.
@@ -91,6 +93,8 @@ class FakeWorker:
                 "slack": 0,
             }
             return {**parts, "peak": 5000, "process": 9000, "residue": 4000}
+        if command == "parity":
+            return {"rms": self.error(arguments["id"]), "same_top1": 8, "images": 8}
         if command == "energy" and self.energy is not None:
             return self.energy(self.name, arguments["idle"])
         if command == "energy":

@@ -1,0 +1,92 @@
+"""bench profile, tune, report, serve and export as a user runs them, and each bad input as one clear line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def bench(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "XDG_CACHE_HOME": str(cwd / "cache"), "TERM": "dumb"}
+    command = [sys.executable, "-P", "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_profile_becomes_a_page(tmp_path: Path) -> None:
+    done = bench("profile", "lenet@naive", "--batch", "4", "--threads", "1", "--steps", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("training lenet@naive ")
+    assert "conv1" in done.stdout
+    assert "aten::convolution_backward" in done.stdout
+    folder = tmp_path / ".benchmarks" / "profiles" / "lenet@naive-training"
+    assert {path.name for path in folder.iterdir()} == {
+        "profile.json", "trace.json.gz", "flame.svg", "roofline.svg",
+    }  # fmt: skip
+    told = json.loads((folder / "profile.json").read_text())
+    assert told["command"].startswith("bench profile lenet@naive")
+    assert told["profiled_seconds"] > 0
+    page = bench("report", str(folder), "-o", "page.html", cwd=tmp_path)
+    assert page.returncode == 0, page.stderr
+    assert "Profile of lenet@naive, training" in (tmp_path / "page.html").read_text()
+
+
+def test_a_tuned_model_is_measured_as_it_was_tuned(tmp_path: Path) -> None:
+    before = bench("compare", "lenet@tuned", "--tasks", "inference", "--budget", "0", cwd=tmp_path)
+    assert before.returncode == 2
+    assert (
+        before.stderr.strip()
+        .splitlines()[-1]
+        .endswith("lenet has not been tuned on this machine; run: bench tune lenet")
+    )
+    done = bench(
+        "tune", "lenet", "--tasks", "train", "--budget", "20", "--threads", "1", "--format", "json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    [told] = json.loads(done.stdout)["tasks"]
+    levers = told["winner"]["configuration"]
+    options = ["--budget", "0", "--rounds", "2", "--threads", "1", "--tasks", "training", "--format", "json"]
+    after = bench("compare", "lenet@tuned", *options, cwd=tmp_path)
+    assert after.returncode == 0, after.stderr
+    [metric] = [m for m in json.loads(after.stdout)["metrics"] if m["name"] == "training_throughput"]
+    assert metric["workloads"]["lenet@tuned"].startswith(f"training/lenet@{levers}/")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["profile", "lenett"], "did you mean lenet"),
+        (["profile", "dali"], "is a loader"),
+        (["profile", "lenet", "--nvtx", "--device", "cpu"], "Nsight"),
+        (["profile", "lenet", "--data", "x"], "--task endtoend"),
+        (["profile", "lenet", "--task", "endtoend", "--data", "nowhere"], "does not exist"),
+        (["profile", "lenet@bf17"], "no configuration lever"),
+        (["tune", "lenet@naive"], "bench tune lenet"),
+        (["tune", "lenet", "--tasks", "fly"], "there are infer"),
+        (["tune", "nonet"], "unknown model"),
+        (["report", "nowhere.json"], "does not exist"),
+        (["report", "."], "holds no result"),
+        (["serve", "a", "b", "c"], "one network or two"),
+        (["serve", "runs/none"], "does not exist"),
+        (["export", "nonet"], "unknown model"),
+        (["export", "lenet", "-o", "lenet.pt2"], "ends in .onnx"),
+        (["export", "lenet", "-o", "no/where.onnx"], "there is no folder"),
+        (["compare", "dali@w2-p0"], "wWORKERS-pAHEAD"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = bench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 1
+
+
+def test_an_exported_network_is_checked(tmp_path: Path) -> None:
+    done = bench("export", "lenet", "--to", "torch-export", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "checked by torch" in done.stdout
+    assert (tmp_path / "lenet.pt2").stat().st_size > 100_000

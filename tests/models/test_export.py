@@ -1,0 +1,51 @@
+"""Files for other engines, run again and compared; and what cannot be exported said in words."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models import zoo
+from models.errors import ModelError
+from models.export import FORMATS, export
+
+
+def needs(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("format", list(FORMATS))
+@pytest.mark.filterwarnings("ignore")
+def test_each_format_gives_the_same_logits(format: str, dynamic: bool, tmp_path: Path) -> None:
+    needs(*FORMATS[format][1])
+    path = tmp_path / f"net{FORMATS[format][0]}"
+    done = export(zoo.build("lenet", 7), format, path, 32, 3, dynamic)
+    assert done.files[0] == path
+    assert all(file.stat().st_size > 0 for file in done.files)
+    if done.error is not None:
+        assert done.error < 1e-3
+    if format == "torch-export":
+        # With any number of images, the file takes one that it was not made with.
+        logits = torch.export.load(path).module()(torch.zeros(5 if dynamic else 3, 3, 32, 32))
+        assert logits.shape == (5 if dynamic else 3, 7)
+
+
+class Branching(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
+
+
+def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be exported to torch-export: .+"):
+        export(Branching(), "torch-export", tmp_path / "x.pt2", 8, 1, False)
+
+
+def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"needs onnx, which is not installed; pip install 'pixbench\[peers\]'"):
+        export(zoo.build("lenet", 7), "onnx", tmp_path / "x.onnx", 32, 1, False)

@@ -1,0 +1,117 @@
+"""What a profile says, in words, tables and pictures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabricated_profile import profile
+
+from results import plots
+from results.errors import RecordError
+from results.profile import Break, Operator, Profile, Stalls, facts, plain_name, text
+from results.profile_pictures import flame, roofline, tree
+
+
+def test_the_sentence_says_bound_roof_and_where_the_time_goes() -> None:
+    assert profile().sentence() == (
+        "training resnet50@fast is memory-bound at 61 % of roof; 50 % of time in batch-norm backward; "
+        "Python and dispatch 17 %"
+    )
+    gpu = profile(idle=0.04, workload="training/resnet50@amp-nhwc-eager/b8/s224/c1000/cuda").sentence()
+    assert gpu.endswith("GPU idle 4.0 % (device-bound)")
+    assert "(host-bound)" in profile(idle=0.4).sentence()
+
+
+def test_far_below_both_ceilings_neither_is_blamed() -> None:
+    assert "runs at 5.0 % of roof, bound by neither ceiling" in profile(roof_fraction=0.05).sentence()
+
+
+def test_shares_of_the_roof() -> None:
+    found = profile()
+    batch_norm, convolution = found.operators[:2]
+    assert found.fraction(batch_norm) == pytest.approx(0.5)
+    assert found.least_seconds(convolution) == (pytest.approx(0.02), "compute")
+    assert found.fraction(Operator("x", 1, 0.1)) is None
+
+
+def test_layers_are_summed_to_a_depth() -> None:
+    found = profile().tree(1)
+    assert [module.path for module in found] == ["conv1", "layer1", "(optimiser)"]
+    assert found[1].kind == "Sequential"
+    assert found[1].seconds == pytest.approx(0.06)
+    assert found[1].bytes == pytest.approx(0.2e9)
+    assert [module.path for module in profile().tree(2)] == ["conv1", "layer1", "layer1.0", "(optimiser)"]
+
+
+def test_tables_hold_everything_and_the_rest_in_one_row() -> None:
+    shown = text(profile(), top=1)
+    assert "(2 others)" in shown
+    assert "(Python and dispatch)" in shown
+    assert "400 operator calls a step" in shown
+    assert "a note" in shown
+    markdown = text(profile(), "markdown")
+    assert "`aten::relu_`" in markdown, "underscores are no emphasis"
+    csv = text(profile(), "csv").splitlines()
+    assert len(csv) == 1 + 3 + 5
+    assert json.loads(text(profile(), "json"))["sentence"] == profile().sentence()
+
+
+def test_breaks_and_recompilations_are_told() -> None:
+    found = profile(graphs=2, recompiles=1, breaks=(Break("a print", "net.py:7"),))
+    assert ("torch.compile", "2 graphs, 1 graph break, 1 recompilations") in facts(found)
+    assert "net.py:7: a print" in text(found)
+
+
+@pytest.mark.parametrize(
+    ("loader", "step", "joined", "begins"),
+    [
+        (620.0, 1000.0, 610.0, "loader-bound by 38 %: decode 61 %, resize 30 %, copy 9.0 %"),
+        (1000.0, 310.0, 300.0, "step-bound; the loader idles 70 %: decode 61 %"),
+    ],
+)
+def test_who_waits_for_whom(loader: float, step: float, joined: float, begins: str) -> None:
+    stalls = Stalls("dali", loader, step, joined, (("decode", 0.61), ("resize", 0.30), ("copy", 0.09)))
+    assert stalls.sentence().startswith(begins)
+    assert 0.9 < stalls.overlap < 1.0
+    assert "joined" in text(profile(stalls=stalls))
+
+
+def test_a_profile_survives_its_file(tmp_path: Path) -> None:
+    found = profile(stalls=Stalls("dali", 1.0, 2.0, 1.0, (("read", 0.5),)), breaks=(Break("r", "w"),))
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(found.to_json()))
+    assert Profile.load(path) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 2}, "schema is 2"),
+        ({"kind": "compare"}, "not a profile"),
+        ({"extra": 1}, "unknown key 'extra'"),
+        ({"operators": [{"nome": "x"}]}, "unknown key 'nome'"),
+        ({"operators": [{"name": "x"}]}, "missing"),
+    ],
+)
+def test_another_file_is_refused_in_words(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecordError, match=words):
+        Profile.from_json({**profile().to_json(), **change})
+
+
+def test_names_of_operators_in_words() -> None:
+    assert plain_name("aten::native_batch_norm_backward") == "batch-norm backward"
+    assert plain_name("aten::some_new_operator") == "some new operator"
+    assert plain_name("graph_0_cpp_fused_relu_3") == "the fused kernel graph_0_cpp_fused_relu_3"
+
+
+def test_pictures_show_all_of_the_time(tmp_path: Path) -> None:
+    root = tree(profile())
+    assert root.seconds == pytest.approx(0.12)
+    assert sum(child.seconds for child in root.children.values()) == pytest.approx(0.12)
+    for name, figure in (("flame", flame(profile())), ("roofline", roofline(profile()))):
+        assert figure is not None
+        assert plots.save(figure, tmp_path / f"{name}.svg").stat().st_size > 5000
+    assert flame(profile(modules=())) is None
+    assert roofline(replace(profile(), operators=(Operator("a", 1, 1.0),))) is None
