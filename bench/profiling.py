@@ -224,7 +224,6 @@ def put_together(
         profiled_seconds=traced["seconds"],
         operators=tuple(Operator(**one) for one in traced["operators"]),
         modules=tuple(Module(**one) for one in traced["modules"]),
-        modules_of="",
         precision=ceilings.precision,
         flops_ceiling=ceilings.flops,
         bandwidth=ceilings.bandwidth,

@@ -127,7 +127,6 @@ class Profile:
         profiled_seconds: a step under the profiler, which slows it.
         operators: most seconds first.
         modules: in the network's order.
-        modules_of: "" where the modules are those of the profiled step, else what they are of.
         precision, flops_ceiling, bandwidth: ceilings measured in this run, FLOP/s and bytes/s.
         roof_fraction, mfu: of `seconds`; see bench.roofline.
         launches: a step: kernels and graphs launched on a GPU, operators called on a CPU.
@@ -149,7 +148,6 @@ class Profile:
     profiled_seconds: float
     operators: tuple[Operator, ...]
     modules: tuple[Module, ...]
-    modules_of: str
     precision: str
     flops_ceiling: float
     bandwidth: float
@@ -355,9 +353,8 @@ def text(profile: Profile, format: str = "text", top: int = 12, depth: int = 1) 
     pieces = [f"{bullet}{profile.sentence()}"]
     pieces.append(_facts(profile, bullet))
     rows = module_rows(profile, depth)
-    title = f"by module{f' ({profile.modules_of})' if profile.modules_of else ''}"
     if rows:
-        pieces.append(f"{title}:\n\n" + _table(MODULE_HEADERS, rows, format))
+        pieces.append("by module:\n\n" + _table(MODULE_HEADERS, rows, format))
     pieces.append("by operator:\n\n" + _table(OPERATOR_HEADERS, operator_rows(profile, top), format))
     if profile.stalls is not None:
         pieces.append(_stalls(profile.stalls, format))

@@ -1,6 +1,5 @@
 """`bench compare A B...`: measure side by side, or set stored results, runs or labels beside one another."""
 
-import os
 import shlex
 import sys
 import time
@@ -12,6 +11,7 @@ import click
 
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
+from bench.screen import Screen
 
 
 @click.command()
@@ -238,7 +238,7 @@ def _measure(
     return 2 if comparison.lost or log.failure else 0
 
 
-def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any]:
+def _settings(operands: list[Any], screen: Screen, **o: Any) -> tuple[Any, Any]:
     from bench.comparison import MODEL_TASKS, Settings
     from bench.data import find_data
     from bench.machine import usable_cores
@@ -286,39 +286,3 @@ def _settings(operands: list[Any], screen: "Screen", **o: Any) -> tuple[Any, Any
         on_bad_image=o["on_bad_image"],
     )
     return settings, conditions
-
-
-class Screen:
-    """What is shown on stderr while a run goes on: rows as they are measured, and one line that moves on a terminal."""
-
-    def __init__(self) -> None:
-        self.moving = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self.begin = time.monotonic()
-        self.shown: set[str] = set()
-
-    def progress(self, text: str) -> None:
-        if self.moving:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            sys.stderr.write("\r\x1b[K" + f"[{time.monotonic() - self.begin:4.0f} s] {text}"[:width])
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self.moving:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-    def say(self, text: str) -> None:
-        self.clear()
-        click.echo(text, err=True)
-
-    def row(self, log: Any) -> Any:
-        """Show a metric when it is first measured, and hand it to the log."""
-        from results.tables import metric_line
-
-        def emit(metric: Any) -> None:
-            log.add(metric)
-            if metric.name not in self.shown:
-                self.shown.add(metric.name)
-                self.say(metric_line(metric))
-
-        return emit

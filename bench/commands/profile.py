@@ -48,8 +48,8 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
     step's own time is measured without the profiler, in a process of its own. The folder holds a trace for Perfetto
     or chrome://tracing, a flame graph, a roofline plot and all figures (profile.json, which bench report reads).
     """
-    from bench.commands.compare import Screen
     from bench.profiling import annotate, profile
+    from bench.screen import Screen
     from results.profile import text
 
     check_output(output)

@@ -44,8 +44,8 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     far from plain fp32's as those of `fast`, and how far is printed. Then the winner is tried at other batches, and
     each of its levers is put back, one at a time, to say what it is worth.
     """
-    from bench.commands.compare import Screen
     from bench.errors import BenchError
+    from bench.screen import Screen
     from bench.tuned import remember
     from results.tables import to_json
 

@@ -31,7 +31,6 @@ def profile(**changes: Any) -> Profile:
             Module("layer1.0.bn", "BatchNorm2d", 0.01, 0.01, None, 0.1e9),
             Module("(optimiser)", "", 0.01, 0.0),
         ),
-        "modules_of": "",
         "precision": "amp",
         "flops_ceiling": 1e11,
         "bandwidth": 1e10,
