@@ -380,8 +380,9 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self.inside:
             return OPTIMISER if self.optimising else LOSS
         path = self.inside[-1] or "(network)"
-        # A node is made, and takes its number, before its operator runs.
-        self.by_number[torch.autograd._get_sequence_nr() - 1] = path
+        # A node is made, and takes its number, before its operator runs; operators without one that follow find the
+        # number of the node before them.
+        self.by_number.setdefault(torch.autograd._get_sequence_nr() - 1, path)
         return path
 
 

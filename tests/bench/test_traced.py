@@ -171,6 +171,17 @@ def test_compiled_code_is_led_back_to_its_layers(tmp_path: Any) -> None:
     torch.compiler.reset()
 
 
+def test_work_of_the_backward_pass_is_at_the_layer_it_is_of() -> None:
+    workload = Workload("training", "cifar_resnet18", "amp-nhwc-eager", 2, 8, 10)
+    [step] = build([workload], CONDITIONS)
+    step.call()
+    found = Found()
+    traced.counted(step, found)
+    assert not [path for path, tally in found.work.items() if "bn" in path and tally.flops], "convolutions alone"
+    stem = found.work["conv1"].flops
+    assert stem == 2 * 2 * 64 * 27 * 64 * 2, "forward, and the weight's gradient: the image needs none"
+
+
 class Breaking(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         doubled = images * 2
