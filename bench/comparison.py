@@ -24,7 +24,7 @@ from bench.errors import BenchError, WorkloadError
 from bench.telemetry import Telemetry, sensor_for
 from bench.worker import Worker
 from bench.workload import Conditions, Workload
-from models.configuration import Configuration, Device, parse
+from models.configuration import LEVERS, Configuration, Device, parse
 from results.profile import memory_text
 from results.record import Metric, Ratio, Value
 from results.stats import interval, percentile_value, quantile_interval, required_samples, summarise
@@ -341,7 +341,7 @@ class Comparison:
         """The best seen in this run: a ceiling measured once may have met a noisy moment."""
         self.progress("measuring this device's ceilings")
         precisions = {
-            levers[task].split("-")[0 if not levers[task].startswith(("openvino", "onnxruntime", "tensorrt")) else 1]
+            precision_of(levers[task])
             for levers in self.resolved.values()
             for task in ("latency", "inference", "training")
             if task in levers
@@ -877,7 +877,7 @@ class Comparison:
                 values[label] = used[label] = Value.none(reason)
                 continue
             workload = workloads[label]
-            precision = workload.configuration.split("-")[0]
+            precision = precision_of(workload.configuration)
             if precision not in self.ceilings:
                 values[label] = used[label] = Value.none(f"no ceiling was measured for {workload.configuration}")
                 continue
@@ -945,6 +945,11 @@ def may_compile(operand: Operand, device: str) -> bool:
     if tuned.is_tuned(operand.configuration):
         return True
     return parse(operand.configuration, facts, training=False).compile != "eager"
+
+
+def precision_of(levers: str) -> str:
+    """The precision among a configuration's resolved levers; a peer's follows its name."""
+    return next(word for word in levers.split("-") if word in LEVERS and LEVERS[word][0] == "precision")
 
 
 def parity_text(found: Mapping[str, Any]) -> str:

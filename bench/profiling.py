@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import tuned
-from bench.comparison import WARM_UP_CAP, Operand, worker_environment
+from bench.comparison import WARM_UP_CAP, Operand, precision_of, worker_environment
 from bench.cost import Cost
 from bench.duel import keep, plan, take_turns
 from bench.errors import UsageError, WorkloadError
@@ -31,7 +31,6 @@ from results.tables import to_json
 TASKS = {"train": "training", "infer": "inference", "latency": "latency", "endtoend": "end_to_end"}
 ROUNDS = 9
 STEPS = 3  # profiled: their mean is steady, and the trace stays small enough for a viewer
-PRECISIONS = ("fp32", "tf32", "amp", "bf16", "fp16")
 
 Say = Callable[[str], None]
 
@@ -139,8 +138,7 @@ def time_step(worker: Any, workload: Workload, conditions: Conditions) -> list[f
 
 def measured_ceilings(worker: Any, workload: Workload, conditions: Conditions) -> Ceilings:
     """The better of two measurements of each ceiling: one alone may meet a busy moment."""
-    words = workload.configuration.split("-")
-    precision = next((word for word in words if word in PRECISIONS), "fp32")
+    precision = precision_of(workload.configuration)
     both = [
         worker.ask("ceilings", 120, device=workload.device, precision=precision, threads=conditions.threads)
         for _ in range(2)
