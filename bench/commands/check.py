@@ -91,9 +91,9 @@ def command(
     measured a second time. Exit codes: 0 fine or not sure, 1 worse, 2 no answer.
     """
     from bench.check import only_one
-    from bench.screen import Screen
     from bench.machine import usable_cores
     from bench.operands import choose_device
+    from bench.screen import Screen
     from results.verdict import LOOKS
 
     if (base is None) == (baseline is None):
