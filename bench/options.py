@@ -44,6 +44,26 @@ recipe_options = _stacked(
     ),
 )
 
+# What a measurement of one network takes, spelt as in bench compare.
+network_options = _stacked(
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to measure.",
+    ),
+    click.option("--batch", type=click.IntRange(min=1), help="Images a step. Default: as in bench compare."),
+    click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: the model's own."),
+    click.option("--classes", type=click.IntRange(min=1), help="Logits; default: the model's own."),
+    click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs, where files are loaded."),
+    click.option("--images", default=1000, show_default=True, help="Use at most so many files of the data; 0 is all."),
+    click.option("--loader", default="dali", show_default=True, help="What loads them."),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core."),
+    click.option("--seed", default=0, show_default=True, help="Of weights, data and the order of turns."),
+    click.option("--force", is_flag=True, help="Also on a GPU that other processes use."),
+)
+
 # What computes.
 place_options = _stacked(
     click.option(

@@ -100,6 +100,23 @@ def _styled(draw: Callable[..., Drawn]) -> Callable[..., Drawn]:
     return drawn
 
 
+def _bars(
+    axes: Axes,
+    values: Mapping[str, float],
+    text: Callable[[float], str],
+    colours: Sequence[str] = (COLOURS[0],),
+    room: float = 1.15,
+) -> None:
+    """Horizontal bars from 0, the first on top, each with its number at the end; the axis leaves room for these."""
+    for place, value in enumerate(values.values()):
+        axes.barh(place, value, 0.7, color=colours[place % len(colours)])
+        axes.annotate(text(value), (value, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(values)), [_short(name, 30) for name in values])
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.set_xlim(0, room * max(*values.values(), 1e-9))
+    axes.grid(True, axis="x")
+
+
 # ---- comparisons ----
 
 
@@ -262,16 +279,10 @@ def roofs(record: Record) -> Drawn:
     if not known:
         return None
     figure, axes = _figure(0.9 + 0.3 * len(known))
-    for place, (_, value) in enumerate(known.items()):
-        share = 100 * float(value.median or 0)
-        axes.barh(place, share, 0.6, color=COLOURS[0])
-        axes.annotate(f"{share:.0f} %", (share, place), xytext=(3, 0), textcoords="offset points", va="center")
+    _bars(axes, {name: 100 * float(v.median or 0) for name, v in known.items()}, "{:.0f} %".format)
     axes.axvline(100, color=FAINT, linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(known)), [_short(name) for name in known])
-    axes.set_ylim(len(known) - 0.5, -0.5)
-    axes.set_xlim(0, max(112.0, 115 * max(float(v.median or 0) for v in known.values())))
+    axes.set_xlim(right=max(112.0, axes.get_xlim()[1]))
     axes.set_xlabel("share of the roof measured in this run [%]")
-    axes.grid(True, axis="x")
     nearest = max(known, key=lambda name: known[name].median or 0)
     of = "training" if record.metric("training_throughput") else "inference"
     return f"{_short(nearest)} comes nearest to the roof in {of}: {100 * (known[nearest].median or 0):.0f} %", figure
@@ -325,24 +336,23 @@ def operators(profile: Profile) -> Drawn:
     shown = list(profile.operators[:8])
     if not shown:
         return None
-    shares = [(plain_name(one.name), 100 * one.seconds / profile.profiled_seconds) for one in shown]
+    shares: dict[str, float] = {}
+    for one in shown:
+        # Operators of one kind may have several names.
+        name = plain_name(one.name)
+        shares[name] = shares.get(name, 0.0) + 100 * one.seconds / profile.profiled_seconds
+    shown = shown[: len(shares)]
     rest = 100 * sum(one.seconds for one in profile.operators[8:]) / profile.profiled_seconds
     if rest >= 0.1:
-        shares.append(("other operators", rest))
+        shares["other operators"] = rest
     if profile.idle is None:
-        shares.append((OVERHEAD, 100 * profile.host_share))
+        shares[OVERHEAD] = 100 * profile.host_share
     figure, axes = _figure(0.8 + 0.25 * len(shares))
-    for place, (_, share) in enumerate(shares):
-        axes.barh(place, share, 0.7, color=COLOURS[0] if place < len(shown) else "#999999")
-        axes.annotate(
-            f"{share:.1f} %", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
-        )
-    axes.set_yticks(range(len(shares)), [_short(name, 30) for name, _ in shares])
-    axes.set_ylim(len(shares) - 0.5, -0.5)
-    axes.set_xlim(0, 1.15 * max(share for _, share in shares))
+    colours = [COLOURS[0] if place < len(shown) else "#999999" for place in range(len(shares))]
+    _bars(axes, shares, "{:.1f} %".format, colours)
     axes.set_xlabel("share of a profiled step [%]")
-    axes.grid(True, axis="x")
-    return f"{shares[0][0]} takes {shares[0][1]:.0f} % of the step", figure
+    first = next(iter(shares))
+    return f"{first} takes {shares[first]:.0f} % of the step", figure
 
 
 @_styled
@@ -366,19 +376,7 @@ def loader_stages(profile: Profile) -> Drawn:
     rates = {"loader alone": stalls.loader_rate, "step alone": stalls.step_rate, "joined": stalls.joined_rate}
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     above, below = figure.subplots(2, 1)
-    for place, (_, rate) in enumerate(rates.items()):
-        above.barh(place, rate, 0.7, color=COLOURS[place])
-        above.annotate(
-            quantity(rate, "images/s"),
-            (rate, place),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    above.set_yticks(range(3), list(rates))
-    above.set_ylim(2.5, -0.5)
-    above.set_xlim(0, 1.3 * max(rates.values()))
+    _bars(above, rates, lambda rate: quantity(rate, "images/s"), COLOURS, room=1.3)
     above.set_xlabel("images/s")
     total = sum(seconds for _, seconds in stalls.stages)
     left = 0.0
@@ -467,12 +465,9 @@ def confusion(matrix: Any, names: Sequence[str]) -> Drawn:
         axes.set_ylabel("true class")
     elif pairs:
         figure, axes = _figure(0.8 + 0.24 * len(pairs))
-        for place, pair in enumerate(pairs):
-            axes.barh(place, 100 * pair.share, 0.7, color=COLOURS[0])
-        axes.set_yticks(range(len(pairs)), [f"{_short(p.true, 16)} as {_short(p.predicted, 16)}" for p in pairs])
-        axes.set_ylim(len(pairs) - 0.5, -0.5)
+        named = {f"{_short(p.true, 14)} as {_short(p.predicted, 14)}": 100 * p.share for p in pairs}
+        _bars(axes, named, "{:.1f} %".format)
         axes.set_xlabel("share of the true class [%]")
-        axes.grid(True, axis="x")
     else:
         return None
     if not pairs:
@@ -488,12 +483,8 @@ def accuracies(summaries: Sequence[RunSummary]) -> Drawn:
     if not known:
         return None
     figure, axes = _figure(0.9 + 0.3 * len(known))
+    _bars(axes, {run.name: 100 * float(run.top1 or 0) for run in known}, "{:.2f}".format)
     for place, run in enumerate(known):
-        share = 100 * float(run.top1 or 0)
-        axes.barh(place, share, 0.6, color=COLOURS[0], label="here" if not place else None)
-        axes.annotate(
-            f"{share:.2f}", (share, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
-        )
         theirs = None if run.published is None else run.published.top1
         if theirs is not None:
             axes.plot([100 * theirs], [place], "D", color=COLOURS[1], markersize=5)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from bench.errors import UsageError
+from bench.options import network_options
 from bench.output import check_output, format_options, write
 
 FOLDER = Path(".benchmarks/profiles")
@@ -20,15 +21,6 @@ FOLDER = Path(".benchmarks/profiles")
     show_default=True,
     help="A training step, a batch of inference, a single image, or training from files with its loader.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), help="Images a step. Default: as in bench compare.")
-@click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: the model's own.")
-@click.option("--classes", type=click.IntRange(min=1), help="Logits; default: the model's own.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs of the end-to-end task.")
-@click.option("--images", default=1000, show_default=True, help="Use at most so many files of the data; 0 is all.")
-@click.option("--loader", default="dali", show_default=True, help="Of the end-to-end task.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
-@click.option("--seed", default=0, show_default=True, help="Of weights and data.")
 @click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Profiled.")
 @click.option("--top", type=click.IntRange(min=1), default=12, show_default=True, help="Operators shown.")
 @click.option("--depth", type=click.IntRange(min=1), default=1, show_default=True, help="Levels of layers shown.")
@@ -39,7 +31,7 @@ FOLDER = Path(".benchmarks/profiles")
     help="Trace, pictures and figures go here. Default: .benchmarks/profiles/NAME",
 )
 @click.option("--nvtx", is_flag=True, help="Only run the step in NVTX ranges, for nsys profile (CUDA).")
-@click.option("--force", is_flag=True, help="Also on a GPU that other processes use.")
+@network_options
 @format_options
 def command(model: str, format: str, output: str, **options: Any) -> None:
     """Say where the time of a step goes, layer by layer and operator by operator, and what bounds it.

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bench.errors import UsageError
+from bench.options import network_options
 from bench.output import check_output, format_options, write
 
 TASKS = {"infer": "inference", "latency": "latency", "train": "training", "loading": "loading"}
@@ -25,16 +26,7 @@ TASKS = {"infer": "inference", "latency": "latency", "train": "training", "loadi
 @click.option(
     "--budget", default=540.0, show_default=True, metavar="SECONDS", help="In all; what it does not reach is named."
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), help="Images a step to begin with. Default: as in bench compare.")
-@click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: the model's own.")
-@click.option("--classes", type=click.IntRange(min=1), help="Logits; default: the model's own.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs to load; default: generated ones.")
-@click.option("--images", default=1000, show_default=True, help="Use at most so many files of the data; 0 is all.")
-@click.option("--loader", default="dali", show_default=True, help="What loads.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
-@click.option("--seed", default=0, show_default=True, help="Of weights, data and the order of turns.")
-@click.option("--force", is_flag=True, help="Also on a GPU that other processes use.")
+@network_options
 @format_options
 def command(model: str, tasks: str, budget: float, format: str, output: str, **options: Any) -> int:
     """Find the fastest configuration of MODEL on this machine and remember it: MODEL@tuned then stands for it.
