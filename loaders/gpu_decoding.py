@@ -1,7 +1,7 @@
 """What decoding on a GPU needs to know and to prove: its share of the JPEG engine, image sizes, and right pixels.
 
 The share of images that the JPEG engine takes (the rest is decoded by CUDA cores) has no best value for all GPUs, image
-sizes and versions of DALI: it is measured once (bench.decoder_load) and remembered for a GPU and a version.
+sizes and versions of DALI: it is measured once (bench.gpu.sweep) and remembered for a GPU and a version.
 
 Batched decoding on the engine of Hopper GPUs has given wrong pixels without an error (meta-pytorch/torchcodec issue
 1634), so that what it decodes is compared with what the CPU decodes, in every run. Decoding windows alone has brought
