@@ -106,7 +106,8 @@ def read_json(path: Path) -> Any:
         return json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         # A document that breaks off is the usual sign of a copy or download that was cut short.
-        cut = error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated")
+        begun = text.lstrip()[:1] in ("{", "[")
+        cut = begun and (error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated"))
         what = (
             "ends in the middle of its JSON; copy it again or measure again"
             if cut
