@@ -34,6 +34,7 @@ from models.prepare import device_facts
 
 TOP = 5
 MOST_TOGETHER = 64  # images a batch
+PATIENT = 8  # times as much as is allowed is read before the line is closed on who sends it
 PATIENCE = 60.0  # seconds that a request waits for its answer
 MIB = 1 << 20
 
@@ -325,20 +326,26 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
 
 
 async def _body(request: Any, limits: Limits) -> bytes:
-    """The upload: the whole body, or the first file of a form. Stops reading where it grows beyond the limit."""
+    """The upload: the whole body, or the first file of a form. What grows beyond the limit is not kept.
+
+    It is read on for a while, though: who is still sending would meet a closed line and never read the answer.
+    """
     too_much = RefusedError(f"the upload is larger than the {limits.bytes / MIB:.0f} MiB that are allowed", 413)
     # A form has some hundred bytes around its file.
     room = limits.bytes + 64 * 1024
     with suppress(ValueError):
-        if int(request.headers.get("content-length", "0")) > room:
+        if int(request.headers.get("content-length", "0")) > PATIENT * room:
             raise too_much
     parts: list[bytes] = []
     seen = 0
     async for part in request.stream():
         seen += len(part)
-        if seen > room:
+        if seen > PATIENT * room:
             raise too_much
-        parts.append(part)
+        if seen <= room:
+            parts.append(part)
+    if seen > room:
+        raise too_much
     data = b"".join(parts)
     kind = request.headers.get("content-type", "")
     return form_file(data, kind) if kind.startswith("multipart/form-data") else data
