@@ -399,7 +399,10 @@ class Tuner:
             utc_now(),
         )
         if not left:
-            found.verdict = "no other configuration came near fast"
+            tried = any(one.ratio is not None for one in found.results)
+            found.verdict = (
+                "no other configuration came near fast" if tried else "nothing else was measured; fast stays"
+            )
             return kept
         best = left[0]
         blocks: list[list[float]] = []

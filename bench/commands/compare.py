@@ -29,7 +29,13 @@ from bench.screen import Screen
     metavar="DIR",
     help="JPEGs to load; default: a generated set like ImageNet's.",
 )
-@click.option("--images", default=1000, show_default=True, help="Use at most so many files of the data; 0 is all.")
+@click.option(
+    "--images",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Use at most so many files of the data; 0 is all.",
+)
 @click.option(
     "--on-bad-image",
     type=click.Choice(["stop", "skip"]),

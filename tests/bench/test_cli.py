@@ -166,6 +166,8 @@ def test_what_was_printed_is_what_was_stored(compared: tuple[Path, subprocess.Co
         (["compare", "lenet", "--tasks", "train"], ["'train'", "training"]),
         (["compare", "pil", "--tasks", "loading"], ["pil is a loader"]),
         (["compare", "lenet", "--batch", "0"], ["--batch", "0"]),
+        (["compare", "lenet", "--images", "-1"], ["--images", "-1"]),
+        (["profile", "lenet", "--images", "-1"], ["--images", "-1"]),
         (["compare", "lenet", "-o", "no/such/folder.txt"], ["no/such"]),
         (["compare", "gone.json"], ["gone.json"]),
         (["compare"], ["Missing argument"]),

@@ -124,6 +124,13 @@ def test_without_time_everything_is_named_as_not_tried() -> None:
     assert found.winner is not None
     assert found.winner.configuration == FAST
     assert all(one.reason == "no time was left" for one in found.levers)
+    assert found.verdict == "nothing else was measured; fast stays"
+
+
+def test_where_all_were_slower_the_verdict_says_so() -> None:
+    assert tune(per_image({FAST: 1.0}, default=0.5)).verdict == (
+        "no other configuration came near fast"
+    )
 
 
 def test_latency_takes_what_inference_left() -> None:
