@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from bench.allocator import keep_memory
+from bench.machine.allocator import keep_memory
 
 # name -> (where the click command lives, the line `bench --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {

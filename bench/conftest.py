@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from bench import plugin, reference
-from bench.clock import CLOCKS
+from bench import plugin
 from bench.errors import REPORTED, BenchError
+from bench.inspecting import reference
 from bench.matrix import Matrix, data_name, kernels_for
-from bench.workload import Conditions, Workload
+from bench.timing.clock import CLOCKS
+from bench.timing.workload import Conditions, Workload
 
 SCHEMA = 1
 
@@ -79,8 +80,8 @@ class Survey:
 
     @classmethod
     def _from_options(cls, option: dict[str, Any], smoke: bool) -> "Survey":
-        from bench.machine import usable_cores
-        from bench.operands import choose_device
+        from bench.machine.cpu import usable_cores
+        from bench.machine.devices import choose_device
         from loaders import engines
 
         if option["device"] not in ("auto", "cpu", "cuda"):
@@ -115,7 +116,7 @@ class Survey:
 
         if self.matrix.device == "cpu":
             return Device.from_cpu()
-        from bench.step import open_device
+        from bench.timing.step import open_device
         from models.prepare import device_facts
 
         return device_facts(open_device(self.matrix.device))
@@ -214,7 +215,7 @@ def workload(request: pytest.FixtureRequest) -> Workload:
 @pytest.fixture
 def measure(benchmark: Any, workload: Workload, pytestconfig: pytest.Config) -> Iterator[Callable[[], None]]:
     """Build the step, warm it up, hand it to pytest-benchmark, take its memory; in this order and once."""
-    from bench.worker import Session
+    from bench.sides.session import Session
 
     survey, session = _survey(pytestconfig), Session()
 
@@ -260,7 +261,7 @@ def _cost(workload: Workload) -> dict[str, Any]:
     """Counted for one image: {"params", "macs", "flops"}; nothing for loaders and kernels."""
     if not workload.classes:
         return {}
-    from bench.cost import count
+    from bench.inspecting.cost import count
 
     cost = count(workload.subject, workload.classes, workload.size)
     flops = cost.training_flops if workload.training else cost.flops
@@ -281,7 +282,7 @@ def _memory(session: Any, id: str) -> dict[str, Any]:
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Only what must agree: pytest-benchmark warns whenever two machine_info differ in anything."""
-    from bench.machine import describe
+    from bench.machine.facts import describe
 
     machine_info["pixbench"] = describe(device=_survey(config).matrix.device)["fingerprint"]
 
@@ -289,7 +290,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
     """Add "schema", the whole "machine", the "reference", and to each benchmark its rates and percentiles."""
-    from bench.machine import describe
+    from bench.machine.facts import describe
 
     output_json["schema"] = SCHEMA
     survey = _survey(config)

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.comparing.operands import LOADER_OUTPUT
 from bench.errors import WorkloadError
-from bench.operands import LOADER_OUTPUT
-from bench.workload import TASKS, Workload
+from bench.timing.workload import TASKS, Workload
 from models import zoo
 from models.configuration import Device, parse
 from models.errors import ModelError

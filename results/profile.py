@@ -128,11 +128,11 @@ class Profile:
         operators: most seconds first.
         modules: in the network's order.
         precision, flops_ceiling, bandwidth: ceilings measured in this run, FLOP/s and bytes/s.
-        roof_fraction, mfu: of `seconds`; see bench.roofline.
+        roof_fraction, mfu: of `seconds`; see bench.inspecting.roofline.
         launches: a step: kernels and graphs launched on a GPU, operators called on a CPU.
         idle: share of `seconds` in which the GPU had nothing to do; None on a CPU.
         graphs, recompiles: of torch.compile; None where nothing is compiled. `breaks` say where graphs ended.
-        memory: as bench.memory counts it, bytes.
+        memory: as bench.inspecting.memory counts it, bytes.
         stalls: of the end-to-end task, else None.
         notes: what a reader must know.
         machine, command, created, commit: as in a record.

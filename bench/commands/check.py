@@ -90,9 +90,9 @@ def command(
     Counted facts are compared exactly, then fresh processes of both sides take turns, and what looks slower is
     measured a second time. Exit codes: 0 fine or not sure, 1 worse, 2 no answer.
     """
-    from bench.check import only_one
-    from bench.machine import usable_cores
-    from bench.operands import choose_device
+    from bench.checking.sides import only_one
+    from bench.machine.cpu import usable_cores
+    from bench.machine.devices import choose_device
     from bench.screen import Screen
     from results.verdict import LOOKS
 
@@ -122,7 +122,7 @@ def command(
         if base is not None:
             report, extra = _against_commit(base, base_env, chosen, conditions, exact, how, screen)
         else:
-            from bench.baseline import check_against
+            from bench.checking.baseline import check_against
 
             assert baseline is not None
             report, extra = check_against(baseline, record, chosen, conditions, **how)
@@ -156,9 +156,9 @@ def subjects(
     words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, progress: Any
 ) -> tuple[list[Any], Any]:
     """The workloads, and the conditions that they are built under."""
-    from bench.check import default_workloads
-    from bench.data import find_data
-    from bench.workload import Conditions, Workload
+    from bench.checking.check import default_workloads
+    from bench.timing.images import find_data
+    from bench.timing.workload import Conditions, Workload
 
     root, name = "", ""
     wanted = [Workload.from_id(text) for text in ids(words)]
@@ -203,8 +203,8 @@ def _against_commit(
     how: dict[str, Any],
     screen: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    from bench.check import check
-    from bench.trees import trees
+    from bench.checking.check import check
+    from bench.checking.trees import trees
 
     screen.progress("writing both sides' files")
     with trees(Path.cwd(), base, base_env) as (old, new):
@@ -220,7 +220,7 @@ def _against_commit(
 
 def stored(baseline: Path, words: tuple[str, ...], screen: Any) -> tuple[Path, Any, tuple[str, ...]]:
     """A baseline's file and record, and what is measured against it: `words`, or everything that it timed."""
-    from bench.baseline import find, stored_values
+    from bench.checking.baseline import find, stored_values
 
     path, record = find(baseline, screen.say)
     return path, record, words or tuple(stored_values(path, record))
@@ -230,7 +230,7 @@ def _store(report: Any, extra: dict[str, Any], folder: Path | None, screen: Any)
     """Append to the history; what could not be stored is said after what was found."""
     import shlex
 
-    from bench.check import record_of
+    from bench.checking.check import record_of
     from results import store
     from results.errors import RecordError
 

@@ -120,7 +120,9 @@ def command(
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)
     are compared image by image.
     """
-    from bench.operands import LABELS, RUN, choose_device, files, only_kind, parse_operands, run_folders
+    from bench.comparing.operands import parse_operands
+    from bench.comparing.words import LABELS, RUN, files, only_kind, run_folders
+    from bench.machine.devices import choose_device
 
     check_output(output)
     chosen = only_kind(operands)
@@ -212,8 +214,8 @@ def _measure(
     budget: float,
     **options: Any,
 ) -> int:
-    from bench.comparison import Comparison
-    from bench.run_log import RunLog
+    from bench.comparing.comparison import Comparison
+    from bench.comparing.run_log import RunLog
 
     screen = Screen()
     settings, conditions = _settings(operands, screen, **options)
@@ -245,11 +247,11 @@ def _measure(
 
 
 def _settings(operands: list[Any], screen: Screen, **o: Any) -> tuple[Any, Any]:
-    from bench.comparison import MODEL_TASKS, Settings
-    from bench.data import find_data
-    from bench.machine import usable_cores
-    from bench.operands import choose_device, refuse_used_gpu
-    from bench.workload import Conditions
+    from bench.comparing.comparison import MODEL_TASKS, Settings
+    from bench.machine.cpu import usable_cores
+    from bench.machine.devices import choose_device, refuse_used_gpu
+    from bench.timing.images import find_data
+    from bench.timing.workload import Conditions
     from loaders import engines
 
     device = choose_device(o["device"])

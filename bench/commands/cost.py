@@ -12,7 +12,7 @@ from bench.errors import BenchError, UsageError
 from bench.output import check_output, format_options, write
 
 if TYPE_CHECKING:
-    from bench.cost import Cost
+    from bench.inspecting.cost import Cost
     from models.summary import Layer
 
 # Where a number is read more easily in a unit; parameters and tensors are compared digit by digit.
@@ -76,7 +76,7 @@ def command(
             raise UsageError(f"--diagram {diagram}: a diagram is an .svg or .png file")
         check_output(diagram)
 
-    from bench.cost import count
+    from bench.inspecting.cost import count
 
     costs = [count(name, classes, size) for name in models]
     rows = [_layers(cost) for cost in costs] if layers else []
@@ -101,7 +101,7 @@ def command(
 def _second_opinion(cost: "Cost") -> None:
     import torch
 
-    from bench.cost import disagreement, second_opinion
+    from bench.inspecting.cost import disagreement, second_opinion
     from models import zoo
 
     with torch.device("meta"):

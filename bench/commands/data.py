@@ -248,7 +248,7 @@ def info(
     described = [asdict(examine(dataset)) for dataset in splits]
     rates: list[dict[str, Any]] = []
     if against is not None:
-        from bench.decoding import compare_decoding
+        from bench.inspecting.decoding import compare_decoding
         from loaders.datasets import open_dataset
 
         other = open_dataset(against)

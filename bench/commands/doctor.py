@@ -17,7 +17,7 @@ def command(as_json: bool, output: str) -> int:
 
     Findings are advice: the exit code is 0 whatever is found.
     """
-    from bench.diagnosis import examine, gather
+    from bench.machine.diagnosis import examine, gather
 
     facts = gather()
     findings = examine(facts)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.options import place_options
+from bench.commands.options import place_options
 from bench.output import check_output, format_options, write
 
 
@@ -52,9 +52,9 @@ def command(
     if confusion is not None and confusion.suffix not in (".csv", ".txt", ".png", ".svg"):
         raise UsageError(f"--confusion {confusion}: the name must end in .csv, .txt, .png or .svg")
 
-    from bench.predicting import evaluate_on, open_checkpoint, weights_used
-    from bench.reporting import classified
-    from bench.sources import open_split
+    from bench.runs.predicting import evaluate_on, open_checkpoint, weights_used
+    from bench.runs.reporting import classified
+    from bench.runs.sources import open_split
     from results.submissions import write_predictions
     from results.tables import render, to_json
 

@@ -56,7 +56,7 @@ def _recipe_facts(name: str) -> dict[str, str | int | float | None]:
 
 
 def _workloads() -> Names:
-    from bench.workload import TASKS
+    from bench.timing.workload import TASKS
 
     return list(TASKS.items())
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.commands.options import data_options, place_options, recipe_options
 from bench.errors import UsageError
-from bench.options import data_options, place_options, recipe_options
 from bench.output import FORMATS, check_output, write
 
 if TYPE_CHECKING:
-    from bench.lr_find import RangeTest, Series
+    from bench.runs.lr_find import RangeTest, Series
 
 PICTURES = (".png", ".svg")
 
@@ -70,8 +70,8 @@ def command(
     for path in (str(picture), str(picture.with_suffix(".csv")), table):
         check_output(path)
 
-    from bench.lr_find import draw_range_test, draw_series, range_test, series
-    from bench.training import Request, changed
+    from bench.runs.lr_find import draw_range_test, draw_series, range_test, series
+    from bench.runs.request import Request, changed
 
     base = load(recipe) if recipe else Recipe(model=changes.pop("model"))
     title = Path(recipe).stem if recipe else ""
@@ -107,7 +107,7 @@ def _images(request: Any) -> int:
             raise UsageError("no data: how many steps an epoch has follows from the images; name them with --data DIR")
         _say(f"without --data: as many images as {request.recipe.data} has, {known.images[0]:,}")
         return known.images[0]
-    from bench.sources import open_folders
+    from bench.runs.sources import open_folders
 
     return len(open_folders(request.data, request.train, request.val)[0])
 

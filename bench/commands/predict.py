@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from bench.commands.options import place_options
 from bench.errors import UsageError
-from bench.options import place_options
 from bench.output import check_output, format_options, write
 
 
@@ -42,7 +42,7 @@ def command(
     if data is not None and not data.startswith("pickle:"):
         raise UsageError(f"--data {data}: write pickle:FILE; for a labelled folder use bench evaluate")
 
-    from bench.predicting import as_numbers, label_pickle, open_checkpoint, predict
+    from bench.runs.predicting import as_numbers, label_pickle, open_checkpoint, predict
     from results.submissions import submission_csv
     from results.tables import fixed, render, to_json
 

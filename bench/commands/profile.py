@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
+from bench.commands.options import network_options
 from bench.errors import UsageError
-from bench.options import network_options
 from bench.output import check_output, format_options, write
 
 FOLDER = Path(".benchmarks/profiles")
@@ -40,7 +40,7 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
     step's own time is measured without the profiler, in a process of its own. The folder holds a trace for Perfetto
     or chrome://tracing, a flame graph, a roofline plot and all figures (profile.json, which bench report reads).
     """
-    from bench.profiling import annotate, profile
+    from bench.comparing.profiling import annotate, profile
     from bench.screen import Screen
     from results.profile import text
 
@@ -66,11 +66,13 @@ def _name(asked: Any) -> str:
 
 
 def _asked(model: str, screen: Any, **o: Any) -> tuple[Any, Any]:
-    from bench.data import find_data
-    from bench.machine import usable_cores
-    from bench.operands import MEASURED, choose_device, only_kind, parse_operands, refuse_used_gpu
-    from bench.profiling import TASKS, Asked
-    from bench.workload import Conditions
+    from bench.comparing.operands import parse_operands
+    from bench.comparing.profiling import TASKS, Asked
+    from bench.comparing.words import MEASURED, only_kind
+    from bench.machine.cpu import usable_cores
+    from bench.machine.devices import choose_device, refuse_used_gpu
+    from bench.timing.images import find_data
+    from bench.timing.workload import Conditions
     from loaders import engines
 
     chosen = only_kind([model])

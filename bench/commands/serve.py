@@ -41,7 +41,7 @@ def command(
     """
     if len(networks) > 2:
         raise UsageError(f"one network or two are served beside each other; {len(networks)} were named")
-    from bench.serving import MIB, Limits, open_network, refuse_used_port, serve
+    from bench.runs.serving import MIB, Limits, open_network, refuse_used_port, serve
 
     refuse_used_port(host, port)
     opened = [open_network(word, device, configuration, threads or 0) for word in networks]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from bench.commands.options import data_options, place_options
 from bench.errors import UsageError
-from bench.options import data_options, place_options
 from bench.output import check_output, format_options, write
 from models.studies import STUDIES, SWEEPS
 
@@ -54,7 +54,8 @@ def command(
     Each run is a process of its own and leaves runs/NAME/RUN/; tables and pictures of all lie in runs/NAME/. The same
     command again goes on where the last one was interrupted; finished runs are not run again.
     """
-    from bench.study import FORMS, Conductor, Screen, StudyError, check_arguments, material, parse_over, plan
+    from bench.runs.plan import FORMS, StudyError, check_arguments, parse_over, plan
+    from bench.runs.study import Conductor, Screen, material
 
     check_output(output)
     forms = {None: FORMS[:1], "fast": FORMS[1:], "both": FORMS}[form]
@@ -73,7 +74,7 @@ def command(
         screen.say(f"note: {note}")
     conductor = Conductor(planned, folder, images, options, screen)
 
-    from bench.findings import Findings, stored_epochs, tester
+    from bench.runs.findings import Findings, stored_epochs, tester
 
     try:
         summaries = conductor.run()

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
+from bench.commands.options import data_options, place_options, recipe_options
 from bench.errors import UsageError
-from bench.options import data_options, place_options, recipe_options
 from bench.output import check_output, format_options, write
 
 
@@ -59,9 +59,9 @@ def command(
 
     from dataclasses import replace
 
-    from bench.reporting import finish
-    from bench.training import Request, changed, in_fewer_epochs, resumed
-    from bench.training import train as run_training
+    from bench.runs.reporting import finish
+    from bench.runs.request import Request, changed, in_fewer_epochs, resumed
+    from bench.runs.training import train as run_training
     from results.runs import table
 
     if resume is not None:

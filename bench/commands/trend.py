@@ -45,9 +45,9 @@ def bisect_command(good: str, bad: str, id: str, format: str, output: str) -> in
 
     ID is a whole id, as bench trend lists it. Commits that do not run are passed over; the repository is not touched.
     """
-    from bench.bisect import bisect
-    from bench.check import duel_refs
-    from bench.workload import Workload
+    from bench.checking.bisect import bisect
+    from bench.checking.check import duel_refs
+    from bench.timing.workload import Workload
     from results.gate import Row
     from results.tables import to_json
 

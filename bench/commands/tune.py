@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from bench.commands.options import network_options
 from bench.errors import UsageError
-from bench.options import network_options
 from bench.output import check_output, format_options, write
 
 TASKS = {"infer": "inference", "latency": "latency", "train": "training", "loading": "loading"}
@@ -37,8 +37,8 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     each of its levers is put back, one at a time, to say what it is worth.
     """
     from bench.errors import BenchError
+    from bench.machine.tuned import remember
     from bench.screen import Screen
-    from bench.tuned import remember
     from results.tables import to_json
 
     check_output(output)
@@ -51,7 +51,7 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     screen = Screen()
     begin = time.monotonic()
     tuner = _tuner(model, [TASKS[word] for word in wanted], screen, **options)
-    from bench.tuning import SHARES
+    from bench.comparing.tuning import SHARES
 
     found, failed = [], False
     shares = {task: SHARES[task] for task in tuner.base}
@@ -85,12 +85,12 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
 
 
 def _tuner(model: str, tasks: list[str], screen: Any, **o: Any) -> Any:
-    from bench.data import find_data
-    from bench.machine import usable_cores
-    from bench.operands import choose_device, refuse_used_gpu
-    from bench.tuning import Tuner, base_workloads
-    from bench.worker import Worker
-    from bench.workload import Conditions
+    from bench.comparing.tuning import Tuner, base_workloads
+    from bench.machine.cpu import usable_cores
+    from bench.machine.devices import choose_device, refuse_used_gpu
+    from bench.sides.process import Worker
+    from bench.timing.images import find_data
+    from bench.timing.workload import Conditions
     from loaders import engines
     from models import zoo
     from models.configuration import Device

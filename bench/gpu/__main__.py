@@ -38,8 +38,8 @@ def run(
     from bench.errors import UsageError
     from bench.gpu.parts import PARTS, REHEARSAL, Scale, batch_for, jobs
     from bench.gpu.running import run as run_all
-    from bench.operands import choose_device, refuse_used_gpu
-    from bench.worker import SOURCE
+    from bench.machine.devices import choose_device, refuse_used_gpu
+    from bench.processes import SOURCE
 
     chosen = choose_device(device)
     if chosen == "cpu" and device == "auto":
@@ -82,11 +82,11 @@ def sweep(device: str, data: Path | None, images: int, batch: int, threads: int 
     """Find the share of images that the GPU's JPEG engine should decode, and remember it for this GPU."""
     import torch
 
-    from bench.gpu.sweep import best
-    from bench.gpu.sweep import sweep as measure
-    from bench.machine import usable_cores
-    from bench.operands import choose_device
-    from bench.step import LONG_EPOCH
+    from bench.inspecting.jpeg_share import best
+    from bench.inspecting.jpeg_share import sweep as measure
+    from bench.machine.cpu import usable_cores
+    from bench.machine.devices import choose_device
+    from bench.timing.step import LONG_EPOCH
     from loaders import gpu_decoding
     from loaders.datasets import open_dataset
     from loaders.options import LoaderOptions
@@ -115,8 +115,8 @@ def sweep(device: str, data: Path | None, images: int, batch: int, threads: int 
 def compile_(device: str, networks: str, batch: int, size: int, output: str) -> None:
     """Compile what later parts measure, many processes at a time, so that they find the caches warm."""
     from bench.gpu.warming import at_once, warm, workloads
-    from bench.machine import usable_cores
-    from bench.operands import choose_device
+    from bench.machine.cpu import usable_cores
+    from bench.machine.devices import choose_device
     from results.tables import to_json
 
     check_output(output)

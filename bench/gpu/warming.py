@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from bench.comparison import worker_environment
+from bench.comparing.comparison import worker_environment
 from bench.errors import BenchError
 from bench.gpu.parts import INFERRED, TRAINED
-from bench.worker import Worker
-from bench.workload import Conditions, Workload
+from bench.sides.process import Worker
+from bench.timing.workload import Conditions, Workload
 from models import zoo
 
 EACH = 20 << 30  # bytes of a GPU's memory that one process may take
@@ -65,7 +65,7 @@ def warm(
 ) -> list[Compiled]:
     """Compile each in a process of its own; what fails is named and leaves the others."""
     # As many threads as in the parts: code that is generated for a CPU knows their number.
-    from bench.machine import usable_cores
+    from bench.machine.cpu import usable_cores
 
     threads = usable_cores()
 

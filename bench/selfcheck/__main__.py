@@ -52,8 +52,8 @@ def record(
 ) -> None:
     """Measure equal code against itself into OUT (.json.gz), a line a block; goes on with a file that is there."""
     from bench.commands.check import subjects
-    from bench.machine import usable_cores
-    from bench.operands import choose_device
+    from bench.machine.cpu import usable_cores
+    from bench.machine.devices import choose_device
     from bench.selfcheck.record import record as measure
     from bench.selfcheck.record import snapshot
 
@@ -120,7 +120,7 @@ def live(
     """Run `bench check` in a loop, on equal code or with head made slower, and count what it says."""
     from bench.commands.check import ids
     from bench.selfcheck.live import WORKLOADS, loop, summary
-    from bench.workload import Workload
+    from bench.timing.workload import Workload
 
     check_output(output)
     check_output(str(file))

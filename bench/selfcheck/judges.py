@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.duel import Round
 from bench.errors import UsageError
+from bench.timing.duel import Round
 
 Times = NDArray[np.float64]
 

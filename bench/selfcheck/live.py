@@ -17,10 +17,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bench.checking.trees import top_of, working
 from bench.errors import BenchError, UsageError
+from bench.processes import SOURCE
 from bench.selfcheck.resample import upper_bound
-from bench.trees import top_of, working
-from bench.worker import SOURCE
 from results.errors import RecordError
 from results.gate import GRAVITY
 from results.store import GrowingFile

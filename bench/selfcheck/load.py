@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from bench.worker import SOURCE
+from bench.processes import SOURCE
 
 MEAN_SECONDS = 20.0
 

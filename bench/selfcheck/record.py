@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.check import MOST_PAIRS, SLICE_SECONDS, Busy, Duel, Spawn, only_one, open_side
-from bench.duel import Plan
+from bench.checking.looks import MOST_PAIRS, SLICE_SECONDS, Busy, Duel
+from bench.checking.sides import Spawn, only_one, open_side
+from bench.checking.trees import Tree, top_of, working
 from bench.errors import UsageError, WorkloadError
+from bench.processes import SOURCE
 from bench.selfcheck.load import competing
 from bench.selfcheck.traces import SAMPLE_SECONDS, Block, Header, TraceWriter, read
-from bench.trees import Tree, top_of, working
-from bench.worker import SOURCE, Worker
-from bench.workload import Conditions, Workload
+from bench.sides.process import Worker
+from bench.timing.duel import Plan
+from bench.timing.workload import Conditions, Workload
 from results.gate import Side
 from results.record import utc_now
 from results.store import same_machine

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.check import METRIC
-from bench.duel import Round, keep, log_ratios
 from bench.errors import UsageError
 from bench.selfcheck.traces import Trace
+from bench.timing.duel import Round, keep, log_ratios
+from bench.timing.workload import METRIC
 from results.gate import row_verdict
 from results.verdict import LOOKS, REGRESSED, Decision, look, margin_of
 
@@ -264,7 +264,7 @@ def tally(
     looks: int = len(LOOKS),
 ) -> list[Tally]:
     """Our rule on one workload of a trace, at each level. Raises UsageError for too few blocks."""
-    from bench.workload import Workload
+    from bench.timing.workload import Workload
 
     margin = margin_of(METRIC[Workload.from_id(workload).task])
     values = block_values(trace.of(workload))

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bench.clock import Slice
-from bench.duel import Round
+from bench.timing.clock import Slice
+from bench.timing.duel import Round
 from results.errors import RecordError
 from results.store import GrowingFile
 

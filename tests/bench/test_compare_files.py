@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.commands.compare import command
-from bench.operands import LABELS, MEASURED, RUN, STORED, kind, run_folders
+from bench.comparing.words import LABELS, MEASURED, RUN, STORED, kind, run_folders
 from results.history import Epoch, History
 from results.runs import RunSummary
 

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from fabricated_machine import FabricatedNvml, Gpu, roots
 
-from bench import diagnosis, machine
 from bench.commands import doctor
-from bench.diagnosis import Facts, Finding, examine, watch
+from bench.machine import cpu, diagnosis, gpu
+from bench.machine.diagnosis import Facts, Finding, examine, watch
 
 
 def quiet(**changes: Any) -> dict[str, Any]:
@@ -122,14 +122,14 @@ def test_finding(level: str, subject: str, words: str, changes: dict[str, Any], 
     ],
 )
 def test_gpu_finding(gpu: Gpu, level: str, words: str, tmp_path: Path) -> None:
-    gpus = machine.gpu_facts(FabricatedNvml(gpu), {}, roots(tmp_path))
+    gpus = gpu.gpu_facts(FabricatedNvml(gpu), {}, roots(tmp_path))
     findings = examine(Facts(quiet(gpus=gpus), cuda=True))
     assert any(f.subject == "gpu 0" and f.level == level and words in f.finding for f in findings)
     assert sum("JPEG" in f.finding for f in findings) == (gpu.jpeg is None)
 
 
 def test_gpu_in_good_order(tmp_path: Path) -> None:
-    gpus = machine.gpu_facts(FabricatedNvml(Gpu(events=0x2)), {}, roots(tmp_path))
+    gpus = gpu.gpu_facts(FabricatedNvml(Gpu(events=0x2)), {}, roots(tmp_path))
     assert found("fine", "gpu 0", Facts(quiet(gpus=gpus), cuda=True))
 
 
@@ -142,8 +142,8 @@ def test_gpu_in_good_order(tmp_path: Path) -> None:
     ],
 )
 def test_gpu_that_torch_cannot_use(driver: str, cuda: str | None, words: str, tmp_path: Path) -> None:
-    (gpu,) = machine.gpu_facts(FabricatedNvml(Gpu()), {}, roots(tmp_path))
-    facts = Facts(quiet(gpus=[gpu | {"driver": driver}], versions={"cuda": cuda}), cuda=False)
+    (card,) = gpu.gpu_facts(FabricatedNvml(Gpu()), {}, roots(tmp_path))
+    facts = Facts(quiet(gpus=[card | {"driver": driver}], versions={"cuda": cuda}), cuda=False)
     assert words in found("problem", "gpu", facts).finding
 
 
@@ -158,12 +158,12 @@ def test_watch_counts_what_others_did(tmp_path: Path) -> None:
     busy, stolen = watch(0.5, tree, sleep)
     assert busy == pytest.approx(0.4 * cores)
     assert stolen == pytest.approx(0.1)
-    assert watch(0.5, machine.Roots(tmp_path / "none", tmp_path / "none"), sleep) == (None, None)
+    assert watch(0.5, cpu.Roots(tmp_path / "none", tmp_path / "none"), sleep) == (None, None)
 
 
 @pytest.fixture
 def facts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Facts:
-    gpus = machine.gpu_facts(FabricatedNvml(Gpu(limit=400_000)), {}, roots(tmp_path))
+    gpus = gpu.gpu_facts(FabricatedNvml(Gpu(limit=400_000)), {}, roots(tmp_path))
     made = Facts(quiet(gpus=gpus), busy=2.0, cuda=True)
     monkeypatch.setattr(diagnosis, "gather", lambda: made)
     return made

@@ -18,7 +18,7 @@ from PIL import Image
 
 from bench.cli import app
 from bench.errors import REPORTED
-from bench.training import configured
+from bench.runs.training import configured
 from models.configuration import Device
 from models.training.checkpoint import digest, load_weights
 from models.training.recipe import Recipe, load

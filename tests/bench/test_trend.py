@@ -262,7 +262,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_bisect_beside_an_id(repository: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import bench.check
+    from bench.checking import check
 
     def duel_refs(folder: Path, base: str, head: str, workload: Any, say: Any) -> Row:
         assert folder == Path.cwd()
@@ -271,7 +271,7 @@ def test_bisect_beside_an_id(repository: list[str], monkeypatch: pytest.MonkeyPa
         decision = decide(REGRESSED, 1.1) if slow else decide(CLEAN, 1.0)
         return Row(workload.id, decision.verdict, decision)
 
-    monkeypatch.setattr(bench.check, "duel_refs", duel_refs)
+    monkeypatch.setattr(check, "duel_refs", duel_refs)
     result = invoke("bisect", "HEAD~4", "HEAD", TRAINING)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"{TRAINING} became slower with {repository[2][:10]}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bench.machine import Roots
+from bench.machine.cpu import Roots
 
 CPUINFO = """\
 processor	: {n}

@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench.clock import Slice
 from bench.errors import BenchError
+from bench.timing.clock import Slice
 
 COST = {
     "model": "",

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import check, cli
-from bench.check import Duel, confirmed
-from bench.trees import trees
-from bench.workload import Conditions, Workload
+from bench import cli
+from bench.checking import looks, sides
+from bench.checking.check import confirmed
+from bench.checking.looks import Duel
+from bench.checking.trees import trees
+from bench.timing.workload import Conditions, Workload
 from results.gate import Row
 from results.verdict import REGRESSED
 
@@ -110,8 +112,8 @@ def test_a_slowdown_on_a_branch_is_caught_and_what_it_does_not_touch_passes(
 ) -> None:
     """At small scale: three blocks and a quarter more work in inference, so that no busy machine can hide it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(check, "TURNS_SECONDS", 0.5)
-    check.open_caches()
+    monkeypatch.setattr(looks, "TURNS_SECONDS", 0.5)
+    sides.open_caches()
     made = repository(tmp_path)
     file = made / "bench" / "step.py"
     line = "        lambda: forward(images),\n"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from bench.commands.compare import command as compare
+from bench.comparing.operands import parse_operands
 from bench.errors import UsageError
 from bench.gpu.__main__ import app
 from bench.gpu.parts import FILE, NETWORKS, PARTS, REHEARSAL, Scale, batch_for, jobs
-from bench.operands import parse_operands
 
 TESTS = Path(__file__).resolve().parents[2]
 

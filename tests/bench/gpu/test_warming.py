@@ -6,7 +6,7 @@ from typing import Any
 from bench.errors import WorkerError
 from bench.gpu.parts import INFERRED, TRAINED
 from bench.gpu.warming import at_once, warm, workloads
-from bench.workload import Workload
+from bench.timing.workload import Workload
 from models.configuration import Device, parse
 
 GPU = Device("cuda", bf16=True, compiler=True)

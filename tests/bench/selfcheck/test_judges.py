@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bench.clock import Slice
 from bench.errors import UsageError
 from bench.selfcheck import judges
 from bench.selfcheck.judges import RULES, Run, mann_whitney, rank_sum_counts, repetitions, run_of
+from bench.timing.clock import Slice
 
 
 def run(mean: float = 0.01, count: int = 200, noise: float = 0.01, seed: int = 0, seconds: float = 2.0) -> Run:

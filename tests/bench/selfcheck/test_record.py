@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from fake_worker import FakeWorker, Machine
 
-from bench.check import turns_of
+from bench.checking.looks import turns_of
+from bench.checking.trees import Tree
 from bench.errors import BenchError, UsageError, WorkloadError
+from bench.processes import SOURCE
 from bench.selfcheck.load import competing
 from bench.selfcheck.record import record
 from bench.selfcheck.traces import read
-from bench.trees import Tree
-from bench.worker import SOURCE
-from bench.workload import Conditions, Workload
+from bench.timing.workload import Conditions, Workload
 from results.gate import Side
 
 WORKLOADS = [

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.clock import Slice
-from bench.duel import Round
 from bench.errors import UsageError
 from bench.selfcheck import report
 from bench.selfcheck.judges import RULES
@@ -26,6 +24,8 @@ from bench.selfcheck.resample import (
     upper_bound,
 )
 from bench.selfcheck.traces import Block, Header, Trace
+from bench.timing.clock import Slice
+from bench.timing.duel import Round
 from results.verdict import CLEAN, REGRESSED, UNSURE, Decision
 
 INFERENCE = "inference/lenet@fp32-nchw-eager/b1/s32/c10/cpu"

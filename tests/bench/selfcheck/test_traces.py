@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.clock import Slice
 from bench.selfcheck.traces import Block, Header, TraceWriter, read
+from bench.timing.clock import Slice
 from results.errors import RecordError
 
 HEADER = Header(

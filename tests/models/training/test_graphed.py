@@ -13,8 +13,8 @@ from replayed import Recorder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench import step as step_module
-from bench.step import trainer
+from bench.timing import step as step_module
+from bench.timing.step import trainer
 from models import prepare as preparing
 from models.captured import capture
 from models.configuration import Configuration

@@ -1,0 +1,209 @@
+"""`bench check --baseline`: this code now against a stored check of the same machine.
+
+Nothing is paired across the months between two runs, so each block's times are divided by those of the pinned
+reference, measured in the same processes, and bounds come from the rank sum test.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.checking.check import confirmed
+from bench.checking.facts import Question, exact
+from bench.checking.looks import Duel, doubts, judged_self_test, subject_of_self_test
+from bench.checking.sides import Say, Spawn, open_caches
+from bench.checking.trees import Tree, running
+from bench.errors import UsageError
+from bench.inspecting import reference
+from bench.sides.process import Worker
+from bench.timing.workload import METRIC, Conditions, Workload
+from results.gate import ERROR, VOID, CheckReport, Row, Side
+from results.record import Record, utc_now
+from results.store import list_records, load, same_machine
+from results.verdict import ALPHAS, LOOKS, REGRESSED, Decision, look_unpaired, margin_of
+
+
+def find(baseline: Path, say: Say) -> tuple[Path, Record]:
+    """The stored check a path means: the file, or the newest of a folder that can be a measure.
+
+    A slowdown that was found, a run that voided itself and a tree that was no commit are none: the second check after
+    a slowdown would compare it with itself.
+
+    Raises:
+        UsageError: there is none; says what was passed over.
+        RecordError: the file cannot be read.
+    """
+    if not baseline.is_dir():
+        record = load(baseline)
+        if record.kind != "check" or not record.complete:
+            raise UsageError(
+                f"{baseline} is a {record.kind} record; a baseline is one of bench check (kept in the history)"
+            )
+        return baseline, record
+    stored, skipped = list_records(baseline)
+    for path, reason in skipped:
+        say(f"passed over {path}: {reason}")
+    found = [entry for entry in stored if entry.record.kind == "check" and entry.record.complete]
+    for entry in reversed(found):
+        reason = unfit(entry.record)
+        if not reason:
+            return entry.path, entry.record
+        say(f"passed over {entry.path}: {reason}")
+    raise UsageError(
+        f"{baseline} holds no check{' that can be a baseline' if found else ''}; "
+        "bench check --base REF stores one in the history, or name a file"
+    )
+
+
+def unfit(record: Record) -> str:
+    """Why a stored check is not taken as a measure by itself; "" where nothing speaks against it."""
+    told = record.settings.get("check")
+    verdict = told.get("verdict") if isinstance(told, Mapping) else None
+    if not record.metrics:
+        return "it timed nothing"
+    if verdict in (VOID, ERROR, REGRESSED):
+        return f"it is {verdict}"
+    return "its working tree had uncommitted changes" if (record.commit or {}).get("dirty") else ""
+
+
+def stored_values(path: Path, record: Record) -> dict[str, list[float]]:
+    """Workload id -> log(seconds a step / seconds of the reference) of each block.
+
+    Raises:
+        UsageError: the record has no reference or another one.
+    """
+    pinned = record.settings.get("reference")
+    if not isinstance(pinned, Mapping) or pinned.get("id") != reference.ID or not pinned.get("blocks"):
+        raise UsageError(f"{path} was measured without the reference {reference.ID}; store a new one with this version")
+    found: dict[str, list[float]] = {}
+    for metric in record.metrics:
+        name = metric.workloads.get("head")
+        if name is None:
+            continue
+        seconds = [statistics.median(turns["head"] for turns in block) for block in metric.pairs]
+        found[name] = relative(seconds, pinned["blocks"])
+    return found
+
+
+def relative(seconds: Sequence[float], references: Sequence[float]) -> list[float]:
+    """log(time / time of the reference) a block; of a workload that was judged early, of the blocks it had."""
+    return [math.log(s / r) for s, r in zip(seconds, references, strict=False)]
+
+
+def check_against(
+    path: Path,
+    record: Record,
+    wanted: Sequence[Workload] | None,
+    conditions: Conditions,
+    *,
+    allow: Sequence[str] = (),
+    fail_on_unsure: bool = False,
+    looks: Sequence[int] = LOOKS,
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
+    budget: float = math.inf,
+    say: Say = lambda text: None,
+    spawn: Spawn = Worker,
+    tree: Tree | None = None,
+) -> tuple[CheckReport, dict[str, Any]]:
+    """Measure the running code as a check does, and judge it against the stored times.
+
+    Args:
+        wanted: workloads; None is those of the record.
+
+    Raises:
+        UsageError: another machine, or nothing to compare.
+    """
+    begin = time.monotonic()
+    head = tree or running()
+    old = stored_values(path, record)
+    workloads = list(wanted) if wanted is not None else [Workload.from_id(name) for name in old]
+    missing = [workload.id for workload in workloads if workload.id not in old]
+    if missing or not workloads:
+        raise UsageError(
+            f"{path} holds no time of {', '.join(missing) or 'anything'}; it has {', '.join(old) or 'none'}"
+        )
+    open_caches()
+    with Question(head, head, conditions.threads, spawn, workloads) as question:
+        machine = question.one("head", "machine", 60)
+        differences = same_machine(record.machine, machine)
+        if differences:
+            raise UsageError(f"{path} is of another machine: {'; '.join(differences)}; its times say nothing here")
+        # Both processes run the same code; the stored run is the base, and had them all.
+        _, gone = exact(question, workloads, conditions, say, sides=("head",))
+    known = [w for w in workloads if w.id not in {row.workload for row in gone}]
+    rows = list(gone)
+    self_test, extra, notes = None, {}, []
+    if known:
+        tested = subject_of_self_test(known)
+
+        def measured(
+            wanted: Sequence[Workload], seed: int, test: Workload | None, left: float = math.inf
+        ) -> tuple[Duel, list[Row]]:
+            # The second process of the same code gives the self-test its pair.
+            duel = StoredDuel(
+                head, head, wanted, conditions, old, self_test=test, looks=looks, alphas=alphas, seed=seed, budget=left,
+                say=say, spawn=spawn,
+            )  # fmt: skip
+            duel.run()
+            return duel, [against(duel.row(workload), old[workload.id], duel.references) for workload in wanted]
+
+        duel, first = measured(known, seed, tested, budget - (time.monotonic() - begin))
+        self_test = judged_self_test(duel)
+
+        def again(names: list[str]) -> dict[str, Row]:
+            say(f"measuring again what is slower: {', '.join(names)}")
+            _, second = measured([w for w in known if w.id in names], seed + 1, None)
+            return {row.workload: row for row in second}
+
+        rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
+        notes = doubts(duel, rows, self_test)
+        extra = {"reference": reference.kept(duel.references), "baseline": str(path)}
+    commit = record.commit or {}
+    report = CheckReport(
+        base=Side("base", str(path), commit.get("sha"), bool(commit.get("dirty"))),
+        head=head.side,
+        facts=(),
+        rows=tuple(rows),
+        self_test=self_test,
+        notes=(
+            f"the base is a stored run of {record.created}; times are compared as shares of the reference's, unpaired",
+            "what changed of the machine between the two runs is in no interval here, and no error rate was measured",
+            *notes,
+        ),
+        allow=tuple(allow),
+        seconds=time.monotonic() - begin,
+        machine=machine,
+        created=utc_now(),
+        fail_on_unsure=fail_on_unsure,
+    )
+    return report, extra
+
+
+class StoredDuel(Duel):
+    """A duel whose looks compare one side with stored blocks."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.stored: Mapping[str, list[float]] = arguments[4]
+        super().__init__(*arguments[:4], **options)
+
+    def decide(self, workload: Workload) -> Decision | None:
+        series = self.series[workload.id]
+        seconds = [statistics.median(t["head"].seconds_per_step for t in block) for block in series.blocks]
+        values = relative(seconds, self.references)
+        if not values:
+            return None
+        margin = margin_of(METRIC[workload.task])
+        return look_unpaired(values, self.stored[workload.id], margin, self.looks, self.alphas)
+
+
+def against(row: Row, stored: Sequence[float], references: Sequence[float]) -> Row:
+    """The row with the stored run's time as its base, at the speed the machine has now."""
+    if row.decision is None:
+        return row
+    now = math.exp(statistics.median(stored)) * statistics.median(references)
+    return replace(row, base_seconds=now)

@@ -1,0 +1,244 @@
+"""`bench check`: two trees against each other; exact facts first, then a duel with looks, then what fails once more.
+
+Each side's processes run that side's code. Many workloads share the processes of a block, so start-up and compilation
+are paid once a block; compile caches last from block to block and from check to check, and each side has its own.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.checking.facts import Question, computed, exact
+from bench.checking.looks import Duel, doubts, judged_self_test, subject_of_self_test
+from bench.checking.sides import Say, Spawn, first_line, only_one, open_caches
+from bench.checking.trees import Tree, two_commits
+from bench.errors import WorkloadError
+from bench.inspecting import reference
+from bench.sides.process import Worker
+from bench.timing.duel import SideError
+from bench.timing.workload import METRIC, Conditions, Workload
+from results.gate import ERROR, CheckReport, Fact, Row, row_verdict
+from results.record import Metric, Record, utc_now
+from results.stats import interval, summarise
+from results.verdict import (
+    LOOKS,
+    REGRESSED,
+)
+
+
+def default_workloads(device: str, data: str) -> list[Workload]:
+    """Small enough for two cores: inference, training step and loading around ResNet-18 and EfficientNet-B0.
+
+    Args:
+        data: name of the image set that the loaders read.
+    """
+    cuda = device == "cuda"
+    batch, size = (128, 128) if cuda else (4, 64)
+    # Without freezing: graphs of frozen weights are compiled anew in each process. On two cores one compiled network
+    # has to do: every process of every block traces it again, code that is kept or not.
+    inference = "bf16-nhwc-compile"
+    training = "amp-nhwc-compile" if cuda else "amp-nhwc-eager"
+    networks = [
+        Workload(task, model, configuration, batch, size, 1000, device=device)
+        for task, model, configuration in (
+            ("inference", "resnet18", inference),
+            ("inference", "efficientnet_b0", inference if cuda else "bf16-nhwc-eager"),
+            ("training", "resnet18", training),
+            ("training", "efficientnet_b0", training),
+        )
+    ]
+    return [*networks, Workload("loading", "dali", "bfloat16-nhwc", 32, size, data=data, device=device)]
+
+
+def confirmed(first: Sequence[Row], measure_again: Callable[[list[str]], Mapping[str, Row]]) -> list[Row]:
+    """Rows after what is REGRESSED was measured in a new run; both runs must agree."""
+    doubtful = [row.workload for row in first if row.verdict == REGRESSED]
+    if not doubtful:
+        return list(first)
+    second = measure_again(doubtful)
+    rows = []
+    for row in first:
+        again = second.get(row.workload)
+        if row.decision is None or again is None:
+            rows.append(row)
+        elif again.decision is None:
+            rows.append(replace(row, verdict=ERROR, reason=f"the second run gave no number: {again.reason}"))
+        else:
+            verdict, reason = row_verdict(row.decision, again.decision)
+            rows.append(replace(row, verdict=verdict, again=again.decision, reason=reason, again_blocks=again.blocks))
+    return rows
+
+
+# ---- both sides' processes, untimed ----
+
+
+# ---- sides ----
+
+
+def duel_refs(repository: Path, base_ref: str, head_ref: str, workload: Workload, say: Say) -> Row:
+    """One workload of two commits, with confirmation; for looking back through a history."""
+    from bench.machine.cpu import usable_cores
+    from bench.timing.images import find_data
+
+    root = ""
+    if workload.reads_files:
+        name, folder = find_data(None, say)
+        if name != workload.data:
+            raise WorkloadError(f"{workload.id} reads {workload.data}, and only {name} is here")
+        root = str(folder.absolute())
+    conditions = Conditions(data_root=root, threads=usable_cores())
+    with only_one(workload.device, True, say), two_commits(repository, base_ref, head_ref) as (base, head):
+        open_caches()
+
+        def once(seed: int) -> Row:
+            duel = Duel(base, head, [workload], conditions, seed=seed, say=say)
+            duel.run()
+            return duel.row(workload)
+
+        return confirmed([once(0)], lambda names: {workload.id: once(1)})[0]
+
+
+def check(
+    base: Tree,
+    head: Tree,
+    workloads: Sequence[Workload],
+    conditions: Conditions,
+    *,
+    exact_only: bool = False,
+    allow: Sequence[str] = (),
+    fail_on_unsure: bool = False,
+    looks: Sequence[int] = LOOKS,
+    seed: int = 0,
+    budget: float = math.inf,
+    say: Say = lambda text: None,
+    spawn: Spawn = Worker,
+) -> tuple[CheckReport, dict[str, Any]]:
+    """The whole check.
+
+    Args:
+        budget: seconds after which no further look is gone for; what looks slower is still measured a second time.
+
+    Returns:
+        the report, and what else a record keeps: {"reference": {"id", "seconds", "blocks"}}, empty with exact_only.
+    """
+    begin = time.monotonic()
+    folder = open_caches()
+    notes: list[str] = []
+    if head.side.dirty:
+        notes.append("the working tree has uncommitted changes; they were measured")
+    if base.digest == head.digest:
+        notes.append("base and head have the same code")
+    extra: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    facts: list[Fact] = []
+    rows: list[Row] = []
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix="outputs-") as place,
+            Question(base, head, conditions.threads, spawn, workloads) as question,
+        ):
+            machine = question.one("head", "machine", 60)
+            facts, rows = exact(question, workloads, conditions, say, exact_only)
+            known = [w for w in workloads if w.id not in {row.workload for row in rows}]
+            found, failed = computed(question, known, conditions, Path(place), say, exact_only)
+            facts, rows = [*facts, *found], [*rows, *failed]
+    except SideError as error:
+        # A side that does not even start (it does not import, it does not install) can do none of them.
+        reason = f"{error.side}: {first_line(error)}"
+        done = {row.workload for row in rows}
+        rows += [Row(w.id, ERROR, images=w.batch, reason=reason) for w in workloads if w.id not in done]
+    known = [w for w in workloads if w.id not in {row.workload for row in rows}]
+    self_test = None
+    if not exact_only and known:
+        tested = subject_of_self_test(known)
+        duel = Duel(
+            base, head, known, conditions, self_test=tested, looks=looks, seed=seed,
+            budget=budget - (time.monotonic() - begin), say=say, spawn=spawn,
+        )  # fmt: skip
+        duel.run()
+
+        def again(names: list[str]) -> dict[str, Row]:
+            wanted = [w for w in known if w.id in names]
+            say(f"measuring again what is slower: {', '.join(names)}")
+            second = Duel(base, head, wanted, conditions, looks=looks, seed=seed + 1, say=say, spawn=spawn)
+            second.run()
+            return {w.id: second.row(w) for w in wanted}
+
+        self_test = judged_self_test(duel)
+        first = [duel.row(workload) for workload in known]
+        # A void run's regressions are not worth a second one.
+        rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
+        notes += doubts(duel, rows, self_test)
+        extra = {"reference": reference.kept(duel.references)}
+    order = {workload.id: number for number, workload in enumerate(workloads)}
+    rows.sort(key=lambda row: order[row.workload])
+    report = CheckReport(
+        base=base.side,
+        head=head.side,
+        facts=tuple(facts),
+        rows=tuple(rows),
+        self_test=self_test,
+        notes=tuple(notes),
+        allow=tuple(allow),
+        seconds=time.monotonic() - begin,
+        machine=machine,
+        created=utc_now(),
+        fail_on_unsure=fail_on_unsure,
+    )
+    return report, extra
+
+
+def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Record:
+    """The check as a stored record: a metric for each workload with a number, and the whole report beside them.
+
+    Against a stored run both processes ran the head's code: only its times are kept, and no ratio of the two.
+    """
+    sides = ("head",) if "baseline" in extra else ("base", "head")
+    metrics = []
+    for row in report.rows:
+        if not row.blocks:
+            continue
+        workload = Workload.from_id(row.workload)
+        name = METRIC[workload.task]
+        per_block = {
+            side: [statistics.median(turns[side] for turns in block) for block in row.blocks] for side in sides
+        }
+        values = {
+            side: summarise(seconds if workload.task == "latency" else [workload.batch / s for s in seconds])
+            for side, seconds in per_block.items()
+        }
+        logs = [[math.log(t["base"] / t["head"]) for t in block] for block in row.blocks]
+        if workload.task == "latency":
+            logs = [[-value for value in block] for block in logs]
+        # Only the head has this record's commit, so only its times belong to a series.
+        metric = Metric.named(
+            name,
+            values,
+            batch=workload.batch,
+            ratio=interval(logs).ratio("head", "base") if len(sides) == 2 else None,
+            verdict=row.verdict,
+            workloads={"head": row.workload},
+            notes=(row.reason,) if row.reason else (),
+            pairs=[[{side: turns[side] for side in sides} for turns in block] for block in row.blocks],
+        )
+        metrics.append(metric)
+    told = report.to_json()
+    # Raw times stand in the metrics already.
+    told["rows"] = [{**row, "blocks": (), "again_blocks": ()} for row in told["rows"]]
+    commit = {"sha": report.head.commit, "dirty": report.head.dirty} if report.head.commit else None
+    machine = {k: v for k, v in told.pop("machine").items() if k != "commit"}
+    return Record(
+        kind="check",
+        created=utc_now(),
+        command=command,
+        commit=commit,
+        machine=machine,
+        operands=sides,
+        metrics=tuple(metrics),
+        settings={**extra, "check": told},
+    )

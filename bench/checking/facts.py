@@ -1,0 +1,172 @@
+"""What is counted or computed on both sides before anything is timed."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bench.checking.sides import Say, Spawn, first_line, greet, imported, imports, of_side, open_side
+from bench.checking.trees import Tree
+from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
+from bench.sides.process import Worker
+from bench.timing.duel import SideError
+from bench.timing.workload import Conditions, Workload
+from results.gate import ERROR, NEW, VANISHED, Fact, Row
+
+
+class Question:
+    """One process a side, asked the same at the same time, since nothing is timed; a side may fail on its own.
+
+    The threads are shared out among the two: two teams on the same cores would spend their time waiting for each other.
+    """
+
+    def __init__(
+        self, base: Tree, head: Tree, threads: int, spawn: Spawn = Worker, workloads: Sequence[Workload] = ()
+    ) -> None:
+        self.trees = {"base": base, "head": head}
+        self.workloads = workloads
+        self.threads = threads
+        self.spawn = spawn
+        self.workers: dict[str, Any] = {}
+
+    def __enter__(self) -> "Question":
+        try:
+            for name, tree in self.trees.items():
+                with of_side(name):
+                    self.workers[name] = open_side(tree, name, self.threads, self.spawn)
+                    self.workers[name].send("hello")
+                    self.workers[name].send("imports", **imports(self.workloads))
+            for name, tree in self.trees.items():
+                with of_side(name):
+                    greet(self.workers[name], tree)
+                imported(self.workers[name])
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self.workers:
+            self.workers.popitem()[1].close()
+
+    def ask(self, command: str, timeout: float, **arguments: Any) -> dict[str, dict[str, Any] | BenchError]:
+        """Side -> its answer, or what it could not do."""
+        answers: dict[str, dict[str, Any] | BenchError] = {}
+        for name, worker in self.workers.items():
+            try:
+                worker.send(command, **arguments)
+            except BenchError as error:
+                answers[name] = error
+        for name, worker in list(self.workers.items()):
+            try:
+                if name not in answers:
+                    answers[name] = worker.receive(timeout)
+            except BenchError as error:
+                answers[name] = error
+            # It may be dead or out of step (who was killed for memory is): the next question needs a fresh one.
+            if isinstance(answers[name], (WorkerError, OutOfMemoryError)):
+                worker.close()
+                with of_side(name):
+                    self.workers[name] = open_side(self.trees[name], name, self.threads, self.spawn)
+                    self.workers[name].send("hello")
+                    greet(self.workers[name], self.trees[name])
+        return answers
+
+    def of(self, conditions: Conditions) -> dict[str, Any]:
+        """With this side's share of the threads; what a process says of its machine before is of all of them."""
+        return asdict(replace(conditions, threads=max(1, conditions.threads // 2)))
+
+    def one(self, name: str, command: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+        """One side's answer; raises what it raised, with the side."""
+        with of_side(name):
+            answer: dict[str, Any] = self.workers[name].ask(command, timeout, **arguments)
+        return answer
+
+
+def exact(
+    question: Question,
+    workloads: Sequence[Workload],
+    conditions: Conditions,
+    say: Say,
+    quick: bool = False,
+    sides: Sequence[str] = ("base", "head"),
+) -> tuple[list[Fact], list[Row]]:
+    """Every fact of every workload, and a row for each workload that one of `sides` does not have or cannot run."""
+    from bench.inspecting.sameness import compare_facts
+
+    found: list[Fact] = []
+    gone: list[Row] = []
+    for workload in workloads:
+        say(f"counting {workload.id}")
+        words = {"workload": workload.to_json(), "conditions": question.of(conditions), "quick": quick}
+        answers = question.ask("facts", 600, **words)
+        failed = {name: answers[name] for name in sides if isinstance(answers[name], BenchError)}
+        if failed:
+            gone.append(absent(workload, failed))
+            continue
+        base, head = (answers[name] for name in ("base", "head"))
+        if isinstance(base, BenchError) or isinstance(head, BenchError):
+            continue
+        for name, old, new, same, detail in compare_facts(base, head):
+            found.append(Fact(workload.id, name, old, new, same, detail))
+    return found, gone
+
+
+# How every version words a name that it does not know. Other reasons, such as a package that is not installed, are not
+# absence: a side that can run nothing must not pass because all of it is new.
+UNKNOWN = re.compile(
+    r"unknown (model|loader|kernel)\b|no \w+( \w+)? is called |kernel \S+ cannot run here: no kernel is "
+)
+
+
+def absent(workload: Workload, failed: Mapping[str, Any]) -> Row:
+    """The row of a workload that a side could not do; absent is only what a side itself says it does not have."""
+    reasons = "; ".join(f"{name}: {first_line(error)}" for name, error in failed.items())
+    known = all(type(error) is WorkloadError and UNKNOWN.match(str(error)) for error in failed.values())
+    verdict = ERROR
+    if known and len(failed) == 1:
+        verdict = VANISHED if "head" in failed else NEW
+    return Row(workload.id, verdict, images=workload.batch, reason=reasons)
+
+
+def computed(
+    question: Question,
+    workloads: Sequence[Workload],
+    conditions: Conditions,
+    folder: Path,
+    say: Say,
+    quick: bool = False,
+) -> tuple[list[Fact], list[Row]]:
+    """Whether both sides compute the same, one fact a workload, and a row for each that a side could not compute."""
+    from bench.inspecting.exact import NETWORKS
+    from bench.inspecting.sameness import same_output
+
+    facts: list[Fact] = []
+    failed: list[Row] = []
+    for number, workload in enumerate(workloads):
+        if workload.task not in (*NETWORKS, "loading"):
+            continue
+        say(f"comparing what {workload.id} computes")
+        files = {name: folder / f"{name}-{number}.safetensors" for name in ("base", "head")}
+        words: dict[str, Any] = {"workload": workload.to_json(), "conditions": question.of(conditions), "quick": quick}
+        try:
+            question.one("base", "outputs", 600, given="", save=str(files["base"]), **words)
+            answer = question.one("head", "outputs", 600, given=str(files["base"]), save=str(files["head"]), **words)
+        except SideError as error:
+            # Not an output that differs: there is none, and no --allow makes one of it.
+            failed.append(Row(workload.id, ERROR, images=workload.batch, reason=f"{error.side}: {first_line(error)}"))
+            question.close()
+            question.__enter__()
+            continue
+        if answer["differs"]:
+            facts.append(Fact(workload.id, "output", None, None, False, (answer["differs"],)))
+            continue
+        same, base, head, detail = same_output(files["base"], files["head"], workload.task)
+        facts.append(Fact(workload.id, "output", base, head, same, detail))
+        for file in files.values():
+            file.unlink(missing_ok=True)
+    return facts, failed

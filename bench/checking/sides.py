@@ -1,0 +1,137 @@
+"""The two sides of a check: their processes, compile caches and lock."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.checking.trees import Tree
+from bench.comparing.comparison import worker_environment
+from bench.errors import BenchError, UsageError, WorkerError
+from bench.timing.duel import SideError
+from bench.timing.workload import Workload
+from loaders.cache import cache_folder
+
+CACHE_BYTES = 4 << 30
+Say = Callable[[str], None]
+Spawn = Callable[[str, Mapping[str, str], Path, str], Any]
+
+
+def open_side(tree: Tree, name: str, threads: int, spawn: Spawn) -> Any:
+    """A process that runs a tree's code, with compile caches that no other side reads."""
+    cache = side_cache("head" if name == "head" else "base")
+    environment = {
+        **worker_environment(threads),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+    }
+    return spawn(name, environment, tree.root, tree.python)
+
+
+def greet(worker: Any, tree: Tree) -> None:
+    """The answer to "hello"; a process that runs other code than its tree's would compare a tree with itself."""
+    answer = worker.receive(300)
+    source = answer.get("source")
+    if source is not None and Path(source).resolve() != tree.root.resolve():
+        raise WorkerError(
+            f"{tree.side.name} runs the code of {source} and not its own; is pixbench installed in a way that "
+            "goes before PYTHONPATH?"
+        )
+
+
+def imports(workloads: Sequence[Workload]) -> dict[str, Any]:
+    """What a process is told that it will need."""
+    return {
+        "models": sorted({w.subject for w in workloads if w.task not in ("loading", "kernel")}),
+        "loaders": sorted({w.loader or w.subject for w in workloads if w.reads_files}),
+        "training": any(w.training for w in workloads),
+    }
+
+
+def imported(worker: Any) -> None:
+    """Wait for the answer to "imports"; who could not answer it, such as older code, imports while it builds."""
+    with contextlib.suppress(BenchError):
+        worker.receive(300)
+
+
+def side_cache(name: str) -> Path:
+    """Folder of a side's compiled code, kept for the next check: the compilers look up what they know by content."""
+    return check_folder() / name
+
+
+def check_folder() -> Path:
+    """Where checks keep compiled code and their lock."""
+    return cache_folder() / "check"
+
+
+def open_caches(limit: int = CACHE_BYTES) -> Path:
+    """The sides' folders; one that has grown beyond `limit` bytes begins anew. Returns a folder for files in passing.
+
+    Raises:
+        UsageError: the place cannot be written.
+    """
+    with _writable():
+        for name in ("base", "head"):
+            place = side_cache(name)
+            place.mkdir(parents=True, exist_ok=True)
+            if sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) > limit:
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+    return check_folder()
+
+
+@contextlib.contextmanager
+def _writable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {error.filename or check_folder()}: {error.strerror}; free some space or set "
+            "XDG_CACHE_HOME to another place"
+        ) from error
+
+
+@contextlib.contextmanager
+def only_one(device: str, wait: bool, say: Say) -> Iterator[None]:
+    """Hold a device alone: two checks at once would measure each other.
+
+    Raises:
+        UsageError: another check is running and `wait` is off.
+    """
+    with _writable():
+        check_folder().mkdir(parents=True, exist_ok=True)
+        file = (check_folder() / f"{device}.lock").open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            who = file.read().strip() or "unknown"
+            if not wait:
+                raise UsageError(
+                    f"another check (process {who}) is measuring on this {device}; let it end, or leave out --no-wait"
+                ) from None
+            say(f"waiting for another check (process {who}) on this {device} to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def of_side(name: str) -> Iterator[None]:
+    """Errors inside say whose they are."""
+    try:
+        yield
+    except BenchError as error:
+        raise SideError("base" if name == "again" else name, error) from error
+
+
+def first_line(error: Exception) -> str:
+    """An error as a table's cell takes it."""
+    reason = error.reason if isinstance(error, SideError) else error
+    return (str(reason).splitlines() or [type(reason).__name__])[0].split("; its last output")[0]

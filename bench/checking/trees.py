@@ -1,0 +1,223 @@
+"""Two states of a repository as two folders, from which measuring processes take their code.
+
+Snapshots, not `git worktree`: nothing is registered in the repository, so a killed check leaves nothing in it, and
+editing files while a check runs changes nothing that it measures.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UsageError
+from results.gate import Side
+
+# What a side must have to be measured by this version: it answers to the same commands.
+NEEDED = ("bench/worker.py", "bench/exact.py")
+
+PACKAGES = ("bench", "kernels", "loaders", "models", "results")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A snapshot.
+
+    Attributes:
+        side: which it is, as the report names it.
+        root: folder that holds the five packages.
+        digest: of every file's content, hexadecimal: equal code has equal digests.
+        python: interpreter that runs it.
+    """
+
+    side: Side
+    root: Path
+    digest: str
+    python: str
+
+
+@contextlib.contextmanager
+def trees(repository: Path, base: str, base_environment: Path | None = None) -> Iterator[tuple[Tree, Tree]]:
+    """Base and head: `base` as committed, and the working tree with its uncommitted changes.
+
+    Args:
+        repository: any folder of a git repository.
+        base: a commit, branch or tag.
+        base_environment: a virtual environment whose interpreter and packages run the base.
+
+    Raises:
+        UsageError: no repository, no such commit, a base too old to be measured, no interpreter, a full disk.
+    """
+    top = top_of(repository)
+    with _scratch() as folder:
+        old = committed(top, "base", base, folder, interpreter(base_environment))
+        yield old, working(top, folder)
+
+
+@contextlib.contextmanager
+def two_commits(repository: Path, base: str, head: str) -> Iterator[tuple[Tree, Tree]]:
+    """Two commits, for looking back through a history; raises what `trees` raises."""
+    top = top_of(repository)
+    with _scratch() as folder:
+        yield (
+            committed(top, "base", base, folder, sys.executable),
+            committed(top, "head", head, folder, sys.executable),
+        )
+
+
+def running() -> Tree:
+    """The code that runs now, where it lies."""
+    from bench.machine.software import commit
+    from bench.processes import SOURCE
+
+    found = commit(SOURCE / "bench") or {}
+    side = Side("head", "", found.get("sha"), bool(found.get("dirty")))
+    return Tree(side, SOURCE, _digest(SOURCE), sys.executable)
+
+
+def top_of(repository: Path) -> Path:
+    """The folder a repository begins in. Raises UsageError where there is none."""
+    found = _git(repository, "rev-parse", "--show-toplevel")
+    if found is None:
+        raise UsageError(
+            f"{repository} lies in no git repository; go into one, or compare with a stored run by --baseline"
+        )
+    return Path(found.strip())
+
+
+def commit_of(top: Path, ref: str) -> str:
+    """The full hash of a commit. Raises UsageError where there is none."""
+    found = None if ref.startswith("-") else _git(top, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+    if not found:
+        shallow = _git(top, "rev-parse", "--is-shallow-repository")
+        advice = (
+            "this clone is shallow: fetch its history first (git fetch --unshallow)"
+            if shallow and shallow.strip() == "true"
+            else "git log --oneline shows what there is"
+        )
+        raise UsageError(f"no commit is called {ref!r} in {top}; {advice}")
+    return found.strip()
+
+
+def committed(top: Path, name: str, ref: str, folder: Path, python: str) -> Tree:
+    """A commit's files in folder/name."""
+    commit = commit_of(top, ref)
+    root = folder / name
+    _check_out(top, commit, root)
+    _refuse_old(root, f"{ref} ({commit[:10]})")
+    return Tree(Side(name, ref, commit), root, _digest(root), python)
+
+
+def working(top: Path, folder: Path) -> Tree:
+    """HEAD's files with every uncommitted change, also files not yet tracked, in folder/head."""
+    commit = commit_of(top, "HEAD")
+    root = folder / "head"
+    _check_out(top, commit, root)
+    changed = _names(top, "diff", "--name-only", "-z", "--no-renames", "HEAD")
+    # Of what is not tracked only what can be code of a side: data sets and results may lie beside it.
+    added = _names(top, "ls-files", "--others", "--exclude-standard", "-z", "--", *PACKAGES)
+    with _full_disk():
+        for name in [*changed, *added]:
+            here, there = top / name, root / name
+            if here.is_symlink() or here.is_file():
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.unlink(missing_ok=True)
+                shutil.copy2(here, there, follow_symlinks=False)
+            elif not here.exists():
+                there.unlink(missing_ok=True)
+    _refuse_old(root, "the working tree")
+    # A new file that is no code (a log, a picture) makes nothing dirty.
+    dirty = bool(changed) or any(name.endswith(".py") for name in added)
+    return Tree(Side("head", "", commit, dirty), root, _digest(root), sys.executable)
+
+
+def interpreter(environment: Path | None) -> str:
+    """Of a virtual environment; this one's where none is named. Raises UsageError where there is none."""
+    if environment is None:
+        return sys.executable
+    for place in ("bin/python", "Scripts/python.exe"):
+        if os.access(environment / place, os.X_OK):
+            # Not resolved: a virtual environment is known by the place its interpreter is called at.
+            return str((environment / place).absolute())
+    raise UsageError(f"{environment} is no virtual environment: it has no bin/python; give its folder")
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with _full_disk():
+        folder = Path(tempfile.mkdtemp(prefix="bench-check-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = f" {error.filename}" if error.filename else ""
+        raise UsageError(
+            f"cannot write a snapshot{place}: {error.strerror or error}; free some space or set TMPDIR to another place"
+        ) from error
+
+
+def _check_out(top: Path, commit: str, root: Path) -> None:
+    with _full_disk():
+        root.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(prefix="bench-index-") as place:
+            # An index of its own: the repository's stays as it is.
+            environment = {"GIT_INDEX_FILE": str(Path(place) / "index")}
+            for words in (("read-tree", commit), ("checkout-index", "--all", f"--prefix={root}/")):
+                done = _run(top, *words, environment=environment)
+                if done.returncode:
+                    said = done.stderr.decode(errors="replace").strip().splitlines() or ["git gave no reason"]
+                    raise UsageError(f"cannot write the files of {commit[:10]}: {said[-1]}")
+
+
+def _refuse_old(root: Path, what: str) -> None:
+    missing = [name for name in NEEDED if not (root / name).is_file()]
+    if missing:
+        raise UsageError(
+            f"{what} has no {missing[0]}, so it cannot be measured by this version; choose a later base, "
+            "or compare with a stored run by --baseline"
+        )
+
+
+def _digest(root: Path) -> str:
+    seen = hashlib.sha256()
+    for path in sorted(path for name in PACKAGES for path in (root / name).rglob("*.py")):
+        seen.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return seen.hexdigest()[:16]
+
+
+def _names(top: Path, *words: str) -> list[str]:
+    done = _run(top, *words)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["git gave no reason"]
+        raise UsageError(f"cannot tell what changed in {top}: git {words[0]}: {said[-1]}")
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+
+
+def _git(place: Path, *words: str) -> str | None:
+    done = _run(place, *words)
+    return None if done.returncode else os.fsdecode(done.stdout)
+
+
+def _run(place: Path, *words: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[bytes]":
+    try:
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(place), *words],
+            # Nothing is fetched, not even what a partial clone or an attribute leaves on a server.
+            env={**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_LFS_SKIP_SMUDGE": "1", **(environment or {})},
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise UsageError("git is not installed, and --base needs it; install it, or use --baseline") from error

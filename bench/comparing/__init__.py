@@ -1,0 +1,1 @@
+"""Things of one tree side by side: what is compared, in which order, and what follows."""

@@ -1,0 +1,109 @@
+"""A run's record while it grows: stored again after every row, so that an interruption loses nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.inspecting.reference import kept
+from results import store
+from results.errors import RecordError
+from results.record import Metric, Record, utc_now
+
+
+class Growing(Protocol):
+    """What a run log follows: something that knows its machine and can be continued from its state."""
+
+    machine: dict[str, Any]
+    references: list[float]
+
+    def state(self) -> dict[str, Any]: ...
+
+
+class RunLog:
+    """Collects metrics and stores them.
+
+    Args:
+        kind: "compare".
+        command: as the user typed it.
+        operands: labels, the reference first.
+        settings: must agree for a run to be continued.
+        folder: of stored runs; None is store.FOLDER.
+
+    Attributes:
+        failure: why the latest attempt to store failed, "" if it did not. Measuring goes on: what could not be stored
+            can still be printed.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        command: str,
+        operands: Sequence[str],
+        settings: Mapping[str, Any],
+        folder: Path | None,
+    ) -> None:
+        self.kind = kind
+        self.command = command
+        self.operands = tuple(operands)
+        self.settings = dict(settings)
+        self.folder = folder or store.FOLDER
+        self.path = store.new_path(kind, self.folder)
+        self.created = utc_now()
+        self.metrics: dict[str, Metric] = {}
+        self.failure = ""
+        self.source: Growing | None = None
+
+    def follow(self, source: Growing) -> None:
+        """Take machine and state from `source` whenever the record is stored."""
+        self.source = source
+
+    def resume(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """The state of the newest interrupted run with the same operands and settings, whose file is then continued.
+
+        None, said aloud, if there is none.
+        """
+        stored, skipped = store.list_records(self.folder) if Path(self.folder).is_dir() else ([], [])
+        for path, reason in skipped:
+            say(f"passed over {path}: {reason}")
+        for path, record in reversed(stored):
+            same = {k: v for k, v in record.settings.items() if k not in ("state", "reference")} == self.settings
+            if record.kind == self.kind and not record.complete and record.operands == self.operands and same:
+                self.path, self.created = path, record.created
+                say(f"going on with {path}")
+                state: dict[str, Any] = record.settings.get("state", {})
+                return state
+        say("nothing to resume: no interrupted run of this comparison with these settings; starting anew")
+        return None
+
+    def add(self, metric: Metric) -> None:
+        """Keep a metric (a later one of the same name replaces it) and store the record."""
+        self.metrics[metric.name] = metric
+        self.save(complete=False)
+
+    def record(self, complete: bool) -> Record:
+        """The record as it stands; an incomplete one carries what a later run needs to go on."""
+        machine = dict(self.source.machine) if self.source else {}
+        settings = dict(self.settings)
+        if not complete and self.source:
+            settings["state"] = self.source.state()
+        if self.source and self.source.references:
+            settings["reference"] = kept(self.source.references)
+        return Record(
+            kind=self.kind,
+            created=self.created,
+            command=self.command,
+            commit=machine.pop("commit", None),
+            machine=machine,
+            operands=self.operands,
+            metrics=tuple(self.metrics.values()),
+            complete=complete,
+            settings=settings,
+        )
+
+    def save(self, complete: bool) -> None:
+        """Store; a failure is kept in `failure`, not raised."""
+        try:
+            store.save(self.record(complete), self.path)
+            self.failure = ""
+        except RecordError as error:
+            self.failure = str(error)

@@ -1,0 +1,598 @@
+"""`bench tune`: finds the fastest configuration of a model on this machine, by successive halving with duels.
+
+Every challenger is measured in turns with the preset `fast`, so that what counts is a ratio and drift falls on both.
+In the first rung one process takes the challengers one after another, a few turns each, those with one lever changed
+first: a change that alone is clearly slower is not tried together with others. From the second rung on each challenger
+has a fresh process and more turns. The last one standing meets `fast` in several pairs of fresh processes, and only a
+difference beyond what processes differ by anyway replaces it. Karnin et al. 2013 (sequential halving) for the scheme.
+
+A configuration whose logits lie further from plain fp32's than twice what those of `fast` do is not a challenger.
+"""
+
+import math
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from bench.comparing.comparison import WARM_UP_CAP, worker_environment
+from bench.errors import BenchError, OutOfMemoryError, WorkloadError
+from bench.inspecting.sameness import FLOOR, ROUNDING
+from bench.machine.tuned import Winner, fields
+from bench.sides.process import Worker
+from bench.timing.duel import keep, log_ratios, plan, take_turns
+from bench.timing.workload import Conditions, Workload
+from models.configuration import Configuration, Device, check, parse
+from models.errors import ModelError
+from results.record import Ratio, utc_now
+from results.stats import interval
+from results.verdict import BETTER, compare_verdict
+
+MARGIN = 0.02
+HOPELESS = 0.95  # times as fast with one lever changed: no configuration with that change is tried
+# Turns of each side in the first rung, in later ones, and in the last duel.
+FIRST, LATER, LAST = 3, 6, 8
+BLOCKS = 3  # pairs of fresh processes in the last duel, if the time is there
+LARGEST = 1024  # images a step that are tried
+# Shares of the whole time that a task may have, when all are asked for.
+SHARES = {"inference": 0.42, "training": 0.3, "latency": 0.16, "loading": 0.12}
+NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
+# Weights kept in bfloat16 lose updates that are small beside them: training in pure bf16 is another training.
+PRECISIONS = {"cpu": ("fp32", "amp", "bf16"), "cuda": ("fp32", "tf32", "amp", "bf16", "fp16")}
+TRAINING_PRECISIONS = {"cpu": ("fp32", "amp"), "cuda": ("tf32", "amp", "fp16")}
+
+LEVERS = ("precision", "layout", "compile", "freeze")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one challenger.
+
+    Attributes:
+        configuration: levers; of a batch or a loader as it is called in the table.
+        ratio: how many times as fast as the reference, in the last rung it was in; None without a number.
+        low, high: 95 % interval of the pairs in that rung, within one pair of processes.
+        rung: that rung, from 1.
+        error: of its logits, see Winner; None where it is no number of the task.
+        reason: why it went no further; "" for those that were merely slower.
+    """
+
+    configuration: str
+    ratio: float | None
+    rung: int
+    error: float | None = None
+    reason: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Lever:
+    """What one lever of the winner is worth: the winner over the winner without it, in turns."""
+
+    lever: str
+    without: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    reason: str = ""
+
+
+@dataclass
+class Tuning:
+    """Everything found for one task.
+
+    Attributes:
+        task, model: what was tuned.
+        reference: what `fast` stands for.
+        winner: None where nothing could be measured.
+        results: of each challenger, the best first.
+        batches: (batch, images/s, ratio to the starting batch) of the winner; a reason in place of the numbers.
+        levers: worth of each of the winner's levers.
+        verdict: of the last duel, in words.
+        untried: configurations for which there was no time.
+        hopeless: configurations with a change that alone was clearly slower.
+        seconds: how long it took.
+    """
+
+    task: str
+    model: str
+    reference: str
+    winner: Winner | None = None
+    results: list[Result] = field(default_factory=list)
+    batches: list[tuple[int, float | None, float | None, str]] = field(default_factory=list)
+    levers: list[Lever] = field(default_factory=list)
+    verdict: str = ""
+    untried: list[str] = field(default_factory=list)
+    hopeless: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return asdict(self)
+
+
+def challengers(reference: Configuration, device: Device, training: bool) -> list[Configuration]:
+    """Every configuration that can work here: those with the fewest levers changed first, quickly built ones first."""
+    precisions = (TRAINING_PRECISIONS if training else PRECISIONS)[device.kind]
+    modes = ("eager", "compile", "graphs", "autotune")
+    found = []
+    for precision, layout, mode, freeze in product(precisions, ("nhwc", "nchw"), modes, (False, True)):
+        one = Configuration(precision, layout, mode, freeze)
+        with suppress(ModelError):
+            check(one, device, training)
+            found.append(one)
+    return sorted(
+        (one for one in found if one != reference),
+        key=lambda one: (distance(one, reference), modes.index(one.compile), one.text),
+    )
+
+
+def distance(a: Configuration, b: Configuration) -> int:
+    """Levers that differ."""
+    return sum(getattr(a, name) != getattr(b, name) for name in LEVERS)
+
+
+def shares(one: Configuration, other: Configuration, reference: Configuration) -> bool:
+    """Whether `one` has every lever that `other` has otherwise than the reference."""
+    changed = [name for name in LEVERS if getattr(other, name) != getattr(reference, name)]
+    return all(getattr(one, name) == getattr(other, name) for name in changed)
+
+
+def one_off(winner: Configuration, device: Device, training: bool) -> list[tuple[str, Configuration]]:
+    """The winner with one lever put back to what a first script has, for each lever that it has."""
+    plain = Configuration()
+    found = []
+    for name in LEVERS:
+        value = getattr(winner, name)
+        if value == getattr(plain, name):
+            continue
+        changed = replace(winner, **{name: getattr(plain, name)})
+        with suppress(ModelError):
+            check(changed, device, training)
+            found.append(("freeze" if name == "freeze" else str(value), changed))
+    return found
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A workload built and warm in a process.
+
+    Attributes:
+        take: one turn of it.
+        images: a step.
+        error: of its logits.
+    """
+
+    take: Callable[[], Any]
+    images: int
+    error: float | None
+
+
+class Tuner:
+    """Tunes one model.
+
+    Args:
+        base: workload of each task as `fast` has it, under the names in bench.machine.tuned.TASKS.
+        device: its facts.
+        conditions: of every process.
+        say: progress, one short line at a time.
+        spawn: starts a measuring process.
+    """
+
+    def __init__(
+        self,
+        base: Mapping[str, Workload],
+        device: Device,
+        conditions: Conditions,
+        machine: Mapping[str, Any],
+        say: Say,
+        spawn: Callable[[str, Mapping[str, str]], Any] = Worker,
+    ) -> None:
+        self.base = dict(base)
+        self.device = device
+        self.conditions = conditions
+        self.machine = machine
+        self.say = say
+        self.spawn = spawn
+        self.rng = random.Random(conditions.seed)
+        self.workers: list[Any] = []
+        # Configurations that inference showed not to be hopeless for latency; None before.
+        self.near: list[str] | None = None
+
+    # ---- processes ----
+
+    def start(self, name: str) -> Any:
+        """A fresh process that has imported what it needs."""
+        worker = self.spawn(name, worker_environment(self.conditions.threads))
+        self.workers.append(worker)
+        worker.ask("hello", 300)
+        return worker
+
+    def close(self) -> None:
+        """End every process."""
+        while self.workers:
+            self.workers.pop().close()
+
+    def end(self, worker: Any) -> None:
+        self.workers.remove(worker)
+        worker.close()
+
+    def enter(self, worker: Any, workload: Workload, begun: bool = False) -> Entrant:
+        """Build and warm a workload.
+
+        Args:
+            begun: the process was told to build it before.
+
+        Raises:
+            BenchError: it cannot be built, or does not fit.
+        """
+        built = worker.built() if begun else worker.build([workload], self.conditions)
+        speed = worker.warm(workload, WARM_UP_CAP[workload.task])["seconds_per_step"]
+        wanted = plan(speed, prefetch=built["prefetch"][workload.id])
+        error = None
+        if workload.task in ("inference", "latency"):
+            error = worker.ask("parity", 300, id=workload.id, conditions=asdict(self.conditions))["rms"]
+
+        def take() -> Any:
+            return worker.slice(workload, wanted.steps, wanted.drop, each=False, timeout=300)
+
+        return Entrant(take, workload.batch, error)
+
+    def turns(self, reference: Entrant, other: Entrant, rounds: int) -> list[float]:
+        """log(how many times as fast as the reference) of each pair, per image."""
+        done = keep(take_turns({"reference": reference.take, "other": other.take}, rounds, self.rng))
+        images = {"reference": reference.images, "other": other.images}
+        return log_ratios(done, "reference", "other", images)
+
+    # ---- a task ----
+
+    def tune(self, task: str, seconds: float) -> Tuning:
+        """Find the fastest configuration of a task within about so many seconds.
+
+        Raises:
+            BenchError: `fast` itself cannot be measured.
+        """
+        begin = time.monotonic()
+        base = self.base[task]
+        if task == "loading" and base.device == "cuda":
+            self.share_decoding(base)
+        found = Tuning(task, base.subject, base.configuration)
+        pool = self.pool(task, base)
+        first = self.start("fast")
+        try:
+            reference = self.enter(first, base)
+            left = self.first_rung(found, base, reference, pool, begin + (0.7 if task == "loading" else 0.45) * seconds)
+            allowed = None if reference.error is None else ROUNDING * reference.error + FLOOR
+            left = self.accurate(found, left, allowed)
+            rung = 2
+            while len(left) > 1 and time.monotonic() - begin < 0.5 * seconds:
+                left = self.later_rung(found, base, reference, left, rung)
+                rung += 1
+        finally:
+            self.close()
+        found.winner = self.last_duel(found, base, left, reference.error, begin + 0.65 * seconds)
+        if task in ("inference", "training"):
+            self.batches(found, begin + 0.8 * seconds)
+        if task != "loading":
+            self.worth(found, begin + seconds)
+        found.results.sort(key=lambda one: (one.reason != "", -one.rung, -(one.ratio or 0.0)))
+        found.seconds = time.monotonic() - begin
+        return found
+
+    def share_decoding(self, base: Workload) -> None:
+        """Have the share of the GPU's JPEG engine measured and remembered; every loader here uses it from then on."""
+        self.say("loading: the share of images that the JPEG engine decodes")
+        worker = self.start("hw_decoder_load")
+        worker.ask("sweep", 600, workload=base.to_json(), conditions=asdict(self.conditions))
+        self.end(worker)
+
+    def pool(self, task: str, base: Workload) -> list[Workload]:
+        """The challengers, the likeliest first."""
+        if task == "loading":
+            return [replace(base, configuration=text) for text in loader_configurations(base.configuration)]
+        training = task == "training"
+        reference = parse(base.configuration, self.device, training)
+        if task == "latency" and self.near is not None:
+            return [replace(base, configuration=text) for text in self.near]
+        return [replace(base, configuration=one.text) for one in challengers(reference, self.device, training)]
+
+    def first_rung(
+        self, found: Tuning, base: Workload, reference: Entrant, pool: Sequence[Workload], deadline: float
+    ) -> list[Result]:
+        """A few turns of each, in one process; what the time does not reach is named."""
+        worker = self.start("challengers")
+        left: list[Result] = []
+        # Building takes most of the time, and how long depends on what is compiled.
+        longest: dict[str, float] = {}
+        slower: list[Configuration] = []
+        start = parse(base.configuration, self.device, base.training) if base.task != "loading" else None
+        for number, workload in enumerate(pool):
+            begin = time.monotonic()
+            here = parse(workload.configuration, self.device, base.training) if start is not None else None
+            if start is not None and here is not None and any(shares(here, bad, start) for bad in slower):
+                found.hopeless.append(workload.configuration)
+                continue
+            mode = here.compile if here is not None else ""
+            if begin + longest.get(mode, 0.0) > deadline:
+                found.untried.append(workload.configuration)
+                continue
+            self.say(f"{base.task}: {workload.configuration} ({number + 1} of {len(pool)})")
+            try:
+                entrant = self.enter(worker, workload)
+                one = judged(
+                    Result(workload.configuration, None, 1, entrant.error), self.turns(reference, entrant, FIRST)
+                )
+                left.append(one)
+                ratio = one.ratio or 0.0
+                if start is not None and here is not None and distance(here, start) == 1 and ratio < HOPELESS:
+                    slower.append(here)
+                worker.ask("release", ids=[workload.id])
+            except BenchError as error:
+                found.results.append(Result(workload.configuration, None, 1, reason=_line(error)))
+                # What a failed attempt left behind must not weigh on the next.
+                self.end(worker)
+                worker = self.start("challengers")
+            longest[mode] = max(longest.get(mode, 0.0), time.monotonic() - begin)
+        self.end(worker)
+        if base.task == "inference":
+            self.near = [one.configuration for one in left if (one.ratio or 0.0) > NEAR]
+        return self.halved(found, left)
+
+    def accurate(self, found: Tuning, left: Sequence[Result], allowed: float | None) -> list[Result]:
+        """Those that do not trade accuracy for speed."""
+        kept = []
+        for one in left:
+            if allowed is not None and one.error is not None and one.error > allowed:
+                why = f"logits lie {one.error:.2g} of their spread from plain fp32; {allowed:.2g} is allowed"
+                found.results.append(replace(one, reason=why))
+            else:
+                kept.append(one)
+        return kept
+
+    def later_rung(
+        self, found: Tuning, base: Workload, reference: Entrant, left: Sequence[Result], rung: int
+    ) -> list[Result]:
+        """More turns, each in a fresh process."""
+        again: list[Result] = []
+        for one in left:
+            self.say(f"{base.task}: rung {rung}, {one.configuration}")
+            worker = self.start(one.configuration)
+            try:
+                entrant = self.enter(worker, replace(base, configuration=one.configuration))
+                again.append(judged(replace(one, rung=rung), self.turns(reference, entrant, LATER)))
+            except BenchError as error:
+                found.results.append(replace(one, reason=_line(error)))
+            finally:
+                self.end(worker)
+        return self.halved(found, again)
+
+    def halved(self, found: Tuning, left: Sequence[Result]) -> list[Result]:
+        """The better half; the others' results are kept. One that is slower than the reference goes no further."""
+        ranked = sorted(left, key=lambda one: -(one.ratio or 0.0))
+        ahead = [one for one in ranked if (one.ratio or 0.0) > 1 - MARGIN]
+        kept = ahead[: max(1, len(ranked) // 2)]
+        found.results += [one for one in ranked if one not in kept]
+        return kept
+
+    def last_duel(
+        self, found: Tuning, base: Workload, left: Sequence[Result], error: float | None, deadline: float
+    ) -> Winner:
+        """`fast`, unless the last challenger is shown to be faster in pairs of fresh processes."""
+        kept = Winner(
+            base.subject,
+            base.task,
+            base.configuration,
+            base.batch,
+            1.0,
+            None,
+            None,
+            error,
+            fields(self.machine),
+            utc_now(),
+        )
+        if not left:
+            tried = any(one.ratio is not None for one in found.results)
+            found.verdict = (
+                "no other configuration came near fast" if tried else "nothing else was measured; fast stays"
+            )
+            return kept
+        best = left[0]
+        blocks: list[list[float]] = []
+        longest = 0.0
+        while len(blocks) < BLOCKS and (not blocks or time.monotonic() + longest < deadline):
+            begin = time.monotonic()
+            self.say(f"{base.task}: last duel of {best.configuration}, block {len(blocks) + 1}")
+            try:
+                workloads = [replace(base, configuration=text) for text in (base.configuration, best.configuration)]
+                processes = [self.start(one.configuration) for one in workloads]
+                for process, workload in zip(processes, workloads, strict=True):
+                    process.begin_build([workload], self.conditions)
+                sides = [self.enter(*pair, begun=True) for pair in zip(processes, workloads, strict=True)]
+                blocks.append(self.turns(sides[0], sides[1], LAST))
+            except BenchError as failure:
+                found.verdict = f"{best.configuration} failed in the last duel: {_line(failure)}"
+                found.results.append(replace(best, reason=_line(failure)))
+                return kept
+            finally:
+                self.close()
+            longest = max(longest, time.monotonic() - begin)
+        ratio = interval(blocks).ratio(best.configuration, base.configuration)
+        found.results += [replace(best, ratio=ratio.estimate), *left[1:]]
+        shown = compare_verdict(ratio, "higher", MARGIN)
+        found.verdict = duel_words(best.configuration, base.configuration, ratio, shown)
+        if shown != BETTER:
+            return kept
+        return replace(
+            kept, configuration=best.configuration, ratio=ratio.estimate or 1.0, low=ratio.low, high=ratio.high,
+            error=best.error,
+        )  # fmt: skip
+
+    def batches(self, found: Tuning, deadline: float) -> None:
+        """The winner at other batches, per image, up to the largest that fits or gains nothing."""
+        assert found.winner is not None
+        start = replace(self.base[found.task], configuration=found.winner.configuration)
+        reference_worker = self.start("batch")
+        best = (1.0, start.batch)
+        try:
+            reference = self.enter(reference_worker, start)
+            found.batches.append((start.batch, None, 1.0, "where the search began"))
+            worker = self.start("other batches")
+            for ladder in (_up(start.batch), _down(start.batch)):
+                behind = 0
+                longest = 0.0
+                for batch in ladder:
+                    begin = time.monotonic()
+                    if begin + longest > deadline or behind == 2:
+                        break
+                    self.say(f"{found.task}: batch {batch}")
+                    workload = replace(start, batch=batch)
+                    try:
+                        entrant = self.enter(worker, workload)
+                        ratio = math.exp(statistics.median(self.turns(reference, entrant, LATER)))
+                        worker.ask("release", ids=[workload.id])
+                    except OutOfMemoryError as error:
+                        found.batches.append((batch, None, None, _line(error)))
+                        self.end(worker)
+                        worker = self.start("other batches")
+                        break
+                    found.batches.append((batch, None, ratio, ""))
+                    behind = behind + 1 if ratio < best[0] * (1 + MARGIN) else 0
+                    # More than the noise of a few turns in one process.
+                    if ratio > best[0] * (1 + MARGIN):
+                        best = (ratio, batch)
+                    longest = max(longest, time.monotonic() - begin)
+        finally:
+            self.close()
+        found.batches.sort()
+        found.winner = replace(found.winner, batch=best[1])
+
+    def worth(self, found: Tuning, deadline: float) -> None:
+        """Each lever of the winner put back, one at a time, in turns with the winner.
+
+        Where `fast` won, the first rungs have measured most of them already.
+        """
+        assert found.winner is not None
+        training = found.task == "training"
+        winner = parse(found.winner.configuration, self.device, training)
+        base = replace(self.base[found.task], configuration=winner.text)
+        longest = 0.0
+        known = {one.configuration: one for one in found.results if one.ratio} if winner.text == found.reference else {}
+        wanted = one_off(winner, self.device, training)
+        for lever, changed in wanted:
+            if changed.text in known:
+                found.levers.append(inverse(lever, known[changed.text]))
+        wanted = [pair for pair in wanted if pair[1].text not in known]
+        if not wanted:
+            return
+        try:
+            reference = self.enter(self.start("winner"), base)
+            for lever, changed in wanted:
+                begin = time.monotonic()
+                if begin + longest > deadline:
+                    found.levers.append(Lever(lever, changed.text, None, None, None, "no time was left"))
+                    continue
+                self.say(f"{found.task}: what {lever} is worth")
+                worker = self.start(changed.text)
+                try:
+                    entrant = self.enter(worker, replace(base, configuration=changed.text))
+                    logs = [-x for x in self.turns(reference, entrant, LATER)]
+                    ratio = interval([logs]).ratio("with", "without")
+                    found.levers.append(Lever(lever, changed.text, ratio.estimate, ratio.low, ratio.high))
+                except BenchError as error:
+                    found.levers.append(Lever(lever, changed.text, None, None, None, _line(error)))
+                finally:
+                    self.end(worker)
+                longest = max(longest, time.monotonic() - begin)
+        finally:
+            self.close()
+
+
+def judged(one: Result, logs: Sequence[float]) -> Result:
+    """A result with what its last turns gave; `logs` are of how many times as fast as the reference."""
+    found = interval([logs])
+    ratio = found.ratio("one", "reference")
+    return replace(one, ratio=ratio.estimate, low=ratio.low, high=ratio.high)
+
+
+def inverse(lever: str, one: Result) -> Lever:
+    """What a lever is worth, from how fast it went without."""
+    low, high = (None if bound is None else 1 / bound for bound in (one.high, one.low))
+    return Lever(lever, one.configuration, 1 / (one.ratio or 1.0), low, high)
+
+
+def duel_words(best: str, fast: str, ratio: Ratio, shown: str) -> str:
+    """The last duel in a sentence."""
+    from results.tables import ratio_text
+
+    of = f"{ratio.blocks} pairs of processes" if ratio.blocks > 1 else "one pair of processes"
+    if shown == BETTER:
+        return f"{best} is {ratio_text(ratio)} times as fast as {fast} ({of})"
+    return f"{best} is not shown to be faster than {fast}: {ratio_text(ratio)} ({of}); fast stays"
+
+
+def loader_configurations(base: str) -> list[str]:
+    """Other numbers of threads, and of batches made ahead, one of the two changed at a time."""
+    dtype, layout, *_ = base.split("-")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = [(n, 2) for n in sorted({max(1, cores // 2), cores, cores + 1, 2 * cores})] + [(cores, 1), (cores, 4)]
+    return [text for workers, ahead in counts if (text := f"{dtype}-{layout}-w{workers}-p{ahead}") != base]
+
+
+def _up(batch: int) -> Iterator[int]:
+    while batch < LARGEST:
+        batch *= 2
+        yield batch
+
+
+def _down(batch: int) -> Iterator[int]:
+    while batch > 1:
+        batch //= 2
+        yield batch
+
+
+def _line(error: BaseException) -> str:
+    return str(error).splitlines()[0].split("; its last output")[0]
+
+
+def base_workloads(
+    ask: Callable[..., Mapping[str, Any]],
+    model: str,
+    device: str,
+    batches: tuple[int, int],
+    size: int,
+    classes: int,
+    tasks: Sequence[str],
+    threads: int,
+    data: str,
+    loader: str,
+) -> dict[str, Workload]:
+    """What `fast` is for each task.
+
+    Raises:
+        WorkloadError: the model cannot be trained here although that was asked for.
+    """
+    levers = ask("resolve", device=device, configurations=["fast"])["fast"]
+    cost = ask("cost", 300, model=model, classes=classes or None, size=size or None)
+    found = {}
+    for task in tasks:
+        training = task == "training"
+        if training and "training" not in levers:
+            raise WorkloadError(levers["training_missing"])
+        if task == "loading":
+            precision, layout, *_ = levers["training"].split("-")
+            dtype = {"amp": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
+            text = f"{dtype}-{layout}-w{threads}-p2"
+            found[task] = Workload("loading", loader, text, batches[0], cost["size"], data=data, device=device)
+            continue
+        batch = 1 if task == "latency" else batches[training]
+        text = levers["training" if training else "inference"]
+        found[task] = Workload(task, model, text, batch, cost["size"], cost["classes"], device=device)
+    return found

@@ -1,0 +1,100 @@
+"""What the words of a command line name: things to measure, stored results, runs or labels."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import UsageError
+from models import zoo
+
+SUMMARY = "summary.json"  # results.runs.FILE, which is not imported for a word that is a model's name
+
+
+# What a word on the command line may be, as an error calls it.
+MEASURED, STORED, RUN, LABELS = "something to measure", "a stored result", "a training run", "a file of labels"
+
+
+def kind(word: str) -> str:
+    """Which of the four kinds a word is: by its ending, and for folders and .json files by what is in them.
+
+    A model's name stays a model's, also where a folder is called so: write ./NAME for the folder.
+    """
+    path = Path(word)
+    if path.suffix.lower() in (".csv", ".txt"):
+        return LABELS
+    if path.name == SUMMARY:
+        return RUN
+    if word.endswith(".json"):
+        return RUN if _is_summary(path) else STORED
+    if "/" in word:
+        return RUN if path.is_dir() else STORED
+    holds = path.is_dir() and ((path / SUMMARY).is_file() or next(path.glob(f"*/{SUMMARY}"), None) is not None)
+    return RUN if holds and word not in zoo.names() else MEASURED
+
+
+def _is_summary(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    # A record of measurements has operands, a run's summary what became of the run.
+    return isinstance(found, dict) and "operands" not in found and {"model", "recipe", "status"} <= set(found)
+
+
+def only_kind(words: Sequence[str]) -> str:
+    """The one kind that all words are.
+
+    Raises:
+        UsageError: kinds were mixed, or a path is not there.
+    """
+    kinds = {word: kind(word) for word in words}
+    for word, found in kinds.items():
+        if found != MEASURED and not Path(word).exists():
+            raise UsageError(f"{word} does not exist; name a run's folder, a stored result or a file of labels")
+    # The file first, then what it was mixed with: that is how the mistake is usually made.
+    files = [word for word, found in kinds.items() if found != MEASURED]
+    first = files[0] if files else words[0]
+    for word, found in kinds.items():
+        if found != kinds[first]:
+            raise UsageError(f"{first} is {kinds[first]} and {word} is {found}; compare one kind at a time")
+    return kinds[first]
+
+
+def files(words: Sequence[str]) -> list[Path]:
+    """The stored results among the operands: all of them or none.
+
+    Raises:
+        UsageError: kinds were mixed.
+    """
+    return [Path(word) for word in words] if only_kind(words) == STORED else []
+
+
+def run_folders(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The runs that folders and summary files name, and what was passed over and why.
+
+    A folder of runs stands for all of them.
+
+    Raises:
+        UsageError: a folder holds no run, or one is named twice.
+        RecordError: a folder cannot be read.
+    """
+    from results.runs import list_runs
+
+    found: list[Path] = []
+    passed: list[str] = []
+    for word in words:
+        path = Path(word)
+        if path.is_dir() and not (path / SUMMARY).is_file():
+            runs, skipped = list_runs(path)
+            if not runs:
+                raise UsageError(f"{word} holds no run: there is no {SUMMARY} in it or in a folder of it")
+            places = [place for place in sorted(path.iterdir()) if (place / SUMMARY).is_file()]
+            bad = {item.path for item in skipped}
+            found += [place for place in places if place not in bad]
+            passed += [f"{item.path}: {item.reason}" for item in skipped]
+        else:
+            found.append(path.parent if path.name == SUMMARY else path)
+    twice = [str(path) for i, path in enumerate(found) if path.resolve() in {p.resolve() for p in found[:i]}]
+    if twice:
+        raise UsageError(f"{twice[0]} is named twice; name each run once")
+    return found, passed

@@ -1,0 +1,225 @@
+"""What of a workload has no noise: counted facts, and what it computes. Runs inside a measuring process.
+
+Facts: parameters, MACs, activations, the state dict, operators of one step, bytes saved for the backward pass, and
+of compiled code its graphs, breaks, recompilations and kernels. Two versions of a program either agree on them or the
+difference can be named, in seconds and on any machine.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.errors import WorkloadError
+from bench.inspecting.cost import count
+from bench.inspecting.inductor import compiled_facts, generated_facts
+from bench.timing.step import Step, build, open_device, trainer
+from bench.timing.workload import Conditions, Workload
+from loaders import engines
+from models import zoo
+from models.configuration import Configuration, parse
+from models.prepare import device_facts, prepare
+
+UPDATES = 3
+SAMPLED = 64  # elements of each parameter
+NETWORKS = ("latency", "inference", "training")
+
+
+def facts(workload: Workload, conditions: Conditions, quick: bool = False) -> dict[str, Any]:
+    """Name -> number, or a table of names for what is compared entry by entry.
+
+    Loaders have none, kernels only their operators.
+
+    Args:
+        quick: of compiled code only what generating it tells, kernels and breaks: no compiler is called.
+
+    Raises:
+        WorkloadError, ModelError, DataError: the workload does not exist or cannot run here.
+    """
+    if workload.task == "loading":
+        engines.check(workload.subject)
+        return {}
+    torch.manual_seed(conditions.seed)
+    found: dict[str, Any] = {}
+    if workload.task in NETWORKS:
+        cost = count(workload.subject, workload.classes, workload.size)
+        found = {"parameters": cost.params, "macs": cost.macs, "activations": cost.activations}
+        with torch.device("meta"):
+            found["state_dict"] = {
+                name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+                for name, tensor in zoo.build(workload.subject, workload.classes).state_dict().items()
+            }
+    [step] = build([workload], conditions)
+    try:
+        if step.compiled:
+            found |= generated_facts(step) if quick else compiled_facts(step)
+        if not step.converted:
+            found |= eager_facts(step)
+    finally:
+        step.close()
+    return found
+
+
+class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that reach the device, those of the backward pass and the optimiser included."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.counts[str(func).removeprefix("aten.")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def eager_facts(step: Step) -> dict[str, Any]:
+    """Operators of one step as Python issues them, and bytes that autograd keeps for the backward pass."""
+    kept: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in step.module.parameters()} if step.module else set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # Once a storage, however many views of it are kept; weights are there anyway.
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    counter = OperatorCounter()
+    with torch.compiler.set_stance("force_eager"), counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        step.call()
+    found: dict[str, Any] = {"operators": dict(sorted(counter.counts.items()))}
+    if step.workload.training:
+        found["saved_bytes"] = sum(kept.values())
+    return found
+
+
+COMPARED = 8  # images whose logits are compared: plain fp32 is slow
+
+
+def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
+    """How far the logits of an inference step lie from those of the same weights and images in plain fp32.
+
+    Returns:
+        {"rms": root mean square distance as a share of the logits' standard deviation, "same_top1": images whose
+        likeliest class is the same, "images": images compared}.
+    """
+    torch.manual_seed(conditions.seed)  # as when the step was built, so these are its weights
+    plain = zoo.build(step.workload.subject, step.workload.classes).eval()
+    images = step.inputs[0][:COMPARED].float().cpu()
+    result: Any = step.call()
+    logits = result[:COMPARED].detach().double().cpu()
+    with torch.no_grad():
+        reference = plain(images).double()
+    spread = reference.std(correction=0).item() or 1.0
+    return {
+        "rms": (logits - reference).square().mean().sqrt().item() / spread,
+        "same_top1": int((logits.argmax(1) == reference.argmax(1)).sum()),
+        "images": len(images),
+    }
+
+
+def outputs(workload: Workload, conditions: Conditions, given: str, save: str, quick: bool = False) -> dict[str, Any]:
+    """What the workload computes from the same weights and images, written to `save` (safetensors).
+
+    Inference: logits [batch, classes]. Training: the losses of three updates, without dropout, and as `moved` where
+    they took the weights. Loading: the first batch. Each as `result`; the side without `given` also writes `reference`
+    (the same in plain fp32, `reference_moved`), `images`, `labels` and every weight, and the side with `given` takes
+    these instead of drawing its own.
+
+    Returns:
+        {"differs": ""}, or why nothing can be computed from the given weights.
+    """
+    from safetensors.torch import load_file, save_file
+
+    if workload.task == "loading":
+        save_file(first_batch(workload, conditions), save)
+        return {"differs": ""}
+    if workload.task not in NETWORKS:
+        raise WorkloadError(f"the output of {workload.task} is not compared")
+    device = open_device(workload.device)
+    torch.set_num_threads(conditions.threads)
+    torch.manual_seed(conditions.seed)
+    model = zoo.build(workload.subject, workload.classes)
+    held = load_file(given) if given else {}
+    if held:
+        weights = {name.removeprefix("weight."): t for name, t in held.items() if name.startswith("weight.")}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            return {"differs": " ".join(str(error).split())[:300]}
+        images, labels = held["images"], held["labels"]
+    else:
+        images = torch.randn(workload.batch, 3, workload.size, workload.size)
+        # Some dark, some bright, some with little contrast: noise alone looks alike to a network, whose answers then
+        # hardly depend on the image.
+        images = images * torch.rand(workload.batch, 1, 1, 1).add(0.25) + torch.randn(workload.batch, 3, 1, 1)
+        labels = torch.randint(0, workload.classes, (workload.batch,))
+    weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    configuration = parse(workload.configuration, device_facts(device), workload.training)
+    if quick:
+        configuration = replace(configuration, compile="eager", freeze=False, kernels=False)
+    found = computed(model, workload, configuration, images, labels, device)
+    if not held:
+        plain = zoo.build(workload.subject, workload.classes)
+        plain.load_state_dict({name.removeprefix("weight."): tensor for name, tensor in weights.items()})
+        # On a GPU the plain configuration lets convolutions round to TF32; another layout does not.
+        exact = Configuration() if device.type == "cpu" else Configuration(layout="nhwc")
+        for name, tensor in computed(plain, workload, exact, images, labels, device).items():
+            found["reference" if name == "result" else f"reference_{name}"] = tensor
+        found |= {**weights, "images": images, "labels": labels}
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, save)
+    return {"differs": ""}
+
+
+def computed(
+    model: nn.Module,
+    workload: Workload,
+    configuration: Configuration,
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """`result`: logits [batch, classes], or losses [UPDATES] and `moved`, a sample of how far each weight went.
+
+    In fp32, on the host.
+    """
+    prepared = prepare(model, configuration, device, workload.training, tuple(images.shape))
+    batch = images.to(device, prepared.dtype).contiguous(memory_format=prepared.memory_format)
+    if not workload.training:
+        return {"result": prepared.forward(batch).detach().float().cpu()}
+    # Random numbers are drawn differently by different versions of a layer; what they do without is comparable.
+    for module in prepared.module.modules():
+        module.training = isinstance(module, _NormBase)
+    update, _ = trainer(prepared, configuration, device)
+    before = _sampled(prepared.module)
+    losses = [update(batch, labels.to(device)).float().cpu() for _ in range(UPDATES)]
+    return {"result": torch.stack(losses), "moved": _sampled(prepared.module) - before}
+
+
+def _sampled(model: nn.Module) -> Tensor:
+    """Up to SAMPLED evenly spaced elements of each parameter, one after another: fp32 on the host."""
+    parts = [tensor.detach().flatten() for tensor in model.parameters()]
+    return torch.cat([part[:: -(-len(part) // SAMPLED)][:SAMPLED].float().cpu() for part in parts])
+
+
+def first_batch(workload: Workload, conditions: Conditions) -> dict[str, Tensor]:
+    """A loader's first batch: images in fp32 and labels."""
+    [step] = build([workload], conditions)
+    try:
+        batch: Any = step.call()
+        images, labels = batch
+        return {
+            "result": images.float().cpu().contiguous(),
+            "labels": labels.cpu().contiguous(),
+            "layout": torch.tensor(images.stride()),
+        }
+    finally:
+        step.close()

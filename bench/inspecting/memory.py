@@ -1,0 +1,131 @@
+"""What a step needs of memory, counted where it can be counted, and next to it what the process says."""
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.timing.step import Step
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. `peak` is what must fit; the parts before it add up to it.
+
+    Attributes:
+        weights: parameters and buffers of the network.
+        gradients: of the parameters, between two steps.
+        optimizer: the optimiser's state.
+        inputs: the constant batch.
+        workspace: activations and scratch: the highest point a step reaches above what it starts from.
+        slack: reserved by the allocator and not handed out (CUDA; 0 on a CPU).
+        peak: the sum of the above; on CUDA torch's own peak of reserved bytes.
+        process: the process's own figure: resident set on a CPU, the driver's on CUDA.
+        residue: process - peak: code, libraries, the CUDA context, packed copies of frozen weights.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    inputs: int
+    workspace: int
+    slack: int
+    peak: int
+    process: int
+    residue: int
+
+
+def measure(step: Step) -> Memory:
+    """Run a step that has run before once more and report its memory; never mixed with timed steps."""
+    weights = gradients = optimizer = 0
+    if step.module is not None:
+        parameters = list(step.module.parameters())
+        weights = tensor_bytes([*parameters, *step.module.buffers()])
+        gradients = tensor_bytes(p.grad for p in parameters if p.grad is not None)
+    if step.optimizer is not None:
+        optimizer = tensor_bytes(
+            value for state in step.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+        )
+    inputs = tensor_bytes(step.inputs)
+    known = weights + gradients + optimizer + inputs
+    if step.workload.device == "cuda":
+        return _cuda(step, weights, gradients, optimizer, inputs, known)
+    workspace, process = cpu_workspace(step)
+    peak = known + workspace
+    return Memory(weights, gradients, optimizer, inputs, workspace, 0, peak, process, process - peak)
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of distinct storages, so that tied weights count once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if not t.is_meta}
+    return sum(storages.values())
+
+
+def cpu_workspace(step: Step) -> tuple[int, int]:
+    """How far a step's resident set rises above its start, and the highest it got.
+
+    The C library keeps freed pages; giving them back first makes the next step ask the kernel for each again,
+    which is what the resident set then shows.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    # "5" resets the high-water mark of the resident set (proc(5), clear_refs).
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status_bytes("VmRSS")
+    step.call()
+    highest = status_bytes("VmHWM")
+    return max(0, highest - before), highest
+
+
+def status_bytes(key: str, status: Path = Path("/proc/self/status")) -> int:
+    """A size out of /proc/self/status, in bytes."""
+    for line in status.read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+def _cuda(step: Step, weights: int, gradients: int, optimizer: int, inputs: int, known: int) -> Memory:
+    """The allocator's own counters over one step, after its cache was emptied."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    step.call()
+    torch.cuda.synchronize()
+    allocated = torch.cuda.max_memory_allocated()
+    reserved = torch.cuda.max_memory_reserved()
+    free, total = torch.cuda.mem_get_info()
+    process = process_bytes(total - free)
+    return Memory(
+        weights,
+        gradients,
+        optimizer,
+        inputs,
+        max(0, allocated - known),
+        reserved - allocated,
+        reserved,
+        process,
+        process - reserved,
+    )
+
+
+def process_bytes(otherwise: int) -> int:
+    """This process's device memory by NVML; `otherwise` (all that is in use on the device) where NVML will not say."""
+    import os
+
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}".encode())
+        used = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
+    except Exception:  # NVML raises its own family; without it the figure is only less sharp
+        return otherwise
+    return int(used[0]) if used and used[0] else otherwise

@@ -1,0 +1,79 @@
+"""Ceilings measured on this device in this run, and the fraction of them a workload reaches."""
+
+from dataclasses import dataclass
+
+import torch
+
+from bench.inspecting.cost import Cost
+from bench.timing.clock import CLOCKS, time_slice
+from models.prepare import DTYPES, autocast_dtype, set_tf32
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the device can do at best.
+
+    Attributes:
+        precision: of the matrix product.
+        flops: FLOP/s of a large matrix product on random data.
+        bandwidth: bytes/s of a large copy, read and written bytes both counted.
+    """
+
+    precision: str
+    flops: float
+    bandwidth: float
+
+
+def measure(device: str, precision: str, threads: int) -> Ceilings:
+    """Best of several short runs: a ceiling is what was reached at least once.
+
+    The product is 2048 cubed on a CPU and 8192 cubed on a GPU; the copy is far larger than any cache.
+    """
+    torch.set_num_threads(threads)
+    where = torch.device(device)
+    if device == "cuda":
+        set_tf32(precision == "tf32")
+    dtype = autocast_dtype(precision, training=False) or DTYPES[precision]
+    n = 8192 if device == "cuda" else 2048
+    a = torch.randn(n, n, device=where).to(dtype)
+    b = torch.randn(n, n, device=where).to(dtype)
+    out = torch.empty(n, n, device=where, dtype=dtype)
+    flops = 2.0 * n**3 / _best(lambda: torch.mm(a, b, out=out), device)
+    size = 1 << (30 if device == "cuda" else 27)
+    source = torch.ones(size, dtype=torch.uint8, device=where)
+    target = torch.empty_like(source)
+    bandwidth = 2.0 * size / _best(lambda: target.copy_(source), device)
+    return Ceilings(precision, flops, bandwidth)
+
+
+def _best(call: object, device: str, repeats: int = 6) -> float:
+    assert callable(call)
+    call()
+    return min(time_slice(call, 2, 0, CLOCKS[device]).seconds_per_step for _ in range(repeats))
+
+
+def utilisation(cost: Cost, ceilings: Ceilings, images_per_second: float, training: bool) -> float:
+    """Model FLOP/s utilisation (MFU): counted FLOPs of the network a second over those of the matrix ceiling.
+
+    Chowdhery et al. 2022 (PaLM, appendix B), with a ceiling that was measured in place of a data sheet's.
+    """
+    return float(cost.training_flops if training else cost.flops) * images_per_second / ceilings.flops
+
+
+def fraction(cost: Cost, ceilings: Ceilings, images_per_second: float, batch: int, training: bool) -> float:
+    """Fraction of the roof: the shortest time the ceilings allow for an image over the time it took.
+
+    The shortest time is the larger of FLOPs over the matrix ceiling and traffic over the copy ceiling. Traffic is
+    a lower bound: in a forward pass every convolution's and linear layer's output is written once and read once,
+    and the weights are read once a batch; training reads each saved output again and writes and reads its
+    gradient (five passes), and reads and writes weights, gradients and momentum (eight passes a batch).
+    """
+    width = {"fp32": 4, "tf32": 4}.get(ceilings.precision, 2)
+    if training:
+        traffic = 5.0 * cost.activations * width + 8.0 * cost.weight_bytes / batch
+        work = float(cost.training_flops)
+    else:
+        traffic = 2.0 * cost.activations * width + cost.weight_bytes * width / 4 / batch
+        work = float(cost.flops)
+    shortest = max(work / ceilings.flops, traffic / ceilings.bandwidth)
+    return shortest * images_per_second

@@ -1,0 +1,225 @@
+"""What Linux says of the CPU, its memory and its load."""
+
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# What decides which kernels oneDNN, MKL and inductor pick on x86; the arm names are the nearest there.
+FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+    "i8mm",
+    "sve",
+)
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Where the kernel publishes its facts; tests point these at fabricated trees."""
+
+    proc: Path = Path("/proc")
+    sys: Path = Path("/sys")
+
+
+def cpu_facts(roots: Roots) -> dict[str, Any]:
+    """The processor, what this process may use of it, and what decides its clock."""
+    records = _cpuinfo(roots)
+    first = records[0] if records else {}
+    flags = set((first.get("flags") or first.get("Features") or "").split())
+    frequency = roots.sys / "devices/system/cpu/cpu0/cpufreq"
+    packages = {(record.get("physical id"), record.get("core id")) for record in records}
+    no_turbo = _text(roots.sys / "devices/system/cpu/intel_pstate/no_turbo")
+    boost = _text(roots.sys / "devices/system/cpu/cpufreq/boost")
+    return {
+        "model": _cpu_model(first),
+        "features": [feature for feature in FEATURES if feature in flags],
+        "logical": len(records) or os.cpu_count() or 1,
+        "physical": len(packages) if packages and (None, None) not in packages else None,
+        "affinity": _affinity(),
+        "quota": cpu_quota(roots),
+        "usable": usable_cores(roots),
+        "clock_hertz": cpu_clock(roots),
+        "clock_maximum_hertz": _scaled(_number(frequency / "cpuinfo_max_freq"), 1e3),
+        "governor": _text(frequency / "scaling_governor"),
+        "boost": no_turbo == "0" if no_turbo is not None else (boost == "1" if boost is not None else None),
+        "virtual": "hypervisor" in flags if flags else None,
+        "smt": _text(roots.sys / "devices/system/cpu/smt/active") == "1",
+        "numa_nodes": len(list((roots.sys / "devices/system/node").glob("node[0-9]*"))) or None,
+    }
+
+
+def _cpuinfo(roots: Roots) -> list[dict[str, str]]:
+    records: list[dict[str, str]] = []
+    for line in _lines(roots.proc / "cpuinfo"):
+        key, separator, value = line.partition(":")
+        if not separator:
+            continue
+        if key.strip() == "processor":
+            records.append({})
+        if records:
+            records[-1][key.strip()] = value.strip()
+    return records
+
+
+def _cpu_model(record: Mapping[str, str]) -> str:
+    # Hypervisors hide the model behind a family name such as "AMD EPYC": family, model and stepping tell them
+    # apart.
+    name = record.get("model name") or platform.processor() or platform.machine()
+    numbers = [record.get(key) for key in ("cpu family", "model", "stepping")]
+    return f"{name} ({'/'.join(str(number) for number in numbers)})" if all(numbers) else name
+
+
+def usable_cores(roots: Roots | None = None) -> int:
+    """How many threads can run at once here: affinity and the control group's quota, at least one."""
+    affinity = _affinity()
+    quota = cpu_quota(roots or Roots())
+    # A quota of 1.5 cores lets two threads run three quarters of the time, so a part counts as one.
+    return max(1, min(affinity, math.ceil(quota))) if quota else affinity
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_quota(roots: Roots) -> float | None:
+    """Cores that the control group grants, the smallest up its tree; None without a limit."""
+    limits = []
+    for folder in _control_groups(roots, "cpu"):
+        maximum = (_text(folder / "cpu.max") or "").split()
+        if len(maximum) == 2 and maximum[0] != "max":
+            limits.append(int(maximum[0]) / int(maximum[1]))
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if quota and period and quota > 0:
+            limits.append(quota / period)
+    return min(limits) if limits else None
+
+
+def _control_groups(roots: Roots, controller: str) -> list[Path]:
+    """The folders of this process's control group and its ancestors, versions 2 and 1."""
+    base = roots.sys / "fs/cgroup"
+    folders = [base, base / controller]
+    for line in _lines(roots.proc / "self/cgroup"):
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if number == "0":
+            root = base
+        elif controller in controllers.split(","):
+            root = base / controller
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        folders += [root.joinpath(*parts[: depth + 1]) for depth in range(len(parts))]
+    return folders
+
+
+def cpu_clock(roots: Roots) -> float | None:
+    """The mean clock of the cores this process may use, in hertz; None where the kernel does not say.
+
+    cpufreq first: on machines with many cores /proc/cpuinfo interrupts every one of them to fill its table.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    clocks = [_number(roots.sys / f"devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq") for core in cores]
+    kilohertz = [clock for clock in clocks if clock]
+    if kilohertz:
+        return 1e3 * sum(kilohertz) / len(kilohertz)
+    megahertz = [float(line.partition(":")[2]) for line in _lines(roots.proc / "cpuinfo") if line.startswith("cpu MHz")]
+    return 1e6 * sum(megahertz) / len(megahertz) if megahertz else None
+
+
+def memory_facts(roots: Roots) -> dict[str, Any]:
+    """Bytes of memory and swap, and the control group's limit."""
+    table = {line.split(":")[0]: line.split() for line in _lines(roots.proc / "meminfo")}
+
+    def entry(name: str) -> int | None:
+        return int(table[name][1]) * 1024 if name in table else None
+
+    total, free = entry("SwapTotal"), entry("SwapFree")
+    limits: list[float] = []
+    for folder in _control_groups(roots, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = _number(folder / name)
+            # Version 1 writes "no limit" as the largest multiple of a page.
+            if limit is not None and limit < 1 << 60:
+                limits.append(limit)
+    return {
+        "total_bytes": entry("MemTotal"),
+        "available_bytes": entry("MemAvailable"),
+        "limit_bytes": int(min(limits)) if limits else None,
+        "swap_bytes": total,
+        "swap_used_bytes": total - free if total is not None and free is not None else None,
+        "huge_pages": _chosen(_text(roots.sys / "kernel/mm/transparent_hugepage/enabled")),
+    }
+
+
+def load_facts(roots: Roots) -> dict[str, Any]:
+    """How busy the machine is: the run queue, and the share of time the hypervisor gave to others."""
+    averages = (_text(roots.proc / "loadavg") or "").split()[:3]
+    times = cpu_times(roots)
+    return {
+        "average": [float(value) for value in averages] or None,
+        "stolen_since_boot": times.stolen / times.total if times and times.total else None,
+    }
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """Ticks since boot over all cores; differences between two readings are what means something."""
+
+    total: int
+    idle: int
+    stolen: int
+
+
+def cpu_times(roots: Roots) -> CpuTimes | None:
+    """The first line of /proc/stat; None where there is none."""
+    lines = _lines(roots.proc / "stat")
+    if not lines or not lines[0].startswith("cpu "):
+        return None
+    # user nice system idle iowait irq softirq steal; guest time is counted in user already.
+    ticks = [int(value) for value in lines[0].split()[1:9]]
+    ticks += [0] * (8 - len(ticks))
+    return CpuTimes(total=sum(ticks), idle=ticks[3] + ticks[4], stolen=ticks[7])
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _lines(path: Path) -> list[str]:
+    return (_text(path) or "").splitlines()
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(_text(path) or "")
+    except ValueError:
+        return None
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _flag(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
+
+
+def _chosen(words: str | None) -> str | None:
+    """The bracketed word of a kernel switch such as "always [madvise] never"."""
+    return words[words.index("[") + 1 : words.index("]")] if words and "[" in words and "]" in words else words

@@ -1,0 +1,172 @@
+"""Versions, settings, compiler and commit behind a measurement."""
+
+import ast
+import importlib.metadata
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.machine import allocator
+
+# Variables that change what is measured without leaving a trace in any result.
+VARIABLES = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_ORDER",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_MODULE_LOADING",
+    "CUDA_VISIBLE_DEVICES",
+    "DNNL_MAX_CPU_ISA",
+    "GLIBC_TUNABLES",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "LD_PRELOAD",
+    "MALLOC_CONF",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "ONEDNN_MAX_CPU_ISA",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCHINDUCTOR_FREEZING",
+    "TORCHINDUCTOR_MAX_AUTOTUNE",
+    "TORCH_COMPILE_DISABLE",
+    "TORCH_CUDNN_V8_API_DISABLED",
+    "TRITON_INTERPRET",
+)
+
+
+COMPARED_VERSIONS = ("python", "torch", "torchvision", "cuda", "cudnn", "dali", "triton")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what a number depends on, read without importing it; None where not installed."""
+    torch_facts = _torch_version_file()
+    return {
+        "python": platform.python_version(),
+        "torch": torch_facts.get("__version__") or _version("torch"),
+        "torchvision": _version("torchvision"),
+        "cuda": torch_facts.get("cuda"),
+        "hip": torch_facts.get("hip"),
+        "cudnn": _first_version("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "nvidia-cudnn-cu11"),
+        "dali": _first_version("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110"),
+        "triton": _version("triton"),
+        "numpy": _version("numpy"),
+        "pillow": _version("pillow"),
+        "pytest": _version("pytest"),
+        "pytest_benchmark": _version("pytest-benchmark"),
+        "nvidia_ml_py": _version("nvidia-ml-py"),
+        "pixbench": _version("pixbench"),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _first_version(*distributions: str) -> str | None:
+    return next((found for name in distributions if (found := _version(name)) is not None), None)
+
+
+def _torch_version_file() -> dict[str, str | None]:
+    """torch/version.py read as text: only it names a wheel's CUDA, and importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return {}
+    found: dict[str, str | None] = {}
+    try:
+        tree = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign):
+            targets = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            targets = [statement.target.id]
+        else:
+            continue
+        value = statement.value
+        if isinstance(value, ast.Constant) and (value.value is None or isinstance(value.value, str)):
+            found |= dict.fromkeys(targets, value.value)
+    return found
+
+
+def settings(with_torch: bool, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What torch is set to in this process (None where it is not loaded), and variables that change speed."""
+    found: dict[str, Any] = {
+        "threads": None,
+        "interop_threads": None,
+        "deterministic": None,
+        "cudnn_benchmark": None,
+        "cudnn_deterministic": None,
+        "tf32": None,
+        "cpu_capability": None,
+        "allocator": allocator.described(),
+        "environment": {name: environ[name] for name in VARIABLES if name in environ},
+    }
+    if not with_torch and "torch" not in sys.modules:
+        return found
+    import torch
+
+    # fp32_precision is the one reading that never clashes with whichever of torch's two TF32 interfaces was
+    # used.
+    cudnn: Any = torch.backends.cudnn
+    matmul, convolution = torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision
+    return found | {
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "tf32": f"matmul {matmul}, convolution {convolution}",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def compiler(environ: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> str | None:
+    """First line of the C++ compiler's --version, found as torch.compile finds it; None without one."""
+    for words in (environ.get("CXX"), "g++", "clang++"):
+        command = shlex.split(words) if words else []
+        if not command or which(command[0]) is None:
+            continue
+        lines = _output([*command, "--version"]).splitlines()
+        if lines:
+            return lines[0]
+    return None
+
+
+def commit(package: Path) -> dict[str, Any] | None:
+    """{"sha", "dirty"} of the checkout that holds `package` at its top; None for an installed copy.
+
+    A wheel unpacked somewhere below another project's repository must not be filed under that project's
+    commit.
+    """
+    top = _output(["git", "-C", str(package), "rev-parse", "--show-toplevel"]).strip()
+    if not top or Path(top).resolve() != package.parent:
+        return None
+    sha = _output(["git", "-C", str(package), "rev-parse", "HEAD"]).strip()
+    if len(sha) < 40:
+        return None
+    status = _output(
+        ["git", "--no-optional-locks", "-C", str(package), "status", "--porcelain", "--untracked-files=no"]
+    )
+    return {"sha": sha, "dirty": bool(status.strip())}
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,1 @@
+"""Processes that hold what is measured, and the parent that asks them."""

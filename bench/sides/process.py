@@ -1,0 +1,171 @@
+"""The parent's end of a measuring process."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
+from bench.processes import SOURCE
+from bench.timing.clock import Slice
+from bench.timing.workload import Conditions, Workload
+
+
+class Worker:
+    """The parent's handle on a measuring process.
+
+    Args:
+        name: the operand it measures, for messages.
+        environment: variables for the child on top of this process's.
+        source: folder that holds the packages the child runs.
+        python: its interpreter.
+
+    Raises:
+        WorkerError: from every method, if the process died or did not answer in time; with its last output.
+        OutOfMemoryError: from `build`, `warm` and `slice`.
+        BenchError: what the child reported as the user's to mend.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        environment: Mapping[str, str] | None = None,
+        source: Path = SOURCE,
+        python: str = sys.executable,
+    ) -> None:
+        self.name = name
+        # This process's own packages must not be found where the child's tree lacks one.
+        elsewhere = [
+            place
+            for place in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            if place and (source == SOURCE or Path(place).resolve() != SOURCE)
+        ]
+        self._log = tempfile.TemporaryFile(prefix="bench-worker-")  # noqa: SIM115 - closed in close()
+        self._pending = b""
+        self._process = subprocess.Popen(
+            # -P: a folder named models in the user's working directory must not be taken for ours.
+            [python, "-u", "-P", "-c", "from bench.worker import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            bufsize=0,
+            start_new_session=True,
+            env={
+                **os.environ,
+                **(environment or {}),
+                "BENCH_WORKER_PARENT": str(os.getpid()),
+                "PYTHONPATH": os.pathsep.join([str(source), *elsewhere]),
+            },
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, command: str, **arguments: Any) -> None:
+        """Ask for something; `receive` gets the answer."""
+        line = json.dumps({"command": command, **arguments}) + "\n"
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode())
+        except OSError as error:
+            raise self._failure("went away") from error
+
+    def receive(self, timeout: float) -> dict[str, Any]:
+        """The answer to the oldest question not yet answered, within `timeout` seconds."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._pending:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._failure(f"did not answer within {timeout:.0f} s")
+            if select.select([descriptor], [], [], left)[0]:
+                chunk = os.read(descriptor, 1 << 16)
+                if not chunk:
+                    raise self._failure("ended")
+                self._pending += chunk
+        line, self._pending = self._pending.split(b"\n", 1)
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind = {"memory": OutOfMemoryError, "workload": WorkloadError}.get(answer["kind"], WorkerError)
+            message = str(answer["error"])
+            raise kind(message if kind is not WorkerError else f"{self.name}: {message}{self._tail()}")
+        return answer
+
+    def ask(self, command: str, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
+        """send and receive."""
+        self.send(command, **arguments)
+        return self.receive(timeout)
+
+    def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> dict[str, Any]:
+        """Build steps that belong together and call each once: {"compile_seconds", "cache", "notes", "prefetch"}."""
+        self.begin_build(workloads, conditions)
+        return self.built(timeout)
+
+    def begin_build(self, workloads: Sequence[Workload], conditions: Conditions) -> None:
+        """Have it build while others do; `built` waits for it."""
+        self.send("build", workloads=[w.to_json() for w in workloads], conditions=asdict(conditions))
+
+    def built(self, timeout: float = 900.0) -> dict[str, Any]:
+        """What `build` answers."""
+        return self.receive(timeout)
+
+    def warm(self, workload: Workload, cap: float, timeout: float = 600.0) -> dict[str, Any]:
+        """Warm up: {"seconds_per_step", "stable"}; see `warm_up`."""
+        return self.ask("warm", timeout, id=workload.id, cap=cap)
+
+    def slice(
+        self, workload: Workload, steps: int, drop: int, each: bool, timeout: float, twice_every: int = 0
+    ) -> Slice:
+        """One turn of `steps` timed steps; with `twice_every` every so manyth does its work twice."""
+        more = {"twice_every": twice_every} if twice_every else {}
+        answer = self.ask("slice", timeout, id=workload.id, steps=steps, drop=drop, each=each, **more)
+        return Slice(**{**answer, "samples": tuple(answer["samples"])})
+
+    def close(self) -> None:
+        """End the process and everything it started. Never raises, also when called twice."""
+        process = self._process
+        with contextlib.suppress(OSError):
+            if process.stdin:
+                process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5 if process.poll() is None else 0)
+        with contextlib.suppress(OSError):
+            # The whole group: loaders have worker processes of their own.
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+        self._log.close()
+
+    def _tail(self, lines: int = 6) -> str:
+        """The end of what the process printed."""
+        try:
+            self._log.seek(0)
+            text = self._log.read().decode(errors="replace").strip().splitlines()
+        except (OSError, ValueError):
+            return ""
+        return ("; its last output was:\n  " + "\n  ".join(text[-lines:])) if text else ""
+
+    def _failure(self, what: str) -> BenchError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        code = self._process.poll()
+        if code == -signal.SIGKILL:
+            return OutOfMemoryError(
+                f"the process measuring {self.name} was killed: most likely the machine ran out of memory"
+            )
+        how = (
+            "" if code is None else (f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})")
+        )
+        return WorkerError(f"the process measuring {self.name} {what}{how}{self._tail()}")

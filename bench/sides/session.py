@@ -1,0 +1,384 @@
+"""The child's end: holds steps and answers the parent's questions."""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.errors import REPORTED, OutOfMemoryError
+from bench.machine.allocator import keep_memory
+from bench.machine.gpu import THROTTLING
+from bench.machine.telemetry import sensor_for
+from bench.processes import SOURCE
+from bench.timing.clock import CLOCKS, cuda_timer, time_slice
+from bench.timing.steady import settle, slowed, warm_up
+from bench.timing.workload import Conditions, Workload
+
+# How torch (CPU and CUDA) words an allocation that failed; MemoryError is Python's own.
+MEMORY_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "Cannot allocate memory",
+)
+
+
+def serve() -> None:
+    """Answer the parent's questions until it goes away."""
+    _die_with_parent()
+    keep_memory()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    session = Session()
+    for line in sys.stdin:
+        request = json.loads(line)
+        command = request.pop("command")
+        try:
+            answer = session.commands[command](**request)
+        except Exception as error:
+            answer = _describe(error)
+        try:
+            print(json.dumps(answer), file=answers, flush=True)
+        except OSError:
+            break
+    session.close()
+    # Skip the interpreter's teardown: loader threads and CUDA may hang in it, and there is nothing to save.
+    os._exit(0)
+
+
+def _describe(error: Exception) -> dict[str, str]:
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, (MemoryError, OutOfMemoryError)) or any(word in text for word in MEMORY_WORDS):
+        return {"kind": "memory", "error": f"out of memory: {_one_line(text)}"}
+    if isinstance(error, REPORTED):
+        return {"kind": "workload", "error": text}
+    import traceback
+
+    traceback.print_exc()
+    return {"kind": "internal", "error": f"{type(error).__name__}: {_one_line(text)}"}
+
+
+def _one_line(text: str) -> str:
+    line = next(
+        (line for line in text.splitlines() if any(word in line for word in MEMORY_WORDS)),
+        text.splitlines()[0],
+    )
+    return line[:300]
+
+
+def _die_with_parent() -> None:
+    """Linux: be killed when the parent is, and be the first to go when memory runs out."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.environ.get("BENCH_WORKER_PARENT") != str(os.getppid()):
+        os._exit(1)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+class Session:
+    """What a child holds: its steps by id, and the answer to each command."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Any] = {}
+        self.sensors: dict[str, Any] = {}
+        self.commands: dict[str, Callable[..., dict[str, Any]]] = {
+            "hello": self.hello,
+            "imports": self.imports,
+            "cost": self.cost,
+            "build": self.build,
+            "warm": self.warm,
+            "slice": self.slice,
+            "memory": self.memory,
+            "energy": self.energy,
+            "release": self.release,
+            "ceilings": self.ceilings,
+            "machine": self.machine,
+            "device": self.device,
+            "resolve": self.resolve,
+            "missing": self.missing,
+            "unreadable": self.unreadable,
+            "parity": self.parity,
+            "trace": self.trace,
+            "annotate": self.annotate,
+            "stages": self.stages,
+            "sweep": self.sweep,
+            "facts": self.facts,
+            "outputs": self.outputs,
+            "reference": self.reference,
+        }
+
+    def hello(self, compiler: bool = True) -> dict[str, Any]:
+        """Import what measuring needs: not inside anything timed, and in all processes at the same time.
+
+        Args:
+            compiler: also torch's, which eager steps do not need.
+        """
+        modules = ["bench.inspecting.cost", "bench.inspecting.memory", "bench.timing.step"]
+        for module in [*(["torch._inductor.compile_fx"] if compiler else []), *modules]:
+            importlib.import_module(module)
+        # Half a million objects that stay: each later collection, one before every turn, would walk them all.
+        gc.freeze()
+        return {"pid": os.getpid(), "source": str(SOURCE)}
+
+    def imports(self, models: Sequence[str], loaders: Sequence[str], training: bool) -> dict[str, Any]:
+        """Import what steps will be built from, for the same reason, and nothing that they do without.
+
+        torchvision's networks, for one, import torch's compiler. What cannot be imported fails again, and is reported,
+        where it is built.
+        """
+        from loaders import engines
+        from models import zoo
+
+        modules = [*map(zoo.module_of, models), *(engines.ENGINES[name][0] for name in loaders)]
+        # The first optimiser would import it.
+        for module in sorted({*modules, *(["torch._dynamo"] if training else [])}):
+            importlib.import_module(module)
+        gc.freeze()
+        return {}
+
+    def machine(self) -> dict[str, Any]:
+        from bench.machine.facts import describe
+
+        return dict(describe(with_torch=True))
+
+    def device(self, device: str) -> dict[str, Any]:
+        """The facts that presets ask of a device."""
+        from bench.timing.step import open_device
+        from models.prepare import device_facts
+
+        return asdict(device_facts(open_device(device)))
+
+    def resolve(self, device: str, configurations: Sequence[str]) -> dict[str, Any]:
+        """Each configuration as levers, for inference and for training (or the reason why not)."""
+        from bench.timing.step import open_device
+        from models.configuration import parse
+        from models.errors import ModelError
+        from models.prepare import device_facts
+
+        facts = device_facts(open_device(device))
+        answer: dict[str, Any] = {}
+        for text in configurations:
+            answer[text] = {"inference": parse(text, facts, training=False).text}
+            try:
+                answer[text]["training"] = parse(text, facts, training=True).text
+            except ModelError as error:
+                answer[text]["training_missing"] = str(error)
+        return answer
+
+    def missing(self, loader: str, device: str) -> dict[str, Any]:
+        from loaders import engines
+
+        return {"reason": engines.missing(loader, device)}
+
+    def unreadable(self, conditions: dict[str, Any]) -> dict[str, Any]:
+        from bench.timing.images import unreadable
+
+        files, bad = unreadable(Conditions(**conditions))
+        return {"files": files, "bad": bad}
+
+    def cost(self, model: str, classes: int | None, size: int | None) -> dict[str, Any]:
+        from bench.inspecting.cost import count
+
+        return asdict(count(model, classes, size))
+
+    def build(self, workloads: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> dict[str, Any]:
+        """Build, then call each step once: the first call compiles."""
+        from bench.timing.step import build, open_device
+
+        todo = [Workload.from_json(w) for w in workloads]
+        open_device(todo[0].device)
+        clock = CLOCKS[todo[0].device]
+        before = _cache_counts()
+        begin = clock()
+        built = build(todo, Conditions(**conditions))
+        # A peer is converted and compiled while it is built; torch.compile works at the first call.
+        compile_seconds = clock() - begin if any(step.converted for step in built) else 0.0
+        self.steps.update({step.workload.id: step for step in built})
+        for step in built:
+            first = time_slice(step.call, 1, 0, clock).seconds
+            if step.compiled:
+                compile_seconds += max(0.0, first - time_slice(step.call, 1, 0, clock).seconds)
+        hits, misses, bypassed = (now - then for now, then in zip(_cache_counts(), before, strict=True))
+        return {
+            "compile_seconds": compile_seconds,
+            "cache": "cold" if misses else "bypassed" if bypassed else "warm" if hits else "none",
+            "notes": sorted({note for step in built for note in step.notes}),
+            "prefetch": {step.workload.id: step.prefetch for step in built},
+        }
+
+    def warm(self, id: str, cap: float) -> dict[str, Any]:
+        step = self.steps[id]
+        # What a loader made ahead while others were built costs nothing to take, and would be timed as its rate.
+        for _ in range(step.prefetch + 1 if step.prefetch else 0):
+            step.call()
+        seconds, stable = warm_up(step.call, CLOCKS[step.workload.device], cap, least=step.prefetch + 1)
+        # What the compilers left would be walked by each collection before a slice, for a quarter of a second.
+        gc.collect()
+        gc.freeze()
+        settle()
+        return {"seconds_per_step": seconds, "stable": stable}
+
+    def slice(self, id: str, steps: int, drop: int, each: bool, twice_every: int = 0) -> dict[str, Any]:
+        step = self.steps[id]
+        cuda = step.workload.device == "cuda"
+        call = slowed(step.call, twice_every, drop) if twice_every else step.call
+        # Collecting garbage in the middle of a slice would be timed as work of the network.
+        gc.collect()
+        gc.disable()
+        try:
+            turn = time_slice(call, steps, drop, CLOCKS[step.workload.device], each, cuda_timer if cuda else None)
+        finally:
+            gc.enable()
+        answer = asdict(turn)
+        if cuda:
+            # A CPU's reading is one core's at one moment; a GPU's clock is the whole device's.
+            now = self.sensor("cuda").sample()
+            answer.update(clock_hertz=now.clock_hertz, throttled=bool((now.throttle or 0) & THROTTLING))
+        settle()
+        return answer
+
+    def sensor(self, device: str) -> Any:
+        if device not in self.sensors:
+            self.sensors[device] = sensor_for(device)
+        return self.sensors[device]
+
+    def energy(self, id: str, idle: float | None = None) -> dict[str, Any]:
+        """Energy of one image above idle, over a window as long as the counter needs.
+
+        Args:
+            idle: watts at rest, as measured before; None measures them.
+
+        Returns:
+            {"joules", "idle_watts"}, or {"missing"} with the reason.
+        """
+        from bench.machine.telemetry import COUNTER_STEPS, energy_between, idle_watts, read_energy
+
+        step = self.steps[id]
+        sensor = self.sensor(step.workload.device)
+        clock = CLOCKS[step.workload.device]
+        if sensor.joules() is None:
+            return {"missing": "no readable energy counter on this machine"}
+        idle = idle_watts(sensor) if idle is None else idle
+        steps = 0
+        begin = clock()
+        before = read_energy(sensor)
+        while clock() - begin < 1.05 * COUNTER_STEPS * sensor.counter_seconds:
+            for _ in range(10):
+                step.call()
+            steps += 10
+        used = energy_between(before, read_energy(sensor), idle)
+        if used.joules is None:
+            return {"missing": used.missing}
+        joules = used.joules if used.net_joules is None else used.net_joules
+        return {"joules": joules / (steps * step.images), "idle_watts": idle}
+
+    def memory(self, id: str) -> dict[str, Any]:
+        from bench.inspecting.memory import measure
+
+        return asdict(measure(self.steps[id]))
+
+    def parity(self, id: str, conditions: dict[str, Any]) -> dict[str, Any]:
+        """How far an inference step's logits lie from plain fp32's; see bench.inspecting.exact."""
+        from bench.inspecting.exact import parity
+
+        return parity(self.steps[id], Conditions(**conditions))
+
+    def trace(self, id: str, steps: int, file: str) -> dict[str, Any]:
+        """The step under a profiler; see bench.inspecting.traced."""
+        from bench.inspecting.traced import trace
+
+        return trace(self.steps[id], steps, file)
+
+    def annotate(self, id: str, steps: int) -> dict[str, Any]:
+        """The step within NVTX ranges."""
+        from bench.inspecting.traced import annotated
+
+        return annotated(self.steps[id], steps)
+
+    def stages(self, workload: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
+        """What an image costs at each stage of a loader."""
+        from bench.timing.step import loader_parts
+        from loaders.stages import stages
+
+        loading = Workload.from_json(workload)
+        found, note = stages(loading.subject, *loader_parts(loading, Conditions(**conditions)))
+        return {"stages": found, "note": note}
+
+    def sweep(self, workload: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
+        """Measure which share of the images the GPU's JPEG engine should decode, and remember the best."""
+        import torch
+
+        from bench.inspecting.jpeg_share import best, sweep
+        from bench.timing.step import loader_parts
+        from loaders.gpu_decoding import key_of, remember
+
+        dataset, options = loader_parts(Workload.from_json(workload), Conditions(**conditions))
+        chosen = best(sweep(dataset, options, lambda text: None))
+        if chosen is not None:
+            remember(key_of(torch.device(options.device)), chosen)
+        return {"load": chosen}
+
+    def release(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Close steps and forget what was compiled for them."""
+        for id in ids:
+            if id in self.steps:
+                self.steps.pop(id).close()
+        if "torch._dynamo" in sys.modules:
+            import torch
+
+            torch.compiler.reset()
+        gc.unfreeze()
+        gc.collect()
+        return {}
+
+    def facts(self, workload: dict[str, Any], conditions: dict[str, Any], quick: bool = False) -> dict[str, Any]:
+        """What is counted of a workload; see bench.inspecting.exact."""
+        from bench.inspecting.exact import facts
+
+        return facts(Workload.from_json(workload), Conditions(**conditions), quick)
+
+    def outputs(
+        self, workload: dict[str, Any], conditions: dict[str, Any], given: str, save: str, quick: bool = False
+    ) -> dict[str, Any]:
+        """What a workload computes, into a file; see bench.inspecting.exact."""
+        from bench.inspecting.exact import outputs
+
+        return outputs(Workload.from_json(workload), Conditions(**conditions), given, save, quick)
+
+    def reference(self, device: str, threads: int) -> dict[str, Any]:
+        """Seconds of one step of the pinned reference."""
+        from bench.inspecting.reference import ID, measure
+
+        return {"id": ID, "seconds": measure(device, threads)}
+
+    def ceilings(self, device: str, precision: str, threads: int) -> dict[str, Any]:
+        from bench.inspecting.roofline import measure
+
+        return asdict(measure(device, precision, threads))
+
+    def close(self) -> None:
+        for step in self.steps.values():
+            with contextlib.suppress(Exception):
+                step.close()
+
+
+def _cache_counts() -> tuple[int, int, int]:
+    """(hits, misses, graphs that were not looked up) of inductor's compiled-graph cache in this process so far."""
+    if "torch._dynamo" not in sys.modules:
+        return 0, 0, 0
+    from torch._dynamo.utils import counters
+
+    inductor = counters["inductor"]
+    return inductor["fxgraph_cache_hit"], inductor["fxgraph_cache_miss"], inductor["fxgraph_cache_bypass"]

@@ -1,0 +1,1 @@
+"""What is timed, the clock, and sides taking turns."""

@@ -1,0 +1,69 @@
+"""The images a measurement reads: the user's folder or the generated set, checked before anything is timed."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.errors import WorkloadError
+from bench.timing.workload import Conditions
+from loaders.datasets import Dataset, open_dataset
+
+LISTED = 20
+
+
+def find_data(root: Path | None, progress: Callable[[str], None]) -> tuple[str, Path]:
+    """Name and folder of the images: `root`, or the generated set, made on first use.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    if root is None:
+        from loaders.sample import default_sample
+
+        progress("generating the sample images (once)")
+        root = default_sample()
+    return open_dataset(root, "train").name, root
+
+
+def open_images(conditions: Conditions) -> Dataset:
+    """The data set as a step reads it: a seeded choice of `images` files, without the excluded ones."""
+    dataset = open_dataset(conditions.data_root, "train")
+    chosen = range(len(dataset))
+    if conditions.images and conditions.images < len(dataset):
+        chosen_ = sorted(random.Random(conditions.seed).sample(chosen, conditions.images))
+    else:
+        chosen_ = list(chosen)
+    if conditions.exclude:
+        exclude = set(conditions.exclude)
+        chosen_ = [i for i in chosen_ if dataset.files[i] not in exclude]
+    return dataset if len(chosen_) == len(dataset) else dataset.select(chosen_, dataset.name)
+
+
+def unreadable(conditions: Conditions) -> tuple[int, list[tuple[str, str]]]:
+    """Decode each file once: (how many there are, path and reason of those that fail).
+
+    Besides finding them before a measuring process meets one, this leaves all files in the page cache, so that
+    every side reads from memory.
+    """
+    from loaders.images import check
+
+    dataset = open_images(conditions)
+    if not dataset.files:
+        return 0, []
+    return len(dataset.files), [(image.path, image.reason) for image in check(dataset, conditions.threads)]
+
+
+def describe_bad(bad: list[tuple[str, str]], files: int) -> str:
+    """The unreadable files, the first of them by name."""
+    lines = [
+        f"{len(bad)} of {files} images cannot be read:",
+        *(f"  {path}: {reason}" for path, reason in bad[:LISTED]),
+    ]
+    if len(bad) > LISTED:
+        lines.append(f"  ... and {len(bad) - LISTED} more; `bench data check` lists all")
+    return "\n".join(lines)
+
+
+def refuse_bad(bad: list[tuple[str, str]], files: int) -> None:
+    """Raise WorkloadError with the list and what to do about it."""
+    raise WorkloadError(describe_bad(bad, files) + "\nmend or remove them, or pass over them with --on-bad-image skip")

@@ -1,0 +1,359 @@
+"""The comparison on fake processes: known speeds in, known ratios out, and every failure a row."""
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fake_worker import Machine, spawner
+
+from bench.comparing import comparison as comparison_module
+from bench.comparing.comparison import Comparison, Operand, Settings
+from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
+from bench.machine import telemetry
+from bench.timing.workload import Conditions, Workload
+from results.record import METRICS, Metric
+
+SETTINGS = Settings("cpu", 32, 16, 0, 0, "synthetic", 1, 0, 0, "data")
+MODELS = [Operand("a", "model", "lenet", "fast"), Operand("b", "model", "cifar_resnet18", "fast")]
+SPEED = {"latency": 0.01, "inference": 0.1, "training": 0.5, "end_to_end": 0.55, "loading": 0.02}
+
+
+def b_is_a_quarter_slower(label: str, workload: Workload) -> float:
+    return SPEED[workload.task] * (1.25 if label.startswith("b") else 1.0)
+
+
+def compare(
+    operands: list[Operand] = MODELS,
+    machine: Machine | None = None,
+    budget: float = 0.0,
+    seconds: Any = b_is_a_quarter_slower,
+    state: Any = None,
+    tasks: str = "",
+    device: str = "cpu",
+    **options: Any,
+) -> tuple[dict[str, Metric], Comparison, list[str]]:
+    found: dict[str, Metric] = {}
+    said: list[str] = []
+    comparison = Comparison(
+        operands,
+        replace(SETTINGS, tasks=tasks, device=device),
+        Conditions(),
+        lambda m: found.update({m.name: m}),
+        warn=said.append,
+        state=state,
+        spawn=spawner(machine or Machine(), seconds, **options),
+    )
+    comparison.run(budget)
+    return found, comparison, said
+
+
+def test_every_promised_metric_is_there_and_right() -> None:
+    found, _, said = compare()
+    assert set(found) == set(METRICS) - {"kernel_throughput"}
+    assert said == []
+    inference = found["inference_throughput"]
+    assert inference.values["a"].median == pytest.approx(32 / 0.1)
+    assert inference.values["b"].median == pytest.approx(32 / 0.125)
+    assert inference.ratio is not None
+    assert (inference.ratio.of, inference.ratio.to) == ("b", "a")
+    assert inference.ratio.estimate == pytest.approx(1 / 1.25)
+    assert inference.verdict == "worse"
+    latency = found["inference_latency_p50"]
+    assert latency.values["b"].median == pytest.approx(0.0125)
+    assert latency.ratio is not None
+    assert latency.ratio.estimate == pytest.approx(1.25)
+    assert latency.verdict == "worse"
+    assert found["training_throughput"].values["a"].median == pytest.approx(16 / 0.5)
+    assert found["end_to_end_throughput"].values["a"].median == pytest.approx(16 / 0.55)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "measured"),
+    [
+        ("training", {"training_throughput"}),
+        ("end_to_end", {"training_throughput", "end_to_end_throughput"}),
+        ("latency", {"inference_latency_p50"}),
+        ("latency,inference", {"inference_latency_p50", "inference_throughput"}),
+        ("loading,training", {"loader_throughput", "training_throughput"}),
+    ],
+)
+def test_only_the_tasks_that_were_asked_for_are_measured(tasks: str, measured: set[str]) -> None:
+    found, _, said = compare(tasks=tasks)
+    assert {name for name in found if name.endswith(("_throughput", "_p50"))} == measured
+    assert all(found[name].values["a"].median for name in measured)
+    # A roof is that of a whole step.
+    known = bool({"inference", "training", "end_to_end"} & set(tasks.split(",")))
+    assert (found["roof_fraction"].values["a"].median is not None) == known
+    assert said == []
+
+
+class Gpu:
+    """A sensor that always reads the same."""
+
+    missing: dict[str, str] = {}
+    counter_seconds = 0.1
+
+    def sample(self) -> telemetry.Sample:
+        return telemetry.Sample(time.perf_counter(), 1.7e9, 400.0, 60.0, 0x004, 5 << 30)
+
+    def joules(self) -> None:
+        return None
+
+
+def test_mfu_is_of_the_matrix_ceiling_alone() -> None:
+    found, comparison, _ = compare()
+    ceiling = next(iter(comparison.ceilings.values()))["flops"]
+    flops = comparison.costs["a"]["training_flops"]
+    assert found["mfu"].values["a"].median == pytest.approx(flops * 16 / 0.5 / ceiling)
+    roof, mfu = (found[name].values["b"].median for name in ("roof_fraction", "mfu"))
+    assert roof is not None
+    assert mfu is not None
+    assert mfu <= roof
+
+
+def test_idle_power_is_measured_once_and_energy_can_be_left_out() -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def energy(label: str, idle: Any) -> dict[str, Any]:
+        asked.append((label, idle))
+        return {"joules": 2.0, "idle_watts": 70.0}
+
+    found, _, _ = compare(energy=energy)
+    assert asked == [("a", None), ("b", 70.0)]
+    assert found["energy_per_image"].values["b"].median == 2.0
+    asked.clear()
+    comparison = Comparison(
+        MODELS, replace(SETTINGS, energy=False), Conditions(), lambda m: found.update({m.name: m}),
+        spawn=spawner(Machine(), b_is_a_quarter_slower, energy=energy),
+    )  # fmt: skip
+    comparison.run(0.0)
+    assert asked == []
+    assert found["energy_per_image"].values["a"].missing == "not measured"
+
+
+def test_a_gpu_is_watched_while_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison_module, "sensor_for", lambda device: Gpu())
+    _, comparison, _ = compare(device="cuda", tasks="inference,training")
+    found = comparison.machine["telemetry"]
+    assert set(found) == {"inference", "training"}
+    [block] = found["inference"]
+    assert (block["clock_hertz"], block["watts"], block["power_limited"]) == (1.7e9, 400.0, True)
+    assert block["samples"] >= 1
+    # An interrupted run keeps it.
+    _, resumed, _ = compare(device="cuda", tasks="inference,training", state=json.loads(json.dumps(comparison.state())))
+    assert resumed.machine["telemetry"] == found
+
+
+def test_a_cpu_is_left_alone() -> None:
+    _, comparison, _ = compare(tasks="inference")
+    assert "telemetry" not in comparison.machine
+
+
+def test_throughput_is_not_multiplied_by_the_number_of_steps() -> None:
+    """optimum-benchmark's defect: images a second times steps. A slice's number of steps must not matter."""
+    found, _, _ = compare(seconds=lambda label, w: 0.001)
+    assert found["inference_throughput"].values["a"].median == pytest.approx(32 / 0.001)
+    assert found["training_throughput"].values["a"].median == pytest.approx(16 / 0.001)
+
+
+def test_a_percentile_without_enough_samples_says_how_many_are_missing() -> None:
+    found, _, _ = compare(seconds=lambda label, w: 0.2 if w.task == "latency" else 0.1)
+    p99, p90 = found["inference_latency_p99"], found["inference_latency_p90"]
+    assert p99.values["a"].median is None
+    assert p99.values["a"].missing == f"needs 459 samples, has {p99.values['a'].samples}"
+    assert p90.values["a"].median == pytest.approx(0.2)
+
+
+def test_p99_is_reached_by_default_where_an_image_takes_twenty_milliseconds() -> None:
+    found, _, _ = compare(seconds=lambda label, w: 0.02)
+    assert found["inference_latency_p99"].values["a"].samples >= 459
+    assert found["inference_latency_p99"].values["a"].median is not None
+
+
+def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
+    """timm shrinks the batch and ranks the result among the others."""
+
+    def fail(name: str, command: str, what: Any) -> BenchError | None:
+        full = command == "build" and name == "b" and what.task == "training"
+        return OutOfMemoryError("out of memory: 9 GiB asked for") if full else None
+
+    machine = Machine()
+    found, comparison, said = compare(machine=machine, fail=fail)
+    assert comparison.lost == ["training of b"]
+    training = found["training_throughput"]
+    assert training.batch == 16
+    assert training.values["b"].missing == "out of memory: 9 GiB asked for"
+    assert training.values["a"].median == pytest.approx(32.0)
+    assert training.ratio is None
+    assert found["inference_throughput"].ratio is not None
+    assert found["training_peak_bytes"].values["b"].missing == "out of memory: 9 GiB asked for"
+    assert any("out of memory" in line for line in said)
+    assert machine.alive == 0
+    _, resumed, _ = compare(state=json.loads(json.dumps(comparison.state())))
+    assert resumed.lost == ["training of b"]
+
+
+def test_a_side_that_dies_in_its_turn_is_reported_and_the_other_rows_go_on() -> None:
+    def fail(name: str, command: str, what: Any) -> BenchError | None:
+        dead = command == "slice" and name == "a" and what.task == "inference"
+        return (
+            WorkerError("the process measuring a ended (signal SIGSEGV); its last output was:\n  boom")
+            if dead
+            else None
+        )
+
+    machine = Machine()
+    found, _, said = compare(machine=machine, fail=fail)
+    assert found["inference_throughput"].values["a"].missing == "the process measuring a ended (signal SIGSEGV)"
+    assert found["inference_throughput"].values["b"].median is not None
+    assert found["training_throughput"].values["a"].median is not None
+    assert any("boom" in line for line in said)
+    assert machine.alive == 0
+
+
+def test_no_process_is_left_when_a_run_is_interrupted() -> None:
+    def fail(name: str, command: str, what: Any) -> BenchError | None:
+        if command == "slice":
+            raise KeyboardInterrupt
+        return None
+
+    machine = Machine()
+    with pytest.raises(KeyboardInterrupt):
+        compare(machine=machine, fail=fail)
+    assert machine.started == 2
+    assert machine.alive == 0
+
+
+def test_a_run_goes_on_where_it_was_interrupted() -> None:
+    stop = {"training"}
+
+    def fail(name: str, command: str, what: Any) -> BenchError | None:
+        if command == "slice" and what.task in stop:
+            raise KeyboardInterrupt
+        return None
+
+    found: dict[str, Metric] = {}
+    machine = Machine()
+    first = Comparison(
+        MODELS,
+        SETTINGS,
+        Conditions(),
+        lambda m: found.update({m.name: m}),
+        spawn=spawner(machine, b_is_a_quarter_slower, fail=fail),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        first.run(0)
+    assert "inference_throughput" in found
+    assert "training_throughput" not in found
+
+    tasks: list[str] = []
+
+    def seconds(label: str, workload: Workload) -> float:
+        tasks.append(workload.task)
+        return b_is_a_quarter_slower(label, workload)
+
+    # Through text, as a record stores it.
+    resumed, _, _ = compare(seconds=seconds, state=json.loads(json.dumps(first.state())))
+    assert set(tasks) == {"training", "end_to_end"}
+    assert resumed["inference_throughput"] == found["inference_throughput"]
+    assert resumed["inference_latency_p99"] == found["inference_latency_p99"]
+    assert resumed["training_throughput"].ratio is not None
+
+
+def test_one_block_says_so_and_more_blocks_widen_to_what_processes_differ_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Machine(seed=1, noise=0.03)
+    found, _, _ = compare(machine=machine)
+    one = found["inference_throughput"].ratio
+    assert one is not None
+    assert one.within_process
+    moments = iter(x / 10 for x in range(0, 10_000))
+    monkeypatch.setattr("bench.comparing.comparison.time.monotonic", lambda: float(next(moments)))
+    machine = Machine(seed=1, noise=0.03, drift=0.01)
+    found, _, _ = compare(machine=machine, budget=40)
+    many = found["inference_throughput"].ratio
+    assert many is not None
+    assert many.blocks >= 6
+    assert machine.started == 2 * many.blocks, "a block is a fresh pair of processes"
+    assert many.low is not None
+    assert many.high is not None
+    assert many.low < 0.8 < many.high
+
+
+def test_a_network_too_slow_for_the_budget_gets_fewer_rounds_and_a_weaker_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moments = iter(range(0, 1_000_000, 30))
+    monkeypatch.setattr("bench.comparing.comparison.time.monotonic", lambda: float(next(moments)))
+    found, _, _ = compare()
+    ratio = found["training_throughput"].ratio
+    assert ratio is not None
+    assert ratio.pairs == 3
+    assert ratio.confidence == pytest.approx(0.75)
+
+
+def test_the_same_loader_for_both_is_measured_once() -> None:
+    found, _, _ = compare()
+    loading = found["loader_throughput"]
+    assert loading.ratio is None
+    assert loading.values["a"] == loading.values["b"]
+    assert loading.workloads["a"] == loading.workloads["b"]
+
+
+def test_three_operands_are_all_compared_to_the_first() -> None:
+    operands = [*MODELS, Operand("c", "model", "lenet", "naive")]
+    found, _, _ = compare(operands)
+    ratios = found["inference_throughput"].ratios
+    assert [(r.of, r.to) for r in ratios] == [("b", "a"), ("c", "a")]
+    assert found["inference_throughput"].ratio == ratios[0]
+
+
+def test_loaders_and_a_thing_against_itself() -> None:
+    operands = [
+        Operand("dali", "loader", "dali", "float32-nhwc"),
+        Operand("dali#2", "loader", "dali", "float32-nhwc"),
+    ]
+    found, _, _ = compare(operands)
+    assert set(found) == {"loader_throughput"}
+    ratio = found["loader_throughput"].ratio
+    assert ratio is not None
+    assert ratio.estimate == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("mode", ["stop", "skip"])
+def test_unreadable_images_are_listed_and_stop_the_run_or_not(mode: str) -> None:
+    found: dict[str, Metric] = {}
+    said: list[str] = []
+    seen: list[Conditions] = []
+
+    def spawn(name: str, environment: Any) -> Any:
+        worker = spawner(Machine(), b_is_a_quarter_slower)(name, environment)
+        ask, build = worker.ask, worker.build
+        worker.ask = lambda command, timeout=60.0, **k: (
+            {"files": 3, "bad": [["x.jpg", "empty file"]]} if command == "unreadable" else ask(command, timeout, **k)
+        )
+        worker.build = lambda workloads, conditions, timeout=0.0: (
+            seen.append(conditions),
+            build(workloads, conditions),
+        )[1]
+        return worker
+
+    comparison = Comparison(
+        MODELS,
+        SETTINGS,
+        Conditions(data_root="somewhere", on_bad_image=mode),
+        lambda m: found.update({m.name: m}),
+        warn=said.append,
+        spawn=spawn,
+    )
+    if mode == "stop":
+        with pytest.raises(WorkloadError, match=r"1 of 3 images cannot be read:\n  x.jpg: empty file"):
+            comparison.run(0)
+        return
+    comparison.run(0)
+    assert "x.jpg: empty file" in said[0]
+    assert {c.exclude for c in seen} == {("x.jpg",)}
+    assert "training_throughput" in found

@@ -1,0 +1,76 @@
+"""What is remembered of a model holds for one machine, and stands where the word `tuned` stands."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import UsageError
+from bench.machine import tuned
+from bench.machine.tuned import Winner
+
+MACHINE = {"fingerprint": {"device": "cpu A", "cores": 2, "torch": "2.15", "threads": 2}}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "pixbench" / "tuned.json"
+
+
+def winner(task: str = "inference", configuration: str = "bf16-nchw-compile-freeze", **changes: Any) -> Winner:
+    given = {"batch": 64, "ratio": 1.2, "low": 1.1, "high": 1.3, "error": 0.01, "created": "2026-01-01T00:00:00+00:00"}
+    return Winner("resnet18", task, configuration, machine=tuned.fields(MACHINE), **{**given, **changes})
+
+
+def test_a_winner_is_recalled_on_its_machine_and_no_other() -> None:
+    tuned.remember(winner())
+    assert tuned.recall(MACHINE, "resnet18", "inference") == winner()
+    assert tuned.recall(MACHINE, "resnet18", "training") is None
+    assert tuned.recall(MACHINE, "resnet34", "inference") is None
+    other = {"fingerprint": {**MACHINE["fingerprint"], "torch": "2.16"}}
+    assert tuned.recall(other, "resnet18", "inference") is None
+    fewer = {"fingerprint": {**MACHINE["fingerprint"], "threads": 1}}
+    assert tuned.recall(fewer, "resnet18", "inference") == winner(), "how many threads torch has now is no machine"
+
+
+def test_a_later_winner_takes_the_place_of_an_earlier_one_alone() -> None:
+    tuned.remember(winner())
+    tuned.remember(winner("training", "amp-nhwc-eager"))
+    tuned.remember(winner(batch=128))
+    found = tuned.recall(MACHINE, "resnet18", "inference")
+    assert found is not None
+    assert found.batch == 128
+    assert tuned.recall(MACHINE, "resnet18", "training") is not None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}'])
+def test_a_damaged_file_is_no_memory(content: str, cache: Path) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text(content)
+    assert tuned.recall(MACHINE, "resnet18", "inference") is None
+
+
+def test_words_behind_tuned_change_it() -> None:
+    tuned.remember(winner())
+    assert tuned.in_words("tuned", "resnet18", "inference", MACHINE) == "bf16-nchw-compile-freeze"
+    assert tuned.in_words("tuned-fp32", "resnet18", "inference", MACHINE) == "bf16-nchw-compile-freeze-fp32"
+    assert tuned.in_words("fast", "resnet18", "inference", MACHINE) == "fast"
+    with pytest.raises(UsageError, match="bench tune resnet18"):
+        tuned.in_words("tuned", "resnet18", "training", MACHINE)
+
+
+def ask(command: str, **arguments: Any) -> dict[str, Any]:
+    assert command == "resolve"
+    return {text: {"inference": f"i {text}", "training": f"t {text}"} for text in arguments["configurations"]}
+
+
+def test_levers_of_each_task() -> None:
+    assert tuned.levers(ask, "cpu", "resnet18", "naive", MACHINE)["latency"] == "i naive"
+    with pytest.raises(UsageError, match="has not been tuned"):
+        tuned.levers(ask, "cpu", "resnet18", "tuned", MACHINE)
+    tuned.remember(winner("latency", "fp32-nhwc-eager"))
+    assert tuned.levers(ask, "cpu", "resnet18", "tuned", MACHINE) == {
+        "latency": "i fp32-nhwc-eager", "inference": "i fast", "training": "t fast",
+    }  # fmt: skip
+    assert tuned.untuned("resnet18", MACHINE, ("latency", "inference", "loading")) == ["inference"]

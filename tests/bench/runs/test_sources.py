@@ -1,0 +1,107 @@
+"""What a run reads, at which size and with which engine, before anything is trained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.runs import sources
+from bench.errors import UsageError
+from loaders.datasets import Dataset, open_splits
+from loaders.errors import DataError
+from loaders.separable import make
+from models.errors import ModelError
+from models.training.recipe import Recipe
+
+CLASSES = ("a", "b")
+
+
+def arrays(images: int = 40, split: str = "train") -> Dataset:
+    labels = tuple(i % 2 for i in range(images))
+    return Dataset(f"cifar10/{split}", "", split, (), labels, CLASSES, np.zeros((images, 32, 32, 3), np.uint8))
+
+
+def files(name: str, images: int = 40) -> Dataset:
+    return Dataset(name, "", "train", ("x.png",) * images, tuple(i % 2 for i in range(images)), CLASSES)
+
+
+def resolved(recipe: Recipe, train: Dataset, named: bool = False) -> tuple[Recipe, list[str]]:
+    said: list[str] = []
+    splits = sources.Splits(train, train, train, True)
+    return sources.resolved(replace(recipe, batch=8), splits, named, "cpu", said.append), said
+
+
+def folder(root: Path, *splits: str) -> Path:
+    for split in splits:
+        for name in CLASSES:
+            (root / split / name).mkdir(parents=True)
+            for number in range(5):
+                Image.new("RGB", (8, 8)).save(root / split / name / f"{number}.png")
+    return root
+
+
+def test_the_automatic_loader_reads_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources.engines, "missing", lambda name, device: None)
+    large = Recipe(model="resnet18", size=224)
+    assert resolved(large, arrays())[0].loader == "torchvision"
+    assert resolved(replace(large, size=32), arrays())[0].loader == "resident"
+    assert resolved(large, files("pets/train"))[0].loader == "dali"
+    assert resolved(replace(large, augment="cifar_tilt"), files("pets/train"))[0].loader == "torchvision"
+
+
+def test_small_images_are_trained_at_their_own_size() -> None:
+    for train, size in ((arrays(), 32), (files("tiny-imagenet/train"), 64)):
+        recipe, said = resolved(Recipe(model="resnet18"), train)
+        assert recipe.size == size
+        assert f"size: {size} px, as the images of {train.name} have" in said[0]
+        assert resolved(Recipe(model="resnet18"), train, named=True)[0].size == 224
+        assert resolved(Recipe(model="resnet18", size=48), train)[0].size == 48
+    recipe, said = resolved(Recipe(model="vit_b_16"), arrays())
+    assert recipe.size == 224
+    assert "vit_b_16 does not take the 32 px" in said[0]
+    assert resolved(Recipe(model="resnet18"), files("pets/train"))[0].size == 224
+
+
+@pytest.mark.parametrize("changes", [{"size": 5}, {"sizes": ((1, 5), (2, 32))}])
+def test_a_size_that_the_network_does_not_take_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=r"lenet takes no image of 5 x 5 .* its usual size is 32"):
+        resolved(Recipe(model="lenet").replaced(changes), arrays())
+
+
+def test_a_batch_is_no_larger_than_the_training_images() -> None:
+    with pytest.raises(UsageError, match=r"batch 8 is more than the 6 training images of cifar10/train"):
+        resolved(Recipe(model="lenet"), arrays(6))
+    with pytest.raises(UsageError, match=r"batch 8 accumulated 6 times is more than the 40 .* give --batch 6"):
+        resolved(Recipe(model="lenet", accumulate=6), arrays())
+
+
+def test_held_out_training_images_are_no_independent_test() -> None:
+    said: list[str] = []
+    splits = sources.split([arrays()], Recipe(model="lenet"), said.append)
+    assert said[0].startswith("warning: cifar10/train has no images to validate or test on: 20% of it")
+    assert (splits.independent, splits.evaluated, splits.tested) == (False, "held-out", "held-out training images")
+    splits = sources.split([arrays(), arrays(8, "val")], Recipe(model="lenet"), said.append)
+    assert (splits.independent, splits.evaluated) == (True, "test")
+    splits = sources.split([arrays(), arrays(8, "val")], Recipe(model="lenet", holdout=0.5), said.append)
+    assert (splits.independent, splits.evaluated) == (True, "val")
+
+
+def test_cifar_without_its_test_batch_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "c", "cifar10", 60, 0, None)
+    next((tmp_path / "c").rglob("test_batch")).unlink()
+    with pytest.raises(DataError, match="lacks test_batch; unpack the cifar10 archive again"):
+        open_splits(tmp_path / "c")
+
+
+def test_a_test_falls_back_to_the_validation_images(tmp_path: Path) -> None:
+    said: list[str] = []
+    both = folder(tmp_path / "both", "train", "val")
+    assert sources.open_split(both, None, said.append).split == "val"
+    assert "has no test images: its validation images are taken" in said[0]
+    with pytest.raises(UsageError, match="what there is: --split train, --split val"):
+        sources.open_split(both, "test", said.append)
+    with pytest.raises(UsageError, match="what there is: --split train"):
+        sources.open_split(folder(tmp_path / "one", "train"), None, said.append)
+    assert len(said) == 1

@@ -1,0 +1,515 @@
+"""Studies: which runs, in what order, what becomes of each, and what they say together; mostly on a fake trainer."""
+
+from bench.runs import plan
+import csv
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench import charts
+from bench.runs import findings, study
+from bench.commands.study import command
+from bench.errors import UsageError
+from bench.runs.findings import EpochPoint, Findings, order
+from bench.runs.published import published_row
+from bench.runs.study import Conductor, Material, Screen, condition
+from bench.runs.plan import StudyError, parse_over, plan, scaled
+from models.errors import ModelError
+from models.studies import STUDIES, SWEEPS
+from models.training import recipe as recipes
+from models.training.recipe import Recipe
+from results.history import Epoch, History
+from results.runs import RunSummary
+
+SAID = {"folder": "/data", "train": [], "val": None}
+IMAGES = Material(("--data", "/data"), SAID, "cifar10", 50_000, 10, lambda recipe: "test")
+ACCURACY = {"sgd": 0.8, "adam": 0.7, "rmsprop": 0.6, "adadelta": 0.65}
+
+
+class Done:
+    """A process that has ended already."""
+
+    pid = 0
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def wait(self, timeout: float | None = None) -> int:
+        return self.code
+
+    def send_signal(self, sig: int) -> None:
+        """Too late."""
+
+
+class Trainer:
+    """In place of `bench train`: leaves the files of a run at once; `fails` says how a named run ends instead."""
+
+    def __init__(self, fails: dict[str, tuple[str, int]] | None = None) -> None:
+        self.fails = fails or {}
+        self.asked: list[list[str]] = []
+
+    def __call__(self, arguments: Sequence[str], log: IO[bytes], lock: int) -> Any:
+        self.asked.append(list(arguments))
+        resumed = "--resume" in arguments
+        if resumed:
+            folder = Path(arguments[arguments.index("--resume") + 1])
+        else:
+            folder = Path(arguments[arguments.index("--runs") + 1], arguments[arguments.index("--name") + 1])
+        recipe = recipes.load(folder.with_name(folder.name + ".toml"))
+        folder.mkdir(exist_ok=resumed)
+        (folder / "run.json").write_text(json.dumps({"data": SAID}))
+        if folder.name in self.fails:
+            said, code = self.fails[folder.name]
+            log.write(f"epoch 1\n\n{said}\n\n".encode())
+            return Done(code)
+        history(recipe.epochs, ACCURACY.get(recipe.optimizer, 0.5)).save(folder / "history.csv")
+        (folder / "last.safetensors").touch()
+        finished(folder, recipe, ACCURACY.get(recipe.optimizer, 0.5) + 0.001 * recipe.seed)
+        return Done(0)
+
+
+def history(epochs: int, top1: float) -> History:
+    return History(
+        Epoch(e, 0.1, 32, 1.0, 0.4, 1.1, top1 * e / epochs, 0.9, 64, 1.0, 0.1, 0.7, 0.2, 80.0, 16)
+        for e in range(1, epochs + 1)
+    )
+
+
+def finished(folder: Path, recipe: Recipe, top1: float) -> None:
+    said = recipe.published
+    RunSummary(
+        name=folder.name,
+        model=recipe.model,
+        data="cifar10",
+        recipe=folder.name,
+        evaluated="test",
+        status="finished",
+        epochs=recipe.epochs,
+        top1=top1,
+        best_top1=top1 + 0.01,
+        best_epoch=1,
+        train_seconds=10.0 * recipe.epochs,
+        params=1000,
+        weight_bytes=4000,
+        published=published_row(said),
+    ).save(folder)
+
+
+def conduct(planned: plan.Plan, folder: Path, trainer: Any, said: list[str] | None = None) -> list[RunSummary]:
+    lines = [] if said is None else said
+    return Conductor(planned, folder, IMAGES, ("--threads", "1"), Screen(lines.append, False), trainer).run()
+
+
+OPTIMIZERS = {"optimizer": ("sgd", "adam")}
+
+
+# Plans
+
+
+@pytest.mark.parametrize("name", [*STUDIES, *SWEEPS])
+@pytest.mark.parametrize("forms", [plan.FORMS[:1], plan.FORMS[1:], plan.FORMS])
+def test_every_study_can_be_planned_whole_and_as_a_trial(name: str, forms: tuple[str, ...]) -> None:
+    for scale in (1.0, 0.01):
+        entries = plan(name, None, forms, scale, (), 50_000, 10).entries
+        assert entries
+        assert len({entry.name for entry in entries}) == len(entries)
+        for entry in entries:
+            assert "/" not in entry.name
+            assert recipes.parse(recipes.to_toml(entry.recipe), entry.name) == entry.recipe
+
+
+def test_a_study_is_its_recipes_in_their_published_corrected_or_both_forms() -> None:
+    four = STUDIES["four-families"]
+    assert [e.name for e in plan("four-families").entries] == list(four.recipes)
+    assert [e.name for e in plan("four-families", None, ("corrected",)).entries] == list(four.fast)
+    assert [e.name for e in plan("four-families", None, plan.FORMS).entries] == [*four.recipes, *four.fast]
+
+
+def test_phases_that_go_on_from_one_another_are_left_out_and_this_is_said() -> None:
+    planned = plan("imagenet-resnet50")
+    assert [entry.name for entry in planned.entries] == ["imagenet-resnet50"]
+    assert "phase1" in planned.notes[0]
+
+
+def test_a_sweep_has_its_own_published_figures_and_not_the_recipe_s() -> None:
+    runs = {entry.name: entry.recipe for entry in plan("optimizers").entries}
+    assert list(runs) == ["sgd", "adam", "rmsprop", "adadelta", "adagrad"]
+    assert runs["sgd"].published.top1 == 0.8462
+    assert runs["adagrad"].published.study == ""
+    assert {recipe.epochs for recipe in runs.values()} == {50}
+
+
+def test_numbers_are_named_with_their_key() -> None:
+    names = [entry.name for entry in plan("learning-rates").entries]
+    assert names == ["sgd+lr-0.001", "sgd+lr-0.0001", "adam+lr-0.001", "adam+lr-0.0001"]
+    assert "resized_crop+flip+rotate-15" in [entry.name for entry in plan("augmentation-imagenet100").entries]
+
+
+def test_over_makes_a_grid_a_single_value_is_a_setting_and_seeds_multiply() -> None:
+    over = parse_over(["lr=0.1,0.2", "batch=16,32", "epochs=3"])
+    planned = plan("four-families-lenet", over, seeds=(0, 7))
+    assert planned.name == "four-families-lenet-lr-batch"
+    assert [e.name for e in planned.entries][:3] == ["lr-0.1+batch-16-seed0", "lr-0.1+batch-16-seed7"] + [
+        "lr-0.1+batch-32-seed0"
+    ]
+    assert len(planned.entries) == 8
+    assert {entry.recipe.epochs for entry in planned.entries} == {3}
+    assert planned.entries[1].recipe.seed == 7
+    assert planned.entries[0].recipe.published.study == ""
+
+
+def test_over_replaces_a_sweep_s_own_values() -> None:
+    entries = plan("optimizers", {"optimizer": ("adam", "sgd"), "epochs": (1,)}).entries
+    assert [(entry.name, entry.recipe.epochs) for entry in entries] == [("adam", 1), ("sgd", 1)]
+
+
+def test_epochs_are_one_run_where_the_rate_is_constant_and_runs_of_their_own_otherwise() -> None:
+    (entry,) = plan("epochs").entries
+    assert (entry.recipe.epochs, entry.recipe.checkpoint_epochs, entry.recipe.evaluate_every) == (95, 5, 1)
+    assert plan("epochs").epochs == (5, 10, 20, 30, 40, 55, 70, 95)
+    corrected = plan("epochs", None, ("corrected",))
+    assert [entry.recipe.epochs for entry in corrected.entries] == [5, 10, 20, 30, 40, 55, 70, 95]
+    assert corrected.epochs == ()
+
+
+def test_values_are_parted_outside_of_brackets_and_quotes() -> None:
+    assert parse_over(["sizes=[[1,16],[2,32]],[[1,32]]", 'augment=none,"a,b"']) == {
+        "sizes": ([[1, 16], [2, 32]], [[1, 32]]),
+        "augment": ("none", "a,b"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [(["lr"], "write key=value"), (["lr=1,,2"], "write key=value"), (["lr=1", "lr=2"], "twice"), (["lr=1,1"], "twice")],
+)
+def test_unreadable_values_are_refused(texts: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_over(texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "over", "error", "said"),
+    [
+        ("optimisers", {}, ModelError, "did you mean optimizers"),
+        ("four-families-lenet", {}, UsageError, "--over"),
+        ("four-families-lenet", {"lrr": (1, 2)}, ModelError, "did you mean lr"),
+        ("nowhere.toml", {"lr": (1, 2)}, ModelError, "cannot read"),
+    ],
+)
+def test_mistakes_are_answered_before_a_run_is_started(name: str, over: Any, error: Any, said: str) -> None:
+    with pytest.raises(error, match=said):
+        plan(name, over)
+
+
+def test_an_argument_that_no_network_has_is_refused_with_the_known_ones() -> None:
+    over = {"model.activation": ("relu", "gelu"), "model.activatoin": ("relu",)}
+    with pytest.raises(ModelError, match="did you mean activation"):
+        plan.check_arguments(plan("activations", over), over)
+
+
+def test_a_trial_shortens_all_that_is_counted_in_epochs_alike() -> None:
+    recipe = Recipe(
+        model="lenet", epochs=100, warmup_epochs=5.0, milestones=(50.0, 80.0), step_epochs=10.0, patience=5,
+        sizes=((1, 16), (40, 24), (90, 32)), evaluate_every=20, checkpoint_epochs=50,
+    )  # fmt: skip
+    small = scaled(recipe, 0.1, 50_000, 10)
+    assert (small.epochs, small.divide, small.evaluate_every, small.checkpoint_epochs) == (10, 10, 2, 10)
+    assert (small.warmup_epochs, small.milestones, small.step_epochs) == (0.5, (5.0, 8.0), 1.0)
+    assert small.sizes == ((1, 16), (5, 24), (10, 32))
+    assert scaled(recipe, 0.001, 50_000, 10).sizes == ((1, 32),)
+    assert scaled(recipe, 0.001, 50_000, 10).epochs == 1
+
+
+def test_a_trial_keeps_two_images_a_class() -> None:
+    assert scaled(Recipe(model="lenet"), 0.001, 50_000, 10).divide == 1000
+    assert scaled(Recipe(model="lenet"), 0.001, 500, 10).divide == 25
+    assert scaled(Recipe(model="lenet", holdout=0.2), 0.001, 500, 10).divide == 20
+    assert scaled(Recipe(model="lenet"), 0.001, 10, 10).divide == 1
+
+
+# Runs
+
+
+def test_every_run_is_trained_by_its_own_recipe_and_done_once(tmp_path: Path) -> None:
+    planned, trainer, said = plan("optimizers", OPTIMIZERS), Trainer(), []
+    runs = conduct(planned, tmp_path / "s", trainer, said)
+    assert [(run.name, run.top1) for run in runs] == [("sgd", 0.8), ("adam", 0.7)]
+    first = trainer.asked[0]
+    assert first[:2] == ["train", str(tmp_path / "s" / "sgd.toml")]
+    assert first[2:] == ["--name", "sgd", "--runs", str(tmp_path / "s"), "--data", "/data", "--threads", "1"]
+    assert recipes.load(tmp_path / "s" / "adam.toml") == planned.entries[1].recipe
+    assert said[0] == "run 1 of 2: sgd, 50 epochs, expected time: known after the first"
+    assert said[1].startswith("run 1 of 2: sgd: top-1 80.00 %, took ")
+    assert said[2] == "run 2 of 2: adam, 50 epochs, expected about 8 min 20 s"
+    again, said = Trainer(), []
+    assert conduct(planned, tmp_path / "s", again, said) == runs
+    assert again.asked == []
+    assert said == ["run 1 of 2: sgd: finished before", "run 2 of 2: adam: finished before"]
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "reason"),
+    [
+        ("bench: the loss is nan at step 3", 2, "the loss is nan at step 3"),
+        ("RuntimeError: no kernel", 1, "RuntimeError: no kernel"),
+        ("", -signal.SIGKILL, "killed by SIGKILL, perhaps for want of memory"),
+    ],
+)
+def test_a_failed_run_is_a_row_with_its_reason_and_is_tried_again(
+    tmp_path: Path, said: str, code: int, reason: str
+) -> None:
+    planned = plan("optimizers", OPTIMIZERS)
+    runs = conduct(planned, tmp_path, Trainer({"sgd": (said, code)}))
+    assert [(run.status, run.reason) for run in runs] == [("failed", reason), ("finished", None)]
+    assert reason in Findings(planned, tuple(runs)).text("text")
+    trainer = Trainer()
+    assert [run.status for run in conduct(planned, tmp_path, trainer)] == ["finished", "finished"]
+    assert len(trainer.asked) == 1
+    assert "--resume" not in trainer.asked[0]
+
+
+def test_a_run_with_weights_goes_on_and_its_old_summary_is_forgotten(tmp_path: Path) -> None:
+    planned = plan("optimizers", {"optimizer": ("sgd",)})
+    conduct(planned, tmp_path, Trainer())
+    run = RunSummary.load(tmp_path / "sgd")
+    replace(run, status="stopped", reason="stopped by SIGINT").save(tmp_path / "sgd")
+    assert condition(tmp_path, planned.entries[0], SAID) == "begun"
+    trainer = Trainer({"sgd": ("bench: disk full", 2)})
+    assert [run.reason for run in conduct(planned, tmp_path, trainer)] == ["disk full"]
+    assert trainer.asked[0][:3] == ["train", "--resume", str(tmp_path / "sgd")]
+    assert (tmp_path / "sgd" / "last.safetensors").exists()
+
+
+def test_another_run_under_the_same_name_is_neither_used_nor_removed(tmp_path: Path) -> None:
+    conduct(plan("optimizers", OPTIMIZERS), tmp_path, Trainer())
+    trainer = Trainer()
+    with pytest.raises(StudyError, match="epochs 50 there, 3 here"):
+        conduct(plan("optimizers", {**OPTIMIZERS, "epochs": (3,)}), tmp_path, trainer)
+    assert trainer.asked == []
+    entry = plan("optimizers", OPTIMIZERS).entries[0]
+    with pytest.raises(StudyError, match="folder /data there, /other here"):
+        condition(tmp_path, entry, {**SAID, "folder": "/other"})
+    (tmp_path / "rmsprop").mkdir()
+    (tmp_path / "rmsprop" / "thesis.txt").touch()
+    with pytest.raises(StudyError, match="is in the way"):
+        conduct(plan("optimizers"), tmp_path, trainer)
+    assert (tmp_path / "rmsprop" / "thesis.txt").exists()
+
+
+def test_a_run_that_ended_where_its_recipe_says_is_done(tmp_path: Path) -> None:
+    over = {"lr": (0.1,), "stop_epoch": (2,)}
+    planned = plan("four-families-lenet", over, seeds=(0,))
+    conduct(planned, tmp_path, Trainer())
+    name = planned.entries[0].name
+    replace(RunSummary.load(tmp_path / name), status="stopped", reason="recipe", epochs=2).save(tmp_path / name)
+    assert condition(tmp_path, planned.entries[0], SAID) == "finished"
+
+
+def test_a_folder_belongs_to_one_command_at_a_time(tmp_path: Path) -> None:
+    with study.locked(tmp_path), pytest.raises(StudyError, match="another command is at work"):
+        conduct(plan("optimizers"), tmp_path, Trainer())
+
+
+class Slow(Done):
+    """Ends only when it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__(130)
+        self.signals: list[int] = []
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self.signals:
+            raise KeyboardInterrupt
+        return self.code
+
+    def send_signal(self, sig: int) -> None:
+        self.signals.append(sig)
+
+
+def test_ctrl_c_asks_the_run_to_stop_and_waits_for_it(tmp_path: Path) -> None:
+    slow, said = Slow(), []
+    with pytest.raises(KeyboardInterrupt):
+        conduct(plan("optimizers", OPTIMIZERS), tmp_path, lambda *_: slow, said)
+    assert slow.signals == [signal.SIGINT]
+    assert "stopping sgd" in said[-1]
+
+
+# What they say
+
+
+def test_the_published_order_stands_beside_ours() -> None:
+    made = order({"a": (0.9, 0.5), "b": (0.8, 0.7), "c": (0.7, 0.6)})
+    assert made is not None
+    assert [(r.point, r.published_rank, r.rank) for r in made.ranks] == [("a", 1, 3), ("b", 2, 1), ("c", 3, 2)]
+    assert made.tau == pytest.approx(-1 / 3)
+    assert order({"a": (0.9, 0.5)}) is None
+    equal = order({"a": (0.9, 0.5), "b": (0.8, 0.5), "c": (0.7, 0.5)})
+    assert equal is not None
+    assert equal.tau is None
+
+
+def test_tables_files_and_pictures_of_a_trial_all_say_that_it_is_one(tmp_path: Path) -> None:
+    planned = plan("optimizers", None, scale=0.1)
+    found = Findings(planned, tuple(conduct(planned, tmp_path, Trainer({"adagrad": ("bench: no", 2)}))))
+    written = found.save(tmp_path)
+    assert {path.name for path in written} == {
+        "table.md", "table.csv", "results.json", "test_accuracy.png", "test_loss.png", "train_test.png",
+        "accuracy.png", "training_time.png", "inference_time.png", "inference_time_cold.png", "parameters.png",
+        "sizes.png",
+    }  # fmt: skip
+    assert all(path.stat().st_size for path in written)
+    mark = "scaled by 0.1: a trial, no result"
+    for format in ("text", "markdown", "csv", "json"):
+        assert mark in found.text(format)
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert [row["name"] for row in rows] == ["sgd", "adam", "adadelta", "rmsprop", "adagrad"]
+    assert {row["scaled"] for row in rows} == {mark}
+    said = json.loads((tmp_path / "results.json").read_text())
+    assert said["study"] == "optimizers"
+    assert [run["name"] for run in said["runs"]] == [row["name"] for row in rows]
+    points = said["orders"]["published"]["points"]
+    assert [(p["point"], p["published_rank"], p["rank"]) for p in points] == [
+        ("sgd", 1, 1), ("adadelta", 2, 3), ("adam", 3, 2), ("rmsprop", 4, 4),
+    ]  # fmt: skip
+    assert said["orders"]["published"]["tau"] == pytest.approx(2 / 3)
+    assert "tau 0.67" in found.text("markdown")
+
+
+def test_seeds_are_summed_up_and_ranks_go_by_their_mean(tmp_path: Path) -> None:
+    planned = plan("optimizers", OPTIMIZERS, seeds=(0, 2))
+    found = Findings(planned, tuple(conduct(planned, tmp_path, Trainer())))
+    assert [(s.point, s.seeds) for s in found.spreads()] == [("sgd", 2), ("adam", 2)]
+    assert found.spreads()[0].mean == pytest.approx(0.801)
+    assert found.spreads()[0].deviation == pytest.approx(0.002 / 2**0.5)
+    assert found.orders()["published"].ranks[0].ours == pytest.approx(0.801)
+    assert "Seeds" in found.text("text")
+
+
+def test_a_study_whose_figure_is_the_best_epoch_is_ranked_by_it(tmp_path: Path) -> None:
+    planned = plan("under-5m")
+    assert planned.sort == "best_top1"
+    found = Findings(planned, tuple(conduct(planned, tmp_path, Trainer())))
+    assert found.orders()["published"].ranks[0].point == "under-5m-res_512_d"
+    assert found.orders()["published"].ranks[0].ours == pytest.approx(0.81)
+
+
+def test_runs_that_were_not_started_are_named() -> None:
+    found = Findings(plan("optimizers", OPTIMIZERS), ())
+    assert found.missing() == ["sgd", "adam"]
+    for format in ("text", "markdown"):
+        assert "not run yet: sgd, adam" in found.text(format)
+    assert json.loads(found.text("json"))["not_run"] == ["sgd", "adam"]
+    assert found.text("csv").startswith("rank,")
+
+
+def test_stored_epochs_are_tested_once_and_drawn(tmp_path: Path) -> None:
+    from models.training.checkpoint import Card, save_weights, weights_of
+    from models.zoo import build
+
+    planned = plan("epochs", {"epochs": (2, 4)})
+    runs = conduct(planned, tmp_path, Trainer())
+    weights = weights_of(build("lenet", 10))
+    place = tmp_path / planned.entries[0].name
+    for epoch in (2, 3, 4):
+        save_weights(place / f"epoch-{epoch:04d}.safetensors", weights, Card("lenet", tuple("abcdefghij"), 32))
+    tested: list[str] = []
+
+    def make() -> findings.Tester:
+        def test(path: Path) -> tuple[float, float]:
+            tested.append(path.name)
+            return 0.1 * int(path.stem[-4:]), 2.0
+
+        return test
+
+    points = findings.stored_epochs(planned, tmp_path, make, lambda text: None)
+    assert [(p.epoch, p.test_top1) for p in points] == [(2, pytest.approx(0.2)), (4, pytest.approx(0.4))]
+    assert points[0].val_top1 == pytest.approx(0.4)
+    found = Findings(planned, tuple(runs), tuple(points))
+    assert {"epochs.csv", "epochs.png"} <= {path.name for path in found.save(tmp_path)}
+    assert findings.stored_epochs(planned, tmp_path, make, lambda text: None) == points
+    assert tested == ["epoch-0002.safetensors", "epoch-0004.safetensors"]
+
+
+def test_epochs_are_ranked_against_the_published_ones() -> None:
+    planned = plan("epochs")
+    points = [
+        EpochPoint(
+            "lenet", epoch, 0.9, 0.5, top1, 1.0, planned.published[str(epoch)] if planned.published else None, ""
+        )
+        for epoch, top1 in ((5, 0.5), (20, 0.7), (95, 0.6))
+    ]
+    ranks = Findings(planned, (), tuple(points)).orders()["published"].ranks
+    assert [(rank.point, rank.rank) for rank in ranks] == [("20", 1), ("95", 2), ("5", 3)]
+
+
+def test_charts_leave_out_what_is_not_there(tmp_path: Path) -> None:
+    conduct(plan("optimizers", OPTIMIZERS), tmp_path, Trainer({"adam": ("bench: no", 2)}))
+    summaries, histories = charts.load([tmp_path / "sgd", tmp_path / "adam"])
+    assert list(histories) == ["sgd"]
+    assert len(charts.draw(summaries, histories, tmp_path / "pictures")) == 9
+    assert len(charts.draw(summaries, {}, tmp_path / "fewer")) == 6
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from loaders import separable
+
+    folder = tmp_path_factory.mktemp("pictures") / "cifar10"
+    separable.make(folder, "cifar10", 120, 0, None)
+    return folder
+
+
+def test_two_true_runs_are_ranked_and_done_once(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    over = ["--over", "lr=0.1,0.01", "--over", "batch=32"]
+    images = study.material(pictures, (), None)
+    planned = plan("four-families-lenet", parse_over(over[1::2]), scale=0.01, images=images.images, classes=10)
+    folder, said = tmp_path / planned.name, []
+    options = ("--device", "cpu", "--threads", "1", "--no-report")
+    runs = Conductor(planned, folder, images, options, Screen(said.append, False)).run()
+    log = (folder / "lr-0.1.log").read_text()
+    assert [(run.name, run.status, run.epochs) for run in runs] == [
+        ("lr-0.1", "finished", 1),
+        ("lr-0.01", "finished", 1),
+    ], log
+    assert all(run.top1 is not None for run in runs)
+    assert History.load(folder / "lr-0.1" / "history.csv").epochs[0].images == 32
+    words = ["four-families-lenet", *over, "--scale", "0.01", "--data", str(pictures), "--runs", str(tmp_path)]
+    again = CliRunner().invoke(command, [*words, "--no-charts", "--format", "json"], catch_exceptions=False)
+    assert again.exit_code == 0
+    assert again.stderr.count("finished before") == 2
+    written = json.loads(again.stdout)
+    assert written["mark"] == "scaled by 0.01: a trial, no result"
+    assert {run["name"]: run["top1"] for run in written["runs"]} == {run.name: run.top1 for run in runs}
+    assert json.loads((folder / "results.json").read_text()) == written
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimizers"], "no data"),
+        (["optimizers", "--data", "nowhere"], "nowhere"),
+        (["optimizers", "--scale", "2"], "--scale is 2"),
+        (["optimizers", "--seeds", "1,1"], "different numbers"),
+        (["optimizers", "--seeds", "x"], "whole numbers"),
+        (["optimizers", "--name", "a/b", "--data", "."], "without its path"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused(words: list[str], said: str, tmp_path: Path, pictures: Path) -> None:
+    words = [str(pictures) if word == "." else word for word in words]
+    result = CliRunner().invoke(command, [*words, "--runs", str(tmp_path)])
+    assert result.exception is not None
+    assert said in str(result.exception)
+    assert list(tmp_path.iterdir()) == []

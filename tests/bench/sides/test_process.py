@@ -1,0 +1,222 @@
+"""Real measuring processes, on the smallest network."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.errors import OutOfMemoryError, WorkerError, WorkloadError
+from bench.sides.process import Worker
+from bench.sides.session import MEMORY_WORDS, _describe
+from bench.timing.steady import children, cpu_seconds, settle, warm_up
+from bench.timing.workload import Conditions, Workload
+
+LENET = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    worker = Worker("lenet")
+    worker.ask("hello", 120)
+    yield worker
+    worker.close()
+
+
+def test_a_process_builds_warms_and_times_a_step(worker: Worker) -> None:
+    built = worker.build([LENET], Conditions())
+    assert built["compile_seconds"] == 0.0
+    assert built["cache"] == "none"
+    assert worker.warm(LENET, cap=0.05)["seconds_per_step"] > 0
+    turn = worker.slice(LENET, steps=5, drop=1, each=True, timeout=60)
+    assert turn.steps == len(turn.samples) == 5
+    assert turn.seconds == pytest.approx(sum(turn.samples))
+
+
+def test_training_and_end_to_end_share_one_network(worker: Worker, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    for i in range(4):
+        Image.new("RGB", (48, 40), (60 * i, 10, 200)).save(tmp_path / "one" / f"{i}.jpg")
+    training = Workload("training", "lenet", "amp-nhwc-eager", 2, 32, 10)
+    fed = Workload("end_to_end", "lenet", "amp-nhwc-eager", 2, 32, 10, "pil", "one")
+    built = worker.build([training, fed], Conditions(data_root=str(tmp_path), threads=1))
+    assert built["prefetch"][training.id] == 0
+    assert built["prefetch"][fed.id] > 0
+    for workload in (training, fed):
+        assert worker.slice(workload, steps=2, drop=0, each=False, timeout=60).seconds > 0
+    memory = worker.ask("memory", id=training.id)
+    assert memory["weights"] == memory["gradients"] == memory["optimizer"] == 62006 * 4
+    parts = ("weights", "gradients", "optimizer", "inputs", "workspace", "slack")
+    assert memory["peak"] == sum(memory[part] for part in parts)
+    worker.ask("release", ids=[training.id, fed.id])
+
+
+def test_only_what_is_needed_is_imported() -> None:
+    fresh = Worker("lenet")
+    try:
+        fresh.ask("hello", 120, compiler=False)
+        fresh.ask("imports", 120, models=["lenet"], loaders=[], training=False)
+        fresh.build([LENET], Conditions())
+        fresh.ask("release", ids=[LENET.id])
+        # Known by what these would map into the process.
+        mapped = Path(f"/proc/{fresh.pid}/maps").read_text()
+        assert "torchvision" not in mapped
+        fresh.ask("imports", 120, models=["resnet18"], loaders=["torchvision"], training=True)
+        assert "torchvision" in Path(f"/proc/{fresh.pid}/maps").read_text()
+        with pytest.raises(WorkloadError, match="no-such-network"):
+            fresh.ask("imports", 120, models=["no-such-network"], loaders=[], training=False)
+    finally:
+        fresh.close()
+
+
+def test_what_the_user_can_mend_arrives_as_his_error(worker: Worker) -> None:
+    with pytest.raises(WorkloadError, match="no CUDA device is available here"):
+        worker.build([Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10, device="cuda")], Conditions())
+
+
+def test_an_allocation_that_fails_is_out_of_memory(worker: Worker) -> None:
+    with pytest.raises(OutOfMemoryError, match="out of memory"):
+        worker.build([Workload("inference", "lenet", "fp32-nchw-eager", 2_000_000_000, 32, 10)], Conditions())
+    # The process is still good for other rows.
+    worker.build([LENET], Conditions())
+
+
+@pytest.mark.parametrize("words", MEMORY_WORDS)
+def test_every_wording_of_a_failed_allocation_is_recognised(words: str) -> None:
+    assert _describe(RuntimeError(f"[enforce fail] something: {words}"))["kind"] == "memory"
+
+
+def test_a_defect_arrives_with_its_traceback(worker: Worker) -> None:
+    with pytest.raises(WorkerError, match=r"KeyError(.|\n)*last output was(.|\n)*nothing-like-it"):
+        worker.ask("slice", id="nothing-like-it", steps=1, drop=0, each=False)
+
+
+def test_a_process_that_is_killed_is_reported_and_closes() -> None:
+    worker = Worker("victim")
+    os.kill(worker.pid, signal.SIGSEGV)
+    with pytest.raises(WorkerError, match=r"victim (went away|ended) \(signal SIGSEGV\)"):
+        worker.ask("hello")
+    worker.close()
+    worker.close()
+
+
+def test_a_process_killed_by_the_kernel_is_taken_for_out_of_memory() -> None:
+    worker = Worker("victim")
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(OutOfMemoryError, match="most likely the machine ran out of memory"):
+        worker.ask("hello")
+    worker.close()
+
+
+def test_a_process_that_hangs_is_reported() -> None:
+    worker = Worker("sleeper")
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match="sleeper did not answer within 0 s"):
+        worker.ask("hello", timeout=0.2)
+    worker.close()
+    assert worker._process.returncode is not None
+
+
+def test_processes_die_with_their_parent() -> None:
+    script = (
+        "import os\nfrom bench.worker import Worker\nw = Worker('w')\nprint(w.pid, flush=True)\nos.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the measuring process outlived its parent")
+
+
+class Ticking:
+    """A clock on which each step takes what the list says."""
+
+    def __init__(self, durations: list[float]) -> None:
+        self.now, self.durations = 0.0, iter(durations)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def step(self) -> None:
+        self.now += next(self.durations)
+
+
+def test_warm_up_ends_when_three_slices_agree() -> None:
+    clock = Ticking([9.0, 5.0, 1.0, 1.005, 1.0, 77.0])
+    seconds, stable = warm_up(clock.step, clock, cap=100.0)
+    assert (seconds, stable) == (pytest.approx(1.0), True)
+    assert next(clock.durations) == 77.0
+
+
+def test_warm_up_ends_at_its_cap_and_says_so() -> None:
+    clock = Ticking([4.0, 3.0, 2.0, 1.0])
+    seconds, stable = warm_up(clock.step, clock, cap=8.0)
+    assert (seconds, stable) == (3.0, False)
+
+
+def test_cpu_time_counts_children(tmp_path: Path) -> None:
+    task = tmp_path / "self" / "task" / "1"
+    task.mkdir(parents=True)
+    (task / "children").write_text("77 ")
+    (tmp_path / "77").mkdir()
+    fields = ["S"] + ["0"] * 10 + ["300", "200"] + ["0"] * 10
+    (tmp_path / "77" / "stat").write_text(f"77 (a (b) c) {' '.join(fields)}")
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert children(tmp_path / "nothing") == []
+    assert children(tmp_path) == ["77"]
+    before = cpu_seconds([])
+    assert cpu_seconds(["77", "78"], tmp_path) - before == pytest.approx(500 / ticks, abs=0.05)
+
+
+def test_settling_waits_for_what_is_still_running() -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert settle(limit=0.2) >= 0.2
+    threading.Timer(0.2, stop.set).start()
+    assert settle() > 0.1
+    thread.join()
+    assert settle() < 1
+
+
+def test_answers_are_plain_json(worker: Worker) -> None:
+    assert json.loads(json.dumps(worker.ask("machine")))["fingerprint"]
+
+
+def test_batches_made_ahead_are_taken_before_a_loader_is_timed() -> None:
+    """A queue that filled up while others were built would pass for the loader's rate."""
+    from bench.sides.session import Session
+    from bench.timing.step import Step
+
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        # Three are ready; each further one takes a while.
+        if calls > 3:
+            time.sleep(0.002)
+
+    workload = Workload("loading", "pil", "float32-nhwc", 2, 32, data="x")
+    session = Session()
+    session.steps[workload.id] = Step(workload, call, 2, prefetch=3)
+    assert session.warm(workload.id, cap=0.0)["seconds_per_step"] >= 0.002
