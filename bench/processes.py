@@ -1,6 +1,9 @@
 """Child processes that run this project's own code."""
 
+import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +12,19 @@ from typing import IO, Protocol
 
 # The folder that holds the five packages: the child runs the parent's own code, installed or not.
 SOURCE = Path(__file__).resolve().parents[1]
+# The variable that tells a child its parent's process number. `bench check` also starts the code of older commits,
+# which know it by this name.
+PARENT = "BENCH_WORKER_PARENT"
+
+
+def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
+    """Linux: have the kernel send this process a signal when the one that started it ends, however that ends."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, with_signal)  # PR_SET_PDEATHSIG
+    if os.environ.get(PARENT) != str(os.getppid()):
+        os._exit(1)
 
 
 class Process(Protocol):
@@ -19,6 +35,9 @@ class Process(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...
     def send_signal(self, sig: int) -> None: ...
 
+
+# What a started process does: it follows its parent, then is the `bench` command.
+STARTED = "from bench.processes import end_with_parent; end_with_parent(); from bench.cli import main; main()"
 
 Start = Callable[[Sequence[str], IO[bytes], int], Process]
 
@@ -32,7 +51,7 @@ def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> Process:
     inherited = os.environ.get("PYTHONPATH")
     return subprocess.Popen(
         # -P: a folder named models in the user's working directory must not be taken for ours.
-        [sys.executable, "-P", "-c", "from bench.runs.study import serve; serve()", *arguments],
+        [sys.executable, "-P", "-c", STARTED, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -40,7 +59,7 @@ def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> Process:
         pass_fds=(lock,),
         env={
             **os.environ,
-            "BENCH_STUDY_PARENT": str(os.getpid()),
+            PARENT: str(os.getpid()),
             "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, [inherited])]),
         },
     )

@@ -12,9 +12,9 @@ from typing import Any
 
 from bench.checking.sides import Say, Spawn, first_line, greet, imported, imports, of_side, open_side
 from bench.checking.trees import Tree
-from bench.comparing.comparison import WARM_UP_CAP
 from bench.errors import BenchError
 from bench.machine.cpu import CpuTimes, Roots, cpu_times
+from bench.sides.crew import WARM_UP_CAP
 from bench.sides.process import Worker
 from bench.timing.clock import Slice
 from bench.timing.duel import PAIRS, Plan, Round, SideError, keep, log_ratios, plan, take_turns

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.checking.trees import Tree
-from bench.comparing.comparison import worker_environment
 from bench.errors import BenchError, UsageError, WorkerError
+from bench.sides.crew import worker_environment
 from bench.timing.duel import SideError
 from bench.timing.workload import Workload
 from loaders.cache import cache_folder

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bench.checking.check import subjects, unknown_allowances
 from bench.errors import UsageError
 from bench.output import check_output, write
 
@@ -140,58 +141,6 @@ def command(
         # That something is worse is the graver news.
         return code or 2
     return code
-
-
-def unknown_allowances(allow: tuple[str, ...]) -> None:
-    """Raises UsageError for a name that nothing is called."""
-    from results.gate import FACTS, VANISHED
-
-    known = (*FACTS, VANISHED)
-    for name in allow:
-        if name not in known:
-            raise UsageError(f"--allow {name}: nothing is called so; there are {', '.join(known)}")
-
-
-def subjects(
-    words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, progress: Any
-) -> tuple[list[Any], Any]:
-    """The workloads, and the conditions that they are built under."""
-    from bench.checking.check import default_workloads
-    from bench.timing.images import find_data
-    from bench.timing.workload import Conditions, Workload
-
-    root, name = "", ""
-    wanted = [Workload.from_id(text) for text in ids(words)]
-    if not wanted or any(workload.reads_files for workload in wanted):
-        name, folder = find_data(data, progress)
-        root = str(folder.absolute())
-    for workload in wanted:
-        if workload.reads_files and workload.data != name:
-            raise UsageError(f"{workload.id} reads {workload.data}; the images here are {name} (choose by --data)")
-        if workload.device != device:
-            raise UsageError(f"{workload.id} is of {workload.device}, and this check runs on {device}")
-    if len(set(wanted)) != len(wanted):
-        raise UsageError("a workload was named twice")
-    return wanted or default_workloads(device, name), Conditions(data_root=root, threads=threads, seed=seed)
-
-
-def ids(words: tuple[str, ...]) -> list[str]:
-    """Ids out of comma lists and files; empty lines and lines that begin with # are passed over."""
-    found: list[str] = []
-    for word in words:
-        path = Path(word)
-        if path.is_file():
-            try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"cannot read {word}: {error}") from error
-            chosen = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-            if not chosen:
-                raise UsageError(f"{word} names no workload; it holds one id a line")
-            found += chosen
-        else:
-            found += [part.strip() for part in word.split(",") if part.strip()]
-    return found
 
 
 def _against_commit(

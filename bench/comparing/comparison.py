@@ -7,7 +7,6 @@ budget lasts; they only narrow the intervals.
 
 import contextlib
 import math
-import os
 import random
 import statistics
 import time
@@ -18,12 +17,12 @@ from typing import Any
 from bench.errors import BenchError, WorkloadError
 from bench.machine import tuned
 from bench.machine.telemetry import Telemetry, sensor_for
+from bench.sides.crew import WARM_UP_CAP, worker_environment
 from bench.sides.process import Worker
 from bench.timing.clock import Slice
 from bench.timing.duel import PAIRS, SLICE_SECONDS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
 from bench.timing.images import describe_bad, refuse_bad
 from bench.timing.workload import Conditions, Workload
-from loaders.cache import cache_folder
 from models.configuration import LEVERS, Configuration, Device, parse
 from results.profile import memory_text
 from results.record import Metric, Ratio, Value
@@ -924,19 +923,6 @@ class Comparison:
         )
 
 
-# Seconds of warm-up at most. MEASURING asks for 30; where a step takes a second, three slices that agree within
-# 1 % never come on a shared machine, and the whole comparison has four minutes. What is left after these shows as
-# scatter between the rounds and is in the interval.
-WARM_UP_CAP = {
-    "latency": 1.0,
-    "inference": 1.0,
-    "training": 1.0,
-    "end_to_end": 0.5,
-    "loading": 1.0,
-    "kernel": 1.0,
-}
-
-
 def may_compile(operand: Operand, device: str) -> bool:
     """Whether measuring this on "cpu" or "cuda" may need torch's compiler."""
     if operand.kind != "model":
@@ -997,13 +983,3 @@ def raw(blocks: Sequence[Sequence[Round]], task: str) -> list[list[dict[str, flo
         ]
         for block in blocks
     ]
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Variables of a measuring process: compiled code is cached, and no thread pool is larger than asked for."""
-    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str(cache_folder() / "inductor")
-    return {
-        "TORCHINDUCTOR_CACHE_DIR": cache,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-    }

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.comparing.comparison import WARM_UP_CAP, Operand, precision_of, worker_environment
+from bench.comparing.comparison import Operand, precision_of
 from bench.errors import UsageError, WorkloadError
 from bench.inspecting.cost import Cost
 from bench.inspecting.roofline import Ceilings, fraction, utilisation
 from bench.machine import tuned
+from bench.sides.crew import WARM_UP_CAP, worker_environment
 from bench.sides.process import Worker
 from bench.timing.duel import keep, plan, take_turns
 from bench.timing.workload import Conditions, Workload

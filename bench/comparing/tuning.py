@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from bench.comparing.comparison import WARM_UP_CAP, worker_environment
 from bench.errors import BenchError, OutOfMemoryError, WorkloadError
 from bench.inspecting.sameness import FLOOR, ROUNDING
 from bench.machine.tuned import Winner, fields
+from bench.sides.crew import WARM_UP_CAP, worker_environment
 from bench.sides.process import Worker
 from bench.timing.duel import keep, log_ratios, plan, take_turns
 from bench.timing.workload import Conditions, Workload

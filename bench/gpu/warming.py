@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from bench.comparing.comparison import worker_environment
 from bench.errors import BenchError
 from bench.gpu.parts import INFERRED, TRAINED
+from bench.sides.crew import worker_environment
 from bench.sides.process import Worker
 from bench.timing.workload import Conditions, Workload
 from models import zoo

@@ -11,8 +11,7 @@ from unittest.mock import patch
 import torch
 from torch.utils.flop_counter import flop_registry
 
-from bench.inspecting.counted import _bytes, _tensors, flops_of
-from bench.inspecting.traced import UNKNOWN
+from bench.inspecting.counted import UNKNOWN, _bytes, _tensors, flops_of
 from bench.timing.step import Step
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.runs.sources import Say
 from bench.runs.request import Request
+from bench.runs.sources import Say
 from bench.runs.training import interruptible, opened
 from models.training import checkpoint, lr_finder
 from models.training.distributed import World

@@ -6,13 +6,9 @@ wherever the last one ended.
 """
 
 import contextlib
-import ctypes
 import fcntl
-import itertools
 import json
-import math
 import os
-import re
 import shutil
 import signal
 import statistics
@@ -20,23 +16,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
-from bench.errors import BenchError, UsageError
+from bench.processes import Process, Start, start
+from bench.runs.plan import Entry, Plan, Say, StudyError
 from bench.runs.published import published_row
-from bench.processes import SOURCE
 from loaders.errors import DataError
-from models.errors import ModelError, unknown
-from models.studies import STUDIES, SWEEPS, Study, Sweep
+from models.errors import ModelError
 from models.training import recipe as recipes
-from models.training.recipe import Published, Recipe
+from models.training.recipe import Recipe
 from results.errors import RecordError
 from results.history import History, duration
 from results.runs import FILE, RunSummary
 from results.store import write_whole
-
 
 # What is to be run
 
@@ -92,17 +86,6 @@ def material(data: Path | None, train: tuple[str, ...], val: str | None) -> Mate
     return Material(
         tuple(options), said, found[0].name.partition("/")[0], len(found[0]), len(found[0].classes), evaluated
     )
-
-
-def serve() -> None:
-    """The `bench` command, asked to stop by the kernel should the process that started it be killed."""
-    from bench.cli import main
-
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.environ.get("BENCH_STUDY_PARENT") != str(os.getppid()):
-        sys.exit(1)
-    main(sys.argv[1:])
 
 
 @contextlib.contextmanager

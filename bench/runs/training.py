@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import signal
 import sys
@@ -16,15 +15,27 @@ from typing import Any
 
 import torch
 
-from bench.runs import sources
+from bench.errors import UsageError
 from bench.machine import tuned
-from bench.errors import BenchError, UsageError
-from bench.machine.facts import describe
 from bench.machine.cpu import usable_cores
+from bench.machine.facts import describe
+from bench.runs import sources
+from bench.runs.request import (
+    HISTORY,
+    RECIPE,
+    RUN,
+    STEPS,
+    Request,
+    RunError,
+    _empty,
+    finished,
+    make_folder,
+    refuse_existing,
+    run_name,
+)
 from bench.runs.sources import Feed, Say, Splits
 from models import zoo
 from models.configuration import Configuration, Device, parse
-from models.errors import ModelError
 from models.predict import Classifier, same_classes
 from models.prepare import device_facts
 from models.training import checkpoint
@@ -32,8 +43,7 @@ from models.training.checkpoint import Card
 from models.training.distributed import World
 from models.training.loop import DivergedError, EpochRow, StepRow, Training, not_one_graph
 from models.training.optimizers import implementation
-from models.training.recipe import Recipe, load, shortened, to_toml
-from results.errors import RecordError
+from models.training.recipe import Recipe, to_toml
 from results.events import EventWriter
 from results.history import Epoch, History, Step, StepLog, line, load_steps
 from results.runs import RunSummary
@@ -419,5 +429,3 @@ def choose_weights(run: Run) -> int:
         training.average = None
         return card.epoch
     return training.position.epoch
-
-

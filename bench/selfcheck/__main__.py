@@ -51,7 +51,7 @@ def record(
     sampled_rounds: int,
 ) -> None:
     """Measure equal code against itself into OUT (.json.gz), a line a block; goes on with a file that is there."""
-    from bench.commands.check import subjects
+    from bench.checking.check import subjects
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
     from bench.selfcheck.record import record as measure
@@ -118,7 +118,7 @@ def live(
     output: str,
 ) -> None:
     """Run `bench check` in a loop, on equal code or with head made slower, and count what it says."""
-    from bench.commands.check import ids
+    from bench.checking.check import ids
     from bench.selfcheck.live import WORKLOADS, loop, summary
     from bench.timing.workload import Workload
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
-from bench.processes import SOURCE
+from bench.processes import PARENT, SOURCE
 from bench.timing.clock import Slice
 from bench.timing.workload import Conditions, Workload
 
@@ -62,7 +62,7 @@ class Worker:
             env={
                 **os.environ,
                 **(environment or {}),
-                "BENCH_WORKER_PARENT": str(os.getpid()),
+                PARENT: str(os.getpid()),
                 "PYTHONPATH": os.pathsep.join([str(source), *elsewhere]),
             },
         )

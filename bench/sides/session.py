@@ -1,7 +1,6 @@
 """The child's end: holds steps and answers the parent's questions."""
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -17,7 +16,7 @@ from bench.errors import REPORTED, OutOfMemoryError
 from bench.machine.allocator import keep_memory
 from bench.machine.gpu import THROTTLING
 from bench.machine.telemetry import sensor_for
-from bench.processes import SOURCE
+from bench.processes import SOURCE, end_with_parent
 from bench.timing.clock import CLOCKS, cuda_timer, time_slice
 from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
@@ -34,7 +33,10 @@ MEMORY_WORDS = (
 
 def serve() -> None:
     """Answer the parent's questions until it goes away."""
-    _die_with_parent()
+    end_with_parent(signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        # Where memory runs out, a measuring process is to end before what the user works with.
+        Path("/proc/self/oom_score_adj").write_text("1000")
     keep_memory()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -73,18 +75,6 @@ def _one_line(text: str) -> str:
         text.splitlines()[0],
     )
     return line[:300]
-
-
-def _die_with_parent() -> None:
-    """Linux: be killed when the parent is, and be the first to go when memory runs out."""
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.environ.get("BENCH_WORKER_PARENT") != str(os.getppid()):
-        os._exit(1)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 class Session:

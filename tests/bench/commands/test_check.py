@@ -60,7 +60,7 @@ def test_bad_words(
 
 
 def test_workloads_come_from_files_too(tmp_path: Path) -> None:
-    from bench.commands.check import ids
+    from bench.checking.check import ids
 
     file = tmp_path / "ids"
     file.write_text(f"# what matters\n{LENET}\n\n")

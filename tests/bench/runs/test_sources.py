@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.runs import sources
 from bench.errors import UsageError
+from bench.runs import sources
 from loaders.datasets import Dataset, open_splits
 from loaders.errors import DataError
 from loaders.separable import make

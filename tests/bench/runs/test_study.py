@@ -1,6 +1,5 @@
 """Studies: which runs, in what order, what becomes of each, and what they say together; mostly on a fake trainer."""
 
-from bench.runs import plan
 import csv
 import json
 import signal
@@ -13,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from bench import charts
-from bench.runs import findings, study
 from bench.commands.study import command
 from bench.errors import UsageError
+from bench.runs import findings, study
 from bench.runs.findings import EpochPoint, Findings, order
+from bench.runs.plan import FORMS, Plan, StudyError, check_arguments, parse_over, plan, scaled
 from bench.runs.published import published_row
 from bench.runs.study import Conductor, Material, Screen, condition
-from bench.runs.plan import StudyError, parse_over, plan, scaled
 from models.errors import ModelError
 from models.studies import STUDIES, SWEEPS
 from models.training import recipe as recipes
@@ -101,7 +100,7 @@ def finished(folder: Path, recipe: Recipe, top1: float) -> None:
     ).save(folder)
 
 
-def conduct(planned: plan.Plan, folder: Path, trainer: Any, said: list[str] | None = None) -> list[RunSummary]:
+def conduct(planned: Plan, folder: Path, trainer: Any, said: list[str] | None = None) -> list[RunSummary]:
     lines = [] if said is None else said
     return Conductor(planned, folder, IMAGES, ("--threads", "1"), Screen(lines.append, False), trainer).run()
 
@@ -113,7 +112,7 @@ OPTIMIZERS = {"optimizer": ("sgd", "adam")}
 
 
 @pytest.mark.parametrize("name", [*STUDIES, *SWEEPS])
-@pytest.mark.parametrize("forms", [plan.FORMS[:1], plan.FORMS[1:], plan.FORMS])
+@pytest.mark.parametrize("forms", [FORMS[:1], FORMS[1:], FORMS])
 def test_every_study_can_be_planned_whole_and_as_a_trial(name: str, forms: tuple[str, ...]) -> None:
     for scale in (1.0, 0.01):
         entries = plan(name, None, forms, scale, (), 50_000, 10).entries
@@ -128,7 +127,7 @@ def test_a_study_is_its_recipes_in_their_published_corrected_or_both_forms() -> 
     four = STUDIES["four-families"]
     assert [e.name for e in plan("four-families").entries] == list(four.recipes)
     assert [e.name for e in plan("four-families", None, ("corrected",)).entries] == list(four.fast)
-    assert [e.name for e in plan("four-families", None, plan.FORMS).entries] == [*four.recipes, *four.fast]
+    assert [e.name for e in plan("four-families", None, FORMS).entries] == [*four.recipes, *four.fast]
 
 
 def test_phases_that_go_on_from_one_another_are_left_out_and_this_is_said() -> None:
@@ -211,7 +210,7 @@ def test_mistakes_are_answered_before_a_run_is_started(name: str, over: Any, err
 def test_an_argument_that_no_network_has_is_refused_with_the_known_ones() -> None:
     over = {"model.activation": ("relu", "gelu"), "model.activatoin": ("relu",)}
     with pytest.raises(ModelError, match="did you mean activation"):
-        plan.check_arguments(plan("activations", over), over)
+        check_arguments(plan("activations", over), over)
 
 
 def test_a_trial_shortens_all_that_is_counted_in_epochs_alike() -> None:
