@@ -1,6 +1,6 @@
 """Where a step's time went: plain types, the sentence that says it, and the tables below it.
 
-Knows nothing of how the figures were had (bench/traced.py, bench/profiling.py).
+Knows nothing of how the figures were had (bench/inspecting/traced.py, bench/comparing/profiling.py).
 """
 
 from __future__ import annotations

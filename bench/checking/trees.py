@@ -18,8 +18,8 @@ from pathlib import Path
 from bench.errors import UsageError
 from results.gate import Side
 
-# What a side must have to be measured by this version: it answers to the same commands.
-NEEDED = ("bench/worker.py", "bench/exact.py")
+# What a side must have, by its name of today or of before, so that it answers to the same commands.
+NEEDED = (("bench/worker.py",), ("bench/inspecting/exact.py", "bench/exact.py"))
 
 PACKAGES = ("bench", "kernels", "loaders", "models", "results")
 
@@ -182,10 +182,10 @@ def _check_out(top: Path, commit: str, root: Path) -> None:
 
 
 def _refuse_old(root: Path, what: str) -> None:
-    missing = [name for name in NEEDED if not (root / name).is_file()]
+    missing = [names for names in NEEDED if not any((root / name).is_file() for name in names)]
     if missing:
         raise UsageError(
-            f"{what} has no {missing[0]}, so it cannot be measured by this version; choose a later base, "
+            f"{what} has no {missing[0][-1]}, so it cannot be measured by this version; choose a later base, "
             "or compare with a stored run by --baseline"
         )
 

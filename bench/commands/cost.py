@@ -122,7 +122,7 @@ def _layers(cost: "Cost") -> "tuple[Layer, ...]":
 
 def _table(costs: Sequence["Cost"], layers: "Sequence[tuple[Layer, ...]]", format: str) -> str:
     """The costs, and the layers of each model if there are any."""
-    from bench.layers import layer_cells, layer_table
+    from bench.inspecting.cost import layer_cells, layer_table
     from results.tables import WIDTH, quantity, render, to_json
 
     if format == "json":

@@ -23,6 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.errors import BenchError
 from models import zoo
 from models.errors import ModelError
+from models.summary import Layer, totals
+from results.tables import render
 
 # Beyond this share the two counters are counting different things, and a reader should know.
 DISAGREEMENT = 0.05
@@ -261,3 +263,17 @@ def _forward(name: str, model: nn.Module, images: Tensor) -> Tensor:
             f"{name} takes no image of {size} x {size} pixels ({reason}); its default size is {zoo.default_size(name)}"
         ) from error
     return logits
+
+
+def layer_cells(layer: Layer) -> list[str | int]:
+    """Name, type, output shape, parameters and MACs of a layer."""
+    return [layer.name, layer.type, "x".join(map(str, layer.output_shape)), layer.params, layer.macs]
+
+
+def layer_table(title: str, layers: Sequence[Layer], format: str = "text") -> str:
+    """A row a layer in the order in which they run, and the totals; `title` heads the column of names."""
+    params, macs = totals(layers)
+    rows = [[*layer_cells(layer)[:3], f"{layer.params:,}", f"{layer.macs:,}"] for layer in layers]
+    return render(
+        [title, "type", "output", "params", "MACs"], [*rows, ["total", "", "", f"{params:,}", f"{macs:,}"]], format
+    )

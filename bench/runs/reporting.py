@@ -193,7 +193,7 @@ def _draw(run: Run, history: History) -> None:
 
 
 def _draw_network(run: Run) -> None:
-    from bench.layers import layer_table
+    from bench.inspecting.cost import layer_table
     from models import diagram, summary
 
     recipe = run.recipe

@@ -33,8 +33,9 @@ TIMEOUT = 3600.0
 
 Say = Callable[[str], None]
 
-# Appended to bench/step.py of the slower side. The share is made up of whole steps, so that it is real work of the
+# Appended to STEP of the slower side. The share is made up of whole steps, so that it is real work of the
 # right kind on any device; the first calls, which are counted and compared, stay single.
+STEP = Path("bench", "timing", "step.py")
 SLOWER = """
 
 _build_plain = build
@@ -149,7 +150,7 @@ def scratch(folder: Path, slow: int) -> tuple[Path, str, str]:
     git(tree.root, "commit", "--quiet", "--message", "base")
     if not slow:
         return tree.root, "HEAD", tree.digest
-    with (tree.root / "bench" / "step.py").open("a", encoding="utf-8") as file:
+    with (tree.root / STEP).open("a", encoding="utf-8") as file:
         file.write(SLOWER.replace("{percent}", str(slow)))
     git(tree.root, "commit", "--quiet", "--all", "--message", f"{slow} % more work")
     return tree.root, "HEAD~1", tree.digest

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.checking import baseline, check, facts, looks, sides
+from bench.checking import baseline, check, looks, sides
 from bench.checking.check import default_workloads, record_of
 from bench.checking.looks import Busy, Duel, subject_of_self_test, turns_of
 from bench.checking.sides import first_line, only_one
@@ -124,7 +124,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process here computes anything."""
-    monkeypatch.setattr(facts, "computed", lambda *unused: ([], []))
+    monkeypatch.setattr(check, "computed", lambda *unused: ([], []))
 
 
 def run(machine: Machine, workloads: list[Workload] | None = None, **options: Any) -> Any:
@@ -287,7 +287,7 @@ def test_a_budget_that_the_first_look_will_exceed_is_said_after_the_first_block(
     run(Machine(), [FAST], say=said.append, budget=1000.0)
     assert not any("beyond --budget" in text for text in said)
     clock = iter(range(0, 10**9, 30))
-    monkeypatch.setattr(check, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(looks, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     run(Machine(), [FAST], say=said.append, budget=600.0)
     assert sum("the first look, after 10, comes in about" in text for text in said) == 1
 

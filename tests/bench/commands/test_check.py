@@ -115,7 +115,7 @@ def test_a_slowdown_on_a_branch_is_caught_and_what_it_does_not_touch_passes(
     monkeypatch.setattr(looks, "TURNS_SECONDS", 0.5)
     sides.open_caches()
     made = repository(tmp_path)
-    file = made / "bench" / "step.py"
+    file = made / "bench" / "timing" / "step.py"
     line = "        lambda: forward(images),\n"
     assert line in file.read_text()
     file.write_text(file.read_text().replace(line, "        slower(lambda: forward(images)),\n") + SLOWER)

@@ -198,7 +198,7 @@ def test_versions_equal_what_the_packages_say() -> None:
 def test_description_needs_no_torch() -> None:
     code = """
 import sys
-from bench.machine import describe
+from bench.machine.facts import describe
 
 describe(with_torch=False)
 print("torch" in sys.modules)

@@ -128,7 +128,7 @@ def test_extra_work_is_the_given_share_of_whole_steps(tmp_path: Path) -> None:
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small repository in place of this one, with an uncommitted change."""
     top = tmp_path / "top"
-    for name in ("bench/worker.py", "bench/exact.py", "bench/step.py"):
+    for name in ("bench/worker.py", "bench/inspecting/exact.py", "bench/timing/step.py"):
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text("x = 1\n")
     live_git(top, "init", "--quiet")
@@ -152,8 +152,8 @@ def test_the_scratch_repository_holds_this_code_and_a_slower_head(repository: Pa
     folder.mkdir()
     root, base, code = scratch(folder, 5)
     assert shown(root, base, "bench/new.py") == "y = 2\n"
-    assert shown(root, base, "bench/step.py") == "x = 1\n"
-    assert "owed += 5" in shown(root, "HEAD", "bench/step.py")
+    assert shown(root, base, "bench/timing/step.py") == "x = 1\n"
+    assert "owed += 5" in shown(root, "HEAD", "bench/timing/step.py")
     assert code
     other = tmp_path / "equal"
     other.mkdir()

@@ -125,7 +125,8 @@ def test_a_process_that_hangs_is_reported() -> None:
 
 def test_processes_die_with_their_parent() -> None:
     script = (
-        "import os\nfrom bench.worker import Worker\nw = Worker('w')\nprint(w.pid, flush=True)\nos.kill(os.getpid(), 9)"
+        "import os\nfrom bench.sides.process import Worker\nw = Worker('w')\n"
+        "print(w.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     pid = int(done.stdout)
