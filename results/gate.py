@@ -1,14 +1,15 @@
 """What `bench check` found: exact facts, timed rows, the test of the instrument itself, and the verdict of the whole.
 
-Only the shape and the rules that turn rows into a verdict and an exit code; how it is shown is gate_report.py.
+Only the shape, its JSON form, and the rules that turn rows into a verdict and an exit code. gate_words.py says it in
+sentences, gate_report.py and junit.py show it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from results.reading import read
 from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE, Decision
 
 CHANGED = "CHANGED"
@@ -179,8 +180,17 @@ class CheckReport:
         return 1 if verdict == UNSURE and self.fail_on_unsure else EXIT_CODES[verdict]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, with what follows from them: `verdict`, `exit_code`, `only_noise`."""
-        return {"verdict": self.verdict, "exit_code": self.exit_code, "only_noise": self.only_noise, **asdict(self)}
+        """Plain types, with what follows from them (`DERIVED`)."""
+        return {**{name: getattr(self, name) for name in DERIVED}, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: object, where: str = "check") -> CheckReport:
+        """The inverse of to_json. Raises RecordError on unknown, missing and mistyped keys, naming them."""
+        return read(cls, data, where, ignore=DERIVED)
+
+
+DERIVED = ("verdict", "exit_code", "only_noise")
+"""Properties of a report that its JSON holds for other programs."""
 
 
 GRAVITY = (VOID, ERROR, REGRESSED, CHANGED, VANISHED, UNSURE, NEW, IMPROVED, CLEAN)
@@ -204,32 +214,3 @@ def row_verdict(first: Decision, again: Decision | None) -> tuple[str, str | Non
     if again.verdict == REGRESSED:
         return REGRESSED, None
     return UNSURE, f"a first run said REGRESSED, a second one {again.verdict}"
-
-
-def worst(rows: Sequence[Row]) -> str:
-    """The gravest verdict of some rows; CLEAN without any."""
-    said = {row.verdict for row in rows}
-    return next((verdict for verdict in GRAVITY if verdict in said), CLEAN)
-
-
-__all__ = [
-    "CHANGED",
-    "CLEAN",
-    "ERROR",
-    "EXIT_CODES",
-    "FACTS",
-    "GRAVITY",
-    "IMPROVED",
-    "NEW",
-    "REGRESSED",
-    "UNSURE",
-    "VANISHED",
-    "VOID",
-    "CheckReport",
-    "Fact",
-    "Row",
-    "SelfTest",
-    "Side",
-    "row_verdict",
-    "worst",
-]

@@ -5,7 +5,6 @@ Takes a CheckReport and returns text. The verdict comes first, in one line; what
 shows a stored report again in another form.
 """
 
-import dataclasses
 import json
 import math
 import re
@@ -18,26 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from results.errors import RecordError
-from results.gate import (
-    CHANGED,
-    CLEAN,
-    ERROR,
-    GRAVITY,
-    IMPROVED,
-    NEW,
-    REGRESSED,
-    UNSURE,
-    VANISHED,
-    VOID,
-    CheckReport,
-    Fact,
-    Row,
-    SelfTest,
-    Side,
-)
+from results.gate import CHANGED, ERROR, GRAVITY, NEW, VANISHED, VOID, CheckReport, Fact, Row, SelfTest, Side
 from results.record import Record
 from results.tables import WIDTH, Cell, fixed, machine_line, paint, render, to_json, unit_for
-from results.verdict import Decision
+from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE, Decision
 
 FORMATS = ("text", "markdown", "json", "junit")
 DETAIL_LINES = 40
@@ -557,70 +540,6 @@ def summary_file(report: CheckReport, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-# ---- reading a stored report ----
-
-
-def from_json(data: Any, where: str = "check") -> CheckReport:
-    """The inverse of CheckReport.to_json. Raises RecordError on unknown and absent keys, naming them."""
-    top = _keys(CheckReport, data, where, derived=("verdict", "exit_code", "only_noise"))
-    rows = [_keys(Row, row, f"{where}.rows[{i}]") for i, row in enumerate(_list(top, "rows", where))]
-    facts = [_keys(Fact, fact, f"{where}.facts[{i}]") for i, fact in enumerate(_list(top, "facts", where))]
-    test = top.get("self_test")
-    if test is not None:
-        at = f"{where}.self_test"
-        test = _keys(SelfTest, test, at)
-        answers = {name: _decision(test[name], f"{at}.{name}") for name in ("same", "slowed")}
-        test = SelfTest(**{**test, **answers, "faults": _tuple(test, "faults", at)})
-    return CheckReport(
-        **{
-            **top,
-            "base": Side(**_keys(Side, top["base"], f"{where}.base")),
-            "head": Side(**_keys(Side, top["head"], f"{where}.head")),
-            "facts": tuple(Fact(**{**fact, "detail": _tuple(fact, "detail", where)}) for fact in facts),
-            "rows": tuple(_row(row, f"{where}.rows[{i}]") for i, row in enumerate(rows)),
-            "self_test": test,
-            "notes": _tuple(top, "notes", where),
-            "allow": _tuple(top, "allow", where),
-        }
-    )
-
-
-def _row(data: dict[str, Any], where: str) -> Row:
-    decisions = {name: _decision(data.get(name), f"{where}.{name}") for name in ("decision", "again")}
-    blocks = {name: tuple(tuple(b) for b in _list(data, name, where)) for name in ("blocks", "again_blocks")}
-    return Row(**{**data, **decisions, **blocks})
-
-
-def _decision(data: Any, where: str) -> Decision | None:
-    return None if data is None else Decision(**_keys(Decision, data, where))
-
-
-def _keys(cls: Any, data: Any, where: str, derived: Sequence[str] = ()) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise RecordError(f"{where}: expected an object; is this the JSON of a `bench check`?")
-    fields = dataclasses.fields(cls)
-    known = [field.name for field in fields]
-    unknown = sorted(set(data) - set(known) - set(derived))
-    if unknown:
-        raise RecordError(f"{where}: unknown key {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
-    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    absent = [name for name in needed if name not in data]
-    if absent:
-        raise RecordError(f"{where}: no key {', '.join(map(repr, absent))}; is this the JSON of a `bench check`?")
-    return {key: value for key, value in data.items() if key in known}
-
-
-def _list(data: dict[str, Any], key: str, where: str) -> list[Any]:
-    value = data.get(key, [])
-    if not isinstance(value, list):
-        raise RecordError(f"{where}.{key}: expected a list")
-    return value
-
-
-def _tuple(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
-    return tuple(str(value) for value in _list(data, key, where))
-
-
 def _main(arguments: Sequence[str]) -> int:
     """Show a stored report: FILE [--format FORMAT] [-o FILE]."""
     import argparse
@@ -631,7 +550,7 @@ def _main(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", default="-", help="write here; - is stdout")
     asked = parser.parse_args(arguments)
     try:
-        report = from_json(json.loads(asked.file.read_text(encoding="utf-8")), str(asked.file))
+        report = CheckReport.from_json(json.loads(asked.file.read_text(encoding="utf-8")), str(asked.file))
         text = as_text(report, asked.format, width=shutil.get_terminal_size((WIDTH, 24)).columns)
         if asked.output == "-":
             sys.stdout.write(text)

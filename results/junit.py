@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from results.gate import CHANGED, CLEAN, ERROR, IMPROVED, REGRESSED, VANISHED, VOID, CheckReport, Fact, Row
+from results.gate import CHANGED, ERROR, VANISHED, VOID, CheckReport, Fact, Row
 from results.gate_report import diff_lines, fact_sentence, one_line, row_sentence, self_test_sentence, verdict_line
-from results.verdict import Decision
+from results.verdict import CLEAN, IMPROVED, REGRESSED, Decision
 
 SUITE = "bench check"
 

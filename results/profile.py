@@ -5,13 +5,13 @@ Knows nothing of how the figures were had (bench/inspecting/traced.py, bench/com
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from results.errors import RecordError
+from results.reading import read
 from results.store import read_json
 from results.tables import Cell, fixed, quantity, render, to_json, unit_for
 
@@ -248,41 +248,17 @@ class Profile:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "profile") -> Profile:
-        """Raises RecordError on another schema or kind, and on unknown or absent keys, naming them."""
+        """Raises RecordError on another schema or kind, and on unknown, missing or mistyped keys, naming them."""
         if not isinstance(data, dict) or data.get("kind") != KIND:
             raise RecordError(f"{where}: not a profile; bench profile writes {FILE}")
         if data.get("schema") != SCHEMA:
             raise RecordError(f"{where}: schema is {data.get('schema')!r}, this version reads {SCHEMA}; profile again")
-        given = {key: value for key, value in data.items() if key != "sentence"}
-        for key, kind in (("operators", Operator), ("modules", Module), ("breaks", Break)):
-            given[key] = tuple(_built(kind, item, f"{where}: {key}") for item in given.get(key) or ())
-        if given.get("stalls") is not None:
-            stalls = dict(given["stalls"])
-            stalls["stages"] = tuple((name, seconds) for name, seconds in stalls.get("stages", ()))
-            given["stalls"] = _built(Stalls, stalls, f"{where}: stalls")
-        given["notes"] = tuple(given.get("notes", ()))
-        return _built(cls, given, where)
+        return read(cls, data, where, ignore=("sentence",))
 
     @classmethod
     def load(cls, path: Path | str) -> Profile:
         """Reads one. Raises RecordError: what is wrong with the file and what to do."""
         return cls.from_json(read_json(Path(path)), str(path))
-
-
-_T = TypeVar("_T")
-
-
-def _built(kind: Callable[..., _T], data: Any, where: str) -> _T:
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    if not isinstance(data, Mapping):
-        raise RecordError(f"{where}: expected an object, found {str(data)[:40]!r}")
-    unknown = [key for key in data if key not in names]
-    if unknown:
-        raise RecordError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(names)}")
-    try:
-        return kind(**data)
-    except TypeError as error:
-        raise RecordError(f"{where}: {error}") from None
 
 
 def _summed(path: str, parts: Sequence[Module]) -> Module:

@@ -7,7 +7,6 @@ numbers are shown (tables.py).
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from results.errors import RecordError
+from results.reading import Count, did_you_mean, read
 
 SCHEMA = 1
 """Version of the JSON form. Keys with a default may be added without a new number."""
@@ -32,11 +32,7 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "macs": ("MAC", "lower", "multiply-accumulates of one forward pass of one image"),
     "flops": ("FLOP", "lower", "floating point operations of one forward pass of one image, 2 a MAC"),
     "activations": ("elements", "lower", "elements written by the layers in one forward pass of one image"),
-    "inference_latency_p50": (
-        "s",
-        "lower",
-        "median time from one image on the host to its result on the host",
-    ),
+    "inference_latency_p50": ("s", "lower", "median time from one image on the host to its result on the host"),
     "inference_latency_p90": ("s", "lower", "the same, 90th percentile"),
     "inference_latency_p99": ("s", "lower", "the same, 99th percentile"),
     "inference_throughput": ("images/s", "higher", "images through the forward pass with the queue full"),
@@ -72,7 +68,7 @@ class Value:
     median: Number | None
     low: Number | None
     high: Number | None
-    samples: int
+    samples: Count
     missing: str | None = None
     confidence: float | None = None
 
@@ -97,22 +93,6 @@ class Value:
         """No number, and why."""
         return cls(None, None, None, samples=samples, missing=reason)
 
-    def to_json(self) -> dict[str, Json]:
-        return _dump(self)
-
-    @classmethod
-    def from_json(cls, data: Json, where: str = "value") -> Value:
-        """Raises RecordError on unknown, absent or mistyped keys, naming them."""
-        d = _keys(cls, data, where)
-        return cls(
-            median=_number(d, "median", where),
-            low=_number(d, "low", where),
-            high=_number(d, "high", where),
-            samples=_count(d, "samples", where),
-            missing=_text_or_none(d, "missing", where),
-            confidence=_number(d, "confidence", where),
-        )
-
 
 @dataclass(frozen=True)
 class Ratio:
@@ -129,8 +109,8 @@ class Ratio:
     low: float | None
     high: float | None
     confidence: float | None
-    blocks: int
-    pairs: int
+    blocks: Count
+    pairs: Count
 
     def __post_init__(self) -> None:
         for name in ("estimate", "low", "high"):
@@ -164,24 +144,6 @@ class Ratio:
         turn = [1 / x if x else None for x in (self.estimate, self.high, self.low)]
         return Ratio(self.to, self.of, turn[0], turn[1], turn[2], self.confidence, self.blocks, self.pairs)
 
-    def to_json(self) -> dict[str, Json]:
-        return _dump(self)
-
-    @classmethod
-    def from_json(cls, data: Json, where: str = "ratio") -> Ratio:
-        """Raises RecordError on unknown, absent or mistyped keys, naming them."""
-        d = _keys(cls, data, where)
-        return cls(
-            of=_text(d, "of", where),
-            to=_text(d, "to", where),
-            estimate=_number(d, "estimate", where),
-            low=_number(d, "low", where),
-            high=_number(d, "high", where),
-            confidence=_number(d, "confidence", where),
-            blocks=_count(d, "blocks", where),
-            pairs=_count(d, "pairs", where),
-        )
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -197,7 +159,7 @@ class Metric:
     name: str
     unit: str
     better: str
-    batch: int | None
+    batch: Count | None
     values: Mapping[str, Value]
     ratio: Ratio | None = None
     verdict: str | None = None
@@ -231,20 +193,10 @@ class Metric:
     ) -> Metric:
         """A metric of `METRICS` with its unit and direction; RecordError with near names for another name."""
         if name not in METRICS:
-            raise RecordError(f"unknown metric {name!r}{_near(name, METRICS)}; known: {', '.join(METRICS)}")
+            raise RecordError(f"unknown metric {name!r}{did_you_mean(name, METRICS)}; known: {', '.join(METRICS)}")
         unit, better, _ = METRICS[name]
         return cls(
-            name,
-            unit,
-            better,
-            batch,
-            values,
-            ratio,
-            verdict,
-            tuple(ratios),
-            workloads or {},
-            tuple(notes),
-            pairs,
+            name, unit, better, batch, values, ratio, verdict, tuple(ratios), workloads or {}, tuple(notes), pairs
         )
 
     @property
@@ -252,31 +204,6 @@ class Metric:
         """Every ratio once, whichever of the two fields holds it."""
         first = () if self.ratio is None or self.ratio in self.ratios else (self.ratio,)
         return first + self.ratios
-
-    def to_json(self) -> dict[str, Json]:
-        return _dump(self)
-
-    @classmethod
-    def from_json(cls, data: Json, where: str = "metric") -> Metric:
-        """Raises RecordError on unknown, absent or mistyped keys, naming them."""
-        d = _keys(cls, data, where)
-        values = _mapping(d, "values", where)
-        ratio = d.get("ratio")
-        batch = d.get("batch")
-        return cls(
-            name=_text(d, "name", where),
-            unit=_text(d, "unit", where),
-            better=_text(d, "better", where),
-            batch=None if batch is None else _count(d, "batch", where),
-            values={k: Value.from_json(v, f"{where}.values[{k!r}]") for k, v in values.items()},
-            ratio=None if ratio is None else Ratio.from_json(ratio, f"{where}.ratio"),
-            verdict=_text_or_none(d, "verdict", where),
-            ratios=tuple(Ratio.from_json(v, f"{where}.ratios[{i}]") for i, v in enumerate(_list(d, "ratios", where))),
-            workloads={k: str(v) for k, v in _mapping(d, "workloads", where).items()},
-            notes=tuple(str(v) for v in _list(d, "notes", where)),
-            pairs=plain(d.get("pairs", ())),
-            quantiles={k: tuple(v) for k, v in (d.get("quantiles") or {}).items()},
-        )
 
 
 @dataclass(frozen=True)
@@ -319,14 +246,13 @@ class Record:
 
     def to_json(self) -> dict[str, Json]:
         """Plain types for `json`, `schema` first; never NaN or infinity, which become null."""
-        body = _dump(self)
-        return {"schema": body.pop("schema"), **body}
+        return {"schema": self.schema, **plain(self)}
 
     @classmethod
     def from_json(cls, data: Json, where: str = "record") -> Record:
-        """Raises RecordError on another schema and on unknown, absent or mistyped keys, naming them.
+        """Raises RecordError on another schema and on unknown, missing or mistyped keys, naming them.
 
-        `SHARED_KEYS` are passed over.
+        `SHARED_KEYS` are skipped.
         """
         if not isinstance(data, dict) or "schema" not in data:
             raise RecordError(f"{where}: no key 'schema', so this is not a record of this program")
@@ -337,27 +263,7 @@ class Record:
             raise RecordError(f"{where}: schema is {schema!r}, this version reads {SCHEMA}; {advice}")
         if "benchmarks" in data and "kind" not in data:
             raise RecordError(f"{where}: written by pytest-benchmark, so not a record; bench trend reads such files")
-        d = _keys(cls, {key: value for key, value in data.items() if key not in SHARED_KEYS}, where)
-        commit = None if d.get("commit") is None else _mapping(d, "commit", where)
-        complete = d.get("complete", True)
-        if not isinstance(complete, bool):
-            raise RecordError(f"{where}.complete: expected true or false, found {_shown(complete)}")
-        return cls(
-            kind=_text(d, "kind", where),
-            created=_text(d, "created", where),
-            command=_text(d, "command", where),
-            commit=commit,
-            machine=_mapping(d, "machine", where),
-            operands=tuple(
-                _text({"operand": v}, "operand", f"{where}.operands[{i}]")
-                for i, v in enumerate(_list(d, "operands", where))
-            ),
-            metrics=tuple(
-                Metric.from_json(v, f"{where}.metrics[{i}]") for i, v in enumerate(_list(d, "metrics", where))
-            ),
-            complete=complete,
-            settings=_mapping(d, "settings", where),
-        )
+        return read(cls, data, where, ignore=SHARED_KEYS)
 
 
 def _finite(x: Number | None) -> Number | None:
@@ -365,96 +271,15 @@ def _finite(x: Number | None) -> Number | None:
 
 
 def plain(data: Json) -> Json:
-    """Copies into what JSON can hold, NaN and infinity as None."""
+    """Copies into what JSON can hold: dataclasses as objects, NaN and infinity as None."""
     if data is None or isinstance(data, (bool, str)):
         return data
     if isinstance(data, (int, float)):
         return _finite(data)
+    if dataclasses.is_dataclass(data):
+        return {field.name: plain(getattr(data, field.name)) for field in dataclasses.fields(data)}
     if isinstance(data, Mapping):
         return {str(k): plain(v) for k, v in data.items()}
     if isinstance(data, (list, tuple, set, frozenset)):
         return [plain(v) for v in (sorted(data) if isinstance(data, (set, frozenset)) else data)]
     return str(data)
-
-
-def _dump(thing: Any) -> dict[str, Json]:
-    out: dict[str, Json] = {}
-    for f in dataclasses.fields(thing):
-        value = getattr(thing, f.name)
-        if isinstance(value, Ratio):
-            value = value.to_json()
-        elif f.name == "values":
-            value = {k: v.to_json() for k, v in value.items()}
-        elif f.name in ("ratios", "metrics"):
-            value = [v.to_json() for v in value]
-        out[f.name] = plain(value)
-    return out
-
-
-def _near(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=2)
-    return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
-
-
-def _shown(data: Json) -> str:
-    text = repr(data)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _keys(cls: type, data: Json, where: str) -> dict[str, Json]:
-    if not isinstance(data, dict):
-        raise RecordError(f"{where}: expected an object, found {_shown(data)}")
-    fields = dataclasses.fields(cls)
-    known = [f.name for f in fields]
-    for key in data:
-        if key not in known:
-            raise RecordError(f"{where}: unknown key {key!r}{_near(key, known)}; known: {', '.join(known)}")
-    needed = [
-        f.name
-        for f in fields
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in data
-    ]
-    if needed:
-        raise RecordError(f"{where}: missing {', '.join(repr(n) for n in needed)}")
-    return data
-
-
-def _number(d: dict[str, Json], key: str, where: str) -> Number | None:
-    x = d.get(key)
-    if x is None:
-        return None
-    if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x):
-        raise RecordError(f"{where}.{key}: expected a finite number or null, found {_shown(x)}")
-    return x
-
-
-def _count(d: dict[str, Json], key: str, where: str) -> int:
-    x = d[key]
-    if isinstance(x, bool) or not isinstance(x, int) or x < 0:
-        raise RecordError(f"{where}.{key}: expected a whole number from 0 up, found {_shown(x)}")
-    return x
-
-
-def _text(d: dict[str, Json], key: str, where: str) -> str:
-    x = d[key]
-    if not isinstance(x, str):
-        raise RecordError(f"{where}.{key}: expected text, found {_shown(x)}")
-    return x
-
-
-def _text_or_none(d: dict[str, Json], key: str, where: str) -> str | None:
-    return None if d.get(key) is None else _text(d, key, where)
-
-
-def _mapping(d: dict[str, Json], key: str, where: str) -> dict[str, Json]:
-    x = d.get(key, {})
-    if not isinstance(x, dict):
-        raise RecordError(f"{where}.{key}: expected an object, found {_shown(x)}")
-    return x
-
-
-def _list(d: dict[str, Json], key: str, where: str) -> list[Json]:
-    x = d.get(key, [])
-    if not isinstance(x, list):
-        raise RecordError(f"{where}.{key}: expected a list, found {_shown(x)}")
-    return x

@@ -20,6 +20,7 @@ from results import profile as profiles
 from results import report_pictures as pictures
 from results.classification import read_confusion
 from results.errors import RecordError
+from results.gate import CheckReport
 from results.history import History, load_steps
 from results.profile import Profile
 from results.record import Record
@@ -197,7 +198,7 @@ def of_check(record: Record, path: Path) -> Section:
     stored = record.settings.get("check")
     if not isinstance(stored, Mapping):
         raise RecordError(f"{path}: a check without its report; check again with this version")
-    report = gate_report.from_json({**stored, "machine": record.machine}, str(path))
+    report = CheckReport.from_json({**stored, "machine": record.machine}, str(path))
     text = gate_report.markdown(report)
     _, _, rest = text.partition("\n\n")
     return Section(

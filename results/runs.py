@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from results.errors import RecordError
 from results.history import duration, time_unit
+from results.reading import Amount, Count, Fraction, check, did_you_mean, read
+from results.record import plain
 from results.store import Skipped, read_json, write_whole
 from results.tables import Cell, fixed, render, to_json, unit_for
 
@@ -19,8 +19,8 @@ FILE = "summary.json"
 """The file of a run's folder that holds its summary."""
 
 SCHEMA = 1
-STATUSES = ("finished", "stopped", "failed")
-EVALUATED = ("val", "test", "held-out")
+Status = Literal["finished", "stopped", "failed"]
+Evaluated = Literal["val", "test", "held-out"]
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,17 @@ class Published:
     """
 
     study: str | int | None = None
-    top1: float | None = None
-    top1_best: float | None = None
-    epochs: int | None = None
-    seconds: float | None = None
+    top1: Fraction | None = None
+    top1_best: Fraction | None = None
+    epochs: Count | None = None
+    seconds: Amount | None = None
     hardware: str | None = None
     source: str | None = None
     defects: tuple[str, ...] = ()
     note: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "defects", tuple(self.defects))
-        _check(self, "published")
-
-    @classmethod
-    def from_json(cls, data: Any, where: str = "published") -> Published:
-        """From the table of a recipe or the JSON of a summary. Raises RecordError on unknown or mistyped keys."""
-        return _from_json(cls, data, where)
+        check(self)
 
     def text(self) -> str:
         """What a reader must know beside the figure, in one line."""
@@ -78,44 +72,38 @@ class RunSummary:
     model: str
     data: str
     recipe: str
-    evaluated: str
-    status: str
-    epochs: int
-    top1: float | None = None
-    top5: float | None = None
-    best_top1: float | None = None
-    best_epoch: int | None = None
-    train_seconds: float | None = None
-    seconds_per_epoch: float | None = None
-    images_per_second: float | None = None
-    inference_cold_seconds: float | None = None
-    inference_warm_seconds: float | None = None
-    inference_warm_low_seconds: float | None = None
-    inference_warm_high_seconds: float | None = None
-    params: int | None = None
-    parameter_tensors: int | None = None
-    state_entries: int | None = None
-    weight_bytes: int | None = None
-    checkpoint_bytes: int | None = None
-    peak_bytes: int | None = None
+    evaluated: Evaluated
+    status: Status
+    epochs: Count
+    top1: Fraction | None = None
+    top5: Fraction | None = None
+    best_top1: Fraction | None = None
+    best_epoch: Count | None = None
+    train_seconds: Amount | None = None
+    seconds_per_epoch: Amount | None = None
+    images_per_second: Amount | None = None
+    inference_cold_seconds: Amount | None = None
+    inference_warm_seconds: Amount | None = None
+    inference_warm_low_seconds: Amount | None = None
+    inference_warm_high_seconds: Amount | None = None
+    params: Count | None = None
+    parameter_tensors: Count | None = None
+    state_entries: Count | None = None
+    weight_bytes: Count | None = None
+    checkpoint_bytes: Count | None = None
+    peak_bytes: Count | None = None
     reason: str | None = None
     published: Published | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        where = f"summary of run {self.name!r}"
-        if self.published is not None and not isinstance(self.published, Published):
-            object.__setattr__(self, "published", Published.from_json(self.published, f"{where}: published"))
-        object.__setattr__(self, "missing", dict(self.missing))
-        _check(self, where)
-        for key, value, known in (("status", self.status, STATUSES), ("evaluated", self.evaluated, EVALUATED)):
-            if value not in known:
-                raise RecordError(f"{where}: {key} is {value!r}; known: {', '.join(known)}")
+        where = f"run {self.name!r}"
+        check(self)
         if self.status != "finished" and not self.reason:
             raise RecordError(f"{where}: a run that is {self.status} needs the `reason`")
         for key in self.missing:
             if key not in _OPTIONAL:
-                raise RecordError(f"{where}: missing names {key!r}{_near(key, _OPTIONAL)}, which is no figure")
+                raise RecordError(f"{where}: missing names {key!r}{did_you_mean(key, _OPTIONAL)}, which is no figure")
             if getattr(self, key) is not None:
                 raise RecordError(f"{where}: {key} is there and said to be missing")
 
@@ -143,22 +131,16 @@ class RunSummary:
         return self.missing.get(name) or (f"the run {self.status}: {self.reason}" if self.reason else "not measured")
 
     def to_json(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"schema": SCHEMA} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        out["missing"] = dict(self.missing)
-        if self.published is not None:
-            out["published"] = dataclasses.asdict(self.published) | {"defects": list(self.published.defects)}
-        return out
+        return {"schema": SCHEMA, **plain(self)}
 
     @classmethod
     def from_json(cls, data: Any, where: str = "summary") -> RunSummary:
         """Raises RecordError on unknown, absent or mistyped keys and on another schema."""
         if not isinstance(data, dict):
             raise RecordError(f"{where}: expected an object; is it a run's {FILE}?")
-        given = dict(data)
-        schema = given.pop("schema", None)
-        if schema != SCHEMA:
-            raise RecordError(f"{where}: schema {schema!r}; this version reads {SCHEMA}")
-        return _from_json(cls, given, where)
+        if data.get("schema") != SCHEMA:
+            raise RecordError(f"{where}: schema {data.get('schema')!r}; this version reads {SCHEMA}")
+        return read(cls, data, where, ignore=("schema",))
 
     def save(self, folder: Path | str) -> Path:
         """Writes `summary.json` into the run's folder, the whole file or nothing, and returns its path."""
@@ -333,7 +315,7 @@ def bar_rows(summaries: Iterable[RunSummary], name: str) -> dict[str, dict[str, 
     Raises RecordError for a name that is no figure of a run.
     """
     if name not in _OPTIONAL:
-        raise RecordError(f"no figure {name!r}{_near(name, _OPTIONAL)}; known: {', '.join(_OPTIONAL)}")
+        raise RecordError(f"no figure {name!r}{did_you_mean(name, _OPTIONAL)}; known: {', '.join(_OPTIONAL)}")
     runs = list(summaries)
     theirs = {"top1": "top1", "best_top1": "top1_best", "train_seconds": "seconds"}.get(name)
     rows: dict[str, dict[str, float | None]] = {run.name: {"ours": getattr(run, name)} for run in runs}
@@ -348,7 +330,7 @@ def bar_rows(summaries: Iterable[RunSummary], name: str) -> dict[str, dict[str, 
 
 def _sorted(summaries: Iterable[RunSummary], sort: str, columns: Mapping[str, _Column]) -> list[RunSummary]:
     if sort not in columns:
-        raise RecordError(f"cannot sort by {sort!r}{_near(sort, columns)}; known: {', '.join(columns)}")
+        raise RecordError(f"cannot sort by {sort!r}{did_you_mean(sort, columns)}; known: {', '.join(columns)}")
     column = columns[sort]
     runs = sorted(summaries, key=lambda run: run.name)
     there = [run for run in runs if column.read(run) is not None]
@@ -454,67 +436,6 @@ def _numbered(notes: Sequence[str], format: str) -> list[str]:
 
 def _joined(parts: Sequence[str], below: Sequence[str]) -> str:
     return "\n".join([*parts, *([] if not below else ["\n".join(below) + "\n"])])
-
-
-_T = TypeVar("_T", Published, RunSummary)
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "str | int | None": (str, int, type(None)),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "float | None": (int, float, type(None)),
-}
-_FRACTIONS = ("top1", "top1_best", "top5", "best_top1")
-
-
-def _from_json(kind: type[_T], data: Any, where: str) -> _T:
-    if not isinstance(data, Mapping):
-        raise RecordError(f"{where}: expected an object, found {str(data)[:40]!r}")
-    fields = dataclasses.fields(kind)
-    names = [f.name for f in fields]
-    for key in data:
-        if key not in names:
-            raise RecordError(f"{where}: unknown key {key!r}{_near(str(key), names)}; known: {', '.join(names)}")
-    for key, wanted in (("defects", list), ("missing", Mapping)):
-        value = data.get(key)
-        if key in names and key in data and not isinstance(value, (wanted, tuple) if wanted is list else wanted):
-            raise RecordError(f"{where}: {key} is {str(value)[:40]!r}; expected {_WORDS[key]}")
-    absent = [
-        f.name
-        for f in fields
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in data
-    ]
-    if absent:
-        raise RecordError(f"{where}: missing {', '.join(repr(name) for name in absent)}")
-    return kind(**data)
-
-
-_WORDS = {"defects": "a list of texts", "missing": "an object of reasons"}
-
-
-def _check(thing: Published | RunSummary, where: str) -> None:
-    """Every field of its type, numbers finite and not negative, accuracies fractions, texts in the collections."""
-    for f in dataclasses.fields(thing):
-        x = getattr(thing, f.name)
-        kinds = _KINDS.get(str(f.type))
-        if kinds is not None:
-            if not isinstance(x, kinds) or isinstance(x, bool):
-                raise RecordError(f"{where}: {f.name} is {str(x)[:40]!r}; expected {f.type}")
-            if isinstance(x, (int, float)) and not (math.isfinite(x) and x >= 0):
-                raise RecordError(f"{where}: {f.name} is {x}; expected a number from 0 up, or None and why")
-            if f.name in _FRACTIONS and isinstance(x, (int, float)) and x > 1:
-                raise RecordError(f"{where}: {f.name} is {x}; accuracies are fractions from 0 to 1")
-        elif f.name in _WORDS:
-            texts = [*x, *x.values()] if isinstance(x, Mapping) else x
-            if not all(isinstance(text, str) for text in texts):
-                raise RecordError(f"{where}: {f.name} holds something other than texts")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), n=2)
-    return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
 
 
 _OPTIONAL = tuple(

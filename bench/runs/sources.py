@@ -29,6 +29,7 @@ from models.errors import ModelError
 from models.prepare import DTYPES, autocast_dtype
 from models.training.distributed import World
 from models.training.recipe import Recipe
+from results.runs import Evaluated
 
 SMALL = 64  # pixels: up to here a whole data set of decoded images fits beside the network
 UNDIVIDED_HOLDOUT = 0.2  # of a folder that has no validation images
@@ -55,8 +56,8 @@ class Splits:
     held: bool = False
 
     @property
-    def evaluated(self) -> str:
-        """What epochs are evaluated on: one of results.runs.EVALUATED."""
+    def evaluated(self) -> Evaluated:
+        """What epochs are evaluated on."""
         if self.held:
             return "held-out"
         return "test" if self.validation is self.test else "val"

@@ -29,7 +29,7 @@ from models.training import recipe as recipes
 from models.training.recipe import Recipe
 from results.errors import RecordError
 from results.history import History, duration
-from results.runs import FILE, RunSummary
+from results.runs import FILE, Evaluated, RunSummary
 from results.store import write_whole
 
 # What is to be run
@@ -55,7 +55,7 @@ class Material:
     name: str
     images: int
     classes: int
-    evaluated: Callable[[Recipe], str]
+    evaluated: Callable[[Recipe], Evaluated]
 
 
 def material(data: Path | None, train: tuple[str, ...], val: str | None) -> Material:
@@ -69,7 +69,7 @@ def material(data: Path | None, train: tuple[str, ...], val: str | None) -> Mate
 
     found = sources.open_folders(data, train, val)
 
-    def evaluated(recipe: Recipe) -> str:
+    def evaluated(recipe: Recipe) -> Evaluated:
         try:
             splits = sources.split(found, recipe, lambda text: None)
         except DataError:

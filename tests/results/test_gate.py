@@ -7,7 +7,7 @@ import fabricated_check as made
 import pytest
 
 from results import gate
-from results.gate import Fact, Row, row_verdict, worst
+from results.gate import Fact, Row, row_verdict
 from results.verdict import instrument_faults
 
 
@@ -40,8 +40,6 @@ def test_the_gravest_verdict_is_the_whole_s() -> None:
     for i, verdict in enumerate(order):
         among = rows(*order[: i - 1 if i else None : -1])
         assert made.report(rows=among).verdict == verdict
-        assert worst(among) == verdict
-    assert worst(()) == "CLEAN"
 
 
 def test_a_changed_fact_lies_between_a_regression_and_a_loss() -> None:

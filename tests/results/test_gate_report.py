@@ -15,7 +15,7 @@ import pytest
 from results import gate_report
 from results.errors import RecordError
 from results.gate import CheckReport, Fact, Row, Side
-from results.gate_report import FORMATS, annotations, as_text, from_json, markdown, table, to_json_text, verdict_line
+from results.gate_report import FORMATS, annotations, as_text, markdown, table, to_json_text, verdict_line
 
 HOSTILE = "inference/a|b`c*<d>&_e@f,g:h%i/b1\r\n::error::x\x1b[31m\x00/cpu"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -394,7 +394,7 @@ def test_an_unwritable_summary_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", REPORTS)
 def test_json_comes_back_whole(name: str) -> None:
     found = REPORTS[name]
-    again = from_json(json.loads(to_json_text(found)))
+    again = CheckReport.from_json(json.loads(to_json_text(found)))
     assert again == found
     for format in FORMATS:
         assert as_text(again, format) == as_text(found, format)
@@ -403,7 +403,7 @@ def test_json_comes_back_whole(name: str) -> None:
 def test_raw_blocks_come_back() -> None:
     blocks = (({"base": 0.1, "head": 0.2}, {"base": 0.3, "head": 0.4}),)
     found = made.report(rows=(replace(made.REGRESSED_ROW, blocks=blocks, again_blocks=blocks * 2),))
-    assert from_json(json.loads(to_json_text(found))) == found
+    assert CheckReport.from_json(json.loads(to_json_text(found))) == found
 
 
 def test_not_a_number_is_no_invalid_json() -> None:
@@ -419,15 +419,15 @@ def test_not_a_number_is_no_invalid_json() -> None:
     ("change", "message"),
     [
         ({"colour": 1}, "unknown key 'colour'; known: base"),
-        ({"rows": {}}, "check.rows: expected a list"),
-        ({"rows": [{"workload": "w"}]}, r"check.rows\[0\]: no key 'verdict'"),
-        ({"base": None}, "check.base: expected an object"),
+        ({"rows": {}}, "check: rows: expected a list"),
+        ({"rows": [{"workload": "w"}]}, r"check: rows\[0\]: missing 'verdict'"),
+        ({"base": None}, "check: base: expected an object"),
     ],
 )
 def test_other_json_is_refused(change: dict[str, Any], message: str) -> None:
     data = json.loads(to_json_text(REPORTS["clean"])) | change
     with pytest.raises(RecordError, match=message):
-        from_json(data)
+        CheckReport.from_json(data)
 
 
 def test_unknown_format() -> None:

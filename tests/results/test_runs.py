@@ -85,20 +85,20 @@ def test_summaries_come_back_whole(tmp_path: Path, run: RunSummary) -> None:
         ({"speed": 1}, "unknown key 'speed'"),
         ({"top_1": 0.5}, "unknown key 'top_1' (did you mean 'top1'"),
         ({"schema": 2}, "schema 2; this version reads 1"),
-        ({"name": None}, "name is 'None'; expected str"),
-        ({"params": 1.5}, "params is '1.5'; expected int | None"),
-        ({"epochs": True}, "epochs is 'True'; expected int"),
-        ({"top1": 85.71}, "top1 is 85.71; accuracies are fractions"),
-        ({"train_seconds": -1}, "train_seconds is -1; expected a number from 0 up"),
-        ({"status": "done"}, "status is 'done'; known: finished, stopped, failed"),
+        ({"name": None}, "name: expected text, found None"),
+        ({"params": 1.5}, "params: expected a whole number from 0 up or null, found 1.5"),
+        ({"epochs": True}, "epochs: expected a whole number from 0 up, found True"),
+        ({"top1": 85.71}, "top1: expected a finite number from 0 to 1, found 85.71"),
+        ({"train_seconds": -1}, "train_seconds: expected a finite number from 0 up, found -1"),
+        ({"status": "done"}, "status: expected 'finished' or 'stopped' or 'failed', found 'done'"),
         ({"status": "failed"}, "a run that is failed needs the `reason`"),
-        ({"evaluated": "train"}, "evaluated is 'train'; known: val, test"),
+        ({"evaluated": "train"}, "evaluated: expected 'val' or 'test' or 'held-out', found 'train'"),
         ({"missing": {"top9": "why"}}, "missing names 'top9'"),
         ({"missing": {"top1": "why"}}, "top1 is there and said to be missing"),
-        ({"missing": ["top1"]}, "expected an object of reasons"),
+        ({"missing": ["top1"]}, "missing: expected an object, found ['top1']"),
         ({"published": {"top1": 0.5, "year": 2020}}, "published: unknown key 'year'"),
-        ({"published": {"defects": "one"}}, "expected a list of texts"),
-        ({"published": 3}, "published: expected an object"),
+        ({"published": {"defects": "one"}}, "published.defects: expected a list, found 'one'"),
+        ({"published": 3}, "published: expected an object or null, found 3"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -120,9 +120,8 @@ def test_absent_keys_and_no_object(tmp_path: Path) -> None:
         RunSummary.load(tmp_path / "none.json")
 
 
-def test_a_recipes_table_is_taken_as_it_is() -> None:
-    run = replace(WHOLE, published={"study": "4", "top1": 0.8667, "defects": ["a", "b"]})  # type: ignore[arg-type]
-    assert run.published == Published(study="4", top1=0.8667, defects=("a", "b"))
+def test_difference_to_the_published_figure() -> None:
+    run = replace(WHOLE, published=Published(study="4", top1=0.8667, defects=("a", "b")))
     assert run.difference == pytest.approx(0.0096)
     assert STOPPED.difference is None
 
