@@ -4,14 +4,14 @@ Everything is read off one forward pass of one image on the meta device, so that
 computed. MACs are those of `torch.utils.flop_counter`, the counter of `bench cost`, and add up to its figure.
 """
 
+import contextlib
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.hooks import RemovableHandle
 
 from models import zoo
 from models.errors import ModelError
@@ -57,7 +57,8 @@ def summarise(
         ModelError: no such network or argument, a module without a size, or an image that does not fit.
     """
     module, title, pixels = on_meta(network, classes, size, arguments)
-    with _Recorder(module) as recorder:
+    recorder = _Recorder(module)
+    with hooked(module, recorder.before, recorder.after), recorder.counter:
         run(module, title, pixels)
     return recorder.layers()
 
@@ -114,6 +115,22 @@ def run(module: nn.Module, title: str, size: int) -> Tensor:
     return logits
 
 
+@contextlib.contextmanager
+def hooked(
+    network: nn.Module,
+    before: Callable[[nn.Module, object], None],
+    after: Callable[[nn.Module, object, object], None],
+) -> Iterator[None]:
+    """Within it `before` (module, inputs) and `after` (module, inputs, output) see every call of every module."""
+    handles = [module.register_forward_pre_hook(before) for module in network.modules()]
+    handles += [module.register_forward_hook(after) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def shape_of(value: object) -> tuple[int, ...]:
     """The shape of the first tensor in what a module takes or returns, without the batch axis."""
     if isinstance(value, Tensor):
@@ -143,35 +160,22 @@ class _Call:
 
 
 class _Recorder:
-    """Hooks on every module of a network, and the counter they read; a context manager around one forward pass."""
+    """What the hooks on every module of a network note during one forward pass, and the counter they read."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         self._names = {module: name for name, module in network.named_modules()}
-        self._counter = FlopCounterMode(display=False)
+        self.counter = FlopCounterMode(display=False)
         self._rows: list[tuple[nn.Module, tuple[int, ...], int]] = []
         self._open: list[_Call] = []
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> "_Recorder":
-        for module in self._names:
-            self._handles.append(module.register_forward_pre_hook(self._before))
-            self._handles.append(module.register_forward_hook(self._after))
-        self._counter.__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._counter.__exit__(*details)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
-
-    def _before(self, module: nn.Module, inputs: object) -> None:
-        self._open.append(_Call(len(self._rows), self._counter.get_total_flops()))
+    def before(self, module: nn.Module, inputs: object) -> None:
+        self._open.append(_Call(len(self._rows), self.counter.get_total_flops()))
         self._rows.append((module, (), 0))
 
-    def _after(self, module: nn.Module, inputs: object, output: object) -> None:
+    def after(self, module: nn.Module, inputs: object, output: object) -> None:
         call = self._open.pop()
-        flops = self._counter.get_total_flops() - call.before
+        flops = self.counter.get_total_flops() - call.before
         if self._open:
             self._open[-1].children += flops
         self._rows[call.row] = (module, shape_of(output), (flops - call.children) // 2)
