@@ -1,21 +1,26 @@
-"""`bench doctor`: what this machine is, what would spoil a measurement here, what to do about each."""
+"""`bench doctor`: this machine, what would spoil a measurement on it, and what to do about it."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.output import write
+
+if TYPE_CHECKING:
+    from bench.machine.diagnosis import Finding
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: machine and findings.")
 @click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
 def command(as_json: bool, output: str) -> int:
-    """Say what this machine is, what would spoil a measurement here, and what to do about each.
+    """Describe this machine, what would spoil a measurement on it, and what to do about it.
 
-    Findings are advice: the exit code is 0 whatever is found.
+    Findings are advice: the exit code is 0 whatever they are.
     """
     from bench.machine.diagnosis import examine, gather
 
@@ -28,23 +33,21 @@ def command(as_json: bool, output: str) -> int:
     return 0
 
 
-def document(machine: Mapping[str, Any], findings: list[Any]) -> dict[str, Any]:
+def document(machine: Mapping[str, Any], findings: "Sequence[Finding]") -> dict[str, Any]:
     """{"schema", "machine", "findings": [{"level", "subject", "finding", "remedy"}]}."""
-    from dataclasses import asdict
-
     return {"schema": 1, "machine": machine, "findings": [asdict(finding) for finding in findings]}
 
 
 MARKS = {"problem": "!", "advice": "-", "note": " "}
 HEADINGS = {
-    "problem": "Spoils a measurement",
-    "advice": "Would make it better",
+    "problem": "Spoils measurements",
+    "advice": "Would improve measurements",
     "note": "Good to know",
 }
 
 
-def report(machine: Mapping[str, Any], findings: list[Any]) -> str:
-    """The same for reading: the machine, then the findings, worst first, each with its remedy below it."""
+def report(machine: Mapping[str, Any], findings: "Sequence[Finding]") -> str:
+    """The same as text: the machine, then the findings, worst first, each with its remedy below it."""
     lines = ["This machine"]
     lines += [f"  {name:<10}{text}" for name, text in machine_rows(machine)]
     for level, heading in HEADINGS.items():
@@ -56,12 +59,12 @@ def report(machine: Mapping[str, Any], findings: list[Any]) -> str:
             lines += [f"      {line}" for line in finding.remedy.splitlines()]
     fine = [finding.subject for finding in findings if finding.level == "fine"]
     if fine:
-        lines += ["", "Fine", *_wrapped(", ".join(fine))]
+        lines += ["", "Fine", *textwrap.wrap(", ".join(fine), 98, initial_indent="  ", subsequent_indent="  ")]
     return "\n".join(lines)
 
 
 def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a reader wants to know first, as (name, text)."""
+    """The most important facts, as (name, text)."""
     from results.tables import quantity
 
     cpu, memory, versions, host = (machine[key] for key in ("cpu", "memory", "versions", "host"))
@@ -92,9 +95,3 @@ def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
     if machine["commit"]:
         rows.append(("commit", machine["commit"]["sha"][:12] + (" + changes" * machine["commit"]["dirty"])))
     return rows
-
-
-def _wrapped(text: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="  ")

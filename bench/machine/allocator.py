@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what a step frees: the next step needs just as much."""
+"""Keeps the memory that a step frees in the process: the next step needs as much."""
 
 import ctypes
 import os
@@ -14,18 +14,18 @@ _kept = False
 
 
 def keep_memory(environ: Mapping[str, str] = os.environ, library: Any = None) -> bool:
-    """Have this process keep freed memory, blocks of up to 1 GiB; those it starts inherit it by fork only.
+    """Have this process keep freed blocks of up to 1 GiB; of its children only forked ones inherit that.
 
-    glibc hands large blocks back to the kernel when a step frees its activations, and the next step's first touch of
-    each page is a fault that clears it. The process then holds its largest working set until it ends. Nothing happens
-    without glibc, beside another allocator, and where the user has set these thresholds. Source: mallopt(3).
+    By default glibc hands large blocks back to the kernel when a step frees its activations, and the next step pays a
+    page fault for each page it touches. Afterwards the process holds its largest working set until it ends. Nothing
+    happens without glibc, with another allocator, or where the user has set these thresholds. Source: mallopt(3).
 
     Args:
         environ: the environment.
-        library: the C library; the one of this process by default.
+        library: the C library; by default the one of this process.
 
     Returns:
-        whether it does.
+        whether the C library agreed.
     """
     global _kept
     if sys.platform != "linux" or chosen_by_user(environ):
@@ -34,13 +34,13 @@ def keep_memory(environ: Mapping[str, str] = os.environ, library: Any = None) ->
         mallopt = (library or ctypes.CDLL(None)).mallopt
     except (AttributeError, OSError):
         return False
-    # Either one ends glibc's own guess of both thresholds, so the second must not be missing.
+    # Setting either threshold stops glibc from adapting both, so both have to be set.
     _kept = bool(mallopt(_TRIM_THRESHOLD, _NEVER)) and bool(mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT))
     return _kept
 
 
 def chosen_by_user(environ: Mapping[str, str]) -> bool:
-    """Whether the environment says how memory is allocated: then it is obeyed."""
+    """Whether the environment chooses how memory is allocated; that choice is respected."""
     return (
         any(name in environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))
         or "glibc.malloc." in environ.get("GLIBC_TUNABLES", "")
@@ -49,5 +49,5 @@ def chosen_by_user(environ: Mapping[str, str]) -> bool:
 
 
 def described() -> str:
-    """For a record: what this process was told."""
+    """What a record says of this process's allocator."""
     return "keeps freed memory" if _kept else "default"

@@ -1,4 +1,4 @@
-"""What Linux says of the CPU, its memory and its load."""
+"""The CPU, its memory and its load, as Linux reports them."""
 
 import math
 import os
@@ -27,7 +27,7 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class Roots:
-    """Where the kernel publishes its facts; tests point these at fabricated trees."""
+    """Where the kernel's /proc and /sys are; tests point these at fabricated trees."""
 
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
@@ -40,8 +40,8 @@ def cpu_facts(roots: Roots) -> dict[str, Any]:
     flags = set((first.get("flags") or first.get("Features") or "").split())
     frequency = roots.sys / "devices/system/cpu/cpu0/cpufreq"
     packages = {(record.get("physical id"), record.get("core id")) for record in records}
-    no_turbo = _text(roots.sys / "devices/system/cpu/intel_pstate/no_turbo")
-    boost = _text(roots.sys / "devices/system/cpu/cpufreq/boost")
+    no_turbo = read_text(roots.sys / "devices/system/cpu/intel_pstate/no_turbo")
+    boost = read_text(roots.sys / "devices/system/cpu/cpufreq/boost")
     return {
         "model": _cpu_model(first),
         "features": [feature for feature in FEATURES if feature in flags],
@@ -51,18 +51,18 @@ def cpu_facts(roots: Roots) -> dict[str, Any]:
         "quota": cpu_quota(roots),
         "usable": usable_cores(roots),
         "clock_hertz": cpu_clock(roots),
-        "clock_maximum_hertz": _scaled(_number(frequency / "cpuinfo_max_freq"), 1e3),
-        "governor": _text(frequency / "scaling_governor"),
+        "clock_maximum_hertz": scaled(read_number(frequency / "cpuinfo_max_freq"), 1e3),
+        "governor": read_text(frequency / "scaling_governor"),
         "boost": no_turbo == "0" if no_turbo is not None else (boost == "1" if boost is not None else None),
         "virtual": "hypervisor" in flags if flags else None,
-        "smt": _text(roots.sys / "devices/system/cpu/smt/active") == "1",
+        "smt": read_text(roots.sys / "devices/system/cpu/smt/active") == "1",
         "numa_nodes": len(list((roots.sys / "devices/system/node").glob("node[0-9]*"))) or None,
     }
 
 
 def _cpuinfo(roots: Roots) -> list[dict[str, str]]:
     records: list[dict[str, str]] = []
-    for line in _lines(roots.proc / "cpuinfo"):
+    for line in read_lines(roots.proc / "cpuinfo"):
         key, separator, value = line.partition(":")
         if not separator:
             continue
@@ -74,18 +74,17 @@ def _cpuinfo(roots: Roots) -> list[dict[str, str]]:
 
 
 def _cpu_model(record: Mapping[str, str]) -> str:
-    # Hypervisors hide the model behind a family name such as "AMD EPYC": family, model and stepping tell them
-    # apart.
+    # Hypervisors hide the model behind a family name such as "AMD EPYC"; family, model and stepping identify it.
     name = record.get("model name") or platform.processor() or platform.machine()
     numbers = [record.get(key) for key in ("cpu family", "model", "stepping")]
     return f"{name} ({'/'.join(str(number) for number in numbers)})" if all(numbers) else name
 
 
 def usable_cores(roots: Roots | None = None) -> int:
-    """How many threads can run at once here: affinity and the control group's quota, at least one."""
+    """How many threads can run at once: the smaller of CPU affinity and control group quota, at least one."""
     affinity = _affinity()
     quota = cpu_quota(roots or Roots())
-    # A quota of 1.5 cores lets two threads run three quarters of the time, so a part counts as one.
+    # Rounded up: a quota of 1.5 cores lets two threads run three quarters of the time.
     return max(1, min(affinity, math.ceil(quota))) if quota else affinity
 
 
@@ -96,13 +95,13 @@ def _affinity() -> int:
 
 
 def cpu_quota(roots: Roots) -> float | None:
-    """Cores that the control group grants, the smallest up its tree; None without a limit."""
+    """Cores granted by the control group, the smallest limit up its tree; None without a limit."""
     limits = []
     for folder in _control_groups(roots, "cpu"):
-        maximum = (_text(folder / "cpu.max") or "").split()
+        maximum = (read_text(folder / "cpu.max") or "").split()
         if len(maximum) == 2 and maximum[0] != "max":
             limits.append(int(maximum[0]) / int(maximum[1]))
-        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        quota, period = read_number(folder / "cpu.cfs_quota_us"), read_number(folder / "cpu.cfs_period_us")
         if quota and period and quota > 0:
             limits.append(quota / period)
     return min(limits) if limits else None
@@ -112,7 +111,7 @@ def _control_groups(roots: Roots, controller: str) -> list[Path]:
     """The folders of this process's control group and its ancestors, versions 2 and 1."""
     base = roots.sys / "fs/cgroup"
     folders = [base, base / controller]
-    for line in _lines(roots.proc / "self/cgroup"):
+    for line in read_lines(roots.proc / "self/cgroup"):
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0":
             root = base
@@ -126,22 +125,24 @@ def _control_groups(roots: Roots, controller: str) -> list[Path]:
 
 
 def cpu_clock(roots: Roots) -> float | None:
-    """The mean clock of the cores this process may use, in hertz; None where the kernel does not say.
+    """The mean clock of the cores this process may use, in hertz; None where the kernel does not report it.
 
-    cpufreq first: on machines with many cores /proc/cpuinfo interrupts every one of them to fill its table.
+    cpufreq is read first: on machines with many cores, reading /proc/cpuinfo interrupts every one of them.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    clocks = [_number(roots.sys / f"devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq") for core in cores]
+    clocks = [read_number(roots.sys / f"devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq") for core in cores]
     kilohertz = [clock for clock in clocks if clock]
     if kilohertz:
         return 1e3 * sum(kilohertz) / len(kilohertz)
-    megahertz = [float(line.partition(":")[2]) for line in _lines(roots.proc / "cpuinfo") if line.startswith("cpu MHz")]
+    megahertz = [
+        float(line.partition(":")[2]) for line in read_lines(roots.proc / "cpuinfo") if line.startswith("cpu MHz")
+    ]
     return 1e6 * sum(megahertz) / len(megahertz) if megahertz else None
 
 
 def memory_facts(roots: Roots) -> dict[str, Any]:
     """Bytes of memory and swap, and the control group's limit."""
-    table = {line.split(":")[0]: line.split() for line in _lines(roots.proc / "meminfo")}
+    table = {line.split(":")[0]: line.split() for line in read_lines(roots.proc / "meminfo")}
 
     def entry(name: str) -> int | None:
         return int(table[name][1]) * 1024 if name in table else None
@@ -150,7 +151,7 @@ def memory_facts(roots: Roots) -> dict[str, Any]:
     limits: list[float] = []
     for folder in _control_groups(roots, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            limit = _number(folder / name)
+            limit = read_number(folder / name)
             # Version 1 writes "no limit" as the largest multiple of a page.
             if limit is not None and limit < 1 << 60:
                 limits.append(limit)
@@ -160,13 +161,13 @@ def memory_facts(roots: Roots) -> dict[str, Any]:
         "limit_bytes": int(min(limits)) if limits else None,
         "swap_bytes": total,
         "swap_used_bytes": total - free if total is not None and free is not None else None,
-        "huge_pages": _chosen(_text(roots.sys / "kernel/mm/transparent_hugepage/enabled")),
+        "huge_pages": _selected(read_text(roots.sys / "kernel/mm/transparent_hugepage/enabled")),
     }
 
 
 def load_facts(roots: Roots) -> dict[str, Any]:
-    """How busy the machine is: the run queue, and the share of time the hypervisor gave to others."""
-    averages = (_text(roots.proc / "loadavg") or "").split()[:3]
+    """How busy the machine is: the run queue, and the share of time the hypervisor gave to other guests."""
+    averages = (read_text(roots.proc / "loadavg") or "").split()[:3]
     times = cpu_times(roots)
     return {
         "average": [float(value) for value in averages] or None,
@@ -176,7 +177,7 @@ def load_facts(roots: Roots) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Ticks since boot over all cores; differences between two readings are what means something."""
+    """Ticks since boot, summed over all cores; only the difference of two readings is meaningful."""
 
     total: int
     idle: int
@@ -185,7 +186,7 @@ class CpuTimes:
 
 def cpu_times(roots: Roots) -> CpuTimes | None:
     """The first line of /proc/stat; None where there is none."""
-    lines = _lines(roots.proc / "stat")
+    lines = read_lines(roots.proc / "stat")
     if not lines or not lines[0].startswith("cpu "):
         return None
     # user nice system idle iowait irq softirq steal; guest time is counted in user already.
@@ -194,32 +195,32 @@ def cpu_times(roots: Roots) -> CpuTimes | None:
     return CpuTimes(total=sum(ticks), idle=ticks[3] + ticks[4], stolen=ticks[7])
 
 
-def _text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """A file's text without surrounding whitespace; None where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
 
 
-def _lines(path: Path) -> list[str]:
-    return (_text(path) or "").splitlines()
+def read_lines(path: Path) -> list[str]:
+    """A file's lines; none where it cannot be read."""
+    return (read_text(path) or "").splitlines()
 
 
-def _number(path: Path) -> float | None:
+def read_number(path: Path) -> float | None:
+    """The number a file holds; None where there is none."""
     try:
-        return float(_text(path) or "")
+        return float(read_text(path) or "")
     except ValueError:
         return None
 
 
-def _scaled(value: float | None, factor: float) -> float | None:
+def scaled(value: float | None, factor: float) -> float | None:
+    """`value` in another unit; None stays None."""
     return None if value is None else value * factor
 
 
-def _flag(value: int | None) -> bool | None:
-    return None if value is None else bool(value)
-
-
-def _chosen(words: str | None) -> str | None:
+def _selected(words: str | None) -> str | None:
     """The bracketed word of a kernel switch such as "always [madvise] never"."""
     return words[words.index("[") + 1 : words.index("]")] if words and "[" in words and "]" in words else words

@@ -1,21 +1,21 @@
-"""Which device a command measures on."""
+"""The device that a command measures on."""
 
 import os
 from pathlib import Path
 
 from bench.errors import UsageError, WorkloadError
 
-# What the NVIDIA driver puts there, whatever else is installed.
+# Present wherever an NVIDIA driver is installed.
 DRIVER = Path("/dev/nvidiactl")
 
 
 def choose_device(wanted: str) -> str:
-    """auto -> cuda if NVML sees a GPU, else cpu. Whether torch can use it is found by the measuring process.
+    """The device that "auto" stands for: "cuda" if a GPU is visible, else "cpu"; the measuring process tries torch on it.
 
-    A driver whose NVML cannot be opened is there all the same: then telemetry is missing, and says so in each record.
+    A driver without a working NVML counts as a GPU too; records then say that telemetry is missing.
 
     Raises:
-        WorkloadError: cuda was asked for and the driver shows none.
+        WorkloadError: cuda was asked for, and the driver shows no GPU.
     """
     if wanted == "cpu":
         return "cpu"
@@ -39,5 +39,7 @@ def refuse_used_gpu() -> None:
     handles = visible_handles(nvml, os.environ) if nvml is not None else []
     users = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handles[0]) if handles else None
     if users:
-        who = ", ".join(str(one.pid) for one in users)
-        raise UsageError(f"the GPU is in use by process {who}; wait for it, or go on with --force")
+        processes = ", ".join(str(process.pid) for process in users)
+        raise UsageError(
+            f"the GPU is in use by process {processes}; wait until it ends, or measure anyway with --force"
+        )

@@ -1,8 +1,8 @@
-"""Where a number comes from: the hardware, its state, the software and the source it was measured with.
+"""The machine a number comes from: its hardware and state, the software, the commit of this code.
 
-`describe()` returns a dict that goes into every record as it is. Its key "fingerprint" holds what has to
-agree before two records may be compared; everything else is kept so that a strange number can be explained
-later. Importing this module imports no torch. Whatever cannot be read here is None, never a guess.
+`describe()` returns a dict that goes into every record unchanged. Its "fingerprint" holds what has to agree before two
+records may be compared; the rest is kept so that a strange number can be explained later. Importing this module imports
+no torch. Whatever cannot be read is None, never a guess.
 
     fingerprint   device, driver, power limit, CPU, cores, versions, compiler, settings: must agree
     gpus          each visible GPU: clocks, power, temperature, throttle reasons, processes
@@ -11,6 +11,7 @@ later. Importing this module imports no torch. Whatever cannot be read here is N
     load          run queue, time stolen by the hypervisor since boot
     versions      Python, torch, torchvision, CUDA, cuDNN, DALI, Triton, ...
     settings      threads, determinism, TF32, environment variables that change speed
+    compiler      the C++ compiler's version, or None
     commit        {"sha", "dirty"} of this checkout, or None when installed from a wheel
     host          operating system and kernel
 """
@@ -18,12 +19,12 @@ later. Importing this module imports no torch. Whatever cannot be read here is N
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.machine.cpu import Roots, cpu_facts, load_facts, memory_facts
 from bench.machine.gpu import gpu_facts, open_nvml
 from bench.machine.software import COMPARED_VERSIONS, commit, compiler, settings, versions
+from bench.processes import SOURCE
 
 
 def describe(
@@ -36,9 +37,8 @@ def describe(
     """Describe this machine as a dict that JSON can hold.
 
     Args:
-        with_torch: import torch and read the settings that are in force in this process. Without it, torch is
-            asked only if it is already imported, and the settings in the fingerprint are None otherwise
-            (quick: no CUDA).
+        with_torch: import torch and read its settings in this process. If False they are read only if torch is
+            imported already, and are None otherwise, which is quick and wakes no GPU.
         device: what is measured, "cpu" or "cuda[:N]"; by default the first visible GPU, else the CPU.
         roots: where /proc and /sys are.
         nvml: a module with NVML's functions; by default `open_nvml()`.
@@ -49,9 +49,9 @@ def describe(
     nvml = open_nvml() if nvml is None else nvml
     gpus = gpu_facts(nvml, environ, roots) if nvml is not None else []
     cpu = cpu_facts(roots)
-    versions_found = versions()
-    settings_found = settings(with_torch, environ)
-    compiler_found = compiler(environ)
+    installed = versions()
+    torch_settings = settings(with_torch, environ)
+    compiler_version = compiler(environ)
     measured = _measured_gpu(device, gpus)
     fingerprint: dict[str, str | int | float | bool | None] = {
         "device": measured["name"] if measured else cpu["model"],
@@ -63,22 +63,22 @@ def describe(
         "cores": cpu["usable"],
         "virtual": cpu["virtual"],
         "system": f"{platform.system()} {platform.machine()}",
-        "compiler": compiler_found,
-        "threads": settings_found["threads"],
-        "deterministic": settings_found["deterministic"],
-        "tf32": settings_found["tf32"],
+        "compiler": compiler_version,
+        "threads": torch_settings["threads"],
+        "deterministic": torch_settings["deterministic"],
+        "tf32": torch_settings["tf32"],
     }
-    fingerprint |= {name: versions_found[name] for name in COMPARED_VERSIONS}
+    fingerprint |= {name: installed[name] for name in COMPARED_VERSIONS}
     return {
         "fingerprint": fingerprint,
         "gpus": gpus,
         "cpu": cpu,
         "memory": memory_facts(roots),
         "load": load_facts(roots),
-        "versions": versions_found,
-        "settings": settings_found,
-        "compiler": compiler_found,
-        "commit": commit(Path(__file__).resolve().parent),
+        "versions": installed,
+        "settings": torch_settings,
+        "compiler": compiler_version,
+        "commit": commit(SOURCE / "bench"),
         "host": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
     }
 
@@ -88,15 +88,3 @@ def _measured_gpu(device: str | None, gpus: Sequence[Mapping[str, Any]]) -> Mapp
         return None
     index = int(device.split(":")[1]) if device and ":" in device else 0
     return gpus[index] if index < len(gpus) else None
-
-
-# --- GPU ------------------------------------------------------------------------------------------------
-
-
-# --- CPU, memory, load ----------------------------------------------------------------------------------
-
-
-# --- software -------------------------------------------------------------------------------------------
-
-
-# --- reading --------------------------------------------------------------------------------------------

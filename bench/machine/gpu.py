@@ -1,14 +1,12 @@
-"""What NVML says of the GPUs."""
+"""The GPUs and their state, as NVML reports them."""
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from bench.machine.cpu import Roots, _flag, _lines, _scaled
+from bench.machine.cpu import Roots, read_lines, scaled
 
-# NVML's clock event bits. Only a GPU that is too hot or short of supply says that a number is not its own;
-# a power limit is a property of the machine (it is in the fingerprint), and idling or locked clocks are not
-# faults.
+# NVML's clock event bits.
 CLOCK_EVENTS = {
     0x001: "idle",
     0x002: "clocks set by user",
@@ -20,8 +18,9 @@ CLOCK_EVENTS = {
     0x080: "power brake",
     0x100: "display clocks",
 }
-
-
+POWER_LIMIT = 0x004
+# Too hot or short of supply: a number measured then is not typical of the GPU. A power limit is a property of the
+# machine (it is in the fingerprint), and idling or locked clocks are not faults.
 THROTTLING = 0x008 | 0x020 | 0x040 | 0x080
 
 
@@ -49,9 +48,9 @@ def ask(nvml: Any, function: str, *arguments: Any) -> Any:
 def visible_handles(nvml: Any, environ: Mapping[str, str]) -> list[Any]:
     """NVML handles in the order in which CUDA numbers them.
 
-    NVML ignores CUDA_VISIBLE_DEVICES, so it is applied here: numbers and UUID prefixes, cut at the first
-    entry that names no GPU, as the driver does. Without CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA may number unlike
-    GPUs fastest first; boards of one kind are numbered alike by both.
+    NVML ignores CUDA_VISIBLE_DEVICES, so it is applied here as the driver does: numbers and UUID prefixes, up to the
+    first entry that names no GPU. Without CUDA_DEVICE_ORDER=PCI_BUS_ID, CUDA may number GPUs of different models
+    fastest first; GPUs of one model are numbered alike by both.
     """
     count = ask(nvml, "nvmlDeviceGetCount") or 0
     handles = [ask(nvml, "nvmlDeviceGetHandleByIndex", index) for index in range(count)]
@@ -75,7 +74,7 @@ def visible_handles(nvml: Any, environ: Mapping[str, str]) -> list[Any]:
 
 
 def _first_slice(nvml: Any, handle: Any) -> Any:
-    """Of a partitioned GPU (MIG) its first slice, which is what CUDA then opens; else the GPU itself."""
+    """The first slice of a partitioned GPU (MIG), which is what CUDA opens; else the GPU itself."""
     mode = ask(nvml, "nvmlDeviceGetMigMode", handle)
     if not mode or not mode[0]:
         return handle
@@ -84,7 +83,7 @@ def _first_slice(nvml: Any, handle: Any) -> Any:
 
 
 def gpu_facts(nvml: Any, environ: Mapping[str, str], roots: Roots) -> list[dict[str, Any]]:
-    """One dict a visible GPU; hertz, watts, bytes, degrees Celsius."""
+    """One dict for each visible GPU; hertz, watts, bytes, degrees Celsius."""
     driver = ask(nvml, "nvmlSystemGetDriverVersion")
     return [_gpu(nvml, handle, driver, roots) for handle in visible_handles(nvml, environ)]
 
@@ -93,24 +92,25 @@ def _gpu(nvml: Any, handle: Any, driver: str | None, roots: Roots) -> dict[str, 
     memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
     events = clock_events(nvml, handle)
     mig = ask(nvml, "nvmlDeviceGetMigMode", handle)
+    persistence = ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
     graphics, memory_clock = 0, 2  # NVML_CLOCK_GRAPHICS, NVML_CLOCK_MEM
     return {
         "name": ask(nvml, "nvmlDeviceGetName", handle),
         "driver": driver,
         "memory_bytes": memory.total if memory else None,
         "memory_used_bytes": memory.used if memory else None,
-        "power_limit_watts": _scaled(ask(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle), 1e-3),
-        "power_default_watts": _scaled(ask(nvml, "nvmlDeviceGetPowerManagementDefaultLimit", handle), 1e-3),
-        "power_watts": _scaled(ask(nvml, "nvmlDeviceGetPowerUsage", handle), 1e-3),
+        "power_limit_watts": scaled(ask(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle), 1e-3),
+        "power_default_watts": scaled(ask(nvml, "nvmlDeviceGetPowerManagementDefaultLimit", handle), 1e-3),
+        "power_watts": scaled(ask(nvml, "nvmlDeviceGetPowerUsage", handle), 1e-3),
         "jpeg_engine": ask(nvml, "nvmlDeviceGetJpgUtilization", handle) is not None,
-        "clock_hertz": _scaled(ask(nvml, "nvmlDeviceGetClockInfo", handle, graphics), 1e6),
-        "clock_maximum_hertz": _scaled(ask(nvml, "nvmlDeviceGetMaxClockInfo", handle, graphics), 1e6),
-        "memory_clock_hertz": _scaled(ask(nvml, "nvmlDeviceGetClockInfo", handle, memory_clock), 1e6),
+        "clock_hertz": scaled(ask(nvml, "nvmlDeviceGetClockInfo", handle, graphics), 1e6),
+        "clock_maximum_hertz": scaled(ask(nvml, "nvmlDeviceGetMaxClockInfo", handle, graphics), 1e6),
+        "memory_clock_hertz": scaled(ask(nvml, "nvmlDeviceGetClockInfo", handle, memory_clock), 1e6),
         "celsius": ask(nvml, "nvmlDeviceGetTemperature", handle, 0),
         "clock_events": event_names(events) if events is not None else None,
         "throttled": bool(events & THROTTLING) if events is not None else None,
-        "persistence": _flag(ask(nvml, "nvmlDeviceGetPersistenceMode", handle)),
-        "mig": _flag(mig[0]) if mig else None,
+        "persistence": None if persistence is None else bool(persistence),
+        "mig": bool(mig[0]) if mig else None,
         "pcie_generation": ask(nvml, "nvmlDeviceGetCurrPcieLinkGeneration", handle),
         "pcie_width": ask(nvml, "nvmlDeviceGetCurrPcieLinkWidth", handle),
         "other_processes": _other_processes(nvml, handle, roots),
@@ -148,6 +148,6 @@ def _descends(pid: int, ancestor: int, roots: Roots) -> bool:
     while pid > 1:
         if pid == ancestor:
             return True
-        parent = [line.split()[1] for line in _lines(roots.proc / str(pid) / "status") if line.startswith("PPid:")]
+        parent = [line.split()[1] for line in read_lines(roots.proc / str(pid) / "status") if line.startswith("PPid:")]
         pid = int(parent[0]) if parent else 0
     return False

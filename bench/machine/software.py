@@ -1,8 +1,9 @@
-"""Versions, settings, compiler and commit behind a measurement."""
+"""The software behind a measurement: versions, settings, compiler and commit."""
 
-import ast
 import importlib.metadata
+import importlib.util
 import platform
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 from bench.machine import allocator
 
-# Variables that change what is measured without leaving a trace in any result.
+# Variables that change what is measured and would otherwise leave no trace in a result.
 VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_DEVICE_ORDER",
@@ -43,19 +44,19 @@ VARIABLES = (
     "TRITON_INTERPRET",
 )
 
-
+# Two records are comparable only if these agree.
 COMPARED_VERSIONS = ("python", "torch", "torchvision", "cuda", "cudnn", "dali", "triton")
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of what a number depends on, read without importing it; None where not installed."""
-    torch_facts = _torch_version_file()
+    """Versions of the packages a number depends on, read without importing them; None where not installed."""
+    torch_build = _torch_build()
     return {
         "python": platform.python_version(),
-        "torch": torch_facts.get("__version__") or _version("torch"),
+        "torch": torch_build.get("__version__") or _version("torch"),
         "torchvision": _version("torchvision"),
-        "cuda": torch_facts.get("cuda"),
-        "hip": torch_facts.get("hip"),
+        "cuda": torch_build.get("cuda"),
+        "hip": torch_build.get("hip"),
         "cudnn": _first_version("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "nvidia-cudnn-cu11"),
         "dali": _first_version("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110"),
         "triton": _version("triton"),
@@ -79,31 +80,19 @@ def _first_version(*distributions: str) -> str | None:
     return next((found for name in distributions if (found := _version(name)) is not None), None)
 
 
-def _torch_version_file() -> dict[str, str | None]:
-    """torch/version.py read as text: only it names a wheel's CUDA, and importing torch takes seconds."""
+def _torch_build() -> dict[str, Any]:
+    """The variables of torch/version.py, which alone names a wheel's CUDA; importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return {}
-    found: dict[str, str | None] = {}
     try:
-        tree = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
+        return runpy.run_path(str(Path(spec.origin).parent / "version.py"))
     except (OSError, SyntaxError):
         return {}
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign):
-            targets = [target.id for target in statement.targets if isinstance(target, ast.Name)]
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            targets = [statement.target.id]
-        else:
-            continue
-        value = statement.value
-        if isinstance(value, ast.Constant) and (value.value is None or isinstance(value.value, str)):
-            found |= dict.fromkeys(targets, value.value)
-    return found
 
 
 def settings(with_torch: bool, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What torch is set to in this process (None where it is not loaded), and variables that change speed."""
+    """torch's settings in this process (None where it is not loaded), and variables that change speed."""
     found: dict[str, Any] = {
         "threads": None,
         "interop_threads": None,
@@ -119,8 +108,7 @@ def settings(with_torch: bool, environ: Mapping[str, str]) -> dict[str, Any]:
         return found
     import torch
 
-    # fp32_precision is the one reading that never clashes with whichever of torch's two TF32 interfaces was
-    # used.
+    # torch has two interfaces for TF32 and refuses to read one after the other was used; this reading always works.
     cudnn: Any = torch.backends.cudnn
     matmul, convolution = torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision
     return found | {
@@ -149,8 +137,7 @@ def compiler(environ: Mapping[str, str], which: Callable[[str], str | None] = sh
 def commit(package: Path) -> dict[str, Any] | None:
     """{"sha", "dirty"} of the checkout that holds `package` at its top; None for an installed copy.
 
-    A wheel unpacked somewhere below another project's repository must not be filed under that project's
-    commit.
+    A wheel unpacked somewhere below another project's repository must not be recorded under that project's commit.
     """
     top = _output(["git", "-C", str(package), "rev-parse", "--show-toplevel"]).strip()
     if not top or Path(top).resolve() != package.parent:

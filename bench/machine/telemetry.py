@@ -1,12 +1,11 @@
-"""Watches the machine while it is being measured: clock, power, temperature, throttling, memory, load.
+"""Sensors of a device, sampled while it is measured: clock, power, temperature, load, energy.
 
-    with Telemetry(sensor_for("cuda:0")) as watch:
+    with Telemetry(sensor_for("cuda:0")) as telemetry:
         ...
-    summary = watch.summary()
+    summary = telemetry.summary()
 
-A thread reads the sensor a few times a second. Whatever a machine has no sensor for is None, and
-`sensor.missing` says why. Energy is read from a counter before and after, never integrated from samples of
-power.
+A thread reads the sensor a few times a second. What a machine has no sensor for is None, and `sensor.missing` says why.
+Energy is the difference of a counter's readings, never an integral of sampled power.
 """
 
 import os
@@ -14,25 +13,37 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from types import TracebackType
 from typing import Any, Protocol
 
-from bench.machine.cpu import Roots, cpu_clock, cpu_times, memory_facts
-from bench.machine.gpu import THROTTLING, ask, clock_events, open_nvml, visible_handles
+from bench.machine.cpu import Roots, cpu_times
+from bench.machine.gpu import POWER_LIMIT, THROTTLING, ask, clock_events, open_nvml, visible_handles
 
-# Reading costs the measured program something: NVML answers in about 0.1 ms, and four readings a second of
-# that are well below what a duel can resolve, yet a slice of 0.25 s still gets one.
+# Reading takes time from the measured program. NVML answers in about 0.1 ms: a few readings a second stay far below
+# what a comparison can resolve, and a slice of 0.25 s still gets one.
 PERIOD_SECONDS = 0.2
 
-POWER_LIMIT = 0x004
+# A counter that moves in steps is wrong by up to one step at either end: a hundred steps keep that below 1 %.
+COUNTER_STEPS = 100
+
+GPU_FIELDS = ("clock_hertz", "watts", "celsius", "throttle", "memory_bytes")
+HOST_FIELDS = ("load", "stolen")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One reading. `seconds` is perf_counter's; the others are None where this machine has no such sensor."""
+    """One reading.
+
+    Attributes:
+        seconds: when, by perf_counter.
+        clock_hertz, watts, celsius: of the GPU, None where it does not report them.
+        throttle: bits of bench.machine.gpu.CLOCK_EVENTS.
+        memory_bytes: in use on the GPU.
+        load: share of the host's CPU time since the last reading in which a core worked, 0..1.
+        stolen: share of it that the hypervisor gave to other guests, 0..1.
+    """
 
     seconds: float
     clock_hertz: float | None = None
@@ -46,11 +57,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the samples of one measurement amount to.
+    """The samples of one measurement, reduced to what a record keeps.
 
-    Clock is a median because a clock at rest before the work starts must not drag a mean; power is a mean
-    because energy adds up; the rest are the worst values seen. `missing` says per field why there is no
-    number.
+    Attributes:
+        samples: how many there are.
+        seconds: from the first to the last.
+        clock_hertz: median, which a clock that idled before the work began cannot drag down.
+        clock_lowest_hertz: the lowest.
+        watts, load, stolen: means.
+        celsius, memory_bytes: the highest.
+        throttled, power_limited: whether any sample was.
+        missing: field -> why there is no number.
     """
 
     samples: int
@@ -69,34 +86,28 @@ class Summary:
 
 def summarise(samples: list[Sample], missing: Mapping[str, str]) -> Summary:
     """Reduce samples to one Summary; without samples every field is None and says so."""
+    known = {
+        name: [value for sample in samples if (value := getattr(sample, name)) is not None]
+        for name in (*GPU_FIELDS, *HOST_FIELDS)
+    }
 
-    def known(name: str) -> list[float]:
-        return [value for sample in samples if (value := getattr(sample, name)) is not None]
+    def reduced(name: str, reduce: Callable[[list[Any]], Any]) -> Any:
+        return reduce(known[name]) if known[name] else None
 
-    clocks, watts, celsius = known("clock_hertz"), known("watts"), known("celsius")
-    throttles = [sample.throttle for sample in samples if sample.throttle is not None]
-    memory = [sample.memory_bytes for sample in samples if sample.memory_bytes is not None]
-    loads, stolen = known("load"), known("stolen")
-    reasons = dict(missing)
-    if not samples:
-        reasons |= dict.fromkeys(FIELDS, "nothing was sampled")
     return Summary(
         samples=len(samples),
         seconds=samples[-1].seconds - samples[0].seconds if samples else 0.0,
-        clock_hertz=median(clocks) if clocks else None,
-        clock_lowest_hertz=min(clocks) if clocks else None,
-        watts=sum(watts) / len(watts) if watts else None,
-        celsius=max(celsius) if celsius else None,
-        throttled=any(bits & THROTTLING for bits in throttles) if throttles else None,
-        power_limited=any(bits & POWER_LIMIT for bits in throttles) if throttles else None,
-        memory_bytes=max(memory) if memory else None,
-        load=sum(loads) / len(loads) if loads else None,
-        stolen=sum(stolen) / len(stolen) if stolen else None,
-        missing=reasons,
+        clock_hertz=reduced("clock_hertz", median),
+        clock_lowest_hertz=reduced("clock_hertz", min),
+        watts=reduced("watts", fmean),
+        celsius=reduced("celsius", max),
+        throttled=reduced("throttle", lambda events: any(bits & THROTTLING for bits in events)),
+        power_limited=reduced("throttle", lambda events: any(bits & POWER_LIMIT for bits in events)),
+        memory_bytes=reduced("memory_bytes", max),
+        load=reduced("load", fmean),
+        stolen=reduced("stolen", fmean),
+        missing=dict(missing) if samples else dict.fromkeys(known, "nothing was sampled"),
     )
-
-
-FIELDS = ("clock_hertz", "watts", "celsius", "throttle", "memory_bytes", "load", "stolen")
 
 
 class Sensor(Protocol):
@@ -104,11 +115,11 @@ class Sensor(Protocol):
 
     @property
     def missing(self) -> Mapping[str, str]:
-        """Field -> why there is no number."""
+        """Field of a sample -> why it has no number."""
 
     @property
     def counter_seconds(self) -> float:
-        """How stale the energy counter may be: it moves in steps of this many seconds."""
+        """Seconds between two steps of the energy counter."""
 
     def sample(self) -> Sample:
         """Read everything once."""
@@ -122,45 +133,16 @@ def sensor_for(
 ) -> Sensor:
     """The sensor of "cpu" or "cuda[:N]".
 
-    A CUDA device whose NVML does not answer falls back to the host's sensor, whose `missing` names what is
-    lost.
+    For a CUDA device that NVML does not show it is the host's, and its `missing` says what is not known.
     """
-    if device.startswith("cuda"):
-        nvml = open_nvml() if nvml is None else nvml
-        index = int(device.split(":")[1]) if ":" in device else 0
-        environ = os.environ if environ is None else environ
-        handles = visible_handles(nvml, environ) if nvml is not None else []
-        if index < len(handles):
-            return GpuSensor(nvml, handles[index])
-        lost = dict.fromkeys(FIELDS[:5], f"NVML does not show {device}")
-        return CpuSensor(roots or Roots(), lost)
-    return CpuSensor(roots or Roots())
-
-
-@cache
-def _shown(visible: str | None) -> tuple[Any, tuple[Any, ...]]:
-    """NVML and its handles in CUDA's order, once a process and value of CUDA_VISIBLE_DEVICES."""
-    nvml = open_nvml()
-    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    return nvml, tuple(visible_handles(nvml, environ)) if nvml is not None else ()
-
-
-def gpu_count() -> int:
-    """How many GPUs the driver shows to this process; imports no torch and wakes no device."""
-    return len(_shown(os.environ.get("CUDA_VISIBLE_DEVICES"))[1])
-
-
-def device_state(index: int = 0) -> dict[str, Any]:
-    """{"clock_mhz", "throttled"} of one GPU now, as bench.timing.clock.Slice keeps them."""
-    nvml, handles = _shown(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if index >= len(handles):
-        return {"clock_mhz": None, "throttled": False}
-    megahertz = ask(nvml, "nvmlDeviceGetClockInfo", handles[index], 0)
-    events = clock_events(nvml, handles[index]) or 0
-    return {
-        "clock_mhz": None if megahertz is None else float(megahertz),
-        "throttled": bool(events & THROTTLING),
-    }
+    if not device.startswith("cuda"):
+        return CpuSensor(roots or Roots(), "not read on a CPU")
+    nvml = open_nvml() if nvml is None else nvml
+    index = int(device.split(":")[1]) if ":" in device else 0
+    handles = visible_handles(nvml, os.environ if environ is None else environ) if nvml is not None else []
+    if index < len(handles):
+        return GpuSensor(nvml, handles[index])
+    return CpuSensor(roots or Roots(), f"NVML does not show {device}")
 
 
 class GpuSensor:
@@ -173,8 +155,8 @@ class GpuSensor:
         self._nvml, self._handle, self._now = nvml, handle, now
         first = self.sample()
         self.missing = {
-            name: "this GPU or its driver does not report it" for name in FIELDS if getattr(first, name) is None
-        } | dict.fromkeys(("load", "stolen"), "belongs to the CPU")
+            name: "this GPU or its driver does not report it" for name in GPU_FIELDS if getattr(first, name) is None
+        } | dict.fromkeys(HOST_FIELDS, "belongs to the CPU")
 
     def sample(self) -> Sample:
         milliwatts = ask(self._nvml, "nvmlDeviceGetPowerUsage", self._handle)
@@ -195,38 +177,27 @@ class GpuSensor:
 
 
 class CpuSensor:
-    """The processor through /proc and /sys: clock, memory in use, load, stolen time, package energy."""
+    """The host through /proc and /sys: load, stolen time, energy of the processor packages.
 
-    # The running average power limit counters move about a thousand times a second.
+    Args:
+        roots: where /proc and /sys are.
+        reason: why there are no values of a GPU.
+    """
+
+    # The running average power limit (RAPL) counters move about a thousand times a second.
     counter_seconds = 0.001
 
-    def __init__(
-        self,
-        roots: Roots,
-        lost: Mapping[str, str] | None = None,
-        now: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    def __init__(self, roots: Roots, reason: str, now: Callable[[], float] = time.perf_counter) -> None:
         self._roots, self._now = roots, now
-        self._packages = sorted((roots.sys / "class/powercap").glob("intel-rapl:[0-9]*"))
-        # intel-rapl:0 is a package, intel-rapl:0:1 a part of it that is counted in it already.
-        self._packages = [package for package in self._packages if package.name.count(":") == 1]
-        self._wrapped: dict[Path, tuple[int, int]] = {}
+        # intel-rapl:0 is a package; intel-rapl:0:1 is a part of it, which its counter includes.
+        zones = (roots.sys / "class/powercap").glob("intel-rapl:[0-9]*")
+        self._packages = sorted(zone for zone in zones if zone.name.count(":") == 1)
+        # Package -> its last reading, and how often its counter has started again at zero.
+        self._last: dict[Path, tuple[int, int]] = {}
         self._times = cpu_times(roots)
-        self._lost = dict(lost or {})
-        first = self.sample()
-        reasons = {
-            "clock_hertz": "the kernel does not report a clock",
-            "celsius": "not read on a CPU",
-            "throttle": "not read on a CPU",
-            "memory_bytes": "no /proc/meminfo",
-            "load": "no /proc/stat",
-            "stolen": "no /proc/stat",
-        }
-        self.missing = {name: why for name, why in reasons.items() if getattr(first, name) is None} | self._lost
-        if self.joules() is None:
-            self.missing["watts"] = "no readable energy counter (/sys/class/powercap; root only on most systems)"
-        else:
-            self.missing["watts"] = "a CPU has an energy counter, not a power sensor"
+        self.missing = dict.fromkeys(GPU_FIELDS, reason)
+        if self._times is None:
+            self.missing |= dict.fromkeys(HOST_FIELDS, "no /proc/stat")
 
     def sample(self) -> Sample:
         before, self._times = self._times, cpu_times(self._roots)
@@ -236,18 +207,7 @@ class CpuSensor:
             # Two readings within one tick of the kernel's clock say nothing yet.
             load = 1 - (self._times.idle - before.idle) / ticks if ticks else 0.0
             stolen = (self._times.stolen - before.stolen) / ticks if ticks else 0.0
-        return Sample(
-            seconds=self._now(),
-            clock_hertz=None if "clock_hertz" in self._lost else cpu_clock(self._roots),
-            memory_bytes=None if "memory_bytes" in self._lost else self._memory(),
-            load=load,
-            stolen=stolen,
-        )
-
-    def _memory(self) -> int | None:
-        facts = memory_facts(self._roots)
-        total, available = facts["total_bytes"], facts["available_bytes"]
-        return None if total is None or available is None else total - available
+        return Sample(self._now(), load=load, stolen=stolen)
 
     def joules(self) -> float | None:
         total = 0
@@ -257,10 +217,10 @@ class CpuSensor:
                 span = int((package / "max_energy_range_uj").read_text())
             except (OSError, ValueError):
                 return None
-            # The counter is narrow and starts again at zero within minutes under load.
-            last, turns = self._wrapped.get(package, (now, 0))
+            # The counter is narrow: under load it starts again at zero within minutes.
+            last, turns = self._last.get(package, (now, 0))
             turns += now < last
-            self._wrapped[package] = (now, turns)
+            self._last[package] = (now, turns)
             total += now + turns * span
         return total * 1e-6 if self._packages else None
 
@@ -298,75 +258,47 @@ class Telemetry:
         except Exception as error:
             self._failure = error
 
-    def between(self, start: float, end: float) -> Summary:
-        """Summary of the samples taken from `start` to `end`, perf_counter's seconds."""
-        return summarise([sample for sample in self.samples if start <= sample.seconds <= end], self._sensor.missing)
-
     def summary(self) -> Summary:
         """Summary of everything sampled so far."""
         return summarise(self.samples, self._sensor.missing)
 
 
-# --- energy ---------------------------------------------------------------------------------------------
-
-# A counter that moves in steps is wrong by up to one step at either end: a hundred steps keep that below 1 %.
-COUNTER_STEPS = 100
-
-
-@dataclass(frozen=True)
-class EnergyReading:
-    """An energy counter and the moment it was read."""
-
-    seconds: float
-    joules: float | None
-    counter_seconds: float
-
-
 @dataclass(frozen=True)
 class Energy:
-    """Energy used over a window.
+    """What the energy counter counted.
 
-    `joules` is the counter's difference; `net_joules` leaves out what the device draws at rest
-    (`idle_watts`), which is stated beside it. With `missing` set both are None.
+    Attributes:
+        joules: used by the whole device, at rest or not.
+        seconds: it took.
+        calls: of the work that was done meanwhile.
     """
 
+    joules: float
     seconds: float
-    joules: float | None
-    idle_watts: float | None
-    net_joules: float | None
-    missing: str | None = None
+    calls: int
 
 
-def read_energy(sensor: Sensor, now: Callable[[], float] = time.perf_counter) -> EnergyReading:
-    """Read the counter; the device must be synchronised by the caller first."""
-    return EnergyReading(now(), sensor.joules(), sensor.counter_seconds)
+def measure_energy(
+    sensor: Sensor, work: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> Energy | None:
+    """Call `work` again and again until the energy counter has moved often enough; None without a readable counter.
 
-
-def energy_between(before: EnergyReading, after: EnergyReading, idle_watts: float | None = None) -> Energy:
-    """The energy from `before` to `after`, with idle power subtracted when it is known.
-
-    A window shorter than a hundred steps of the counter gives no number but the reason.
+    Args:
+        clock: seconds; has to wait for the device to finish its work.
     """
-    seconds = after.seconds - before.seconds
-    if before.joules is None or after.joules is None:
-        return Energy(seconds, None, idle_watts, None, "no readable energy counter on this machine")
-    needed = COUNTER_STEPS * after.counter_seconds
-    if seconds < needed:
-        return Energy(seconds, None, idle_watts, None, f"needs a window of {needed:g} s, had {seconds:.2g} s")
-    joules = after.joules - before.joules
-    net = None if idle_watts is None else joules - idle_watts * seconds
-    return Energy(seconds, joules, idle_watts, net)
+    calls, begin, before = 0, clock(), sensor.joules()
+    if before is None:
+        return None
+    while (seconds := clock() - begin) < 1.05 * COUNTER_STEPS * sensor.counter_seconds:
+        work()
+        calls += 1
+    after = sensor.joules()
+    return None if after is None else Energy(after - before, seconds, calls)
 
 
 def idle_watts(
-    sensor: Sensor,
-    now: Callable[[], float] = time.perf_counter,
-    sleep: Callable[[float], None] = time.sleep,
+    sensor: Sensor, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
 ) -> float | None:
-    """Mean power over the shortest window the counter allows; the caller keeps the device idle."""
-    before = read_energy(sensor, now)
-    if before.joules is None:
-        return None
-    sleep(COUNTER_STEPS * sensor.counter_seconds * 1.05)
-    used = energy_between(before, read_energy(sensor, now))
-    return None if used.joules is None else used.joules / used.seconds
+    """Mean power at rest; the caller keeps the device idle. None without a readable energy counter."""
+    used = measure_energy(sensor, lambda: sleep(10 * sensor.counter_seconds), clock)
+    return None if used is None else used.joules / used.seconds

@@ -253,26 +253,21 @@ class Session:
         Returns:
             {"joules", "idle_watts"}, or {"missing"} with the reason.
         """
-        from bench.machine.telemetry import COUNTER_STEPS, energy_between, idle_watts, read_energy
+        from bench.machine.telemetry import idle_watts, measure_energy
 
         step = self.steps[id]
         sensor = self.sensor(step.workload.device)
-        clock = CLOCKS[step.workload.device]
-        if sensor.joules() is None:
-            return {"missing": "no readable energy counter on this machine"}
-        idle = idle_watts(sensor) if idle is None else idle
-        steps = 0
-        begin = clock()
-        before = read_energy(sensor)
-        while clock() - begin < 1.05 * COUNTER_STEPS * sensor.counter_seconds:
+
+        def ten_steps() -> None:
             for _ in range(10):
                 step.call()
-            steps += 10
-        used = energy_between(before, read_energy(sensor), idle)
-        if used.joules is None:
-            return {"missing": used.missing}
-        joules = used.joules if used.net_joules is None else used.net_joules
-        return {"joules": joules / (steps * step.images), "idle_watts": idle}
+
+        if idle is None:
+            idle = idle_watts(sensor)
+        used = measure_energy(sensor, ten_steps, CLOCKS[step.workload.device])
+        if used is None or idle is None:
+            return {"missing": "no readable energy counter on this machine"}
+        return {"joules": (used.joules - idle * used.seconds) / (10 * used.calls * step.images), "idle_watts": idle}
 
     def memory(self, id: str) -> dict[str, Any]:
         from bench.inspecting.memory import measure

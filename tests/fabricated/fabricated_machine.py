@@ -150,3 +150,35 @@ class FabricatedNvml:
 
     def nvmlDeviceGetTotalEnergyConsumption(self, gpu: Gpu) -> Any:  # noqa: N802
         return self._answer(gpu.millijoules)
+
+
+def quiet_machine(**changes: Any) -> dict[str, Any]:
+    """What describe() gives for a machine with nothing to complain about; `changes` are merged into its parts."""
+    parts: dict[str, dict[str, Any]] = {
+        "cpu": {
+            "model": "Fabricated",
+            "features": ["avx512_bf16", "amx_bf16"],
+            "logical": 4,
+            "physical": 4,
+            "affinity": 4,
+            "quota": None,
+            "usable": 4,
+            "governor": "performance",
+            "boost": False,
+            "virtual": False,
+        },
+        "memory": {
+            "total_bytes": 64 << 30,
+            "available_bytes": 60 << 30,
+            "limit_bytes": None,
+            "swap_bytes": 0,
+            "swap_used_bytes": 0,
+        },
+        "load": {"average": [0.0, 0.0, 0.0], "stolen_since_boot": 0.0},
+        "settings": {"threads": 4, "environment": {}},
+        "versions": dict.fromkeys(("python", "torch", "torchvision", "cuda", "cudnn", "dali", "triton"), "1.0"),
+        "host": {"system": "Linux", "release": "6.1", "machine": "x86_64"},
+    }
+    found = {name: part | changes.get(name, {}) for name, part in parts.items()}
+    rest = {"gpus": [], "compiler": "g++ 12", "commit": None} | changes
+    return rest | found

@@ -103,7 +103,9 @@ def test_a_gpu_that_others_use_is_refused_and_they_are_named(monkeypatch: pytest
     nvml = FabricatedNvml(Gpu(processes=(41, 42)))
     monkeypatch.setattr("bench.machine.gpu.open_nvml", lambda: nvml)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(UsageError, match="in use by process 41, 42; wait for it, or go on with --force"):
+    with pytest.raises(
+        UsageError, match="in use by process 41, 42; wait until it ends, or measure anyway with --force"
+    ):
         refuse_used_gpu()
     nvml.gpus = [Gpu()]
     refuse_used_gpu()

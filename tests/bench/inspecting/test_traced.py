@@ -117,7 +117,7 @@ def test_the_innermost_layer_that_holds_all() -> None:
     assert common(["layer1.0.conv1", "layer1.0.bn1"]) == "layer1.0"
     assert common(["a", "b"]) == "(network)"
     assert common(["fc"]) == "fc"
-    assert common([]) == traced.UNKNOWN
+    assert common([]) == counted.UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The fingerprint, read from fabricated machines."""
+"""The fingerprint, read from fabricated machines and from this one."""
 
 import json
 import os
@@ -193,6 +193,13 @@ def test_versions_equal_what_the_packages_say() -> None:
     assert found["torch"] == torch.__version__
     assert found["cuda"] == torch.version.cuda
     assert found["python"] == sys.version.split()[0]
+
+
+def test_the_commit_is_that_of_this_checkout() -> None:
+    top = Path(__file__).resolve().parents[3]
+    found = machine.describe(with_torch=False)["commit"]
+    assert found == software.commit(top / "bench")
+    assert (found is None) == (not (top / ".git").exists())
 
 
 def test_description_needs_no_torch() -> None:
