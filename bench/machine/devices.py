@@ -10,7 +10,7 @@ DRIVER = Path("/dev/nvidiactl")
 
 
 def choose_device(wanted: str) -> str:
-    """The device that "auto" stands for: "cuda" if a GPU is visible, else "cpu"; the measuring process tries torch on it.
+    """Turn "auto" into "cuda" if a GPU is visible, else "cpu"; the measuring process finds out if torch can use it.
 
     A driver without a working NVML counts as a GPU too; records then say that telemetry is missing.
 
