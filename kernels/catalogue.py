@@ -3,51 +3,22 @@
 import difflib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
+from kernels import formats
 
-@dataclass(frozen=True)
-class Entry:
-    """A kernel.
+if TYPE_CHECKING:
+    import torch
 
-    Attributes:
-        module: where it lives; its `example(implementation, batch, size, dtype, device)` is what gets timed.
-        implementations: the twin first; then the twin compiled by torch, and Triton's, which has to beat both.
-        line: what it does.
-    """
-
-    module: str
-    implementations: tuple[str, ...]
-    line: str
-
-
-KERNELS: dict[str, Entry] = {
-    "augment": Entry(
-        "kernels.augment",
-        ("torch", "compiled", "triton"),
-        "resident uint8 images to a batch of windows, mirrored, cut out and normalised, in one pass",
+# Each is a module of this package; its `example(implementation, batch, size, dtype, device)` is what gets timed.
+KERNELS = {
+    "augment": "resident uint8 images to a batch of windows, mirrored, cut out and normalised, in one pass",
+    "depthwise": (
+        "EfficientNet's depthwise convolution, bias, activation and the squeeze-and-excitation sum, in one pass"
     ),
-    "depthwise": Entry(
-        "kernels.depthwise",
-        ("torch", "compiled", "triton"),
-        "EfficientNet's depthwise convolution, bias, activation and the squeeze-and-excitation sum, in one pass",
-    ),
-    "depthwise_backward": Entry(
-        "kernels.depthwise_backward",
-        ("torch", "compiled", "triton"),
-        "both gradients of EfficientNet's depthwise convolution",
-    ),
-    "normalize": Entry(
-        "kernels.normalize",
-        ("torch", "compiled", "triton"),
-        "uint8 images to (x / 255 - mean) / std in the network's own precision and layout, in one pass",
-    ),
-    "pointwise": Entry(
-        "kernels.pointwise",
-        ("torch", "compiled", "triton"),
-        "EfficientNet's 1 x 1 projection of channels scaled image by image, with bias and residual",
-    ),
+    "depthwise_backward": "both gradients of EfficientNet's depthwise convolution",
+    "normalize": "uint8 images to (x / 255 - mean) / std in the network's own precision and layout, in one pass",
+    "pointwise": "EfficientNet's 1 x 1 projection of channels scaled image by image, with bias and residual",
 }
 
 
@@ -62,7 +33,10 @@ def describe(name: str) -> str:
     Raises:
         ValueError: no kernel has that name; the message lists the nearest, or all.
     """
-    return _entry(name).line
+    if name not in KERNELS:
+        near = difflib.get_close_matches(name, KERNELS) or list(names())
+        raise ValueError(f"no kernel is called {name!r}; there is: {', '.join(near)}")
+    return KERNELS[name]
 
 
 def implementations(name: str) -> tuple[str, ...]:
@@ -71,10 +45,13 @@ def implementations(name: str) -> tuple[str, ...]:
     Raises:
         ValueError: as `describe`.
     """
-    return _entry(name).implementations
+    describe(name)
+    return formats.IMPLEMENTATIONS
 
 
-def example(name: str, implementation: str, batch: int, size: int, dtype: str, device: Any) -> Callable[[], object]:
+def example(
+    name: str, implementation: str, batch: int, size: int, dtype: str, device: "torch.device | str"
+) -> Callable[[], object]:
     """A call that runs the kernel once on random input, made here and not timed.
 
     Args:
@@ -85,19 +62,14 @@ def example(name: str, implementation: str, batch: int, size: int, dtype: str, d
     Raises:
         ValueError: as `describe`, or the kernel has no such implementation or dtype on this device.
     """
-    entry = _entry(name)
-    if implementation not in entry.implementations:
-        raise ValueError(
-            f"kernel {name} has no implementation {implementation!r}; it has {', '.join(entry.implementations)}"
-        )
-    call: Callable[[], object] = importlib.import_module(entry.module).example(
-        implementation, batch, size, dtype, device
-    )
-    return call
+    import torch
 
+    from kernels.runtime import choose_implementation
 
-def _entry(name: str) -> Entry:
-    if name not in KERNELS:
-        near = difflib.get_close_matches(name, KERNELS) or list(names())
-        raise ValueError(f"no kernel is called {name!r}; there is: {', '.join(near)}")
-    return KERNELS[name]
+    known = implementations(name)
+    if implementation not in known:
+        raise ValueError(f"kernel {name} has no implementation {implementation!r}; it has {', '.join(known)}")
+    device = torch.device(device)
+    choose_implementation(implementation, device)
+    make: Callable[..., Callable[[], object]] = importlib.import_module(f"kernels.{name}").example
+    return make(implementation, batch, size, formats.dtype_of(dtype), device)

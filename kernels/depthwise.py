@@ -1,12 +1,12 @@
-"""A depthwise convolution, its bias, its activation and the sum over the image that squeeze-and-excitation asks for.
+"""A depthwise convolution with bias, activation and the sums that squeeze-and-excitation needs, in one pass.
 
-The inner part of EfficientNet's bottleneck (Tan and Le 2019) with batch norm folded into weights. Written out it is a
-convolution, an activation and a mean, each of which reads or writes the widest tensor of the block; there is hardly
-anything to compute in between. Here that tensor is read once and written once, and the sums fall off on the way.
+This is the inner part of EfficientNet's bottleneck (Tan and Le 2019) with batch norm folded into the weights. Written
+out it is a convolution, an activation and a mean, each of which reads or writes the widest tensor of the block and
+computes next to nothing. Here that tensor is read once and written once, and the sums are made on the way.
 
 Channels are last in memory, so neighbouring lanes hold neighbouring channels. A program makes up to four rows of a few
 columns: each loaded row of pixels serves every output row that its window reaches. Of a 5 x 5 kernel two rows of output
-load 6 rows in place of 10, four load 8 in place of 20.
+load 6 rows instead of 10, four load 8 instead of 20.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,16 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from kernels.runtime import HAS_TRITON, check_implementation, chosen, compiled, dtype_of, on_device_of
+from kernels.runtime import (
+    HAS_TRITON,
+    Operation,
+    channels_last,
+    check_feature_maps,
+    choose_implementation,
+    empty_channels_last,
+    on_device_of,
+)
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ACTIVATIONS = ("none", "relu", "silu")
 
 Result = tuple[torch.Tensor, torch.Tensor]
@@ -27,14 +34,27 @@ if HAS_TRITON:
     import triton.language as tl
 
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-    def _finished(value, bias, x, end, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-        """Bias and activation; 0 beyond the image, so that it adds nothing to the sums."""
-        value += bias[None, :]
+    def _weighted(pixels, weight_ptr, tap, channels, c, known):  # type: ignore[no-untyped-def]
+        """Pixels times their channel's weight at position `tap` of the window."""
+        weights = tl.load(weight_ptr + tap * channels + c, mask=known, other=0.0)
+        return pixels * weights.to(tl.float32)[None, :]
+
+    @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+    def _stored(  # type: ignore[no-untyped-def]
+        total, bias, out_ptr, x, y, tall, wide, channels, c, known, ACTIVATION: tl.constexpr
+    ):
+        """Adds the bias, activates and writes a row of output; returns its sum over the row."""
+        value = total + bias[None, :]
         if ACTIVATION == "silu":
             value = value / (1 + tl.exp(-value))
         elif ACTIVATION == "relu":
             value = tl.maximum(value, 0.0)
-        return tl.where((x < end)[:, None], value, 0.0)
+        inside = (x < tl.where(y < tall, wide, 0))[:, None]
+        # Beyond the image 0, which adds nothing to the sum.
+        value = tl.where(inside, value, 0.0)
+        places = out_ptr + (x * channels)[:, None] + c[None, :] + y * (wide * channels)
+        tl.store(places, value.to(out_ptr.dtype.element_ty), mask=inside & known[None, :])
+        return tl.sum(value, 0)
 
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
     def _depthwise_kernel(  # type: ignore[no-untyped-def]
@@ -50,14 +70,15 @@ if HAS_TRITON:
         wide,
         tiles_y,
         tiles_x,
-        KERNEL: tl.constexpr,  # noqa: N803
-        STRIDE: tl.constexpr,  # noqa: N803
-        ACTIVATION: tl.constexpr,  # noqa: N803
-        ROWS: tl.constexpr,  # noqa: N803
-        BLOCK_X: tl.constexpr,  # noqa: N803
-        BLOCK_C: tl.constexpr,  # noqa: N803
+        KERNEL: tl.constexpr,
+        STRIDE: tl.constexpr,
+        ACTIVATION: tl.constexpr,
+        ROWS: tl.constexpr,
+        BLOCK_X: tl.constexpr,
+        BLOCK_C: tl.constexpr,
     ):
-        PAD: tl.constexpr = KERNEL // 2  # noqa: N806
+        PAD: tl.constexpr = KERNEL // 2
+        STEP: tl.constexpr = STRIDE * KERNEL
         tile = tl.program_id(0)
         image = (tile // (tiles_y * tiles_x)).to(tl.int64)
         within = tile % (tiles_y * tiles_x)
@@ -85,49 +106,24 @@ if HAS_TRITON:
                 ).to(tl.float32)
                 # Which weight this pixel meets in each row of output is known when the kernel is compiled.
                 if i < KERNEL:
-                    taps = tl.load(weight_ptr + (i * KERNEL + j) * channels + c, mask=known, other=0.0)
-                    row0 += pixels * taps.to(tl.float32)[None, :]
+                    row0 += _weighted(pixels, weight_ptr, i * KERNEL + j, channels, c, known)
                 if ROWS > 1 and i >= STRIDE and i < STRIDE + KERNEL:
-                    taps = tl.load(weight_ptr + ((i - STRIDE) * KERNEL + j) * channels + c, mask=known, other=0.0)
-                    row1 += pixels * taps.to(tl.float32)[None, :]
+                    row1 += _weighted(pixels, weight_ptr, i * KERNEL + j - STEP, channels, c, known)
                 if ROWS > 2 and i >= 2 * STRIDE and i < 2 * STRIDE + KERNEL:
-                    taps = tl.load(weight_ptr + ((i - 2 * STRIDE) * KERNEL + j) * channels + c, mask=known, other=0.0)
-                    row2 += pixels * taps.to(tl.float32)[None, :]
+                    row2 += _weighted(pixels, weight_ptr, i * KERNEL + j - 2 * STEP, channels, c, known)
                 if ROWS > 3 and i >= 3 * STRIDE and i < 3 * STRIDE + KERNEL:
-                    taps = tl.load(weight_ptr + ((i - 3 * STRIDE) * KERNEL + j) * channels + c, mask=known, other=0.0)
-                    row3 += pixels * taps.to(tl.float32)[None, :]
+                    row3 += _weighted(pixels, weight_ptr, i * KERNEL + j - 3 * STEP, channels, c, known)
 
         bias = tl.load(bias_ptr + c, mask=known, other=0.0).to(tl.float32)
         out_ptr += image * tall * wide * channels
-        places = out_ptr + (x * channels)[:, None] + c[None, :]
-        step = wide * channels
-
-        end = tl.where(y < tall, wide, 0)
-        row0 = _finished(row0, bias, x, end, ACTIVATION)
-        tl.store(places + y * step, row0.to(out_ptr.dtype.element_ty), mask=(x < end)[:, None] & known[None, :])
-        total = tl.sum(row0, 0)
+        total = _stored(row0, bias, out_ptr, x, y, tall, wide, channels, c, known, ACTIVATION)
         if ROWS > 1:
-            end = tl.where(y + 1 < tall, wide, 0)
-            row1 = _finished(row1, bias, x, end, ACTIVATION)
-            tl.store(
-                places + (y + 1) * step, row1.to(out_ptr.dtype.element_ty), mask=(x < end)[:, None] & known[None, :]
-            )
-            total += tl.sum(row1, 0)
+            total += _stored(row1, bias, out_ptr, x, y + 1, tall, wide, channels, c, known, ACTIVATION)
         if ROWS > 2:
-            end = tl.where(y + 2 < tall, wide, 0)
-            row2 = _finished(row2, bias, x, end, ACTIVATION)
-            tl.store(
-                places + (y + 2) * step, row2.to(out_ptr.dtype.element_ty), mask=(x < end)[:, None] & known[None, :]
-            )
-            total += tl.sum(row2, 0)
+            total += _stored(row2, bias, out_ptr, x, y + 2, tall, wide, channels, c, known, ACTIVATION)
         if ROWS > 3:
-            end = tl.where(y + 3 < tall, wide, 0)
-            row3 = _finished(row3, bias, x, end, ACTIVATION)
-            tl.store(
-                places + (y + 3) * step, row3.to(out_ptr.dtype.element_ty), mask=(x < end)[:, None] & known[None, :]
-            )
-            total += tl.sum(row3, 0)
-        # Each program has a place of its own: atomic additions would sum in another order each time.
+            total += _stored(row3, bias, out_ptr, x, y + 3, tall, wide, channels, c, known, ACTIVATION)
+        # Each program has a place of its own: atomic additions would sum in a different order each time.
         tl.store(sums_ptr + tile.to(tl.int64) * channels + c, total, mask=known)
 
 
@@ -147,7 +143,7 @@ def depthwise(
         bias: [C].
         stride: 1 or 2.
         activation: "silu", "relu" or "none".
-        implementation: "torch", "compiled" (by torch) or "triton"; None takes `chosen(x.device)`.
+        implementation: "torch", "compiled" or "triton"; None takes the default one of the device.
 
     Returns:
         [B, C, ceil(H / stride), ceil(W / stride)] in x's dtype with channels last in memory, computed in float32 (by
@@ -156,65 +152,57 @@ def depthwise(
     Raises:
         ValueError: another shape, dtype, device, stride, activation or implementation than these.
     """
-    implementation = chosen(x.device) if implementation is None else implementation
-    _check(x, weight, bias, stride, activation, implementation)
-    if torch.compiler.is_compiling():
-        result: Result = torch.ops.pixbench.depthwise(x, weight, bias, stride, activation, implementation)
-        return result
-    return IMPLEMENTED[implementation](x, weight, bias, stride, activation)
-
-
-def _check(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str, implementation: str
-) -> None:
-    if x.dim() != 4 or x.dtype not in DTYPES:
-        raise ValueError(f"x must be [B, C, H, W] of {', '.join(map(str, DTYPES))}, not {x.dtype} {list(x.shape)}")
+    check_depthwise(x, weight, stride)
     channels = x.shape[1]
-    if weight.dim() != 4 or weight.shape[:2] != (channels, 1) or weight.shape[2] != weight.shape[3]:
-        raise ValueError(f"weight must be [{channels}, 1, k, k], not {list(weight.shape)}")
-    if weight.shape[3] % 2 == 0:
-        raise ValueError(f"the kernel must have an odd side, not {weight.shape[3]}")
     if bias.shape != (channels,):
         raise ValueError(f"bias must be [{channels}], not {list(bias.shape)}")
     if not x.device == weight.device == bias.device:
         raise ValueError(f"x, weight and bias are on {x.device}, {weight.device} and {bias.device}")
-    if stride not in (1, 2):
-        raise ValueError(f"stride must be 1 or 2, not {stride}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-    check_implementation(implementation, x.device)
+    return DEPTHWISE(choose_implementation(implementation, x.device), x, weight, bias, stride, activation)
 
 
-def depthwise_torch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str) -> Result:
+def check_depthwise(x: torch.Tensor, weight: torch.Tensor, stride: int) -> None:
+    """Raise ValueError unless these are the arguments of a depthwise convolution that keeps or halves the image."""
+    check_feature_maps(x)
+    if weight.dim() != 4 or weight.shape[:2] != (x.shape[1], 1) or weight.shape[2] != weight.shape[3]:
+        raise ValueError(f"weight must be [{x.shape[1]}, 1, k, k], not {list(weight.shape)}")
+    if weight.shape[3] % 2 == 0:
+        raise ValueError(f"the kernel must have an odd side, not {weight.shape[3]}")
+    if stride not in (1, 2):
+        raise ValueError(f"stride must be 1 or 2, not {stride}")
+
+
+def _depthwise_torch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str) -> Result:
     """The twin: the same from PyTorch's own operators; arguments as for `depthwise`."""
-    x = x.contiguous(memory_format=torch.channels_last)
     side = weight.shape[2]
-    made = functional.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride, side // 2, groups=x.shape[1])
+    out = functional.conv2d(
+        channels_last(x), weight.to(x.dtype), bias.to(x.dtype), stride, side // 2, groups=x.shape[1]
+    )
     if activation == "silu":
-        made = functional.silu(made)
+        out = functional.silu(out)
     elif activation == "relu":
-        made = functional.relu(made)
-    return made.contiguous(memory_format=torch.channels_last), made.sum((2, 3), dtype=torch.float32)
+        out = functional.relu(out)
+    return channels_last(out), out.sum((2, 3), dtype=torch.float32)
 
 
 def depthwise_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str) -> Result:
     """The kernel; arguments as for `depthwise`."""
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = channels_last(x)
     B, C, H, W = x.shape
     side = weight.shape[2]
-    tall, wide = _out(H, stride), _out(W, stride)
-    out = torch.empty((B, C, tall, wide), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    out = empty_output(x, stride)
+    tall, wide = out.shape[2:]
     if not out.numel():
         return out, torch.zeros((B, C), dtype=torch.float32, device=x.device)
     rows, block_x, block_c = blocks(C, tall, wide)
     tiles_y, tiles_x = triton.cdiv(tall, rows), triton.cdiv(wide, block_x)
     sums = torch.empty((B, tiles_y * tiles_x, C), dtype=torch.float32, device=x.device)
-    # A tap of all channels side by side, as the pixels are.
-    taps = weight.reshape(C, side * side).t().contiguous()
     with on_device_of(x):
         _depthwise_kernel[(B * tiles_y * tiles_x, triton.cdiv(C, block_c))](
             x,
-            taps,
+            by_position(weight),
             bias.contiguous(),
             out,
             sums,
@@ -236,9 +224,15 @@ def depthwise_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     return out, sums.sum(1)
 
 
-def _out(length: int, stride: int) -> int:
-    """Length of the output of an odd kernel with a border of half its side."""
-    return (length - 1) // stride + 1
+def by_position(weight: torch.Tensor) -> torch.Tensor:
+    """Weights [C, 1, k, k] as [k * k, C]: all channels of a position side by side, as the pixels are."""
+    return weight.flatten(1).t().contiguous()
+
+
+def empty_output(x: torch.Tensor, stride: int) -> torch.Tensor:
+    """An uninitialised result for an odd kernel with a border of half its side."""
+    tall, wide = ((length - 1) // stride + 1 for length in x.shape[2:])
+    return empty_channels_last((*x.shape[:2], tall, wide), x.dtype, x.device)
 
 
 def blocks(channels: int, tall: int, wide: int) -> tuple[int, int, int]:
@@ -254,40 +248,18 @@ def channel_block(channels: int) -> int:
     return next((width for width in (128, 64, 32) if -channels % width <= channels / 8), 16)
 
 
-def example(implementation: str, batch: int, size: int, dtype: str, device: torch.device | str) -> Callable[[], Result]:
-    """What is timed: EfficientNet-B0's third stage, 5 x 5 over 240 channels at an eighth of the image's side.
+def _empty(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str) -> Result:
+    return empty_output(x, stride), torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
 
-    Raises:
-        ValueError: a dtype that is none of DTYPES, or an implementation that cannot run on `device`.
-    """
-    made = dtype_of(dtype, DTYPES, "depthwise")
-    check_implementation(implementation, torch.device(device))
+
+DEPTHWISE = Operation("depthwise", _depthwise_torch, depthwise_triton, _empty)
+
+
+def example(
+    implementation: str, batch: int, size: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], Result]:
+    """What is timed: EfficientNet-B0's third stage, 5 x 5 over 240 channels at an eighth of the image's side."""
     side = max(1, size // 8)
-    x = torch.randn(batch, 240, side, side).to(device, made, memory_format=torch.channels_last)
-    weight, bias = (0.2 * torch.randn(240, 1, 5, 5)).to(device, made), torch.randn(240).to(device, made)
+    x = channels_last(torch.randn(batch, 240, side, side).to(device, dtype))
+    weight, bias = (0.2 * torch.randn(240, 1, 5, 5)).to(device, dtype), torch.randn(240).to(device, dtype)
     return partial(depthwise, x, weight, bias, implementation=implementation)
-
-
-# Before the operator's registration, which has to find its implementations.
-IMPLEMENTED: dict[str, Callable[..., Result]] = {
-    "torch": depthwise_torch,
-    "compiled": compiled(depthwise_torch),
-    "triton": depthwise_triton,
-}
-
-
-@torch.library.custom_op("pixbench::depthwise", mutates_args=())
-def _operator(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str, implementation: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return IMPLEMENTED[implementation](x, weight, bias, stride, activation)
-
-
-@_operator.register_fake
-def _shape(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str, implementation: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    B, C, H, W = x.shape
-    shape = (B, C, _out(H, stride), _out(W, stride))
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    return out, torch.empty((B, C), dtype=torch.float32, device=x.device)

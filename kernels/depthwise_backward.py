@@ -1,26 +1,30 @@
 """A depthwise convolution that can be trained: forward, gradient of the input and gradient of the weights.
 
 Libraries have fast depthwise convolutions for some shapes only (pytorch issues 18631 and 22302) and compute the rest,
-and above all the gradient of their few weights, by algorithms made for dense ones. There is hardly anything to compute
-in them, so each pass is written as what it is, a weighted sum of neighbouring pixels, read where they lie with channels
-last.
+above all the gradient of their few weights, by algorithms made for dense ones. There is little to compute, so each pass
+is written as what it is: a weighted sum of neighbouring pixels, read where they lie with channels last.
 
-The gradient of the weights is a sum over all pixels of the batch. Each program makes one part of it for a row of the
+The gradient of the weights is a sum over all pixels of the batch. Each program computes one part of it for a row of the
 kernel and a block of channels; parts have places of their own and are added up afterwards, so that the result does not
-depend on who came first.
+depend on the order in which programs finish.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from kernels.depthwise import channel_block, depthwise_triton
-from kernels.runtime import HAS_TRITON, Implementations, check_implementation, chosen, compiled, dtype_of, on_device_of
+from kernels.depthwise import by_position, channel_block, check_depthwise, depthwise_triton, empty_output
+from kernels.runtime import (
+    HAS_TRITON,
+    Operation,
+    channels_last,
+    choose_implementation,
+    empty_channels_last,
+    on_device_of,
+)
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST = 7
 """Side of a kernel: so many sums are held in registers."""
 
@@ -39,12 +43,12 @@ if HAS_TRITON:
         tall,
         wide,
         tiles_x,
-        KERNEL: tl.constexpr,  # noqa: N803
-        STRIDE: tl.constexpr,  # noqa: N803
-        BLOCK_X: tl.constexpr,  # noqa: N803
-        BLOCK_C: tl.constexpr,  # noqa: N803
+        KERNEL: tl.constexpr,
+        STRIDE: tl.constexpr,
+        BLOCK_X: tl.constexpr,
+        BLOCK_C: tl.constexpr,
     ):
-        PAD: tl.constexpr = KERNEL // 2  # noqa: N806
+        PAD: tl.constexpr = KERNEL // 2
         tile = tl.program_id(0)
         image = (tile // (tall_in * tiles_x)).to(tl.int64)
         within = tile % (tall_in * tiles_x)
@@ -55,7 +59,7 @@ if HAS_TRITON:
         grad_ptr += image * tall * wide * channels
         total = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
         for i in tl.static_range(KERNEL):
-            # An output row that reached this pixel with its i-th row of weights, if there is one.
+            # The output row, if any, that reached this pixel with its i-th row of weights.
             reach = y + PAD - i
             y_out = reach // STRIDE
             end = tl.where((reach >= 0) & (reach % STRIDE == 0) & (y_out < tall), wide, 0)
@@ -74,7 +78,7 @@ if HAS_TRITON:
         tl.store(out_ptr + places, total.to(out_ptr.dtype.element_ty), mask=(x < wide_in)[:, None] & known[None, :])
 
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-    def _met(  # type: ignore[no-untyped-def]
+    def _seen(  # type: ignore[no-untyped-def]
         x_ptr, grads, base, x_in, wide_in, row, c, known, channels
     ):
         """Gradients times the pixels that one tap saw."""
@@ -96,12 +100,12 @@ if HAS_TRITON:
         tall,
         wide,
         steps,
-        KERNEL: tl.constexpr,  # noqa: N803
-        STRIDE: tl.constexpr,  # noqa: N803
-        BLOCK_P: tl.constexpr,  # noqa: N803
-        BLOCK_C: tl.constexpr,  # noqa: N803
+        KERNEL: tl.constexpr,
+        STRIDE: tl.constexpr,
+        BLOCK_P: tl.constexpr,
+        BLOCK_C: tl.constexpr,
     ):
-        PAD: tl.constexpr = KERNEL // 2  # noqa: N806
+        PAD: tl.constexpr = KERNEL // 2
         part = tl.program_id(0)
         i = tl.program_id(1)
         c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -123,16 +127,16 @@ if HAS_TRITON:
             grads = tl.load(
                 grad_ptr + (p * channels)[:, None] + c[None, :], mask=row[:, None] & known[None, :], other=0.0
             ).to(tl.float32)
-            tap0 += _met(x_ptr, grads, base, x, wide_in, row, c, known, channels)
+            tap0 += _seen(x_ptr, grads, base, x, wide_in, row, c, known, channels)
             if KERNEL > 1:
-                tap1 += _met(x_ptr, grads, base, x + 1, wide_in, row, c, known, channels)
-                tap2 += _met(x_ptr, grads, base, x + 2, wide_in, row, c, known, channels)
+                tap1 += _seen(x_ptr, grads, base, x + 1, wide_in, row, c, known, channels)
+                tap2 += _seen(x_ptr, grads, base, x + 2, wide_in, row, c, known, channels)
             if KERNEL > 3:
-                tap3 += _met(x_ptr, grads, base, x + 3, wide_in, row, c, known, channels)
-                tap4 += _met(x_ptr, grads, base, x + 4, wide_in, row, c, known, channels)
+                tap3 += _seen(x_ptr, grads, base, x + 3, wide_in, row, c, known, channels)
+                tap4 += _seen(x_ptr, grads, base, x + 4, wide_in, row, c, known, channels)
             if KERNEL > 5:
-                tap5 += _met(x_ptr, grads, base, x + 5, wide_in, row, c, known, channels)
-                tap6 += _met(x_ptr, grads, base, x + 6, wide_in, row, c, known, channels)
+                tap5 += _seen(x_ptr, grads, base, x + 5, wide_in, row, c, known, channels)
+                tap6 += _seen(x_ptr, grads, base, x + 6, wide_in, row, c, known, channels)
         places = out_ptr + ((part * KERNEL + i) * KERNEL).to(tl.int64) * channels + c
         tl.store(places, tl.sum(tap0, 0), mask=known)
         if KERNEL > 1:
@@ -155,7 +159,7 @@ def depthwise_convolution(
         x: [B, C, H, W]; read as channels_last, and copied into it if it is not. Under autocast both are cast.
         weight: [C, 1, k, k], k odd and at most 7; the border is k // 2 wide and zero.
         stride: 1 or 2.
-        implementation: "torch", "compiled" (by torch) or "triton"; None takes `chosen(x.device)`.
+        implementation: "torch", "compiled" or "triton"; None takes the default one of the device.
 
     Returns:
         [B, C, ceil(H / stride), ceil(W / stride)] with channels last in memory.
@@ -163,89 +167,80 @@ def depthwise_convolution(
     Raises:
         ValueError: another shape, dtype, device, stride or implementation than these.
     """
-    implementation = chosen(x.device) if implementation is None else implementation
+    implementation = choose_implementation(implementation, x.device)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    _check(x, weight, stride, implementation)
-    result: torch.Tensor = torch.ops.pixbench.depthwise_convolution(x, weight, stride, implementation)
+    check_depthwise(x, weight, stride)
+    if weight.shape[3] > LARGEST:
+        raise ValueError(f"the kernel's side must be at most {LARGEST}, not {weight.shape[3]}")
+    if x.device != weight.device:
+        raise ValueError(f"x is on {x.device}, weight on {weight.device}")
+    # The operator also outside of compiled graphs: it is what knows the gradients.
+    result: torch.Tensor = FORWARD.overload(x, weight, stride, implementation)
     return result
 
 
-def _check(x: torch.Tensor, weight: torch.Tensor, stride: int, implementation: str) -> None:
-    if x.dim() != 4 or x.dtype not in DTYPES:
-        raise ValueError(f"x must be [B, C, H, W] of {', '.join(map(str, DTYPES))}, not {x.dtype} {list(x.shape)}")
-    channels = x.shape[1]
-    if weight.dim() != 4 or weight.shape[:2] != (channels, 1) or weight.shape[2] != weight.shape[3]:
-        raise ValueError(f"weight must be [{channels}, 1, k, k], not {list(weight.shape)}")
-    if weight.shape[3] % 2 == 0 or weight.shape[3] > LARGEST:
-        raise ValueError(f"the kernel must have an odd side up to {LARGEST}, not {weight.shape[3]}")
-    if x.device != weight.device:
-        raise ValueError(f"x is on {x.device}, weight on {weight.device}")
-    if stride not in (1, 2):
-        raise ValueError(f"stride must be 1 or 2, not {stride}")
-    check_implementation(implementation, x.device)
+def _forward_torch(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+    return channels_last(
+        functional.conv2d(channels_last(x), weight, None, stride, weight.shape[2] // 2, groups=x.shape[1])
+    )
 
 
-def _last(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def forward_torch(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
-    """The twin of the forward pass."""
-    return _last(functional.conv2d(_last(x), weight, None, stride, weight.shape[2] // 2, groups=x.shape[1]))
-
-
-def forward_triton(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
-    """The forward pass: the kernel that inference uses, without bias and activation."""
+def _forward_triton(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+    """The kernel that inference uses, without bias and activation."""
     return depthwise_triton(x, weight, weight.new_zeros(x.shape[1]), stride, "none")[0]
+
+
+def _empty_forward(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+    return empty_output(x, stride)
 
 
 def _backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, wanted: int) -> torch.Tensor:
     """PyTorch's own gradient of the input (0) or of the weight (1)."""
-    half = [weight.shape[2] // 2] * 2
+    padding = [weight.shape[2] // 2] * 2
     mask = [wanted == 0, wanted == 1, False]
-    found: Any = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [stride] * 2, half, [1, 1], False, [0, 0], x.shape[1], mask
+    gradients: tuple[torch.Tensor, ...] = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride] * 2, padding, [1, 1], False, [0, 0], x.shape[1], mask
     )
-    result: torch.Tensor = found[wanted]
-    return result
+    return gradients[wanted]
 
 
-def grad_input_torch(grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int) -> torch.Tensor:
-    """The twin of the gradient of the input, [B, C, height, width]."""
-    shape = (grad.shape[0], grad.shape[1], height, width)
-    x = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
-    return _last(_backward(_last(grad), x, weight, stride, 0))
+def _grad_input_torch(grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int) -> torch.Tensor:
+    """[B, C, height, width]."""
+    x = _empty_grad_input(grad, weight, stride, height, width)
+    return channels_last(_backward(channels_last(grad), x, weight, stride, 0))
 
 
-def grad_weight_torch(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int) -> torch.Tensor:
-    """The twin of the gradient of the weight, [C, 1, side, side]."""
-    weight = x.new_empty(x.shape[1], 1, side, side)
-    return _backward(_last(grad), _last(x), weight, stride, 1).contiguous()
-
-
-def grad_input_triton(grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int) -> torch.Tensor:
-    """The gradient of the input, [B, C, height, width] in the dtype of `grad`."""
-    grad = _last(grad)
+def _grad_input_triton(grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int) -> torch.Tensor:
+    """[B, C, height, width] in the dtype of `grad`."""
+    grad = channels_last(grad)
     B, C, tall, wide = grad.shape
-    side = weight.shape[2]
-    out = torch.empty((B, C, height, width), dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
+    out = _empty_grad_input(grad, weight, stride, height, width)
     if out.numel():
         block_x, block_c = 8, channel_block(C)
         tiles_x = triton.cdiv(width, block_x)
-        taps = weight.reshape(C, side * side).t().contiguous()
         with on_device_of(grad):
             _grad_input_kernel[(B * height * tiles_x, triton.cdiv(C, block_c))](
-                grad, taps, out, C, height, width, tall, wide, tiles_x,
-                KERNEL=side, STRIDE=stride, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4,
+                grad, by_position(weight), out, C, height, width, tall, wide, tiles_x,
+                KERNEL=weight.shape[2], STRIDE=stride, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4,
             )  # fmt: skip
     return out
 
 
-def grad_weight_triton(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int) -> torch.Tensor:
-    """The gradient of the weight, [C, 1, side, side] in the dtype of `x`; summed in float32."""
-    grad, x = _last(grad), _last(x)
+def _empty_grad_input(grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int) -> torch.Tensor:
+    return empty_channels_last((*grad.shape[:2], height, width), grad.dtype, grad.device)
+
+
+def _grad_weight_torch(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int) -> torch.Tensor:
+    """[C, 1, side, side]."""
+    weight = _empty_grad_weight(grad, x, stride, side)
+    return _backward(channels_last(grad), channels_last(x), weight, stride, 1).contiguous()
+
+
+def _grad_weight_triton(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int) -> torch.Tensor:
+    """[C, 1, side, side] in the dtype of `x`; summed in float32."""
+    grad, x = channels_last(grad), channels_last(x)
     B, C, tall, wide = grad.shape
     pixels = B * tall * wide
     if not grad.numel():
@@ -262,102 +257,48 @@ def grad_weight_triton(grad: torch.Tensor, x: torch.Tensor, stride: int, side: i
     return sums.sum(0).t().reshape(C, 1, side, side).to(x.dtype)
 
 
+def _empty_grad_weight(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int) -> torch.Tensor:
+    return x.new_empty(x.shape[1], 1, side, side)
+
+
 def steps_of(pixels: int, block: int) -> int:
     """Blocks of pixels that a program sums up: a few hundred programs for each block of channels, 64 blocks at most."""
     return max(1, min(64, pixels // (block * 256)))
 
 
-def example(
-    implementation: str, batch: int, size: int, dtype: str, device: torch.device | str
-) -> Callable[[], torch.Tensor]:
-    """What is timed: both gradients of EfficientNet-B0's third stage, 5 x 5 over 240 channels at an eighth of the side.
-
-    Raises:
-        ValueError: a dtype that is none of DTYPES, or an implementation that cannot run on `device`.
-    """
-    made = dtype_of(dtype, DTYPES, "depthwise_backward")
-    check_implementation(implementation, torch.device(device))
-    side = max(1, size // 8)
-    x, grad = (
-        torch.randn(batch, 240, side, side).to(device, made, memory_format=torch.channels_last) for _ in range(2)
-    )
-    return partial(_both, grad, x, (0.2 * torch.randn(240, 1, 5, 5)).to(device, made), implementation)
+FORWARD = Operation("depthwise_convolution", _forward_torch, _forward_triton, _empty_forward)
+GRAD_INPUT = Operation("depthwise_grad_input", _grad_input_torch, _grad_input_triton, _empty_grad_input)
+GRAD_WEIGHT = Operation("depthwise_grad_weight", _grad_weight_torch, _grad_weight_triton, _empty_grad_weight)
 
 
-def _both(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, implementation: str) -> torch.Tensor:
-    GRAD_INPUT[implementation](grad, weight, 1, *x.shape[2:])
-    return GRAD_WEIGHT[implementation](grad, x, 1, weight.shape[2])
-
-
-# Before the operators' registration, which has to find their implementations.
-FORWARD: Implementations = {
-    "torch": forward_torch,
-    "compiled": compiled(forward_torch),
-    "triton": forward_triton,
-}
-GRAD_INPUT: Implementations = {
-    "torch": grad_input_torch,
-    "compiled": compiled(grad_input_torch),
-    "triton": grad_input_triton,
-}
-GRAD_WEIGHT: Implementations = {
-    "torch": grad_weight_torch,
-    "compiled": compiled(grad_weight_torch),
-    "triton": grad_weight_triton,
-}
-
-
-@torch.library.custom_op("pixbench::depthwise_convolution", mutates_args=())
-def _forward(x: torch.Tensor, weight: torch.Tensor, stride: int, implementation: str) -> torch.Tensor:
-    return FORWARD[implementation](x, weight, stride)
-
-
-@_forward.register_fake
-def _(x: torch.Tensor, weight: torch.Tensor, stride: int, implementation: str) -> torch.Tensor:
-    B, C, H, W = x.shape
-    shape = (B, C, (H - 1) // stride + 1, (W - 1) // stride + 1)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-@torch.library.custom_op("pixbench::depthwise_grad_input", mutates_args=())
-def _grad_input(
-    grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int, implementation: str
-) -> torch.Tensor:
-    return GRAD_INPUT[implementation](grad, weight, stride, height, width)
-
-
-@_grad_input.register_fake
-def _(
-    grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int, implementation: str
-) -> torch.Tensor:
-    shape = (grad.shape[0], grad.shape[1], height, width)
-    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
-
-
-@torch.library.custom_op("pixbench::depthwise_grad_weight", mutates_args=())
-def _grad_weight(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int, implementation: str) -> torch.Tensor:
-    return GRAD_WEIGHT[implementation](grad, x, stride, side)
-
-
-@_grad_weight.register_fake
-def _(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int, implementation: str) -> torch.Tensor:
-    return x.new_empty(x.shape[1], 1, side, side)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     x, weight, ctx.stride, ctx.implementation = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
     x, weight = ctx.saved_tensors
-    height, width = x.shape[2:]
     of_x = of_weight = None
     if ctx.needs_input_grad[0]:
-        of_x = _grad_input(grad, weight, ctx.stride, height, width, ctx.implementation)
+        of_x = GRAD_INPUT.overload(grad, weight, ctx.stride, *x.shape[2:], ctx.implementation)
     if ctx.needs_input_grad[1]:
-        of_weight = _grad_weight(grad, x, ctx.stride, weight.shape[2], ctx.implementation)
+        of_weight = GRAD_WEIGHT.overload(grad, x, ctx.stride, weight.shape[2], ctx.implementation)
     return of_x, of_weight, None, None
 
 
-_forward.register_autograd(_gradients, setup_context=_keep)
+FORWARD.operator.register_autograd(_gradients, setup_context=_save_inputs)
+
+
+def example(
+    implementation: str, batch: int, size: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    """What is timed: both gradients of what `kernels.depthwise.example` times."""
+    side = max(1, size // 8)
+    x, grad = (channels_last(torch.randn(batch, 240, side, side).to(device, dtype)) for _ in range(2))
+    weight = (0.2 * torch.randn(240, 1, 5, 5)).to(device, dtype)
+
+    def both() -> torch.Tensor:
+        GRAD_INPUT(implementation, grad, weight, 1, side, side)
+        return GRAD_WEIGHT(implementation, grad, x, 1, 5)
+
+    return both

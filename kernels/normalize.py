@@ -1,9 +1,9 @@
 """uint8 images to normalised network input in one pass over memory.
 
-A decoder delivers rows of pixels, [B, H, W, 3]; a network wants [B, 3, H, W] in its own precision with
-channels last in memory. Those are the same order of bytes, so nothing has to be transposed: each byte becomes
-one number, x * 1 / (255 std) - mean / std. A first script does it in four passes (to float, / 255, - mean, /
-std) and a transposition.
+A decoder delivers rows of pixels, [B, H, W, 3]; a network wants [B, 3, H, W] in its own precision with channels last in
+memory. Those are the same order of bytes, so nothing has to be transposed: each byte becomes one number,
+x * 1 / (255 std) - mean / std. A first script does it in four passes (to float, / 255, - mean, / std) and a
+transposition.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,20 +11,16 @@ from functools import partial
 
 import torch
 
+from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from kernels.runtime import (
     HAS_TRITON,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Implementations,
-    check_implementation,
-    chosen,
-    compiled,
-    dtype_of,
+    Operation,
+    check_output_dtype,
+    choose_implementation,
+    empty_channels_last,
     on_device_of,
     scale_and_bias,
 )
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 if HAS_TRITON:
     import triton
@@ -41,10 +37,10 @@ if HAS_TRITON:
         bias_r,
         bias_g,
         bias_b,
-        BLOCK: tl.constexpr,  # noqa: N803
+        BLOCK: tl.constexpr,
     ):
-        # 64 bits for the position only: 15,000 images of 224 pixels pass 2**31 bytes, but taking a remainder
-        # in 64 bits for every element would cost more than the rest of the kernel.
+        # 64 bits for the position only: 15,000 images of 224 pixels pass 2**31 bytes, but taking a remainder in 64 bits
+        # for every element would cost more than the rest of the kernel.
         start = tl.program_id(0).to(tl.int64) * BLOCK
         lane = tl.arange(0, BLOCK)
         channel = ((start % 3).to(tl.int32) + lane) % 3
@@ -70,7 +66,7 @@ def normalize(
         mean: red, green and blue in units of 0..1.
         std: likewise, above zero.
         dtype: of the result: float32, bfloat16 or float16. Computed in float32 and rounded once.
-        implementation: "torch", "compiled" (by torch) or "triton"; None takes `chosen(images.device)`. "triton" needs a
+        implementation: "torch", "compiled" or "triton"; None takes the default one of the device. "triton" needs a
             CUDA tensor, or TRITON_INTERPRET=1 in the environment before this module is imported.
 
     Returns:
@@ -79,25 +75,11 @@ def normalize(
     Raises:
         ValueError: another shape, dtype or implementation than these.
     """
-    implementation = chosen(images.device) if implementation is None else implementation
-    _check(images, mean, std, dtype, implementation)
-    if torch.compiler.is_compiling():
-        # An opaque operator: dynamo neither breaks its graph here nor traces into Triton's launcher, and
-        # inductor keeps the form that is fastest rather than a loop whose innermost dimension is three.
-        result: torch.Tensor = torch.ops.pixbench.normalize(images, list(mean), list(std), dtype, implementation)
-        return result
-    return IMPLEMENTED[implementation](images, mean, std, dtype)
-
-
-def _check(
-    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, implementation: str
-) -> None:
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
         raise ValueError(f"images must be uint8 [B, H, W, 3], not {images.dtype} {list(images.shape)}")
     scale_and_bias(mean, std)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
-    check_implementation(implementation, images.device)
+    check_output_dtype(dtype)
+    return NORMALIZE(choose_implementation(implementation, images.device), images, mean, std, dtype)
 
 
 def normalize_torch(
@@ -105,22 +87,19 @@ def normalize_torch(
 ) -> torch.Tensor:
     """The twin: the same numbers from PyTorch's own operators; arguments as for `normalize`."""
     B, H, W, _ = images.shape
-    # Repeating the three constants along a row gives the inner loop 3 W contiguous elements instead of 3,
-    # which is what lets it use whole vectors: three to four times as fast as broadcasting over channels on a
-    # CPU.
+    # Repeating the three constants along a row gives the inner loop 3 W contiguous elements instead of 3, which is what
+    # lets it use whole vectors: on a CPU three to four times as fast as broadcasting over channels.
     scale, bias = (torch.tensor(values, device=images.device).repeat(W) for values in scale_and_bias(mean, std))
     # Always a new tensor: the caller keeps its bytes.
     rows = images.reshape(B, H, W * 3).to(torch.float32)
     return rows.mul_(scale).add_(bias).to(dtype).view(B, H, W, 3).permute(0, 3, 1, 2)
 
 
-def normalize_triton(
+def _normalize_triton(
     images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> torch.Tensor:
-    """The kernel; arguments as for `normalize`."""
     images = images.contiguous()
-    B, H, W, _ = images.shape
-    out = torch.empty((B, 3, H, W), dtype=dtype, device=images.device, memory_format=torch.channels_last)
+    out = _empty(images, mean, std, dtype)
     count = images.numel()
     if count:
         block = 4096
@@ -130,39 +109,17 @@ def normalize_triton(
     return out
 
 
-def example(
-    implementation: str, batch: int, size: int, dtype: str, device: torch.device | str
-) -> Callable[[], torch.Tensor]:
-    """What is timed: one call on `batch` random images of `size` x `size` pixels; `dtype` by torch's name.
-
-    Raises:
-        ValueError: a dtype that is none of DTYPES, or an implementation that cannot run on `device`.
-    """
-    made = dtype_of(dtype, DTYPES, "normalize")
-    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
-    _check(images, IMAGENET_MEAN, IMAGENET_STD, made, implementation)
-    return partial(normalize, images, dtype=made, implementation=implementation)
-
-
-# Before the operator's registration, which has to find its implementations.
-IMPLEMENTED: Implementations = {
-    "torch": normalize_torch,
-    "compiled": compiled(normalize_torch),
-    "triton": normalize_triton,
-}
-
-
-@torch.library.custom_op("pixbench::normalize", mutates_args=())
-def _operator(
-    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, implementation: str
-) -> torch.Tensor:
-    result: torch.Tensor = IMPLEMENTED[implementation](images, mean, std, dtype)
-    return result
-
-
-@_operator.register_fake
-def _shape(
-    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, implementation: str
-) -> torch.Tensor:
+def _empty(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
     B, H, W, _ = images.shape
-    return torch.empty((B, 3, H, W), dtype=dtype, device=images.device, memory_format=torch.channels_last)
+    return empty_channels_last((B, 3, H, W), dtype, images.device)
+
+
+NORMALIZE = Operation("normalize", normalize_torch, _normalize_triton, _empty)
+
+
+def example(
+    implementation: str, batch: int, size: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    """What is timed: one call on `batch` random images of `size` x `size` pixels."""
+    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
+    return partial(normalize, images, dtype=dtype, implementation=implementation)

@@ -1,55 +1,124 @@
-"""What every kernel asks before it runs: is Triton here, and on which device."""
+"""What all kernels share: which implementation runs where, and operations that torch.compile leaves whole."""
 
 import functools
 import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Generic, ParamSpec, TypeVar
 
 import torch
 
-IMPLEMENTATIONS = ("torch", "compiled", "triton")
+from kernels import formats
+from kernels.formats import IMPLEMENTATIONS
+
+DTYPES = tuple(formats.dtype_of(name) for name in formats.DTYPES)
 
 HAS_TRITON = find_spec("triton") is not None
-# Triton reads it when a kernel is defined, so it counts as it stood when this module was imported.
+# Triton reads the variable when a kernel is defined, so only its value at import time counts.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# The statistics of ImageNet's training set that torchvision's weights were made with.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
-def chosen(device: torch.device | str) -> str:
-    """The implementation that is used on `device` unless told otherwise: "triton" or "torch"."""
+def default_implementation(device: torch.device | str) -> str:
+    """The implementation that runs on `device` unless another one is asked for: "triton" or "torch"."""
     return "triton" if torch.device(device).type == "cuda" and HAS_TRITON else "torch"
 
 
-def compiled(twin: Callable[..., Any]) -> Callable[..., Any]:
-    """The twin as torch.compile writes it, when it is first called: what a kernel has to beat."""
+def choose_implementation(implementation: str | None, device: torch.device) -> str:
+    """`implementation`, or the default one for None.
 
-    @functools.cache
-    def made() -> Callable[..., Any]:
-        return torch.compile(twin, dynamic=False)
-
-    return lambda *arguments: made()(*arguments)
-
-
-def check_implementation(implementation: str, device: torch.device) -> None:
-    """Raise ValueError unless a kernel written in this way can run on `device`."""
+    Raises:
+        ValueError: it is unknown or cannot run on `device`.
+    """
+    if implementation is None:
+        return default_implementation(device)
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}")
     if implementation == "triton" and not HAS_TRITON:
         raise ValueError("implementation 'triton' needs Triton, which is not installed")
     if implementation == "triton" and device.type != "cuda" and not INTERPRETED:
         raise ValueError(f"implementation 'triton' needs a CUDA device, not {device}; use 'torch' there")
+    return implementation
 
 
-def dtype_of(name: str, known: Sequence[torch.dtype], kernel: str) -> torch.dtype:
-    """The dtype of a name such as "bfloat16". Raises ValueError for one that the kernel does not make."""
-    names = {str(dtype).removeprefix("torch."): dtype for dtype in known}
-    if name not in names:
-        raise ValueError(f"{kernel} makes {', '.join(names)}, not {name}")
-    return names[name]
+class Operation(Generic[Arguments, Result]):
+    """A function in three implementations, registered as a torch operator.
+
+    Attributes:
+        implementations: "torch", the plain twin; "compiled", the twin as torch.compile writes it, which a kernel has
+            to beat; "triton", the kernel.
+        operator: for gradients and other registrations.
+        overload: the operator as it is called; its arguments are the twin's and the implementation's name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        twin: Callable[Arguments, Result],
+        kernel: Callable[Arguments, Result],
+        empty: Callable[..., Result],
+    ) -> None:
+        """Register torch.ops.pixbench.NAME.
+
+        Args:
+            name: of the operator.
+            twin: its annotations become the operator's schema.
+            kernel: takes the same arguments.
+            empty: takes them too and returns uninitialised tensors shaped as the result.
+        """
+        run: dict[str, Callable[..., Result]] = {"torch": twin, "compiled": _compiled(twin), "triton": kernel}
+        self.implementations: dict[str, Callable[Arguments, Result]] = run
+        arguments, _, result = torch.library.infer_schema(twin, mutates_args=()).rpartition(") -> ")
+        self.operator = torch.library.custom_op(
+            f"pixbench::{name}",
+            lambda *words: run[words[-1]](*words[:-1]),
+            mutates_args=(),
+            schema=f"{arguments}, str implementation) -> {result}",
+        )
+        self.operator.register_fake(lambda *words: empty(*words[:-1]))
+        self.overload = getattr(torch.ops.pixbench, name).default
+
+    def __call__(self, implementation: str, *arguments: Arguments.args, **none: Arguments.kwargs) -> Result:
+        """Run an implementation; all arguments by position."""
+        if torch.compiler.is_compiling():
+            # An opaque operator: dynamo neither breaks its graph here nor traces into Triton's launcher.
+            result: Result = self.overload(*arguments, implementation)
+            return result
+        return self.implementations[implementation](*arguments, **none)
+
+
+def _compiled(twin: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The twin under torch.compile, which is entered at the first call."""
+
+    @functools.cache
+    def compiled() -> Callable[Arguments, Result]:
+        return torch.compile(twin, dynamic=False)
+
+    return lambda *arguments, **none: compiled()(*arguments, **none)
+
+
+def check_feature_maps(x: torch.Tensor) -> None:
+    """Raise ValueError unless `x` has four dimensions and a dtype that the kernels know."""
+    if x.dim() != 4 or x.dtype not in DTYPES:
+        raise ValueError(f"x must be [B, C, H, W] of {', '.join(map(str, DTYPES))}, not {x.dtype} {list(x.shape)}")
+
+
+def check_output_dtype(dtype: torch.dtype) -> None:
+    """Raise ValueError for a dtype that the kernels do not write."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
+
+
+def empty_channels_last(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """An uninitialised tensor of `shape`, [B, C, H, W], with channels last in memory."""
+    return torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=torch.channels_last)
+
+
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor`, [B, C, H, W], with channels last in memory; copied if they are not."""
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def on_device_of(tensor: torch.Tensor) -> torch.cuda.device:
@@ -66,6 +135,3 @@ def scale_and_bias(mean: Sequence[float], std: Sequence[float]) -> tuple[list[fl
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"mean and std must be three numbers each, std above zero; got {mean} and {std}")
     return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
-
-
-Implementations = dict[str, Callable[..., torch.Tensor]]

@@ -108,7 +108,7 @@ class Resident:
         self._border = (
             self._augmentation.fused
             if self._augmentation
-            and runtime.chosen(device) == "triton"
+            and runtime.default_implementation(device) == "triton"
             and side == options.size
             and options.normalization == "fixed"
             else None

@@ -1,4 +1,4 @@
-"""Runs code in a process in which Triton's kernels are interpreted: it reads TRITON_INTERPRET when one is defined."""
+"""Kernels where there is no GPU: Triton's interpreter reads TRITON_INTERPRET when a kernel is defined."""
 
 import json
 import os
@@ -6,16 +6,33 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+import torch
 
-def interpreted(code: str, given: Any = None, timeout: float = 300) -> Any:
-    """What `code` prints as JSON; it finds `given` as JSON in its first line of input."""
+from kernels.runtime import INTERPRETED
+
+# Where the kernels of this process run.
+DEVICE = "cpu" if INTERPRETED else "cuda"
+# Of a unit in the last place: the interpreter cuts off what a GPU rounds to the nearest.
+ROUNDING = 1.0 if INTERPRETED else 0.5
+
+runs_kernels = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a CUDA device")
+
+
+def interpreting(command: list[str], text: str | None = None, timeout: float = 300) -> str:
+    """What a command prints while Triton's kernels are interpreted; it fails the test if the command fails."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps(given),
+        [sys.executable, *command],
+        input=text,
         capture_output=True,
         text=True,
         timeout=timeout,
         env={**os.environ, "TRITON_INTERPRET": "1"},
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def interpreted(code: str, given: Any = None) -> Any:
+    """What `code` prints as JSON; it finds `given` as JSON in its first line of input."""
+    return json.loads(interpreting(["-c", code], json.dumps(given)))

@@ -89,7 +89,7 @@ def test_one_pass_gives_the_same_bits(arrays: Dataset, policy: str, monkeypatch:
     """What the kernel is given on a GPU; its twin computes it here."""
     options = LoaderOptions(size=32, batch=8, augment=policy, dtype="bfloat16", mean=(0.2, 0.5, 0.7))
     several = list(engines.build("resident", arrays, options))
-    monkeypatch.setattr(runtime, "chosen", lambda device: "triton")
+    monkeypatch.setattr(runtime, "default_implementation", lambda device: "triton")
     taken: list[str] = []
 
     def counting(*arguments: Any, border: str) -> torch.Tensor:

@@ -1,0 +1,15 @@
+"""The tests that need kernels to run, on a machine without a GPU: Triton's interpreter runs them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from interpreted import interpreting
+
+from kernels.runtime import HAS_TRITON, INTERPRETED
+
+
+@pytest.mark.skipif(INTERPRETED or not HAS_TRITON, reason="in a process that interprets, or without Triton")
+def test_kernels_equal_their_definitions_under_the_interpreter() -> None:
+    report = interpreting(["-m", "pytest", str(Path(__file__).parent), "-m", "gpu", "-q", "-p", "no:cacheprovider"])
+    assert re.search(r"^\d+ passed, \d+ deselected", report, re.MULTILINE), report
