@@ -12,10 +12,12 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-cuda$(CUDA)
+# One test process a core. The tests of a file share what they need, so they run in the same process.
+PYTEST := $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --dist loadfile --benchmark-disable --timeout 300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compare bench smoke gpu doctor test lint format clean
+.PHONY: help install compare bench smoke gpu doctor test test-all lint format clean
 
 help:
 	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
@@ -23,7 +25,8 @@ help:
 	@echo 'make smoke     the same matrix, each benchmark once, nothing timed'
 	@echo 'make gpu       measure a GPU host in under 9 minutes (PART=loaders, ARGS="--out DIR"; DEVICE=cpu rehearses)'
 	@echo 'make doctor    what this machine is and what would spoil a measurement on it'
-	@echo 'make test      the test suite'
+	@echo 'make test      the tests, those that take longest left out'
+	@echo 'make test-all  all tests'
 	@echo 'make lint      ruff, mypy, import rules'
 	@echo 'make format    let ruff rewrite what it can'
 	@echo 'make install   only the environment (CUDA=12 for a driver older than CUDA 13)'
@@ -65,7 +68,10 @@ doctor: $(STAMP)
 	$(BIN)/bench doctor $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests --timeout 300 $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: $(STAMP)
+	$(PYTEST) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

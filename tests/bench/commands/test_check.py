@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import ROOT, bench, bench_here
 
-from bench import cli
 from bench.checking import looks, sides
 from bench.checking.check import confirmed
 from bench.checking.looks import Duel
@@ -18,14 +17,13 @@ from bench.timing.workload import Conditions, Workload
 from results.gate import Row
 from results.verdict import REGRESSED
 
-ROOT = Path(__file__).resolve().parents[3]
 LENET = "inference/lenet@fp32-nchw-eager/b64/s32/c10/cpu"
 
 
-def bench(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
-    return int(ended.value.code or 0)
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository for tests that change nothing in it."""
+    return repository(tmp_path_factory.mktemp("unchanged"))
 
 
 @pytest.mark.parametrize(
@@ -44,19 +42,9 @@ def bench(*words: object) -> int:
         (("--baseline", "/nowhere.json", "--workloads", LENET), "cannot read /nowhere.json"),
     ],
 )
-def test_bad_words(
-    words: tuple[str, ...],
-    said: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.chdir(repository(tmp_path))
-    assert bench("check", "--device", "cpu", *words) == 2
-    text = capsys.readouterr().err
-    assert said in text
-    assert "Traceback" not in text
+def test_bad_words(words: tuple[str, ...], said: str, unchanged: Path, tmp_path: Path) -> None:
+    done = bench_here("check", "--device", "cpu", *words, cwd=unchanged, XDG_CACHE_HOME=str(tmp_path))
+    done.refused(said)
 
 
 def test_workloads_come_from_files_too(tmp_path: Path) -> None:
@@ -94,12 +82,9 @@ def test_a_wrong_change_is_caught_without_any_timing(tmp_path: Path) -> None:
     assert "pool2=nn.MaxPool2d(2)" in file.read_text()
     file.write_text(file.read_text().replace("pool2=nn.MaxPool2d(2)", "pool2=nn.AvgPool2d(2)"))
     out = tmp_path / "check.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "check", "--base", "HEAD", "--exact", "--device", "cpu", "--threads", "1",
-         "--workloads", LENET, "--format", "json", "-o", str(out)],
-        cwd=made, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(made), "XDG_CACHE_HOME": str(tmp_path / "cache")},
-    )  # fmt: skip
+    words = ("--exact", "--device", "cpu", "--threads", "1", "--workloads", LENET, "--format", "json", "-o", out)
+    environment = {"PYTHONPATH": str(made), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = bench("check", "--base", "HEAD", *words, cwd=made, environment=environment)
     assert done.returncode == 1, done.stderr
     report = json.loads(out.read_text())
     assert report["verdict"] == "CHANGED"
@@ -107,6 +92,7 @@ def test_a_wrong_change_is_caught_without_any_timing(tmp_path: Path) -> None:
     assert {fact["name"] for fact in report["facts"] if not fact["same"]} == {"operators", "output"}
 
 
+@pytest.mark.slow
 def test_a_slowdown_on_a_branch_is_caught_and_what_it_does_not_touch_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

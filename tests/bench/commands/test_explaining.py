@@ -1,26 +1,17 @@
 """bench profile, tune, report, serve and export as a user runs them, and each bad input as one clear line."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import bench_here
 
-from bench.cli import app, run
-
-
-def bench(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "XDG_CACHE_HOME": str(cwd / "cache"), "TERM": "dumb"}
-    command = [sys.executable, "-P", "-m", "bench", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+from bench.comparing import profiling
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_profile_becomes_a_page(tmp_path: Path) -> None:
-    done = bench("profile", "lenet@naive", "--batch", "4", "--threads", "1", "--steps", "2", cwd=tmp_path)
+def test_a_profile_becomes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "ROUNDS", 2)
+    done = bench_here("profile", "lenet@naive", "--batch", "4", "--threads", "1", "--steps", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("training lenet@naive ")
     assert "conv1" in done.stdout
@@ -32,27 +23,26 @@ def test_a_profile_becomes_a_page(tmp_path: Path) -> None:
     told = json.loads((folder / "profile.json").read_text())
     assert told["command"].startswith("bench profile lenet@naive")
     assert told["profiled_seconds"] > 0
-    page = bench("report", str(folder), "-o", "page.html", cwd=tmp_path)
+    page = bench_here("report", str(folder), "-o", "page.html", cwd=tmp_path)
     assert page.returncode == 0, page.stderr
     assert "Profile of lenet@naive, training" in (tmp_path / "page.html").read_text()
 
 
+def test_a_model_that_was_not_tuned_says_how_to(tmp_path: Path) -> None:
+    done = bench_here("compare", "lenet@tuned", "--tasks", "inference", "--budget", "0", cwd=tmp_path)
+    done.refused("lenet has not been tuned on this machine; run: bench tune lenet")
+
+
+@pytest.mark.slow
 def test_a_tuned_model_is_measured_as_it_was_tuned(tmp_path: Path) -> None:
-    before = bench("compare", "lenet@tuned", "--tasks", "inference", "--budget", "0", cwd=tmp_path)
-    assert before.returncode == 2
-    assert (
-        before.stderr.strip()
-        .splitlines()[-1]
-        .endswith("lenet has not been tuned on this machine; run: bench tune lenet")
-    )
-    done = bench(
+    done = bench_here(
         "tune", "lenet", "--tasks", "train", "--budget", "20", "--threads", "1", "--format", "json", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     [told] = json.loads(done.stdout)["tasks"]
     levers = told["winner"]["configuration"]
     options = ["--budget", "0", "--rounds", "2", "--threads", "1", "--tasks", "training", "--format", "json"]
-    after = bench("compare", "lenet@tuned", *options, cwd=tmp_path)
+    after = bench_here("compare", "lenet@tuned", *options, cwd=tmp_path)
     assert after.returncode == 0, after.stderr
     [metric] = [m for m in json.loads(after.stdout)["metrics"] if m["name"] == "training_throughput"]
     assert metric["workloads"]["lenet@tuned"].startswith(f"training/lenet@{levers}/")
@@ -80,29 +70,12 @@ def test_a_tuned_model_is_measured_as_it_was_tuned(tmp_path: Path) -> None:
         (["compare", "dali@w2-p0"], "wWORKERS-pAHEAD"),
     ],
 )
-def test_bad_input_is_one_line(
-    arguments: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    # In this process: starting one takes longer than finding the mistake.
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            run(app, "bench", arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    said = capsys.readouterr()
-    assert ended.value.code == 2, said.out
-    assert words in said.err
-    assert len(said.err.strip().splitlines()) == 1
+def test_bad_input_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    bench_here(*arguments, cwd=tmp_path).refused(words)
 
 
 def test_an_exported_network_is_checked(tmp_path: Path) -> None:
-    done = bench("export", "lenet", "--to", "torch-export", cwd=tmp_path)
+    done = bench_here("export", "lenet", "--to", "torch-export", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "checked by torch" in done.stdout
     assert (tmp_path / "lenet.pt2").stat().st_size > 100_000
