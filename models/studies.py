@@ -1,14 +1,11 @@
-"""The five public studies, and their sweeps, as lists of runs. Imports no torch.
+"""The five public studies and their sweeps, as lists of runs. Imports no torch.
 
 A study is a set of recipes that are compared with one another; a sweep is one recipe run with several values of one
-or more of its keys. What the studies did and published stands in STUDIES.md and in each recipe's [published] table.
+or more of its keys. STUDIES.md and each recipe's [published] table say what the studies did and published.
 """
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from models.errors import unknown
 
 Value = bool | int | float | str
 
@@ -19,11 +16,11 @@ class Study:
 
     Attributes:
         line: what it is, in one line.
-        recipes: names of the recipes that repeat its runs, defects included.
-        fast: names of their corrected forms. Both are in the order in which the study lists its runs.
+        recipes: names of the recipes that repeat its runs, defects included, in the study's order.
+        fast: names of their corrected forms.
         compares: what differs from run to run, in a few words.
         metrics: the figures it compares, as a run's summary.json names them.
-        sweeps: names of the sweeps that belong to it, in what it did or named as future work.
+        sweeps: names of the sweeps that it did or named as future work.
     """
 
     line: str
@@ -41,12 +38,13 @@ class Sweep:
     Attributes:
         line: what it is, in one line.
         recipe: name of the recipe that all runs share.
-        over: recipe key -> its values; `model.NAME` is an argument of the network. Several keys make a grid.
+        over: recipe key -> its values; `model.NAME` is an argument of the network. Several keys make a grid, of which
+            the last varies fastest.
         settings: keys changed in all runs alike.
-        published: label of a run -> the study's test accuracy, as a fraction; only where it published one.
-        within_one_run: the values are epochs of one run with a constant rate, the longest, so that one training
-            with its evaluation after every epoch holds them all.
-        note: what to know before the figures are compared with the published ones.
+        published: values of a run, joined by commas -> the study's test accuracy, as a fraction, if it published one.
+        within_one_run: the values are epochs of one run with a constant rate, so that the longest training, evaluated
+            after every epoch, holds them all.
+        note: what to know before comparing the figures with the published ones.
     """
 
     line: str
@@ -56,15 +54,6 @@ class Sweep:
     published: Mapping[str, float] = field(default_factory=dict)
     within_one_run: bool = False
     note: str = ""
-
-    def points(self) -> tuple[dict[str, Value], ...]:
-        """The changes to the recipe, `settings` included, of every run; the last key varies fastest."""
-        combinations = itertools.product(*self.over.values())
-        return tuple({**self.settings, **dict(zip(self.over, values, strict=True))} for values in combinations)
-
-    def label(self, point: Mapping[str, Value]) -> str:
-        """The name of one of `points()` in tables and charts: its values, joined by a comma."""
-        return ",".join(str(point[key]) for key in self.over)
 
 
 def _fast(*recipes: str) -> tuple[str, ...]:
@@ -239,21 +228,3 @@ SWEEPS: dict[str, Sweep] = {
         note="two rates each, since no single rate suits all three; SGD and RMSprop have a momentum of 0.9",
     ),
 }
-
-
-def names() -> tuple[str, ...]:
-    """Studies, then sweeps."""
-    return (*STUDIES, *SWEEPS)
-
-
-def find(name: str) -> Study | Sweep:
-    """The study or sweep of this name.
-
-    Raises:
-        ModelError: there is none; near names are listed.
-    """
-    if name in STUDIES:
-        return STUDIES[name]
-    if name in SWEEPS:
-        return SWEEPS[name]
-    raise unknown("study", name, names())

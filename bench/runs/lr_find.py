@@ -15,7 +15,6 @@ from bench.runs.sources import Say
 from bench.runs.training import interruptible, opened
 from models.training import checkpoint, lr_finder
 from models.training.distributed import World
-from models.training.loop import schedule_options
 from models.training.lr_finder import LrCurve
 from models.training.schedules import lr_series
 from results import plots
@@ -115,7 +114,7 @@ def series(request: Request, images: int) -> Series:
     kept = images - (recipe.holdout if recipe.holdout >= 1 else round(images * recipe.holdout))
     batches = max(1, int(kept) // recipe.batch)
     steps = max(1, batches // recipe.divide // recipe.accumulate)
-    return Series(recipe.schedule, steps, tuple(lr_series(schedule_options(recipe), recipe.lr, steps)))
+    return Series(recipe.schedule, steps, tuple(lr_series(recipe, steps)))
 
 
 def draw_range_test(test: RangeTest, path: Path) -> list[Path]:

@@ -24,7 +24,8 @@ from models.configuration import Configuration
 from models.errors import ModelError
 from models.evaluate import Evaluation, evaluate, mirrored
 from models.prepare import Prepared, apply_layout, prepare
-from models.training import averaging, checkpoint, losses, mixing, optimizers, schedules
+from models.training import checkpoint, losses, mixing, optimizers, schedules
+from models.training.averaging import WeightAverage
 from models.training.checkpoint import Card
 from models.training.distributed import World
 from models.training.graphed import GraphedUpdate
@@ -207,19 +208,12 @@ class Training:
         self.forward = _each_alone(self.prepared.forward) if recipe.one_at_a_time else self.prepared.forward
         # float16 gradients underflow without a scaler; bfloat16 has float32's range and needs none.
         self.scaler = torch.amp.GradScaler(device.type) if self.prepared.autocast is torch.float16 else None
-        self.optimizer_options = _optimizer_options(recipe)
         # A fused update advances momentum also at steps that a scaler skips.
         fused = configuration != Configuration() and self.scaler is None
-        self.optimizer = optimizers.build(self.raw, self.optimizer_options, fused)
-        self.schedule = schedule_options(recipe)
+        self.optimizer = optimizers.build(self.raw, recipe, fused)
         self.plateau = schedules.Plateau() if recipe.schedule == "plateau" else None
-        self.loss_options = losses.LossOptions(
-            recipe.label_smoothing, recipe.distill_weight if teacher else 0.0, recipe.temperature
-        )
-        self.mix_options = mixing.MixOptions(recipe.mixup, recipe.cutmix, recipe.ricap)
-        averages = averaging.AveragingOptions(recipe.ema, recipe.ema_every)
-        self.average = averaging.WeightAverage(self.raw, averages) if recipe.ema else None
-        self.sam = optimizers.Sam(recipe.sam_rho) if recipe.sam_rho else None
+        self.ways = {way: getattr(recipe, way) for way in mixing.WAYS if getattr(recipe, way)}
+        self.average = WeightAverage(self.raw, recipe.ema, recipe.ema_every) if recipe.ema else None
         self._graphed = self._as_graph() if configuration.compile == "graphs" else None
 
     def _as_graph(self) -> GraphedUpdate:
@@ -270,7 +264,7 @@ class Training:
             with waiting:
                 logits = self.forward(images if mixed is None else mixed.images).float()
                 taught = self._taught(images if mixed is None else mixed.images)
-                loss = losses.loss(logits, labels if mixed is None else mixed, self.loss_options, taught).total
+                loss = losses.loss(logits, labels if mixed is None else mixed, self.recipe, taught)
                 scaled = loss / len(batches) if len(batches) > 1 else loss
                 (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
@@ -297,19 +291,17 @@ class Training:
         prepared: list[tuple[Tensor, Tensor, mixing.Mixed | None]] = []
         for number, (images, labels) in enumerate(batches):
             mixed = None
-            if self.mix_options.ways:
+            if self.ways:
                 key = (recipe.seed, epoch, position.step * recipe.accumulate + number)
-                mixed = mixing.mix(images, labels, self.mix_options, key, self.world.rank)
+                mixed = mixing.mix(images, labels, self.ways, key, self.world.rank)
             prepared.append((images, labels, mixed))
         self.optimizer.zero_grad(set_to_none=True)
         loss, hits = self._pass(prepared)
-        if self.sam is not None and self.optimizer_options.sam_due(position.step):
-            parameters = [p for p in self.raw.parameters() if p.grad is not None]
-            self.sam.perturb(parameters)
-            self.optimizer.zero_grad(set_to_none=True)
-            with optimizers.frozen_batch_norm_statistics(self.raw):
-                self._pass(prepared)
-            self.sam.restore()
+        if recipe.sam_rho and position.step % recipe.sam_interval == 0:
+            with optimizers.perturbed(self.raw.parameters(), recipe.sam_rho):
+                self.optimizer.zero_grad(set_to_none=True)
+                with optimizers.frozen_batch_norm_statistics(self.raw):
+                    self._pass(prepared)
         if recipe.clip:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
@@ -417,7 +409,7 @@ class Training:
         position.epoch, position.batch_index = epoch, 0
         best = self._is_best(validated, epoch)
         if self.plateau is not None and validated is not None:
-            self.plateau.step(self.schedule, validated.top1)
+            self.plateau.step(recipe, validated.top1)
         train_seconds = before["seconds"] + trained
         loader_seconds = loader + waited
         images = (steps - skipped) * recipe.batch * recipe.accumulate
@@ -491,7 +483,7 @@ class Training:
         values /= self.world.size
 
     def _set_lr(self, progress: float, steps: int) -> float:
-        factor = schedules.factor(self.schedule, progress, steps)
+        factor = schedules.factor(self.recipe, progress, steps)
         if self.plateau is not None:
             factor *= self.plateau.factor
         schedules.apply(self.optimizer, factor)
@@ -571,7 +563,7 @@ class Training:
             # The averaged weights are the ones in the weights file; the raw ones go on from here.
             "raw": checkpoint.weights_of(self.raw) if self.average is not None else {},
             "average": self.average.state_dict() if self.average is not None else {},
-            "plateau": self.plateau.state_dict() if self.plateau is not None else {},
+            "plateau": asdict(self.plateau) if self.plateau is not None else {},
             "scaler": self.scaler.state_dict() if self.scaler is not None else {},
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -600,12 +592,10 @@ class Training:
                 self.average.load_state_dict(state["average"])
             else:
                 # Made before the weights were put in: it must begin with these, not with random ones.
-                self.average = averaging.WeightAverage(
-                    self.raw, averaging.AveragingOptions(self.recipe.ema, self.recipe.ema_every)
-                )
+                self.average = WeightAverage(self.raw, self.recipe.ema, self.recipe.ema_every)
                 notes.append("the weight average starts afresh")
         if self.plateau is not None and state["plateau"]:
-            self.plateau.load_state_dict(state["plateau"])
+            self.plateau = schedules.Plateau(**state["plateau"])
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.position.batch_index:
@@ -647,39 +637,3 @@ def _mixed_seed(seed: int, epoch: int, rank: int) -> int:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> shift)) * factor % 2**64
     return (mixed ^ (mixed >> 31)) % 2**63
-
-
-def _optimizer_options(recipe: Recipe) -> optimizers.OptimizerOptions:
-    return optimizers.OptimizerOptions(
-        name=recipe.optimizer,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        decay_all=recipe.decay_all,
-        bias_lr_factor=recipe.bias_lr_factor,
-        beta1=recipe.beta1,
-        beta2=recipe.beta2,
-        eps=recipe.eps,
-        alpha=recipe.alpha,
-        sam_rho=recipe.sam_rho,
-        sam_interval=recipe.sam_interval,
-    )
-
-
-def schedule_options(recipe: Recipe) -> schedules.ScheduleOptions:
-    """The recipe's schedule."""
-    return schedules.ScheduleOptions(
-        name=recipe.schedule,
-        epochs=recipe.epochs,
-        per=recipe.schedule_per,
-        warmup_epochs=recipe.warmup_epochs,
-        milestones=recipe.milestones,
-        step_epochs=recipe.step_epochs,
-        gamma=recipe.gamma,
-        min_lr_factor=recipe.min_lr_factor,
-        pct_start=recipe.pct_start,
-        div_factor=recipe.div_factor,
-        final_div_factor=recipe.final_div_factor,
-        patience=recipe.patience,
-    )

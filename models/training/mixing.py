@@ -5,57 +5,23 @@ already, so these are random partners, and no index list has to reach the device
 
 Random numbers are drawn on the host and depend on (seed, epoch, step, shard) alone, so a resumed training mixes the
 same images in the same way. Call `mix` outside compiled code: places are Python numbers there, and shapes never change.
-
-Imports no torch until a batch is mixed, so that a mistyped option is answered at once.
 """
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from models.errors import ModelError
+import numpy as np
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
+# What is on, by name, with the parameter of its symmetric Beta distribution: mixup (Zhang et al. 2018,
+# arXiv 1710.09412), cutmix (Yun et al. 2019, arXiv 1905.04899), ricap (Takahashi et al. 2018, arXiv 1811.09030, which
+# uses 0.3). Of several, each batch gets one, all equally likely.
+Ways = Mapping[str, float]
+WAYS = ("mixup", "cutmix", "ricap")
 # The third word of the counter: the loaders draw with the same seed and epoch and small numbers there.
 STREAM = 1 << 32
-
-
-@dataclass(frozen=True)
-class MixOptions:
-    """Which ways of mixing are on; of several each batch gets one, all equally likely.
-
-    Attributes:
-        mixup: alpha of Beta(alpha, alpha), 0 = off (Zhang et al. 2018, arXiv 1710.09412).
-        cutmix: likewise (Yun et al. 2019, arXiv 1905.04899).
-        ricap: beta of Beta(beta, beta), 0 = off (Takahashi et al. 2018, arXiv 1811.09030, which uses 0.3).
-        probability: share of the batches that are mixed at all.
-    """
-
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    ricap: float = 0.0
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix", "ricap"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ModelError(f"{name} is {value!r}; give the Beta distribution's parameter, or 0 for off")
-        if not 0 <= self.probability <= 1:
-            raise ModelError(f"mixing probability is {self.probability!r}; give a share of the batches from 0 to 1")
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """The names of what is on."""
-        return tuple(name for name in ("mixup", "cutmix", "ricap") if getattr(self, name) > 0)
-
-    @property
-    def parts(self) -> int:
-        """K, how many labels an image has: the same for every batch, so that nothing is compiled twice."""
-        return 4 if self.ricap > 0 else 2 if self.ways else 1
 
 
 class Mixed(NamedTuple):
@@ -64,16 +30,16 @@ class Mixed(NamedTuple):
     Attributes:
         images: [B, 3, H, W], dtype and memory format of what was mixed.
         labels: int64 [K, B], on the device.
-        weights: float32 [K], or [K, B] if each image has its own; on the device, summing to 1 over K.
+        weights: float32 [K], on the device, summing to 1.
     """
 
-    images: "Tensor"
-    labels: "Tensor"
-    weights: "Tensor"
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
 
 
 class Plan(NamedTuple):
-    """What the random numbers of one batch come to.
+    """How one batch is mixed.
 
     Attributes:
         way: mixup, cutmix, ricap or "none".
@@ -90,50 +56,44 @@ class Plan(NamedTuple):
     origins: tuple[tuple[int, int], ...] = ()
 
 
-def plan(
-    batch: int, height: int, width: int, options: MixOptions, generator_key: tuple[int, int, int], shard: int = 0
-) -> Plan:
-    """Decide how a batch is mixed; the same arguments always decide the same.
+def plan(batch: int, height: int, width: int, ways: Ways, key: tuple[int, int, int], shard: int = 0) -> Plan:
+    """Decide how a batch is mixed; the same arguments always decide the same. A batch of one image is not mixed.
 
     Args:
-        generator_key: seed, epoch, step within the epoch; none negative.
+        key: seed, epoch, step; none negative.
         shard: which of several processes this is.
     """
-    import numpy as np
-
-    seed, epoch, step = generator_key
+    seed, epoch, step = key
     philox = np.random.Philox(
         key=np.array([seed, epoch], np.uint64), counter=np.array([0, step, STREAM + shard, 0], np.uint64)
     )
     generator = np.random.Generator(philox)
-    mixed = generator.random() < options.probability
-    ways = options.ways
-    way = ways[int(generator.integers(len(ways)))] if ways and mixed and batch > 1 else "none"
-    if way == "none":
-        return _padded(Plan("none", (0,), (1.0,)), options.parts)
+    # Decides nothing, but runs stored when it did go on with the same numbers.
+    generator.random()
+    # K is the same for every batch of a training, so that nothing is compiled twice.
+    parts = 4 if "ricap" in ways else 2
+    if batch < 2:
+        return _padded(Plan("none", (0,), (1.0,)), parts)
+    way = tuple(ways)[int(generator.integers(len(ways)))]
     if way == "ricap":
-        return _ricap(generator, batch, height, width, options.ricap)
+        return _ricap(generator, batch, height, width, ways[way])
     shift = int(generator.integers(1, batch))
     if way == "mixup":
-        share = float(generator.beta(options.mixup, options.mixup))
-        return _padded(Plan("mixup", (0, shift), (share, 1 - share)), options.parts)
-    return _padded(_cutmix(generator, shift, height, width, options.cutmix), options.parts)
+        share = float(generator.beta(ways[way], ways[way]))
+        return _padded(Plan("mixup", (0, shift), (share, 1 - share)), parts)
+    return _padded(_cutmix(generator, shift, height, width, ways[way]), parts)
 
 
-def mix(
-    images: "Tensor", labels: "Tensor", options: MixOptions, generator_key: tuple[int, int, int], shard: int = 0
-) -> Mixed:
-    """Mix a batch as `plan` decides, into new memory; a batch that is not mixed is returned as it is.
+def mix(images: Tensor, labels: Tensor, ways: Ways, key: tuple[int, int, int], shard: int = 0) -> Mixed:
+    """Mix a batch as `plan` decides, into new memory; a batch of one image is returned as it is.
 
     Args:
         images: [B, 3, H, W], floating point, already normalised.
         labels: int64 [B].
-        generator_key, shard: see `plan`.
+        ways, key, shard: see `plan`.
     """
-    import torch
-
     batch, _, height, width = images.shape
-    chosen = plan(batch, height, width, options, generator_key, shard)
+    chosen = plan(batch, height, width, ways, key, shard)
     with torch.no_grad():
         return Mixed(
             _mixed_images(images, chosen),
@@ -142,17 +102,14 @@ def mix(
         )
 
 
-def dominant(mixed: Mixed) -> "Tensor":
+def dominant(mixed: Mixed) -> Tensor:
     """The label of greatest weight of each image, int64 [B]; parts of one class count together."""
-    weights = mixed.weights if mixed.weights.ndim == 2 else mixed.weights[:, None]
     same = mixed.labels[:, None] == mixed.labels[None]
-    totals = (same * weights[None]).sum(1)
+    totals = (same * mixed.weights[:, None]).sum(1)
     return mixed.labels.gather(0, totals.argmax(0, keepdim=True))[0]
 
 
-def _mixed_images(images: "Tensor", chosen: Plan) -> "Tensor":
-    import torch
-
+def _mixed_images(images: Tensor, chosen: Plan) -> Tensor:
     if chosen.way == "none":
         return images
     if chosen.way == "mixup":
@@ -181,9 +138,7 @@ def _pairs(batch: int, shift: int) -> tuple[tuple[slice, slice], ...]:
     return (slice(shift, None), slice(None, batch - shift)), (slice(None, shift), slice(batch - shift, None))
 
 
-def _on_device(weights: tuple[float, ...], images: "Tensor") -> "Tensor":
-    import torch
-
+def _on_device(weights: tuple[float, ...], images: Tensor) -> Tensor:
     host = torch.tensor(weights, dtype=torch.float32)
     if images.device.type != "cuda":
         return host.to(images.device)
@@ -202,7 +157,7 @@ def _padded(chosen: Plan, parts: int) -> Plan:
     )
 
 
-def _cutmix(generator: "np.random.Generator", shift: int, height: int, width: int, alpha: float) -> Plan:
+def _cutmix(generator: np.random.Generator, shift: int, height: int, width: int, alpha: float) -> Plan:
     """A rectangle of the partner at the same place, cut off at the image's edge; weights are the areas that show."""
     cut = math.sqrt(1 - float(generator.beta(alpha, alpha)))
     tall, wide = int(height * cut), int(width * cut)
@@ -215,7 +170,7 @@ def _cutmix(generator: "np.random.Generator", shift: int, height: int, width: in
     return Plan("cutmix", (0, shift), weights, ((0, 0, 0, 0), box), ((0, 0), (top, left)))
 
 
-def _ricap(generator: "np.random.Generator", batch: int, height: int, width: int, beta: float) -> Plan:
+def _ricap(generator: np.random.Generator, batch: int, height: int, width: int, beta: float) -> Plan:
     """Four random crops around a random point; each has the size of its quarter, its weight is its area."""
     split_y = round(height * float(generator.beta(beta, beta)))
     split_x = round(width * float(generator.beta(beta, beta)))

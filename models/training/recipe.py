@@ -1,28 +1,58 @@
-"""A training run as data: TOML file -> Recipe, with strict keys. Imports no torch.
+"""A training run as data: a TOML file read into a Recipe, with strict keys and checked values. Imports no torch.
 
-A recipe says everything that decides what a run learns; where the images lie and how far a machine is pushed
-(threads, device, time limits) is said on the command line.
+A recipe says everything that decides what a run learns; where the images are and how the machine is used (threads,
+device, time limits) is said on the command line.
 """
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import models
 from models.errors import ModelError, unknown
+from models.studies import STUDIES
+from models.training.optimizers import OPTIMIZERS
+from models.training.schedules import SCHEDULES
 
-EVALUATIONS = ("center", "whole", "random")
-SELECTIONS = ("best", "last")
-NORMALIZATIONS = ("dataset", "imagenet", "per_image")
-TTA = ("none", "flip")
-# Arguments that our own networks take, with which keys of a recipe are mixed up.
+# Arguments of our own networks, which are easily mistaken for keys of a recipe.
 ARGUMENTS = ("activation", "block_dropout", "depths", "head_dropout", "hidden", "se_ratio", "stem_width", "widths")
 USUAL = ("model", "epochs", "batch", "lr", "optimizer", "schedule", "weight_decay", "augment", "loader", "seed")
-STUDIES = ("imagenet100", "narrow-resnets", "four-families", "imagenet-resnet50", "under-5m")
+_WORDS: dict[str, Iterable[str]] = {
+    "evaluation": ("center", "whole", "random"),
+    "select": ("best", "last"),
+    "normalization": ("dataset", "imagenet", "per_image"),
+    "tta": ("none", "flip"),
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "schedule_per": ("step", "epoch"),
+}
+# keys, whether a value of theirs is allowed, and which ones are
+_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "size classes seed holdout stop_epoch evaluate_every clip checkpoint_epochs checkpoint_minutes max_minutes "
+        "weight_decay eps sam_rho warmup_epochs patience mixup cutmix ricap",
+        lambda value: value >= 0,
+        "0 or more",
+    ),
+    (
+        "epochs batch divide accumulate ema_every sam_interval div_factor final_div_factor",
+        lambda value: value >= 1,
+        "1 or more",
+    ),
+    ("lr bias_lr_factor temperature", lambda value: value > 0, "a positive number"),
+    (
+        "momentum beta1 beta2 alpha ema label_smoothing",
+        lambda value: 0 <= value < 1,
+        "a number from 0 up to, but not including, 1",
+    ),
+    ("min_lr_factor pct_start distill_weight", lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +86,17 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One training run.
+    """One training run. Durations without another unit are in epochs, fractions allowed; 0 switches an option off.
 
     Attributes:
         model, arguments: a name of the zoo and keyword arguments for its builder.
-        data: name of the data set the recipe was made for; a run says where it lies.
-        size: pixels; 0 takes the network's own.
-        classes: outputs; 0 takes the data set's.
-        epochs: the run's length, to which schedules stretch; stop_epoch ends it earlier, to be gone on with
-            otherwise; 0 is at the end.
-        batch: of all processes together.
-        divide: an epoch is this part of the training images (1 / divide of them, drawn anew each epoch).
+        data: name of the data set the recipe was made for; the command line says where it is.
+        size: pixels; 0 is the network's own.
+        classes: outputs; 0 is as many as the data set has.
+        epochs: the run's length, over which schedules stretch.
+        stop_epoch: ends the run earlier, to be resumed with other settings; 0 is at the end.
+        batch: images of a batch, of all processes together.
+        divide: an epoch takes 1 / divide of the training images, drawn anew each time.
         holdout: share (below 1) or number of training images kept for validation; 0 validates on the data set's
             own validation images, or where it has none on its test images.
         evaluation: "center" resizes to 256/224 of the size and crops the centre, "whole" resizes to the size,
@@ -77,20 +107,47 @@ class Recipe:
         configuration: precision, layout and compilation: a preset or levers, as in MODEL@CONFIGURATION.
         augment: words of `bench data show --list` joined by +.
         normalization: channel statistics of the "dataset" or of "imagenet", or each image by its own ("per_image").
-        optimizer .. sam_interval: see models.training.optimizers. decay_all decays biases and normalisations too.
-        schedule .. patience: see models.training.schedules.
-        label_smoothing, teacher, distill_weight, temperature: see models.training.losses; teacher is a checkpoint.
-        ema: decay of the averaged weights, 0 for none; ema_every: steps between averagings.
-        mixup, cutmix, ricap: see models.training.mixing; 0 is off.
-        clip: largest norm of the gradient; 0 is off.
-        accumulate: batches a step; `batch` counts the images of one of them.
+        optimizer: a key of models.training.optimizers.OPTIMIZERS.
+        lr: learning rate, before the schedule's factor.
+        momentum: of sgd and rmsprop.
+        nesterov: of sgd.
+        weight_decay: an L2 term of the gradient; decoupled from it in adamw.
+        decay_all: biases, normalisations and every other parameter decay as well, as in a plain torch optimiser.
+        bias_lr_factor: multiplies the learning rate of the biases of normalisations (Jordan 2024, 94 % on CIFAR-10 in
+            3.29 seconds on a single GPU). Where these decay, their weight decay is divided by it.
+        beta1, beta2: of adam and adamw.
+        eps: of all but sgd; 0 is torch's default, which differs between them.
+        alpha: smoothing of squared gradients, `alpha` of rmsprop and `rho` of adadelta; 0 is torch's default.
+        sam_rho: radius of sharpness-aware minimisation.
+        sam_interval: every how many steps one is sharpness-aware.
+        schedule: a key of models.training.schedules.SCHEDULES. After its end a schedule stays where it ended.
+        schedule_per: "step" changes the rate at every step, "epoch" only between epochs.
+        warmup_epochs: linear warm-up before the schedule (all but onecycle, which has its own).
+        milestones: of multistep: epochs at which the rate is multiplied by gamma, counted from the start of training.
+        step_epochs: of step: epochs between two multiplications by gamma, counted from the start of training.
+        gamma: what step, multistep and plateau multiply by.
+        min_lr_factor: where cosine and linear end; step, multistep and plateau never go below it.
+        pct_start, div_factor, final_div_factor: of onecycle: share of training spent rising, the peak over the first
+            rate, the first rate over the last.
+        patience: of plateau: epochs without a better validation accuracy before the rate falls.
+        label_smoothing: share of each label spread evenly over all classes (Szegedy et al. 2016, Rethinking the
+            Inception Architecture). At 0.1 and 10 classes the lowest loss is 0.500 nats, not 0.
+        teacher: checkpoint of the network to distil from.
+        distill_weight: share of the teacher's term in the loss; the labels' term gets the rest.
+        temperature: softens both sides of the teacher's term.
+        ema: share of the averaged weights that a step keeps.
+        ema_every: steps between two averagings.
+        mixup, cutmix, ricap: parameter of the Beta distribution (see models.training.mixing).
+        clip: largest norm of the gradient.
+        accumulate: batches a step.
         sizes: progressive resizing: [first epoch (from 1), size] pairs; the rest of the run stays at the last.
         one_at_a_time: fidelity switch: the network sees the images of a batch one by one, so that batch norm
             normalises each by itself, as one study did by mistake.
         tta: "flip" averages the logits of an image and its mirror image when evaluating.
-        checkpoint_epochs: keep the weights every so many epochs; 0 for only last and best.
-        checkpoint_minutes: store the state also inside an epoch; 0 for only after each.
-        max_minutes: stop cleanly after this time; 0 for never.
+        checkpoint_epochs: keep the weights every so many epochs, besides the last and the best.
+        checkpoint_minutes: store the state also inside an epoch, so often.
+        max_minutes: stop cleanly after this time.
+        published: what a study published for this run.
     """
 
     model: str
@@ -160,12 +217,7 @@ class Recipe:
     published: Published = field(default_factory=Published)
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("evaluation", EVALUATIONS),
-            ("select", SELECTIONS),
-            ("normalization", NORMALIZATIONS),
-            ("tta", TTA),
-        ):
+        for name, known in _WORDS.items():
             if getattr(self, name) not in known:
                 raise unknown(f"value of {name}", getattr(self, name), known)
         for name in _TYPES:
@@ -173,27 +225,44 @@ class Recipe:
             numbers = value if name == "milestones" else (value,)
             if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
                 raise ModelError(f"recipe key {name} is {value}; it must be finite")
-        for name, least in (
-            ("size", 0), ("classes", 0), ("epochs", 1), ("batch", 1), ("seed", 0), ("divide", 1), ("holdout", 0),
-            ("evaluate_every", 0), ("ema_every", 1), ("clip", 0), ("accumulate", 1), ("checkpoint_epochs", 0),
-            ("checkpoint_minutes", 0), ("max_minutes", 0), ("stop_epoch", 0),
-        ):  # fmt: skip
-            if not getattr(self, name) >= least:
-                raise ModelError(f"recipe key {name} is {getattr(self, name)}; it must be {least} or more")
-        if not 0 <= self.ema < 1:
-            raise ModelError(f"recipe key ema is {self.ema}; give a decay from 0 (off) up to, but not including, 1")
-        if self.holdout >= 1 and self.holdout != int(self.holdout):
-            raise ModelError(f"recipe key holdout is {self.holdout}; give a share below 1 or a whole number of images")
-        epochs = [first for first, _ in self.sizes]
-        if self.sizes and (epochs[0] != 1 or epochs != sorted(set(epochs)) or min(s for _, s in self.sizes) < 1):
-            raise ModelError(f"recipe key sizes is {self.sizes}; give [epoch, size] pairs rising from epoch 1")
+        for names, allowed, wanted in _RANGES:
+            for name in names.split():
+                self._require(allowed(getattr(self, name)), name, wanted)
+        whole = self.holdout < 1 or self.holdout == int(self.holdout)
+        self._require(whole, "holdout", "a share below 1 or a whole number of images")
+        self._check_schedule()
+        first = [epoch for epoch, _ in self.sizes]
+        rising = not first or (first[0] == 1 and first == sorted(set(first)) and min(s for _, s in self.sizes) >= 1)
+        self._require(rising, "sizes", "[epoch, size] pairs rising from epoch 1")
+        if self.optimizer == "sgd" and self.nesterov and not self.momentum:
+            raise ModelError("recipe key nesterov needs momentum; set momentum, usually to 0.9")
         if self.published.study and self.published.study not in STUDIES:
             raise unknown("study", self.published.study, STUDIES)
         if self.one_at_a_time and (self.accumulate > 1 or self.sam_rho):
             raise ModelError("recipe key one_at_a_time goes with neither accumulate nor sam_rho")
 
+    def _require(self, holds: bool, name: str, wanted: str) -> None:
+        if not holds:
+            raise ModelError(f"recipe key {name} is {getattr(self, name)!r}; give {wanted}")
+
+    def _check_schedule(self) -> None:
+        decays = self.schedule in ("step", "multistep", "plateau")
+        self._require(not decays or 0 < self.gamma < 1, "gamma", "a factor between 0 and 1")
+        self._require(self.warmup_epochs < self.epochs, "warmup_epochs", f"fewer than the {self.epochs} epochs")
+        rising = all(low < high for low, high in zip((0.0, *self.milestones), self.milestones, strict=False))
+        self._require(rising, "milestones", "epochs above 0 in rising order")
+        needed = self.schedule != "multistep" or bool(self.milestones)
+        self._require(needed, "milestones", "the epochs at which the multistep schedule lowers the rate")
+        needed = self.schedule != "step" or self.step_epochs > 0
+        self._require(needed, "step_epochs", "the epochs after which the step schedule lowers the rate")
+        if self.schedule == "onecycle" and (self.warmup_epochs or self.min_lr_factor):
+            raise ModelError(
+                "the onecycle schedule has its own warm-up (pct_start) and end (final_div_factor); "
+                "leave warmup_epochs and min_lr_factor at 0"
+            )
+
     def size_at(self, epoch: int) -> int:
-        """Training size of an epoch counted from 1, 0 meaning the network's own."""
+        """Training size of an epoch counted from 1; 0 means the network's own."""
         chosen = [size for first, size in self.sizes if first <= epoch]
         return chosen[-1] if chosen else self.size
 
@@ -206,59 +275,63 @@ class Recipe:
         """A copy with some keys changed; `model.NAME` is an argument of the network.
 
         Raises:
-            ModelError: an unknown key or a value of another type.
+            ModelError: an unknown key, or a value of another type or out of range.
         """
         arguments, values = dict(self.arguments), {}
         for key, value in changes.items():
             table, dot, name = key.partition(".")
             if dot and table in ("model", "arguments"):
-                arguments[name] = _tuples(value)
+                arguments[name] = as_tuples(value)
             else:
                 values[key] = value
         return replace(self, **{**_checked(values, "the changes"), "arguments": arguments})
 
 
-_TYPES = {f.name: f.type for f in fields(Recipe)}
+_TYPES: dict[str, Any] = {f.name: f.type for f in fields(Recipe)}
+# What a value must be, where its type does not say enough.
+_FORMS = {
+    "milestones": "a list of epochs, such as milestones=[10, 20]",
+    "sizes": "a list of [first epoch, size] pairs, such as sizes=[[1, 16], [5, 32]]",
+}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if v is not None}
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    return value
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, so that a recipe can be compared and hashed part by part."""
-    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+def as_tuples(value: Any) -> Any:
+    """Lists as tuples, at any depth, so that values can be compared and hashed."""
+    return tuple(as_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _checked(values: Mapping[str, Any], where: str, kind: type[Recipe] | type[Published] = Recipe) -> dict[str, Any]:
+    """The values of a table's keys with exactly the types of the fields of `kind`.
 
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_number, value))
-
-
-def _pairs(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(_number(part, int) for part in pair)
-        for pair in value
-    )
-
-
-# key -> (whether a value has its form, the form in words)
-_LISTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "milestones": (_numbers, "a list of epochs, such as milestones=[10, 20]"),
-    "sizes": (_pairs, "a list of [first epoch, size] pairs, such as sizes=[[1, 16], [5, 32]]"),
-}
+    Raises:
+        ModelError: unknown key, wrong type.
+    """
+    types: dict[str, Any] = {f.name: f.type for f in fields(kind)}
+    checked = {}
+    for key, value in values.items():
+        if key not in types:
+            known = ModelError(f"unknown key {key} in {where}; known: {', '.join(types)}")
+            raise _unknown_key(key, where) if kind is Recipe else known
+        if types[key] is Published and isinstance(value, Mapping):
+            checked[key] = Published(**_checked(value, f"[published] of {where}", Published))
+            continue
+        try:
+            checked[key] = _converted(value, types[key])
+        except TypeError as error:
+            wanted = _FORMS.get(key, str(error))
+            raise ModelError(f"recipe key {key} in {where} is {value!r}; it must be {wanted}") from None
+    return checked
 
 
 def _unknown_key(key: str, where: str) -> ModelError:
     near = difflib.get_close_matches(key, _TYPES, n=3)
-    # Where the word is a part of an argument's name, that is meant rather than a key spelt alike.
+    # A word that is part of an argument's name means that argument rather than a key of similar spelling.
     near = [f"model.{name}" for name in ARGUMENTS if key in name.split("_") or key == name] or near
     hint = f"did you mean {' or '.join(near)}?" if near else f"usual ones: {', '.join(USUAL)};"
     return ModelError(
@@ -267,57 +340,34 @@ def _unknown_key(key: str, where: str) -> ModelError:
     )
 
 
-def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values with their types made exact.
-
-    Raises:
-        ModelError: unknown key, wrong type.
-    """
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in _TYPES:
-            raise _unknown_key(key, where)
-        if key == "published":
-            checked[key] = _published(value, where)
-            continue
-        if key == "arguments":
-            if not isinstance(value, Mapping):
-                raise ModelError(f"recipe key arguments in {where} must be a table")
-            checked[key] = {k: _tuples(v) for k, v in value.items()}
-            continue
-        kind: Any = _TYPES[key]
-        fits = {
-            int: isinstance(value, int) and not isinstance(value, bool),
-            float: isinstance(value, (int, float)) and not isinstance(value, bool),
-            bool: isinstance(value, bool),
-            str: isinstance(value, str),
-        }.get(kind, isinstance(value, (list, tuple)))
-        if isinstance(value, float) and kind is int and value == int(value):
-            fits, value = True, int(value)
-        if not fits and key not in _LISTS:
-            name = getattr(kind, "__name__", "list")
-            raise ModelError(f"recipe key {key} in {where} is {value!r}; it must be a value of type {name}")
-        if key in _LISTS and not _LISTS[key][0](value):
-            raise ModelError(f"recipe key {key} in {where} is {value!r}; it must be {_LISTS[key][1]}")
-        checked[key] = float(value) if kind is float else _tuples(value)
-    return checked
-
-
-def _published(table: Any, where: str) -> Published:
-    if isinstance(table, Published):
-        return table
-    known = [f.name for f in fields(Published)]
-    if not isinstance(table, Mapping) or not set(table) <= set(known):
-        wrong = ", ".join(sorted(set(table) - set(known))) if isinstance(table, Mapping) else repr(table)
-        raise ModelError(f"unknown key {wrong} in [published] of {where}; known: {', '.join(known)}")
-    return Published(**{k: _tuples(v) for k, v in table.items()})
+def _converted(value: Any, kind: Any) -> Any:
+    """A value of TOML as a field of this type. Raises TypeError, with the type in words, where it is of another."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return _converted(value, parts[0])
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and number:
+        return float(value)
+    if kind is int and number and float(value).is_integer():
+        return int(value)
+    if kind in (bool, str, Published) and isinstance(value, kind):
+        return value
+    if origin is dict and isinstance(value, Mapping):
+        return {key: as_tuples(item) for key, item in value.items()}
+    if origin is tuple and isinstance(value, list | tuple):
+        if parts[-1] is Ellipsis:
+            return tuple(_converted(item, parts[0]) for item in value)
+        if len(value) == len(parts):
+            return tuple(_converted(item, part) for item, part in zip(value, parts, strict=True))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list"}
+    raise TypeError(words.get(origin or kind, "a table"))
 
 
 def parse(text: str, where: str) -> Recipe:
-    """A recipe out of TOML text; `where` names it in errors.
+    """A recipe from TOML text; `where` names it in errors.
 
     Raises:
-        ModelError: not TOML, unknown keys, wrong types, no model.
+        ModelError: not TOML, unknown keys, wrong types, values out of range, no model.
     """
     try:
         values = tomllib.loads(text)
@@ -333,7 +383,7 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
     ratio = epochs / recipe.epochs
     sizes: dict[int, int] = {}
     for first, size in recipe.sizes:
-        # Of sizes that fall on one epoch the last, which costs most and is tested, is the one to try.
+        # Of sizes that fall on one epoch the last is kept: it costs most and is the one that is tested.
         sizes[min(epochs, 1 + round((first - 1) * ratio))] = size
     return replace(
         recipe,
@@ -347,7 +397,7 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
 
 
 def folder() -> Path:
-    """Where the recipes that come with pixbench lie."""
+    """The folder of the recipes that come with pixbench."""
     return Path(models.__path__[0], "recipes")
 
 
@@ -374,7 +424,7 @@ def load(name: str | Path) -> Recipe:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`key=value` from a command line; the value is read as TOML, and as plain text where that fails.
+    """`key=value` from a command line; the value as in `parse_value`.
 
     Raises:
         ModelError: no `=`.
@@ -397,24 +447,15 @@ def parse_value(text: str) -> Any:
 def to_toml(recipe: Recipe, comments: Iterable[str] = ()) -> str:
     """The whole recipe as TOML; `parse` reads it back unchanged."""
     lines = [f"# {line}" for line in comments]
-    tables: list[tuple[str, Mapping[str, Any]]] = []
-    for key, value in recipe.to_mapping().items():
-        if isinstance(value, Mapping):
-            tables.append((key, value))
-        else:
-            lines.append(f"{key} = {_toml(value)}")
-    for key, table in tables:
+    values = recipe.to_mapping()
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    lines += [f"{key} = {_toml(value)}" for key, value in values.items() if key not in tables]
+    for key, table in tables.items():
         if table:
             lines += ["", f"[{key}]", *(f"{name} = {_toml(value)}" for name, value in table.items())]
     return "\n".join(lines) + "\n"
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-        return f'"{escaped}"'
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return repr(value)
+    """JSON's words for numbers, text, true and lists are TOML's too."""
+    return json.dumps(value, ensure_ascii=False)

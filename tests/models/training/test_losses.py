@@ -1,15 +1,15 @@
 """Losses against torch's, against closed forms, and their dtypes."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
 from models.errors import ModelError
-from models.training.losses import LossOptions, cross_entropy, distillation, loss
+from models.training.losses import cross_entropy, distillation, loss
 from models.training.mixing import Mixed
+from models.training.recipe import Recipe
 
 
 def logits(batch: int = 6, classes: int = 10, seed: int = 0) -> torch.Tensor:
@@ -50,17 +50,6 @@ def test_mixed_labels_are_the_weighted_sum(parts: int, smoothing: float) -> None
         for weight, labels in zip(weights, targets.labels, strict=True)
     )
     torch.testing.assert_close(cross_entropy(logits(), targets, smoothing), expected)
-    each = targets._replace(weights=weights[:, None].expand(parts, 6))
-    torch.testing.assert_close(cross_entropy(logits(), each, smoothing), expected)
-
-
-def test_weights_of_each_image() -> None:
-    weights = torch.rand(2, 6, generator=torch.Generator().manual_seed(1))
-    weights = weights / weights.sum(0)
-    targets = mixed(weights)
-    parts = [functional.cross_entropy(logits(), labels, reduction="none") for labels in targets.labels]
-    expected = (weights[0] * parts[0] + weights[1] * parts[1]).mean()
-    torch.testing.assert_close(cross_entropy(logits(), targets), expected)
 
 
 def test_distillation_is_the_divergence_times_temperature_squared() -> None:
@@ -73,48 +62,26 @@ def test_distillation_is_the_divergence_times_temperature_squared() -> None:
     assert distillation(student, student, 4.0).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_total_and_its_parts() -> None:
-    options = LossOptions(label_smoothing=0.1, distill_weight=0.3, temperature=2)
+def test_the_teachers_term_gets_its_share() -> None:
+    recipe = Recipe("lenet", label_smoothing=0.1, distill_weight=0.3, temperature=2.0)
     student, teacher = logits().requires_grad_(), logits(seed=1).requires_grad_()
-    result = loss(student, LABELS, options, teacher)
-    assert result.distillation is not None
-    torch.testing.assert_close(result.total, 0.7 * result.labels + 0.3 * result.distillation)
-    torch.testing.assert_close(result.labels, functional.cross_entropy(student, LABELS, label_smoothing=0.1))
-    result.total.backward()
+    result = loss(student, LABELS, recipe, teacher)
+    labels = functional.cross_entropy(student, LABELS, label_smoothing=0.1)
+    torch.testing.assert_close(result, 0.7 * labels + 0.3 * distillation(student, teacher, 2))
+    torch.testing.assert_close(loss(student, LABELS, recipe), labels)
+    result.backward()
     assert teacher.grad is None
     assert student.grad is not None
-    plain = loss(logits(), LABELS, LossOptions())
-    assert plain.distillation is None
-    assert plain.total is plain.labels
-
-
-def test_distillation_needs_weight_and_teacher() -> None:
-    with pytest.raises(ModelError, match="no teacher"):
-        loss(logits(), LABELS, LossOptions(distill_weight=0.5))
-    with pytest.raises(ModelError, match="a teacher"):
-        loss(logits(), LABELS, LossOptions(), logits())
+    with pytest.raises(ModelError, match="there is a teacher"):
+        loss(logits(), LABELS, Recipe("lenet", distill_weight=0.0), logits())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_float32_whatever_autocast_says(dtype: torch.dtype) -> None:
+    recipe, targets = Recipe("lenet", label_smoothing=0.1), mixed(torch.tensor([0.7, 0.3]))
     low = logits().to(dtype)
     with torch.autocast("cpu", dtype):
-        result = loss(low, mixed(torch.tensor([0.7, 0.3])), LossOptions(0.1, 0.5), low * 0.5)
-    assert all(part is not None and part.dtype == torch.float32 for part in result)
-    expected = loss(low.float(), mixed(torch.tensor([0.7, 0.3])), LossOptions(0.1, 0.5), low.float() * 0.5)
-    torch.testing.assert_close(result.total, expected.total, rtol=1e-3, atol=1e-3)
-    assert result.labels.item() == expected.labels.item()
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"label_smoothing": 1}, "label_smoothing"),
-        ({"label_smoothing": -0.1}, "label_smoothing"),
-        ({"distill_weight": 1.5}, "distill_weight"),
-        ({"temperature": 0}, "temperature"),
-    ],
-)
-def test_options_are_checked(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
-        LossOptions(**wrong)
+        found = loss(low, targets, recipe, low * 0.5)
+        assert cross_entropy(low, targets, 0.1).item() == cross_entropy(low.float(), targets, 0.1).item()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, loss(low.float(), targets, recipe, low.float() * 0.5), rtol=1e-3, atol=1e-3)

@@ -1,8 +1,6 @@
 """Optimisers: what decays, that each one learns, that stored state goes on exactly, and the sharpness-aware step."""
 
 import copy
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -13,16 +11,21 @@ from torch.nn import functional
 from models.errors import ModelError
 from models.training.optimizers import (
     OPTIMIZERS,
-    OptimizerOptions,
-    Sam,
     build,
     frozen_batch_norm_statistics,
     implementation,
     load_state,
+    perturbed,
 )
+from models.training.recipe import Recipe
 
 # Rates that suit each optimiser on the small network below.
 RATES = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.003, "adadelta": 1.0, "adagrad": 0.05}
+
+
+def chosen(name: str = "sgd", lr: float = 0.1, **options: Any) -> Recipe:
+    plain = {"momentum": 0.0, "weight_decay": 0.0}
+    return Recipe("lenet", optimizer=name, lr=lr, **{**plain, **options})
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -63,7 +66,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 def test_only_weights_of_products_decay() -> None:
     model = network()
-    groups = {group["name"]: group for group in build(model, OptimizerOptions(weight_decay=0.1), False).param_groups}
+    groups = {group["name"]: group for group in build(model, chosen(weight_decay=0.1), False).param_groups}
     assert groups["weights"]["params"] == [model[0].weight, model[5].weight]
     assert groups["norm_biases"]["params"] == [model[1].bias]
     assert groups["rest"]["params"] == [model[0].bias, model[1].weight, model[5].bias]
@@ -72,7 +75,7 @@ def test_only_weights_of_products_decay() -> None:
 
 def test_decay_all_is_the_plain_torch_optimizer() -> None:
     ours, theirs = network(), network()
-    optimizer = build(ours, OptimizerOptions(lr=0.05, momentum=0.9, weight_decay=0.1, decay_all=True), False)
+    optimizer = build(ours, chosen(lr=0.05, momentum=0.9, weight_decay=0.1, decay_all=True), False)
     plain = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
     for _ in range(3):
         assert step(ours, optimizer) == step(theirs, plain)
@@ -80,7 +83,7 @@ def test_decay_all_is_the_plain_torch_optimizer() -> None:
 
 
 def test_norm_biases_learn_faster_and_shrink_alike() -> None:
-    options = OptimizerOptions(lr=0.1, weight_decay=0.01, decay_all=True, bias_lr_factor=64)
+    options = chosen(lr=0.1, weight_decay=0.01, decay_all=True, bias_lr_factor=64)
     groups = {group["name"]: group for group in build(network(), options, False).param_groups}
     assert groups["norm_biases"]["lr"] == groups["norm_biases"]["initial_lr"] == pytest.approx(6.4)
     assert groups["weights"]["initial_lr"] == 0.1
@@ -92,16 +95,16 @@ def test_shared_and_frozen_parameters() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     model[2].requires_grad_(False)
-    groups = build(model, OptimizerOptions(), False).param_groups
+    groups = build(model, chosen(), False).param_groups
     assert sum(len(group["params"]) for group in groups) == 3
     with pytest.raises(ModelError, match="requires_grad"):
-        build(model.requires_grad_(False), OptimizerOptions(), False)
+        build(model.requires_grad_(False), chosen(), False)
 
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_learns_and_resumes_exactly(name: str, fused: bool) -> None:
-    options = OptimizerOptions(name, RATES[name], momentum=0.9, weight_decay=1e-4)
+    options = chosen(name, RATES[name], momentum=0.9, weight_decay=1e-4)
     model = network()
     optimizer = build(model, options, fused)
     losses = [step(model, optimizer) for _ in range(10)]
@@ -121,7 +124,7 @@ def test_learns_and_resumes_exactly(name: str, fused: bool) -> None:
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_fused_and_default_agree(name: str) -> None:
     models = [network(), network()]
-    options = OptimizerOptions(name, RATES[name], momentum=0.9, weight_decay=1e-2)
+    options = chosen(name, RATES[name], momentum=0.9, weight_decay=1e-2)
     for model, fused in zip(models, (False, True), strict=True):
         optimizer = build(model, options, fused)
         generator = torch.Generator().manual_seed(3)
@@ -137,17 +140,17 @@ def test_fused_and_default_agree(name: str) -> None:
 def test_implementation_is_told() -> None:
     assert implementation("adamw", True) == "fused"
     assert implementation("adamw", False) == implementation("rmsprop", True) == "default"
-    assert build(network(), OptimizerOptions(), True).defaults["fused"]
+    assert build(network(), chosen(), True).defaults["fused"]
 
 
 def test_numbers_of_zero_mean_those_of_torch() -> None:
     for name, theirs in (("rmsprop", torch.optim.RMSprop), ("adadelta", torch.optim.Adadelta)):
         parameter = nn.Parameter(torch.zeros(1))
         defaults = theirs([parameter]).defaults
-        ours = build(network(), OptimizerOptions(name), False).defaults
+        ours = build(network(), chosen(name), False).defaults
         key = "alpha" if name == "rmsprop" else "rho"
         assert (ours["eps"], ours[key]) == (defaults["eps"], defaults[key])
-        changed = build(network(), OptimizerOptions(name, alpha=0.5, eps=0.1), False).defaults
+        changed = build(network(), chosen(name, alpha=0.5, eps=0.1), False).defaults
         assert (changed["eps"], changed[key]) == (0.1, 0.5)
 
 
@@ -155,7 +158,7 @@ def test_numbers_of_zero_mean_those_of_torch() -> None:
 def test_a_scaler_may_skip_the_first_step(fused: bool) -> None:
     model = network()
     before = weights(model)
-    optimizer = build(model, OptimizerOptions(momentum=0.9), fused)
+    optimizer = build(model, chosen(momentum=0.9), fused)
     scaler = torch.amp.GradScaler("cpu")
     images, labels = batch()
     scaler.scale(functional.cross_entropy(model(images), labels) * float("inf")).backward()
@@ -164,7 +167,7 @@ def test_a_scaler_may_skip_the_first_step(fused: bool) -> None:
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
     other = network()
     other.load_state_dict(weights(model))
-    plain = build(other, OptimizerOptions(momentum=0.9), False)
+    plain = build(other, chosen(momentum=0.9), False)
     step(model, optimizer)
     step(other, plain)
     torch.testing.assert_close(weights(model), weights(other))
@@ -172,9 +175,9 @@ def test_a_scaler_may_skip_the_first_step(fused: bool) -> None:
 
 def test_load_state_keeps_the_new_numbers() -> None:
     model = network()
-    optimizer = build(model, OptimizerOptions(lr=0.1, momentum=0.9), False)
+    optimizer = build(model, chosen(lr=0.1, momentum=0.9), False)
     step(model, optimizer)
-    changed = build(model, OptimizerOptions(lr=0.02, momentum=0.8, weight_decay=1e-3), False)
+    changed = build(model, chosen(lr=0.02, momentum=0.8, weight_decay=1e-3), False)
     load_state(changed, optimizer.state_dict())
     group = changed.param_groups[0]
     assert (group["lr"], group["initial_lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.02, 0.8, 1e-3)
@@ -183,134 +186,72 @@ def test_load_state_keeps_the_new_numbers() -> None:
 
 
 def test_load_state_refuses_what_does_not_fit() -> None:
-    state = build(network(), OptimizerOptions(), False).state_dict()
+    state = build(network(), chosen(), False).state_dict()
     with pytest.raises(ModelError, match="does not fit Adam"):
-        load_state(build(network(), OptimizerOptions("adam"), False), state)
+        load_state(build(network(), chosen("adam"), False), state)
     with pytest.raises(ModelError, match="other parameters"):
-        load_state(build(nn.Linear(2, 2), OptimizerOptions(), False), state)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"name": "sdg"}, "did you mean sgd"),
-        ({"lr": 0}, "lr is 0"),
-        ({"momentum": 1.0}, "momentum is 1.0"),
-        ({"weight_decay": -1}, "weight_decay is -1"),
-        ({"bias_lr_factor": 0}, "bias_lr_factor"),
-        ({"beta2": 1.5}, "beta2"),
-        ({"sam_interval": 0}, "sam_interval"),
-        ({"nesterov": True}, "nesterov needs momentum"),
-        ({"lr": float("nan")}, "lr is nan"),
-    ],
-)
-def test_options_are_checked(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
-        OptimizerOptions(**wrong)
+        load_state(build(nn.Linear(2, 2), chosen(), False), state)
 
 
 # Sharpness-aware minimisation
 
 
-def sam_step(model: nn.Module, optimizer: torch.optim.Optimizer, sam: Sam, due: bool, passes: list[int]) -> float:
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_sharpness_aware_steps_learn(name: str) -> None:
+    model = network()
+    optimizer = build(model, chosen(name, RATES[name]), False)
     images, labels = batch()
-
-    def backward() -> float:
-        passes[-1] += 1
+    losses = []
+    for _ in range(20):
         optimizer.zero_grad(set_to_none=True)
         loss = functional.cross_entropy(model(images), labels)
         loss.backward()
-        return loss.item()
-
-    passes.append(0)
-    loss = backward()
-    if due:
-        sam.perturb(model.parameters())
-        with frozen_batch_norm_statistics(model):
-            backward()
-        sam.restore()
-    optimizer.step()
-    return loss
-
-
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_sam_learns_with_two_passes_at_every_interval(name: str) -> None:
-    model, options = network(), OptimizerOptions(name, RATES[name], sam_rho=0.05, sam_interval=5)
-    optimizer, sam = build(model, options, False), Sam(options.sam_rho)
-    passes: list[int] = []
-    losses = [sam_step(model, optimizer, sam, options.sam_due(number), passes) for number in range(20)]
+        with perturbed(model.parameters(), 0.05), frozen_batch_norm_statistics(model):
+            optimizer.zero_grad(set_to_none=True)
+            functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
-    assert passes == [2, 1, 1, 1, 1] * 4
-    assert not OptimizerOptions(name).sam_due(0)
     assert model[1].num_batches_tracked.item() == 20
 
 
-def test_sam_moves_by_rho_along_the_gradient_and_back() -> None:
+@pytest.mark.parametrize("scale", [1.0, 2.0**16])
+def test_weights_move_by_rho_along_the_gradient_whatever_its_scale_and_back(scale: float) -> None:
     model = network()
     images, labels = batch()
-    functional.cross_entropy(model(images), labels).backward()
+    (functional.cross_entropy(model(images), labels) * scale).backward()
     parameters = list(model.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
     gradients = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    sam = Sam(0.05)
-    sam.perturb(parameters)
-    moved = torch.cat([(now - old).flatten() for now, old in zip(parameters, before, strict=True)]).detach()
+    with perturbed(parameters, 0.05):
+        moved = torch.cat([(now - old).flatten() for now, old in zip(parameters, before, strict=True)]).detach()
     torch.testing.assert_close(moved, 0.05 * gradients / gradients.norm(), rtol=1e-3, atol=1e-6)
-    sam.restore()
     assert all(torch.equal(now, old) for now, old in zip(parameters, before, strict=True))
 
 
-def test_sam_does_not_mind_the_scale_of_gradients() -> None:
-    moved = []
-    for scale in (1.0, 2.0**16):
-        model = network()
-        images, labels = batch()
-        (functional.cross_entropy(model(images), labels) * scale).backward()
-        Sam(0.05).perturb(model.parameters())
-        moved.append(weights(model))
-    torch.testing.assert_close(*moved)
-
-
-def test_sam_brings_weights_back_after_an_overflow() -> None:
+def test_weights_come_back_after_an_overflow_and_an_error() -> None:
     model = network()
+    before = weights(model)
+    with pytest.raises(ModelError, match="after backward"), perturbed(model.parameters(), 0.05):
+        pass
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, float("inf"))
-    before = weights(model)
-    sam = Sam(0.05)
-    sam.perturb(model.parameters())
-    sam.restore()
+    with pytest.raises(RuntimeError, match="within"), perturbed(model.parameters(), 0.05):
+        raise RuntimeError("within")
     assert same(before, weights(model))
 
 
-def test_sam_under_bfloat16_autocast_and_in_bfloat16() -> None:
+@pytest.mark.parametrize("cast", [False, True])
+def test_sharpness_aware_steps_in_bfloat16(cast: bool) -> None:
     images, labels = batch()
-    for cast in (False, True):
-        model = network().to(torch.bfloat16) if cast else network()
-        before = weights(model)
-        sam = Sam(0.5)
-        with torch.autocast("cpu", torch.bfloat16, enabled=not cast):
-            loss = functional.cross_entropy(model(images.bfloat16() if cast else images).float(), labels)
-        loss.backward()
-        sam.perturb(model.parameters())
+    model = network().to(torch.bfloat16) if cast else network()
+    before = weights(model)
+    with torch.autocast("cpu", torch.bfloat16, enabled=not cast):
+        loss = functional.cross_entropy(model(images.bfloat16() if cast else images).float(), labels)
+    loss.backward()
+    with perturbed(model.parameters(), 0.5):
         assert not torch.equal(before["0.weight"], model[0].weight)
-        sam.restore()
-        assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
-
-
-def test_sam_is_used_in_order() -> None:
-    model = network()
-    sam = Sam(0.05)
-    with pytest.raises(ModelError, match="without perturb"):
-        sam.restore()
-    with pytest.raises(ModelError, match="after backward"):
-        sam.perturb(model.parameters())
-    images, labels = batch()
-    functional.cross_entropy(model(images), labels).backward()
-    sam.perturb(model.parameters())
-    with pytest.raises(ModelError, match="twice"):
-        sam.perturb(model.parameters())
-    with pytest.raises(ModelError, match="sam_rho"):
-        Sam(0)
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
@@ -344,13 +285,3 @@ def test_frozen_statistics_cost_one_more_compilation() -> None:
             fast(images)
     assert compiled == 2
     assert model[1].num_batches_tracked.item() == 3
-
-
-def test_options_need_no_torch() -> None:
-    code = (
-        "import sys; from models.training import averaging, losses, mixing, optimizers, schedules; "
-        "optimizers.OptimizerOptions(); schedules.ScheduleOptions(); losses.LossOptions(); mixing.MixOptions(); "
-        "averaging.AveragingOptions(); "
-        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

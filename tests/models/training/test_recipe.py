@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,12 +40,19 @@ def test_every_recipe_that_comes_along_survives_a_round_trip(name: str) -> None:
         ("epochs = 3", "names no model"),
         ("model = ", "not valid TOML"),
         ("model = 'lenet'\nepoch = 3", "unknown recipe key epoch .* did you mean epochs"),
-        ("model = 'lenet'\nepochs = 'three'", "epochs .* type int"),
-        ("model = 'lenet'\nepochs = 2.5", "epochs .* type int"),
-        ("model = 'lenet'\nnesterov = 1", "nesterov .* type bool"),
-        ("model = 'lenet'\nlr = true", "lr .* type float"),
+        ("model = 'lenet'\nepochs = 'three'", "epochs .* a whole number"),
+        ("model = 'lenet'\nepochs = 2.5", "epochs .* a whole number"),
+        ("model = 'lenet'\nepochs = inf", "epochs .* a whole number"),
+        ("model = 'lenet'\nnesterov = 1", "nesterov .* true or false"),
+        ("model = 'lenet'\nlr = true", "lr .* a number"),
+        ("model = 'lenet'\naugment = 3", "augment .* text"),
+        ("model = 'lenet'\narguments = 3", "arguments .* a table"),
         ("model = 'lenet'\nevaluation = 'middle'", "evaluation"),
         ("model = 'lenet'\n[published]\ntop2 = 1", "unknown key top2"),
+        (
+            "model = 'lenet'\n[published]\ntop1 = 'high'",
+            r"top1 in \[published\] of text is 'high'; it must be a number",
+        ),
         ("model = 'lenet'\n[published]\nstudy = 'mine'", "study"),
         ("model = 'lenet'\nsizes = [16, 32]", r"sizes .* such as sizes=\[\[1, 16\], \[5, 32\]\]"),
         ("model = 'lenet'\nmilestones = 'foo'", r"milestones .* such as milestones=\[10, 20\]"),
@@ -57,6 +65,44 @@ def test_every_recipe_that_comes_along_survives_a_round_trip(name: str) -> None:
 def test_faults_are_named(text: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         parse(text, "text")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"holdout": 1.5}, "holdout is 1.5"),
+        ({"ema": 1.0}, "ema is 1.0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"tta": "rotate"}, "tta"),
+        ({"sizes": ((2, 16),)}, "sizes"),
+        ({"optimizer": "sdg"}, "did you mean sgd"),
+        ({"lr": 0.0}, "lr is 0"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
+        ({"bias_lr_factor": 0.0}, "bias_lr_factor"),
+        ({"beta2": 1.5}, "beta2"),
+        ({"sam_interval": 0}, "sam_interval"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs momentum"),
+        ({"schedule": "cosin"}, "did you mean cosine"),
+        ({"schedule_per": "batch"}, "step"),
+        ({"warmup_epochs": 5.0, "epochs": 5}, "warmup_epochs is 5.0; give fewer than the 5 epochs"),
+        ({"schedule": "step"}, "step_epochs"),
+        ({"schedule": "multistep"}, "milestones"),
+        ({"milestones": (5.0, 3.0)}, "rising"),
+        ({"schedule": "plateau", "gamma": 1.0}, "gamma"),
+        ({"schedule": "onecycle", "epochs": 9, "warmup_epochs": 2.0}, "its own warm-up"),
+        ({"pct_start": 2.0}, "pct_start"),
+        ({"min_lr_factor": -1.0}, "min_lr_factor"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"distill_weight": 1.5}, "distill_weight"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"mixup": -1.0}, "mixup is -1"),
+        ({"ema_every": 0}, "ema_every"),
+    ],
+)
+def test_values_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Recipe("lenet", **wrong)
 
 
 def test_settings_are_read_as_toml_and_else_as_text() -> None:
