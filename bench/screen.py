@@ -33,7 +33,7 @@ class Screen:
 
     def row(self, log: Any) -> Any:
         """Show a metric when it is first measured, and hand it to the log."""
-        from results.tables import metric_line
+        from results.comparison import metric_line
 
         def emit(metric: Any) -> None:
             log.add(metric)

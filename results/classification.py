@@ -173,17 +173,6 @@ class Classification:
             write_whole(folder / name, text.encode())
 
 
-def evaluation_json(
-    confusion: ArrayLike,
-    names: Sequence[str],
-    top5: float | None,
-    loss: float | None = None,
-    seconds: float | None = None,
-) -> dict[str, Any]:
-    """The JSON of an evaluation from its counts; see `Classification.from_confusion` and `to_json`."""
-    return Classification.from_confusion(confusion, names, top5, loss, seconds).to_json()
-
-
 def checked(confusion: ArrayLike, names: Sequence[str]) -> Matrix:
     """The matrix as int64 [classes, classes].
 

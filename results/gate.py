@@ -213,4 +213,4 @@ def row_verdict(first: Decision, again: Decision | None) -> tuple[str, str | Non
         return first.verdict, None
     if again.verdict == REGRESSED:
         return REGRESSED, None
-    return UNSURE, f"a first run said REGRESSED, a second one {again.verdict}"
+    return UNSURE, f"the first run said REGRESSED, the second {again.verdict}"

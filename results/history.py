@@ -7,17 +7,16 @@ that were written, bit for bit.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from results.errors import RecordError
 from results.store import GrowingFile, write_whole
-from results.tables import Cell, quantity, render, unit_for
+from results.tables import Cell, duration, quantity, render
 
 
 @dataclass(frozen=True)
@@ -259,28 +258,6 @@ def totals_line(totals: Totals) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Seconds for reading: "850 ms", "9.5 s", "31 min 46 s", "4 h 23 min"."""
-    if not math.isfinite(seconds) or abs(seconds) < 1:
-        factor, unit = unit_for([seconds] if math.isfinite(seconds) else [], "s")
-        return f"{seconds / factor:.3g} {unit}"
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def time_unit(seconds: Sequence[float | None]) -> tuple[float, str]:
-    """Divisor and name of the one unit for these times: hours and minutes for long ones, else as `tables` does."""
-    longest = max((abs(x) for x in seconds if x is not None), default=0.0)
-    if longest >= 600:
-        return (3600.0, "h") if longest >= 36000 else (60.0, "min")
-    return unit_for(seconds, "s")
-
-
 class StepLog(GrowingFile):
     """A CSV of steps that grows while a training runs.
 
@@ -325,10 +302,11 @@ def load_steps(path: Path | str) -> list[Step]:
 
 _Row = TypeVar("_Row", Epoch, Step)
 
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "int": int,
-    "float": float,
-    "float | None": lambda text: float(text) if text else None,
+_TYPES: dict[type, dict[str, object]] = {kind: get_type_hints(kind) for kind in (Epoch, Step)}
+_PARSERS: dict[object, Callable[[str], int | float | None]] = {
+    int: int,
+    float: float,
+    float | None: lambda cell: float(cell) if cell else None,
 }
 
 
@@ -350,7 +328,7 @@ def _read(path: Path, kind: type[_Row], growing: bool = False) -> list[_Row]:
     missing = [name for name in names if name not in header]
     if missing or len(header) != len(names):
         raise RecordError(f"{path}: columns missing or repeated ({', '.join(missing) or 'repeated'}); was it cut off?")
-    parsers = {f.name: _PARSERS[str(f.type)] for f in dataclasses.fields(kind)}
+    parsers = {name: _PARSERS[hint] for name, hint in _TYPES[kind].items()}
     rows: list[_Row] = []
     for cells in reader:
         where = f"{path}, line {reader.line_num}"
@@ -371,10 +349,10 @@ def _read(path: Path, kind: type[_Row], growing: bool = False) -> list[_Row]:
 
 def _plain(row: Epoch | Step) -> None:
     # A float32 or an array's scalar would be written with fewer digits, or as a call, and not come back the same.
-    for f in dataclasses.fields(row):
-        value = getattr(row, f.name)
+    for name, hint in _TYPES[type(row)].items():
+        value = getattr(row, name)
         if value is not None:
-            object.__setattr__(row, f.name, int(value) if f.type == "int" else float(value))
+            object.__setattr__(row, name, int(value) if hint is int else float(value))
 
 
 def _check_row(row: Epoch | Step, count: str, fractions: Sequence[str]) -> None:
@@ -387,7 +365,7 @@ def _check_row(row: Epoch | Step, count: str, fractions: Sequence[str]) -> None:
 
 
 def _names(kind: type[Epoch] | type[Step]) -> list[str]:
-    return [f.name for f in dataclasses.fields(kind)]
+    return list(_TYPES[kind])
 
 
 def _cells(row: Epoch | Step) -> list[Cell]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from results.gate import CHANGED, ERROR, VANISHED, VOID, CheckReport, Fact, Row
-from results.gate_report import diff_lines, fact_sentence, one_line, row_sentence, self_test_sentence, verdict_line
+from results.gate_words import diff_lines, fact_sentence, one_line, row_sentence, self_test_sentence, verdict_line
 from results.verdict import CLEAN, IMPROVED, REGRESSED, Decision
 
 SUITE = "bench check"

@@ -17,11 +17,14 @@ from matplotlib.figure import Figure
 
 from results import gate_report, runs, tables
 from results import profile as profiles
-from results import report_pictures as pictures
 from results.classification import read_confusion
+from results.comparison import compare_table
 from results.errors import RecordError
 from results.gate import CheckReport
-from results.history import History, load_steps
+from results.gate_words import verdict_line
+from results.history import History
+from results.pictures import page as pictures
+from results.pictures.style import inline
 from results.profile import Profile
 from results.record import Record
 from results.runs import RunSummary
@@ -173,7 +176,7 @@ def from_file(path: Path, accuracy: Mapping[str, float]) -> Section:
 
 def of_comparison(record: Record, path: Path, accuracy: Mapping[str, float]) -> Section:
     """A record of bench compare: its sentences, its tables, ratios, speed beside size and accuracy, latencies."""
-    text = tables.compare_table(record, "markdown")
+    text = compare_table(record, "markdown")
     bullets, _, rest = text.partition("\n\n")
     return Section(
         title=f"Comparison of {_listed(record.operands)}",
@@ -199,12 +202,11 @@ def of_check(record: Record, path: Path) -> Section:
     if not isinstance(stored, Mapping):
         raise RecordError(f"{path}: a check without its report; check again with this version")
     report = CheckReport.from_json({**stored, "machine": record.machine}, str(path))
-    text = gate_report.markdown(report)
-    _, _, rest = text.partition("\n\n")
+    _, _, rest = gate_report.as_text(report, "markdown").partition("\n\n")
     return Section(
         title=f"Check of {report.head.ref or 'the working tree'} against {report.base.ref or report.base.commit}",
         source=str(path),
-        verdicts=[gate_report.verdict_line(report)],
+        verdicts=[verdict_line(report)],
         body=_without_machine(_without_folding(rest)),
         charts=_drawn(pictures.changes, report),
         command=record.command,
@@ -226,9 +228,7 @@ def _without_machine(text: str) -> str:
 
 def of_profile(profile: Profile, path: Path) -> Section:
     """A profile: its sentence, its tables, flame graph, roofline and the loader's stages."""
-    text = profiles.text(profile, "markdown", depth=2)
-    first, _, rest = text.partition("\n\n")
-    record = Record("profile", profile.created, profile.command, profile.commit, profile.machine, (), ())
+    first, _, rest = profiles.text(profile, "markdown", depth=2).partition("\n\n")
     return Section(
         title=f"Profile of {profile.label}, {profile.task.replace('_', ' ')}",
         source=str(path),
@@ -241,7 +241,7 @@ def of_profile(profile: Profile, path: Path) -> Section:
             *_drawn(pictures.loader_stages, profile),
         ],
         command=profile.command,
-        machine=tables.machine_line(record),
+        machine=tables.machine_line(profile),
         created=profile.created,
     )
 
@@ -250,11 +250,10 @@ def of_benchmarks(data: Mapping[str, Any], path: Path) -> Section:
     """pytest-benchmark's JSON: each benchmark's median and spread."""
     rows: list[list[tables.Cell]] = []
     try:
-        for one in data["benchmarks"]:
-            stats = one["stats"]
-            factor, unit = tables.unit_for([stats["median"]], "s")
-            spread = [stats[name] / factor for name in ("median", "q1", "q3")]
-            rows.append([one["name"], f"{tables.fixed(*spread)} {unit}", stats["rounds"], f"{stats['ops']:.4g}"])
+        for benchmark in data["benchmarks"]:
+            stats = benchmark["stats"]
+            median = tables.quantity(stats["median"], "s", stats["q1"], stats["q3"])
+            rows.append([benchmark["name"], median, stats["rounds"], f"{stats['ops']:.4g}"])
         machine = str(data["machine_info"].get("cpu", {}).get("brand_raw", "not recorded"))
         created = str(data["datetime"])
     except (KeyError, TypeError, AttributeError) as error:
@@ -262,7 +261,7 @@ def of_benchmarks(data: Mapping[str, Any], path: Path) -> Section:
     if not rows:
         raise RecordError(f"{path}: holds no benchmark")
     return Section(
-        title=f"{len(rows)} benchmarks of pytest bench",
+        title=f"{tables.plural(len(rows), 'benchmark')} of pytest bench",
         source=str(path),
         body=tables.render(["benchmark", "median", "rounds", "calls/s"], rows, "markdown"),
         command="pytest bench --benchmark-json",
@@ -277,10 +276,10 @@ def from_runs(folder: Path, summaries: Sequence[RunSummary]) -> Section:
     top = best[0]
     verdicts = [] if top.top1 is None else [f"{top.name} is the most accurate: top-1 {100 * top.top1:.2f} %"]
     return Section(
-        title=f"{len(summaries)} training runs of {folder.name}",
+        title=f"{tables.plural(len(summaries), 'training run')} of {folder.name}",
         source=str(folder),
         verdicts=verdicts,
-        body=runs.table(summaries, "markdown") + "\n" + runs.size_table(summaries, "markdown"),
+        body=runs.compare(summaries, "markdown"),
         charts=[
             *_drawn(pictures.accuracies, best),
             *_drawn(pictures.accuracy_and_params, best),
@@ -293,51 +292,42 @@ def from_runs(folder: Path, summaries: Sequence[RunSummary]) -> Section:
 def from_run(folder: Path) -> Section:
     """One training run: its figures, curves and confusion matrix."""
     summary = RunSummary.load(folder)
-    said = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    history = None
+    stored = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    stored = stored if isinstance(stored, Mapping) else {}
+    charts: list[Chart] = []
     if (folder / "history.csv").is_file():
-        history = History.load(folder / "history.csv")
-        if (folder / "steps.csv").is_file():
-            history = History(history.epochs, load_steps(folder / "steps.csv"))
-    charts = [] if history is None else [
-        *_drawn(pictures.losses, history, summary),
-        *_drawn(pictures.curves, history, summary),
-        *_drawn(pictures.learning_rate, history),
-    ]  # fmt: skip
+        steps = folder / "steps.csv"
+        history = History.load(folder / "history.csv", steps if steps.is_file() else None)
+        charts += _drawn(pictures.losses, history, summary)
+        charts += _drawn(pictures.curves, history, summary)
+        charts += _drawn(pictures.learning_rate, history)
     if (folder / "confusion.csv").is_file():
-        matrix, names = read_confusion(folder / "confusion.csv")
-        charts += _drawn(pictures.confusion, matrix, names)
-    machine = said.get("machine") if isinstance(said, dict) else None
-    created = "1970-01-01T00:00:00+00:00"
-    line = ""
-    if isinstance(machine, Mapping):
-        record = Record("train", created, "", None, machine, (), ())
-        line = tables.machine_line(record).rpartition(", measured ")[0]
+        charts += _drawn(pictures.confusion, *read_confusion(folder / "confusion.csv"))
     top1 = "not tested" if summary.top1 is None else f"top-1 {100 * summary.top1:.2f} %"
     beside = ""
     if summary.difference is not None:
         side = "below" if summary.difference > 0 else "above"
         beside = f", {abs(100 * summary.difference):.2f} points {side} the published figure"
     state = "" if summary.status == "finished" else f" ({summary.status}: {summary.reason})"
-    report = folder / "report.txt"
-    body = runs.table([summary], "markdown")
+    body, report = runs.table([summary], "markdown"), folder / "report.txt"
     if report.is_file():
         body += f"\n```\n{report.read_text(encoding='utf-8').rstrip()}\n```\n"
+    epochs = tables.plural(summary.epochs, "epoch")
     return Section(
         title=f"Training run {summary.name}",
         source=str(folder),
-        verdicts=[f"{summary.model} on {summary.data}: {top1} after {summary.epochs} epochs{beside}{state}"],
+        verdicts=[f"{summary.model} on {summary.data}: {top1} after {epochs}{beside}{state}"],
         body=body,
         charts=charts,
-        command=str(said.get("command", "")) if isinstance(said, dict) else "",
-        machine=line,
+        command=str(stored.get("command", "")),
+        machine=tables.machine_text(stored["machine"]) if isinstance(stored.get("machine"), Mapping) else "",
     )
 
 
 def _drawn(draw: Callable[..., tuple[str, Figure] | None], *given: Any, wide: bool = False) -> list[Chart]:
     """The chart that a function draws, none where it has nothing to show."""
     made = draw(*given)
-    return [] if made is None else [Chart(made[0], pictures.inline(made[1], made[0]), wide)]
+    return [] if made is None else [Chart(made[0], inline(made[1], made[0]), wide)]
 
 
 def _listed(names: Sequence[str]) -> str:

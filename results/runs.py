@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from results.errors import RecordError
-from results.history import duration, time_unit
 from results.reading import Amount, Count, Fraction, check, did_you_mean, read
 from results.record import plain
 from results.store import Skipped, read_json, write_whole
-from results.tables import Cell, fixed, render, to_json, unit_for
+from results.tables import Cell, Footnotes, duration, fixed, notes, page, render, time_unit, to_json, unit_for
 
 FILE = "summary.json"
 """The file of a run's folder that holds its summary."""
@@ -262,12 +262,9 @@ _UNSHOWN = (
 _BOUNDS = ("inference_warm_low_seconds", "inference_warm_high_seconds")
 """Absent from files that were written before they were kept; that is no figure to explain."""
 _COLUMNS = {column.name: column for column in (_NAME, *_ACCURACY, *_COST, *_SIZES, *_UNSHOWN)}
-_SIZE_COLUMNS = {column.name: column for column in (_NAME, *_SIZES)}
 
 SORTS = tuple(_COLUMNS)
 """What `table` sorts by: the best first, missing last."""
-SIZE_SORTS = tuple(_SIZE_COLUMNS)
-"""What `size_table` sorts by: the smallest first, missing last."""
 
 
 def ranked(summaries: Iterable[RunSummary], sort: str = "top1") -> list[RunSummary]:
@@ -275,7 +272,16 @@ def ranked(summaries: Iterable[RunSummary], sort: str = "top1") -> list[RunSumma
 
     Raises RecordError for another key.
     """
-    return _sorted(summaries, sort, _COLUMNS)
+    if sort not in _COLUMNS:
+        raise RecordError(f"cannot sort by {sort!r}{did_you_mean(sort, _COLUMNS)}; known: {', '.join(_COLUMNS)}")
+    column = _COLUMNS[sort]
+    runs = sorted(summaries, key=lambda run: run.name)
+    known = [run for run in runs if column.read(run) is not None]
+    # A study may be a name in one run and a number in another; those two do not order by themselves.
+    numeric = all(isinstance(column.read(run), (int, float)) for run in known)
+    key: Callable[[RunSummary], Any] = column.read if numeric else lambda run: str(column.read(run))
+    known.sort(key=key, reverse=column.descending)
+    return known + [run for run in runs if column.read(run) is None]
 
 
 def table(summaries: Sequence[RunSummary], format: str = "text", sort: str = "top1") -> str:
@@ -288,61 +294,31 @@ def table(summaries: Sequence[RunSummary], format: str = "text", sort: str = "to
     """
     runs = ranked(summaries, sort)
     if format in ("csv", "json"):
-        return _raw(runs, [*_COLUMNS.values()], format)
-    notes: list[str] = []
-    if format == "text":
-        parts = [_shown(runs, group, format, notes) for group in (_accuracy(runs), _COST)]
-    else:
-        parts = [_shown(runs, (*_ACCURACY, *_COST), format, notes)]
-    return _joined(parts, [*_shared(runs, format), *_numbered(notes, format)])
+        return _raw(runs, format)
+    footnotes = Footnotes()
+    groups = [_varying(runs), _COST] if format == "text" else [(*_ACCURACY, *_COST)]
+    tables = [_shown(runs, group, format, footnotes) for group in groups]
+    return page(*tables, notes([*_shared(runs, format), *footnotes.lines()], format))
 
 
-def size_table(summaries: Sequence[RunSummary], format: str = "text", sort: str = "params") -> str:
-    """Sizes: parameters, tensors, state entries, and the bytes of weights alone and of a full checkpoint apart.
-
-    Raises RecordError on an unknown format or sort.
-    """
-    runs = _sorted(summaries, sort, _SIZE_COLUMNS)
-    if format in ("csv", "json"):
-        return _raw(runs, [*_SIZE_COLUMNS.values()], format)
-    notes: list[str] = []
-    return _joined([_shown(runs, _SIZES, format, notes)], _numbered(notes, format))
+def size_table(summaries: Sequence[RunSummary], format: str = "text") -> str:
+    """Sizes as text or markdown, fewest parameters first: the bytes of weights alone and of a full checkpoint apart."""
+    footnotes = Footnotes()
+    sizes = _shown(ranked(summaries, "params"), _SIZES, format, footnotes)
+    return page(sizes, notes(footnotes.lines(), format))
 
 
-def bar_rows(summaries: Iterable[RunSummary], name: str) -> dict[str, dict[str, float | None]]:
-    """One figure of every run as `plots.bars` takes it, the published one beside it where any run has one.
-
-    Raises RecordError for a name that is no figure of a run.
-    """
-    if name not in _OPTIONAL:
-        raise RecordError(f"no figure {name!r}{did_you_mean(name, _OPTIONAL)}; known: {', '.join(_OPTIONAL)}")
-    runs = list(summaries)
-    theirs = {"top1": "top1", "best_top1": "top1_best", "train_seconds": "seconds"}.get(name)
-    rows: dict[str, dict[str, float | None]] = {run.name: {"ours": getattr(run, name)} for run in runs}
-    published: dict[str, float | None] = {
-        run.name: None if theirs is None or run.published is None else getattr(run.published, theirs) for run in runs
-    }
-    if any(x is not None for x in published.values()):
-        for run in runs:
-            rows[run.name]["published"] = published[run.name]
-    return rows
+def compare(summaries: Sequence[RunSummary], format: str = "text", sort: str = "top1") -> str:
+    """`table` and `size_table` below one another; csv is one table, json has it under "runs"."""
+    if format == "json":
+        return to_json({"runs": json.loads(table(summaries, format, sort))})
+    if format == "csv":
+        return table(summaries, format, sort)
+    return page(table(summaries, format, sort), size_table(summaries, format))
 
 
-def _sorted(summaries: Iterable[RunSummary], sort: str, columns: Mapping[str, _Column]) -> list[RunSummary]:
-    if sort not in columns:
-        raise RecordError(f"cannot sort by {sort!r}{did_you_mean(sort, columns)}; known: {', '.join(columns)}")
-    column = columns[sort]
-    runs = sorted(summaries, key=lambda run: run.name)
-    there = [run for run in runs if column.read(run) is not None]
-    # A study may be a name in one run and a number in another; those two do not order by themselves.
-    numeric = all(isinstance(column.read(run), (int, float)) for run in there)
-    key: Callable[[RunSummary], Any] = column.read if numeric else lambda run: str(column.read(run))
-    there.sort(key=key, reverse=column.descending)
-    return there + [run for run in runs if column.read(run) is None]
-
-
-def _raw(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str) -> str:
-    headers = ["rank", *(column.name for column in columns), "missing"]
+def _raw(runs: Sequence[RunSummary], format: str) -> str:
+    columns = _COLUMNS.values()
     rows: list[list[Cell]] = []
     for i, run in enumerate(runs):
         absent: dict[str, list[str]] = {}
@@ -351,11 +327,11 @@ def _raw(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str) ->
                 absent.setdefault(run.why(column.name), []).append(column.name)
         reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in absent.items())
         rows.append([i + 1, *(column.read(run) for column in columns), reasons or None])
-    return render(headers, rows, format)
+    return render(["rank", *_COLUMNS, "missing"], rows, format)
 
 
-def _accuracy(runs: Sequence[RunSummary]) -> list[_Column]:
-    """The columns of the accuracy table less those that say the same of every run; `_shared` says it once."""
+def _varying(runs: Sequence[RunSummary]) -> list[_Column]:
+    """The columns of the accuracy table less those that are the same for every run; `_shared` says it once."""
     same = {name for name in ("data", "evaluated") if len({getattr(run, name) for run in runs}) == 1}
     return [column for column in _ACCURACY if column.name not in same]
 
@@ -363,20 +339,20 @@ def _accuracy(runs: Sequence[RunSummary]) -> list[_Column]:
 def _shared(runs: Sequence[RunSummary], format: str) -> list[str]:
     data, evaluated = {run.data for run in runs}, {run.evaluated for run in runs}
     if len(data) > 1:
-        return ["Accuracies of different data are not comparable."]
+        return ["Accuracies on different data are not comparable."]
     if len(evaluated) > 1:
-        return ["top1 and top5 are of the test set of all runs; the best top1 of val and of test are not comparable."]
+        return ["top1 and top5 are on the test set for all runs; the best top1 on val and on test are not comparable."]
     return [_SETS[evaluated.pop()].format(data.pop())] if runs and format == "text" else []
 
 
-_SETS = {
-    "val": "top1 and top5 are of the test set of {}, the best top1 is of images held out for validation.",
-    "test": "Accuracies are of the test set of {}.",
-    "held-out": "Accuracies are of held-out training images of {}, which has no others.",
+_SETS: dict[str, str] = {
+    "val": "top1 and top5 are on the test set of {}, the best top1 is on images held out for validation.",
+    "test": "Accuracies are on the test set of {}.",
+    "held-out": "Accuracies are on held-out training images of {}, which has no others.",
 }
 
 
-def _shown(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str, notes: list[str]) -> str:
+def _shown(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str, footnotes: Footnotes) -> str:
     # Two lines of header a column are what keeps ten columns on a screen; markdown has no second line.
     joint = "\n" if format == "text" else " "
     shown = [c for c in columns if not c.theirs or any(c.read(run) is not None for run in runs)]
@@ -387,7 +363,7 @@ def _shown(runs: Sequence[RunSummary], columns: Sequence[_Column], format: str, 
         factors.append(factor)
     rows: list[list[Cell]] = []
     for i, run in enumerate(runs):
-        cells = [_shown_cell(run, column, factor, notes) for column, factor in zip(shown, factors, strict=True)]
+        cells = [_cell(run, column, factor, footnotes) for column, factor in zip(shown, factors, strict=True)]
         rows.append([i + 1, run.name, *cells])
     return render(headers, rows, format)
 
@@ -400,42 +376,28 @@ def _unit(unit: str, numbers: Sequence[int | float]) -> tuple[float, str]:
     return time_unit(numbers) if unit == "s" else unit_for(numbers, unit)
 
 
-def _shown_cell(run: RunSummary, column: _Column, factor: float, notes: list[str]) -> Cell:
+def _cell(run: RunSummary, column: _Column, factor: float, footnotes: Footnotes) -> Cell:
     x = column.read(run)
     if x is None:
         # No published figure is the usual case and needs no reason.
         if column.name in _OPTIONAL:
-            return f"-{_mark(run.why(column.name), notes)}"
+            return f"-{footnotes.mark(run.why(column.name))}"
         if column.name == "difference" and run.published is not None and run.top1 is None:
-            return f"-{_mark(run.why('top1'), notes)}"
+            return f"-{footnotes.mark(run.why('top1'))}"
         return "-"
     if isinstance(x, str):
-        return x + (_mark(run.reason, notes) if column.name == "status" and run.reason else "")
+        return x + footnotes.mark(run.reason if column.name == "status" else None)
     if column.unit == "points":
         return f"{x / factor:+.2f}"
     if column.unit == "1":
-        marked = column.name in ("published_top1", "published_top1_best") and run.published is not None
-        return f"{x / factor:.2f}" + (_mark(run.published.text(), notes) if marked and run.published else "")
+        published = run.published if column.theirs else None
+        return f"{x / factor:.2f}" + footnotes.mark(published.text() if published else None)
     if column.unit == "count" or (isinstance(x, int) and factor == 1.0):
         return str(x)
     if column.name == "inference_warm_seconds" and run.warm_interval is not None:
         low, high = run.warm_interval
         return fixed(x / factor, low / factor, high / factor)
     return float(x / factor)
-
-
-def _mark(text: str, notes: list[str]) -> str:
-    if text not in notes:
-        notes.append(text)
-    return f" ({notes.index(text) + 1})"
-
-
-def _numbered(notes: Sequence[str], format: str) -> list[str]:
-    return [f"({i + 1}) {text}" for i, text in enumerate(notes)]
-
-
-def _joined(parts: Sequence[str], below: Sequence[str]) -> str:
-    return "\n".join([*parts, *([] if not below else ["\n".join(below) + "\n"])])
 
 
 _OPTIONAL = tuple(

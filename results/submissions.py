@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from results.errors import RecordError
 from results.store import write_whole
-from results.tables import render
+from results.tables import page, render, to_json
 
 HEADER = ("ID", "Labels")
 _SHOWN = 10
@@ -38,15 +38,25 @@ class Agreement:
         """Fraction of rows with the same label."""
         return self.matches / self.rows
 
-    def text(self) -> str:
-        """ "images / labelled alike / share: 10000 / 8908 / 89.08%"; below it the first differences."""
-        lines = f"images / labelled alike / share: {self.rows} / {self.matches} / {100 * self.share:.2f}%\n"
-        if not self.differences:
-            return lines
-        wrong = self.rows - self.matches
-        shown = len(self.differences)
-        said = f"first {shown} of {wrong} differences" if wrong > shown else "all differences"
-        return f"{lines}\n{said}:\n{render(('ID', 'first', 'second'), self.differences)}"
+    def text(self, format: str = "text", files: Sequence[str] = ("first", "second")) -> str:
+        """The counts and the first differences; `files` are what csv and json call the two.
+
+        As text "images / labelled alike / share: 10000 / 8908 / 89.08%", and the differences below it.
+        """
+        counted = {"rows": self.rows, "matches": self.matches, "share": self.share}
+        if format == "json":
+            differences = [difference._asdict() for difference in self.differences]
+            return to_json({"files": list(files), **counted, "differences": differences})
+        if format == "csv":
+            return render(["first", "second", *counted], [[*files, *counted.values()]], "csv")
+        table = render(("ID", "first", "second"), self.differences, format) if self.differences else ""
+        share = f"{100 * self.share:.2f}"
+        if format == "markdown":
+            return page(render(["rows", "matches", "share [%]"], [[self.rows, self.matches, share]], format), table)
+        line = f"images / labelled alike / share: {self.rows} / {self.matches} / {share}%"
+        wrong, shown = self.rows - self.matches, len(self.differences)
+        title = f"first {shown} of {wrong} differences:" if wrong > shown else "all differences:"
+        return page(line, f"{title}\n{table}" if table else "")
 
 
 def submission_csv(ids: Iterable[str | int], labels: Iterable[str | int]) -> str:
@@ -56,11 +66,6 @@ def submission_csv(ids: Iterable[str | int], labels: Iterable[str | int]) -> str
         raise RecordError(f"{len(rows[0])} ids for {len(rows[1])} labels")
     _check_unique(rows[0], "the submission")
     return render(HEADER, list(zip(*rows, strict=True)), "csv")
-
-
-def write_submission(path: Path | str, ids: Iterable[str | int], labels: Iterable[str | int]) -> None:
-    """Writes `submission_csv`, the whole file or nothing. Raises RecordError also where it cannot be written."""
-    write_whole(Path(path), submission_csv(ids, labels).encode())
 
 
 def write_predictions(path: Path | str, labels: Iterable[str | int]) -> None:

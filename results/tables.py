@@ -1,6 +1,6 @@
-"""Numbers for eyes: the only place that scales units, rounds, or knows a colour.
+"""Numbers, tables and notes as text: the only place that scales units, rounds, or knows a colour.
 
-Takes records and rows, returns text. Stored and machine-read forms (JSON, CSV) pass through unrounded.
+Stored and machine-read forms (JSON, CSV) pass through unrounded.
 """
 
 from __future__ import annotations
@@ -12,35 +12,26 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, TextIO, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TextIO, TypeAlias
 
 from tabulate import tabulate
 
 from results.errors import RecordError
-from results.record import Metric, Number, Ratio, Record, Value
+from results.record import Number, Ratio
 from results.stats import supported_decimals
-from results.verdict import compare_verdict, label, margin_of, sentence
 
 FORMATS = ("text", "markdown", "csv", "json")
 WIDTH = 100
 """Columns that a table of two operands keeps to."""
 
-_HEADER_WIDTH = 18
-_NOMINAL = 0.9495
-"""Below this a confidence is not the 95 % that the legend promises."""
-
 Cell: TypeAlias = str | int | float | None
 
 _COLOURS = {"good": "32", "bad": "31", "doubt": "33", "faint": "2", "strong": "1"}
 _TONES = {
-    "better": "good",
-    "IMPROVED": "good",
-    "CLEAN": "good",
-    "worse": "bad",
-    "REGRESSED": "bad",
-    "unsure": "doubt",
-    "UNSURE": "doubt",
+    **dict.fromkeys(("better", "IMPROVED", "CLEAN"), "good"),
+    **dict.fromkeys(("worse", "REGRESSED", "CHANGED", "VANISHED", "ERROR", "VOID"), "bad"),
+    **dict.fromkeys(("unsure", "UNSURE", "NEW"), "doubt"),
 }
 
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
@@ -77,10 +68,20 @@ def coloured(stream: TextIO | None, environ: Mapping[str, str] | None = None) ->
     return env.get("TERM") != "dumb" and stream is not None and stream.isatty()
 
 
+def width_of(text: str) -> int:
+    """Columns that the longest line takes on a screen; colours take none."""
+    return max((len(line) for line in re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")), default=0)
+
+
 def paint(text: str, tone: str | None, colour: bool) -> str:
     """The one place that emits colour; `tone` is a key of good, bad, doubt, faint, strong, or None."""
     code = _COLOURS.get(tone or "")
     return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
+
+
+def paint_verdict(word: str, colour: bool) -> str:
+    """A verdict in its colour."""
+    return paint(word, _TONES.get(word), colour)
 
 
 def unit_for(numbers: Sequence[Number | None], unit: str) -> tuple[float, str]:
@@ -102,6 +103,14 @@ def unit_for(numbers: Sequence[Number | None], unit: str) -> tuple[float, str]:
     return factor, name
 
 
+def time_unit(seconds: Sequence[Number | None]) -> tuple[float, str]:
+    """Divisor and name of the one unit for these times: hours and minutes for long ones, else as `unit_for`."""
+    longest = max((abs(x) for x in seconds if x is not None), default=0.0)
+    if longest >= 600:
+        return (3600.0, "h") if longest >= 36000 else (60.0, "min")
+    return unit_for(seconds, "s")
+
+
 def quantity(x: Number | None, unit: str, low: Number | None = None, high: Number | None = None) -> str:
     """One number with its unit, to the digits its interval supports: quantity(0.01234, "s") -> "12.3 ms"."""
     if x is None:
@@ -112,9 +121,43 @@ def quantity(x: Number | None, unit: str, low: Number | None = None, high: Numbe
     return f"{digits} {name}".rstrip() if name != "%" else f"{digits} %"
 
 
-def fixed(x: float, low: float | None, high: float | None) -> str:
+def fixed(x: float, low: float | None = None, high: float | None = None) -> str:
     """A number in plain digits, rounded where its interval stops supporting them."""
     return _rounded(x, supported_decimals(x, low, high))
+
+
+def percent(share: float) -> str:
+    """ "38 %", "3.4 %": two digits, or whole percents from 10 % up."""
+    return f"{100 * share:.0f} %" if abs(share) >= 0.0995 else f"{100 * share:.2g} %"
+
+
+def signed_percent(change: float) -> str:
+    """ "+3.4 %": a relative change."""
+    return f"{100 * change:+.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for reading: "850 ms", "9.5 s", "31 min 46 s", "4 h 23 min"."""
+    if not math.isfinite(seconds) or abs(seconds) < 1:
+        factor, unit = unit_for([seconds] if math.isfinite(seconds) else [], "s")
+        return f"{seconds / factor:.3g} {unit}"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 block", "1,024 blocks"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def commit_text(sha: str | None, dirty: bool = False) -> str:
+    """A commit as tables show it: ten digits, "+" where files differ from it, "-" for none."""
+    return "-" if sha is None else sha[:10] + "+" * dirty
 
 
 def ratio_text(ratio: Ratio) -> str:
@@ -158,7 +201,7 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str =
         )
     else:
         # The header goes in as rows: tabulate widens every column with a header by two, and 100 is not much.
-        widths = [max(_width(row[i]) for row in [headers, *shown]) for i in range(len(headers))]
+        widths = [max(width_of(row[i]) for row in [headers, *shown]) for i in range(len(headers))]
         lines = [list(headers), ["-" * w for w in widths], *shown]
         table = tabulate(lines, tablefmt="plain", colalign=align, disable_numparse=True)
     return "\n".join(line.rstrip() for line in table.splitlines()) + "\n"
@@ -169,77 +212,51 @@ def to_json(data: Any) -> str:
     return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def compare_table(record: Record, format: str = "text", colour: bool = False) -> str:
-    """A comparison for reading: sentences, then the table, then notes and the machine; csv and json are raw.
-
-    Raises RecordError on an unknown format.
-    """
-    if format == "json":
-        return to_json(record.to_json())
-    if format == "csv":
-        return _compare_csv(record)
-    if format not in FORMATS:
-        raise RecordError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
-    notes = _Notes(record)
-    tables = [_values_table(record, format, colour and format == "text", notes)]
-    if len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
-        tables.append(_ratios_table(record, format, colour and format == "text", notes))
-    below = notes.lines()
-    if not record.complete:
-        below.append("This run was cut off before its end; what was measured until then is shown.")
-    bullet = "- " if format == "markdown" else ""
-
-    def paragraph(lines: Sequence[str]) -> str:
-        return "\n".join(_folded(bullet + line, fold=format == "text") for line in lines)
-
-    pieces = [paragraph(sentences(record)), *tables, paragraph(below), paragraph([machine_line(record)])]
-    return "\n\n".join(piece.rstrip("\n") for piece in pieces if piece) + "\n"
+def broken(name: str, width: int, joints: str = "@/-_ ") -> str:
+    """A name in lines of at most `width`, as far as its joints allow: the characters that may end a line."""
+    inside = re.escape(joints)
+    lines = [""]
+    for piece in re.findall(f"[^{inside}]*[{inside}]|[^{inside}]+", name):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip(" ") for line in lines)
 
 
-HEADLINES = (
-    "inference_throughput",
-    "training_throughput",
-    "end_to_end_throughput",
-    "loader_throughput",
-    "kernel_throughput",
-    "inference_latency_p50",
-    "inference_peak_bytes",
-    "training_peak_bytes",
-    "params",
-)
-"""What is said in words when it is there; the table holds the rest."""
+def folded(line: str, width: int = WIDTH) -> str:
+    """A note in lines of at most `width`, all but the first indented; a number keeps its percent sign."""
+    kept = line.replace(" %", "\u00a0%")
+    lines = textwrap.fill(kept, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\u00a0%", " %")
 
 
-def sentences(record: Record) -> list[str]:
-    """The comparison in words: the headline metrics, or every metric when none of those is there."""
-    chosen = [m for name in HEADLINES for m in record.metrics if m.name == name] or list(record.metrics)
-    said: list[str] = []
-    warned = False
-    for metric in chosen:
-        for ratio in metric.comparisons:
-            # Said in full once: repeated on every line it would be skipped on every line.
-            said.append(sentence(metric, ratio, brief=warned and ratio.within_process))
-            warned = warned or ratio.within_process
-        if not metric.comparisons:
-            at = "" if metric.batch is None else f" at batch {metric.batch}"
-            said += [
-                f"no {label(metric.name)} for {operand}{at}: {value.missing}"
-                for operand, value in metric.values.items()
-                if value.missing
-            ]
-    return said
+def notes(lines: Iterable[str], format: str, width: int = WIDTH) -> str:
+    """Lines below a table: a list in markdown, folded in text."""
+    return "\n".join(f"- {line}" if format == "markdown" else folded(line, width) for line in lines)
 
 
-def metric_line(metric: Metric) -> str:
-    """One metric as soon as it is known, in one line: its values in one unit, then its ratios."""
-    factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
-    notes = _Notes(None)
-    values = ", ".join(
-        f"{operand} none ({value.missing})" if value.missing else f"{operand} {_value_cell(value, factor, notes)}"
-        for operand, value in metric.values.items()
-    )
-    ratios = "".join(f"; {r.of} / {r.to} {ratio_text(r)}" for r in metric.comparisons if r.estimate)
-    return f"{_title(metric)}: {values}{' ' + unit if unit else ''}{ratios}"
+def page(*pieces: str) -> str:
+    """Pieces below one another with a blank line between them, empty ones left out; ends in a line end."""
+    return "\n\n".join(text for piece in pieces if (text := piece.rstrip("\n"))) + "\n"
+
+
+class Footnotes:
+    """Numbered notes of a table; a text that comes again keeps its number."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def mark(self, text: str | None) -> str:
+        """ " (2)", which follows what the note is about; "" for None."""
+        if text is None:
+            return ""
+        if text not in self._texts:
+            self._texts.append(text)
+        return f" ({self._texts.index(text) + 1})"
+
+    def lines(self) -> list[str]:
+        """The notes, each after its number."""
+        return [f"({i + 1}) {text}" for i, text in enumerate(self._texts)]
 
 
 _MACHINE = {
@@ -256,184 +273,35 @@ _MACHINE = {
     "dali": "DALI {}",
     "triton": "Triton {}",
 }
-"""What of a fingerprint is worth a reader's line; all of it is in the record."""
+"""The facts of a fingerprint that are worth a line; the record holds all of them."""
 
 
-def machine_line(record: Record) -> str:
-    """Where the numbers come from, in one line: the main facts of the fingerprint, commit, time."""
-    fingerprint = record.machine.get("fingerprint")
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """Where numbers come from, in one line: the main facts of a record's machine."""
+    fingerprint = machine.get("fingerprint")
     known: Mapping[str, Any] = fingerprint if isinstance(fingerprint, Mapping) else {}
-    present = {key: known.get(key) for key in _MACHINE if known.get(key) not in (None, "")}
-    facts = [_MACHINE[key].format(value) for key, value in present.items()]
-    facts = list(dict.fromkeys(facts)) or ["not recorded"]
-    if record.commit and record.commit.get("sha"):
-        dirty = " with uncommitted changes" if record.commit.get("dirty") else ""
-        facts.append(f"commit {str(record.commit['sha'])[:10]}{dirty}")
-    facts.append(f"measured {record.created}")
-    return "machine: " + ", ".join(facts)
+    facts = [form.format(known[key]) for key, form in _MACHINE.items() if known.get(key) not in (None, "")]
+    return "machine: " + (", ".join(dict.fromkeys(facts)) or "not recorded")
 
 
-class _Notes:
-    """The footnotes of one comparison. What holds for every timed ratio is said once and marks no cell."""
+class Measured(Protocol):
+    """What says where its numbers come from; a Record and a Profile do."""
 
-    def __init__(self, record: Record | None) -> None:
-        ratios = [] if record is None else [r for m in record.metrics for r in m.comparisons]
-        caveats = {_caveat(r) for r in ratios if not r.counted and r.estimate}
-        self._everywhere = caveats.pop() if len(caveats) == 1 else None
-        self._intervals = bool(ratios)
-        self._silent = record is None
-        self._texts: list[str] = []
-
-    def mark(self, text: str | None) -> str:
-        """ " (2)" for the text's number, the same for the same text; nothing for what is said of all."""
-        if self._silent or text is None or text == self._everywhere:
-            return ""
-        if text not in self._texts:
-            self._texts.append(text)
-        return f" ({self._texts.index(text) + 1})"
-
-    def lines(self) -> list[str]:
-        lines = [f"({i + 1}) {text}" for i, text in enumerate(self._texts)]
-        if self._intervals:
-            lines.append("± and [a, b] enclose the number with 95 % confidence unless a note says otherwise.")
-        if self._everywhere:
-            lines.append(f"Every measured ratio: {self._everywhere}.")
-        return lines
+    @property
+    def machine(self) -> Mapping[str, Any]: ...
+    @property
+    def commit(self) -> Mapping[str, Any] | None: ...
+    @property
+    def created(self) -> str: ...
 
 
-def _values_table(record: Record, format: str, colour: bool, notes: _Notes) -> str:
-    shown = next((r for m in record.metrics for r in m.comparisons), None) if len(record.operands) <= 2 else None
-    headers = ["metric", "unit", *(_header(o, format) for o in record.operands)]
-    if shown is not None:
-        headers += [f"{_header(shown.of, format)}\n/ {_header(shown.to, format)}"]
-        headers += [] if format == "text" else ["verdict"]
-    rows: list[list[Cell]] = []
-    for metric in record.metrics:
-        factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
-        row: list[Cell] = [_title(metric) + "".join(notes.mark(n) for n in metric.notes), unit or metric.unit]
-        row += [_value_cell(metric.values.get(o), factor, notes) for o in record.operands]
-        if shown is not None:
-            ratio = next(iter(metric.comparisons), None)
-            if ratio is not None and ratio.of != shown.of:
-                ratio = ratio.inverse()
-            cells = _ratio_cells(metric, ratio, colour, notes)
-            row += [_joined(cells)] if format == "text" else cells
-        rows.append(row)
-    return render(headers, rows, format)
-
-
-def _ratios_table(record: Record, format: str, colour: bool, notes: _Notes) -> str:
-    pairs = list(dict.fromkeys((r.of, r.to) for m in record.metrics for r in m.comparisons))
-    same_reference = len({to for _, to in pairs}) == 1
-    headers = [f"ratio to {pairs[0][1]}" if same_reference else "ratio"]
-    headers += [_header(of, format) if same_reference else f"{of}\n/ {to}" for of, to in pairs]
-    rows: list[list[Cell]] = []
-    for metric in record.metrics:
-        by_pair = {(r.of, r.to): r for r in metric.comparisons}
-        if by_pair:
-            cells = [_ratio_cells(metric, by_pair.get(p), colour, notes) for p in pairs]
-            rows.append([_title(metric), *(_joined(c) for c in cells)])
-    return render(headers, rows, format)
-
-
-def _joined(cells: Sequence[str]) -> str:
-    number, word = cells
-    return number if word == "-" else f"{number} {word}"
-
-
-def _title(metric: Metric) -> str:
-    return metric.name if metric.batch is None else f"{metric.name} b{metric.batch}"
-
-
-def _value_cell(value: Value | None, factor: float, notes: _Notes) -> str:
-    if value is None:
-        value = Value.none("not measured for this operand")
-    x, low, high = value.median, value.low, value.high
-    if x is None:
-        reason = value.missing or "no number"
-        head = reason.split(":")[0]
-        if len(head) > 16:
-            head = "none"
-        return head if head == reason else head + notes.mark(reason)
-    if value.samples == 1 and value.confidence != 1:
-        return fixed(x / factor, None, None) + notes.mark("a single sample, so no interval")
-    if low is None or high is None:
-        return fixed(x / factor, None, None) + notes.mark("too few samples for an interval")
-    doubt = None
-    if value.confidence is not None and value.confidence < _NOMINAL:
-        doubt = f"{value.samples} samples: their range, {_percent(value.confidence)} confidence"
-    half = max(x - low, high - x)
-    if half <= 0 or x == 0:
-        text = str(x) if isinstance(x, int) and factor == 1.0 else fixed(x / factor, x / factor, x / factor)
-        return text + notes.mark(doubt)
-    text = fixed(x / factor, (x - half) / factor, (x + half) / factor)
-    return f"{text} ±{_percent(half / abs(x)).replace(' ', '')}{notes.mark(doubt)}"
-
-
-def _ratio_cells(metric: Metric, ratio: Ratio | None, colour: bool, notes: _Notes) -> list[str]:
-    if ratio is None or ratio.estimate is None:
-        return ["-", "-"]
-    word = _word(metric, ratio)
-    return [ratio_text(ratio) + notes.mark(_caveat(ratio)), paint(word, _TONES.get(word), colour)]
-
-
-def _word(metric: Metric, ratio: Ratio) -> str:
-    """The record's own verdict for the ratio that it is about, the rule's for any other."""
-    if metric.verdict and metric.comparisons[0] == ratio:
-        return metric.verdict
-    return compare_verdict(ratio, metric.better, margin_of(metric.name))
-
-
-def _caveat(ratio: Ratio) -> str | None:
-    """What a reader must know of this ratio's interval; None for a 95 % one over blocks, or a count."""
-    if ratio.counted:
-        return None
-    texts: list[str] = []
-    count = _plural(ratio.pairs, "pair") if ratio.within_process else f"{ratio.blocks} pairs of processes"
-    if ratio.unpaired:
-        texts.append("separate runs, nothing paired, process-to-process variation not included")
-        count = "separate runs"
-    elif ratio.within_process:
-        texts.append("one pair of processes, process-to-process variation not included")
-    if ratio.low is None or ratio.high is None:
-        texts.append(f"{count}, too few for an interval")
-    elif ratio.confidence is not None and ratio.confidence < _NOMINAL:
-        texts.append(f"the range of {count}, {_percent(ratio.confidence)} confidence")
-    return "; ".join(texts) or None
-
-
-_COMPARE_COLUMNS = (
-    *(
-        "metric",
-        "unit",
-        "better",
-        "batch",
-        "operand",
-        "median",
-        "low",
-        "high",
-        "samples",
-        "missing",
-        "workload",
-    ),
-    *("ratio_to", "ratio", "ratio_low", "ratio_high", "ratio_confidence", "blocks", "pairs", "verdict"),
-)
-
-
-def _compare_csv(record: Record) -> str:
-    rows: list[list[Cell]] = []
-    for m in record.metrics:
-        for operand in record.operands:
-            v = m.values.get(operand, Value.none("not measured for this operand"))
-            row: list[Cell] = [m.name, m.unit, m.better, m.batch, operand, v.median, v.low, v.high, v.samples]
-            row += [v.missing, m.workloads.get(operand)]
-            r = next((r for r in m.comparisons if r.of == operand), None)
-            if r is None:
-                row += [None] * 8
-            else:
-                row += [r.to, r.estimate, r.low, r.high, r.confidence, r.blocks, r.pairs, _word(m, r)]
-            rows.append(row)
-    return render(_COMPARE_COLUMNS, rows, "csv")
+def machine_line(measured: Measured) -> str:
+    """`machine_text` with the commit and the time of the measurement."""
+    parts = [machine_text(measured.machine)]
+    commit = measured.commit or {}
+    if commit.get("sha"):
+        parts.append(f"commit {str(commit['sha'])[:10]}{' with uncommitted changes' if commit.get('dirty') else ''}")
+    return ", ".join([*parts, f"measured {measured.created}"])
 
 
 def _rounded(x: float, decimals: int) -> str:
@@ -442,52 +310,15 @@ def _rounded(x: float, decimals: int) -> str:
     return f"{round(x, decimals):.{max(decimals, 0)}f}"
 
 
-def _percent(x: float) -> str:
-    """A share or relative error, two digits where the first is 1 or 2 and from 10 % up, else one."""
-    percent = 100 * x
-    if percent >= 10:
-        return f"{percent:.0f} %" if percent < 99 else f"{percent:.1f} %"
-    return f"{percent:.{2 if f'{percent:e}'[0] in '12' else 1}g} %"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _cell(c: Cell) -> str:
     if c is None:
         return "-"
     if isinstance(c, bool) or not isinstance(c, float):
         return str(c)
-    return fixed(c, None, None) if c == 0 or 1e-4 <= abs(c) < 1e15 else f"{c:.3g}"
+    return fixed(c) if c == 0 or 1e-4 <= abs(c) < 1e15 else f"{c:.3g}"
 
 
 def _numeric(c: Cell) -> bool:
     if c is None or (isinstance(c, (int, float)) and not isinstance(c, bool)):
         return True
     return c == "-" or bool(re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?( \S{1,9})?", str(c)))
-
-
-def _width(cell: str) -> int:
-    return max(len(line) for line in re.sub(r"\x1b\[[0-9;]*m", "", cell).split("\n"))
-
-
-def _header(name: str, format: str) -> str:
-    """A long operand breaks at its joints, so that two of them fit beside each other."""
-    if format != "text" or len(name) <= _HEADER_WIDTH:
-        return name
-    lines = [""]
-    for piece in re.findall(r"[^@/\-_ ]*[@/\-_ ]|[^@/\-_ ]+", name):
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > _HEADER_WIDTH:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(line.rstrip(" ") for line in lines)
-
-
-def _folded(text: str, fold: bool = True) -> str:
-    if not fold:
-        return text
-    # A number and its sign of percent stay on one line.
-    kept = text.replace(" %", "\u00a0%")
-    lines = textwrap.fill(kept, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return lines.replace("\u00a0%", " %")

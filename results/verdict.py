@@ -1,7 +1,7 @@
-"""From numbers to words: is it different, by enough to matter, and how often would that be said in error.
+"""From numbers to words: whether two things differ by enough to matter, with a known rate of wrong answers.
 
-Pure functions. `look` decides the sequential test that gates a commit (two versions of the same thing, log
-time ratios, 10 to 24 blocks); `compare_verdict` and `sentence` describe two different things side by side.
+Pure functions. `look` decides the sequential test that gates a commit (two versions of the same thing, log time ratios,
+10 to 24 blocks); `compare_verdict` and `sentence` describe two different things side by side.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from results.errors import RecordError
 from results.record import Metric, Ratio
 from results.stats import hodges_lehmann, rank_sum_bounds, shift, signed_rank_bounds, supported_decimals
+from results.tables import duration, percent, plural, signed_percent
 
 REGRESSED = "REGRESSED"
 IMPROVED = "IMPROVED"
@@ -94,23 +95,23 @@ class Decision:
         return max(LOOKS[0], math.ceil(self.blocks * shrink**2))
 
     def sentence(self, name: str, seconds_per_block: float | None = None) -> str:
-        """The verdict in words; an UNSURE says what could have been seen and what seeing less would cost."""
-        change = f"{_signed(self.estimate - 1)} time"
+        """The verdict in words; an UNSURE says how small a change could have shown and what a smaller one takes."""
         bounds = ""
         if self.clean_low is not None and self.clean_high is not None:
-            bounds = f" ({_signed(self.clean_low - 1)} to {_signed(self.clean_high - 1)}, 98 %)"
-        count = f"{self.blocks} blocks" if self.blocks != 1 else "1 block"
-        text = f"{self.verdict} {name}: {change}{bounds}, {count}"
+            low, high = signed_percent(self.clean_low - 1), signed_percent(self.clean_high - 1)
+            bounds = f" ({low} to {high}, 98 %)"
+        change = f"{signed_percent(self.estimate - 1)} time{bounds}, {plural(self.blocks, 'block')}"
+        text = f"{self.verdict} {name}: {change}"
         if self.verdict != UNSURE:
             return text
         if self.visible is None:
-            return f"{text}; too few to see any change, the first look is at {LOOKS[0]}"
-        text += f"; a change of {_percent(self.visible)} could have been seen"
+            return f"{text}; too few blocks to show any change, which takes {LOOKS[0]}"
+        text += f"; only a change of {percent(self.visible)} or more could have shown"
         needed = self.blocks_needed(self.aim)
         if needed is None:
             return text
-        cost = "" if seconds_per_block is None else f", {_duration(needed * seconds_per_block)} in all"
-        return f"{text}; seeing {_percent(self.aim)} takes about {needed} blocks{cost}"
+        cost = "" if seconds_per_block is None else f", {duration(needed * seconds_per_block)} in all"
+        return f"{text}; one of {percent(self.aim)} takes about {plural(needed, 'block')}{cost}"
 
 
 def look(
@@ -207,16 +208,11 @@ def _decide(
     )
 
 
-def confirmed(first: Decision, again: Decision) -> bool:
-    """Whether a regression fails the gate: the run that found it and a new one must both say REGRESSED."""
-    return first.verdict == again.verdict == REGRESSED
-
-
 def instrument_faults(base_against_base: Decision, slowed: Decision) -> list[str]:
-    """What is wrong with the instrument itself, one text a fault; any of them voids the run.
+    """The wrong answers of the self-test, one text each; any of them voids the run.
 
-    Base against base is CLEAN and the side slowed by 5 % is REGRESSED. UNSURE is no wrong answer: a busy machine
-    shows too little, and says so.
+    Base against base is CLEAN and the side slowed by 5 % is REGRESSED. UNSURE is not a wrong answer: on a busy machine
+    small changes do not show.
     """
     faults: list[str] = []
     if base_against_base.verdict not in (CLEAN, UNSURE):
@@ -268,92 +264,71 @@ def compare_verdict(ratio: Ratio, better: str, margin: float) -> str:
     return SAME if inside and not ratio.within_process else DOUBT
 
 
-def sentence(metric: Metric, ratio: Ratio | None = None, margin: float | None = None, brief: bool = False) -> str:
-    """The comparison of two operands in words, the better one first, with interval, confidence and its reach.
+def sentence(metric: Metric, ratio: Ratio | None = None, with_batch: bool = False) -> str:
+    """The comparison of two operands as a person would put it, the faster or larger one first.
 
-    "efficientnet_b0 runs inference 2.07 times as fast as resnet34 (1.98 to 2.15, 95 %, 8 pairs in one pair of
-    processes: process-to-process variation not included)". `brief` leaves out what follows the colon.
+    "inference: resnet34 is 2.4x as fast as efficientnet_b0 (2.3x to 2.5x)", and where the interval allows no answer
+    "training: too close to call (resnet34 0.92x to 1.15x efficientnet_b0)".
+
+    Args:
+        ratio: one of the metric's; default: its first.
+        with_batch: whether the batch size is named.
     """
     ratio = metric.ratio if ratio is None else ratio
-    at = "" if metric.batch is None else f" at batch {metric.batch}"
-    what = label(metric.name)
+    about = topic(metric, with_batch)
     if ratio is None or ratio.estimate is None or ratio.estimate <= 0:
         missing = "; ".join(f"{o}: {v.missing}" for o, v in metric.values.items() if v.missing)
-        return f"no comparison of {what}{at} ({missing or 'nothing to compare'})"
-    margin = margin_of(metric.name) if margin is None else margin
-    verdict = compare_verdict(ratio, metric.better, margin)
-    # The faster one comes first, of sizes the larger; a time is told as the speed that it stands for.
-    if metric.name in _SPEED and metric.better == "lower" and verdict != DOUBT and not ratio.counted:
+        return f"{about}: not compared ({missing or 'no numbers'})"
+    verdict = compare_verdict(ratio, metric.better, margin_of(metric.name))
+    wording = _WORDS.get(metric.name, ("", _MUCH))[1]
+    if wording == _FAST and metric.better == "lower":
+        # A time is told as the speed that it stands for.
         ratio = replace(ratio.inverse(), of=ratio.of, to=ratio.to)
-    assert ratio.estimate is not None
-    if ratio.estimate < 1:
+    if (ratio.estimate or 1) < 1:
         ratio = ratio.inverse()
     a, b = ratio.of, ratio.to
-    estimate, low, high = _figures(ratio)
-    why = _evidence(metric.name, ratio, low, high, brief)
-    if ratio.counted:
-        if ratio.estimate == 1:
-            return f"{a} and {b} have the same {what}{at} ({why})"
-        return f"{a} has {estimate} times the {what} of {b}{at} ({why})"
-    wording = _SPEED.get(metric.name)
+    figure, interval = _figures(ratio)
     if verdict == DOUBT:
-        least = _percent(_threshold(ratio, margin))
-        beyond = f"no difference beyond {least} shown between {a} and {b}"
-        return f"{beyond} in {what}{at} (ratio {estimate}, {why})"
+        if ratio.low is None or ratio.high is None:
+            return f"{about}: too few measurements to compare ({a} {figure} {b}, from {_basis(ratio)})"
+        # An interval beside 1 looks like an answer; where it comes from is why it is none.
+        basis = f" from {_basis(ratio)}" if ratio.low > 1 else ""
+        return f"{about}: too close to call{basis} ({a} {interval} {b})"
+    evidence = f" ({interval})" if interval else " (measured once)" if metric.name not in _COUNTED else ""
     if verdict == SAME:
-        figure = f"within {_percent(margin)} ({estimate}, {why})"
-        return (
-            f"{a} and {b} {wording[1]} equally fast{at}, {figure}"
-            if wording
-            else (f"{a} and {b} have the same {what}{at}, {figure}")
-        )
-    if wording:
-        return f"{a} {wording[0]} {estimate} times as fast as {b}{at} ({why})"
-    return f"{a} has {estimate} times the {what} of {b}{at} ({why})"
+        return f"{about}: {a} and {b} are {'equally fast' if wording == _FAST else 'equal'}{evidence}"
+    return f"{about}: {a} {wording.format(figure)} {b}{evidence}"
 
 
-def label(metric: str) -> str:
-    """What a metric is called in a sentence: label("training_peak_bytes") -> "peak memory in training"."""
-    return _LABELS.get(metric, metric.replace("_", " "))
+def topic(metric: Metric, with_batch: bool = False) -> str:
+    """What a metric is called at the head of a sentence: "peak memory in training at batch 8"."""
+    name = _WORDS[metric.name][0] if metric.name in _WORDS else metric.name.replace("_", " ")
+    return f"{name} at batch {metric.batch}" if with_batch and metric.batch is not None else name
 
 
-_SPEED = {
-    "inference_throughput": ("runs inference", "run inference"),
-    "training_throughput": ("trains", "train"),
-    "end_to_end_throughput": ("trains from files", "train from files"),
-    "loader_throughput": ("loads images", "load images"),
-    "kernel_throughput": ("processes images", "process images"),
-    "inference_latency_p50": ("answers a single image (median)", "answer a single image (median)"),
-    "inference_latency_p90": (
-        "answers a single image (90th percentile)",
-        "answer a single image (90th percentile)",
-    ),
-    "inference_latency_p99": (
-        "answers a single image (99th percentile)",
-        "answer a single image (99th percentile)",
-    ),
-    "compile_seconds": ("compiles", "compile"),
+_FAST, _MANY, _MUCH, _SHARE = "is {} as fast as", "has {} as many as", "needs {} as much as", "reaches {} as much as"
+_WORDS = {
+    "params": ("parameters", _MANY),
+    "weight_bytes": ("bytes of weights", _MANY),
+    "macs": ("multiply-accumulates", _MANY),
+    "flops": ("floating point operations", _MANY),
+    "activations": ("activations", _MANY),
+    "inference_latency_p50": ("median latency of one image", _FAST),
+    "inference_latency_p90": ("90th percentile latency of one image", _FAST),
+    "inference_latency_p99": ("99th percentile latency of one image", _FAST),
+    "inference_throughput": ("inference", _FAST),
+    "training_throughput": ("training", _FAST),
+    "end_to_end_throughput": ("training from files", _FAST),
+    "loader_throughput": ("loading images", _FAST),
+    "kernel_throughput": ("kernel", _FAST),
+    "inference_peak_bytes": ("peak memory in inference", _MUCH),
+    "training_peak_bytes": ("peak memory in training", _MUCH),
+    "compile_seconds": ("compilation", _FAST),
+    "roof_fraction": ("share of the measured ceiling", _SHARE),
+    "mfu": ("share of the device's FLOP/s", _SHARE),
+    "energy_per_image": ("energy for one image", _MUCH),
 }
-_LABELS = {
-    "params": "parameters",
-    "weight_bytes": "weight bytes",
-    "macs": "multiply-accumulates",
-    "flops": "floating point operations",
-    "activations": "activations",
-    "inference_latency_p50": "median latency of a single image",
-    "inference_latency_p90": "90th percentile latency of a single image",
-    "inference_latency_p99": "99th percentile latency of a single image",
-    "inference_throughput": "inference throughput",
-    "training_throughput": "training throughput",
-    "end_to_end_throughput": "throughput of training from files",
-    "loader_throughput": "loading throughput",
-    "kernel_throughput": "kernel throughput",
-    "inference_peak_bytes": "peak memory in inference",
-    "training_peak_bytes": "peak memory in training",
-    "compile_seconds": "compile time",
-    "roof_fraction": "share of the measured ceiling",
-    "energy_per_image": "energy for an image",
-}
+"""Metric name -> what a sentence calls it, and how it relates the two operands."""
 
 
 def _threshold(ratio: Ratio, margin: float) -> float:
@@ -373,44 +348,25 @@ def _bounds_for_verdict(ratio: Ratio) -> tuple[float, float] | None:
     return min(low, middle - half), max(high, middle + half)
 
 
-def _figures(ratio: Ratio) -> tuple[str, str | None, str | None]:
+def _figures(ratio: Ratio) -> tuple[str, str | None]:
+    """The ratio and its interval, "2.07x" and "1.98x to 2.15x"; None where it is counted or has no bounds."""
     assert ratio.estimate is not None
-    decimals = max(supported_decimals(ratio.estimate, ratio.low, ratio.high), 0)
-    low, high = (None if x is None else f"{x:.{decimals}f}" for x in (ratio.low, ratio.high))
-    return f"{ratio.estimate:.{decimals}f}", low, high
-
-
-def _evidence(metric: str, ratio: Ratio, low: str | None, high: str | None, brief: bool) -> str:
     if ratio.counted:
-        return "counted" if metric in _COUNTED else "measured once"
+        # As many digits as tell it from 1.
+        digits = next((n for n in (3, 5, 8) if float(f"{ratio.estimate:.{n}g}") != 1), 3)
+        return f"{ratio.estimate:.{digits}g}x", None
+    decimals = max(supported_decimals(ratio.estimate, ratio.low, ratio.high), 0)
+    figure = f"{ratio.estimate:.{decimals}f}x"
+    if ratio.low is None or ratio.high is None:
+        return figure, None
+    return figure, f"{ratio.low:.{decimals}f}x to {ratio.high:.{decimals}f}x"
+
+
+def _basis(ratio: Ratio) -> str:
     if ratio.unpaired:
-        count = "separate runs, nothing paired"
-    elif ratio.within_process:
-        pairs = "1 pair" if ratio.pairs == 1 else f"{ratio.pairs} pairs"
-        count = f"{pairs} in one pair of processes"
-        if not brief:
-            count += ": process-to-process variation not included"
-    else:
-        count = f"{ratio.blocks} pairs of processes"
-    if low is None or high is None:
-        return f"too few for an interval: {count}"
-    confidence = 0.0 if ratio.confidence is None else ratio.confidence
-    if confidence >= 0.95:
-        return f"{low} to {high}, {100 * confidence:.3g} %, {count}"
-    return f"{low} to {high} is the range, {100 * confidence:.3g} %, of {count}"
+        return "separate runs"
+    return "one pair of processes" if ratio.within_process else f"{ratio.blocks} pairs of processes"
 
 
 def _bound(log: float) -> float | None:
     return math.exp(log) if math.isfinite(log) else None
-
-
-def _percent(x: float) -> str:
-    return f"{100 * x:.2g} %"
-
-
-def _signed(x: float) -> str:
-    return f"{100 * x:+.1f} %"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

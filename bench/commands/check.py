@@ -193,17 +193,9 @@ def _store(report: Any, extra: dict[str, Any], folder: Path | None, screen: Any)
 
 
 def _show(report: Any, format: str, output: str) -> None:
-    from results import gate_report, junit, tables
+    from results import gate_report, tables
 
-    if format == "json":
-        text = gate_report.to_json_text(report)
-    elif format == "junit":
-        text = junit.junit(report)
-    elif format == "markdown":
-        text = gate_report.markdown(report)
-    else:
-        text = gate_report.table(report, tables.coloured(sys.stdout) if output == "-" else False)
-    write(text, output)
+    write(gate_report.as_text(report, format, output == "-" and tables.coloured(sys.stdout)), output)
 
 
 def _tell_ci(report: Any, environment: Any) -> list[str]:

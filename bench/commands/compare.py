@@ -139,8 +139,8 @@ def command(
         return _runs(folders, format, output, charts, sort)
     stored = files(operands)
     if stored:
-        from bench.stored import compare_files
         from results import store as records
+        from results.stored import compare_files
 
         # One file is shown as it is, with the ratios that were measured in turns.
         record = compare_files(stored, across) if len(stored) > 1 else records.load(stored[0])
@@ -152,29 +152,20 @@ def command(
 
 
 def _print(record: Any, format: str, output: str) -> None:
-    from results import tables
+    from results.comparison import compare_table
+    from results.tables import coloured
 
-    colour = output == "-" and tables.coloured(sys.stdout)
-    write(tables.compare_table(record, format, colour), output)
+    write(compare_table(record, format, output == "-" and coloured(sys.stdout)), output)
 
 
 def _runs(folders: list[Path], format: str, output: str, folder: Path | None, sort: str) -> int:
-    import json
+    from results.pictures import studies
+    from results.runs import compare, ranked
 
-    from bench import charts
-    from results.runs import ranked, size_table, table
-    from results.tables import to_json
-
-    summaries, histories = charts.load(folders)
-    if format == "json":
-        text = to_json({"runs": json.loads(table(summaries, "json", sort))})
-    elif format == "csv":
-        # One table: it has the sizes as well.
-        text = table(summaries, "csv", sort)
-    else:
-        text = "\n".join([table(summaries, format, sort), size_table(summaries, format)])
+    summaries, histories = studies.load(folders)
+    text = compare(summaries, format, sort)
     if folder is not None:
-        written = charts.draw(ranked(summaries, sort), histories, folder)
+        written = studies.draw(ranked(summaries, sort), histories, folder)
         click.echo(f"wrote {len(written)} pictures into {folder}: {', '.join(p.name for p in written)}", err=True)
     write(text, output)
     return 0
@@ -182,26 +173,10 @@ def _runs(folders: list[Path], format: str, output: str, folder: Path | None, so
 
 def _labels(operands: tuple[str, ...], format: str, output: str) -> int:
     from results.submissions import compare_files
-    from results.tables import render, to_json
 
     if len(operands) != 2:
         raise UsageError(f"labels are compared two files at a time; {len(operands)} were named")
-    found = compare_files(*operands)
-    if format == "text":
-        write(found.text(), output)
-        return 0
-    counted = {"rows": found.rows, "matches": found.matches, "share": found.share}
-    if format == "json":
-        differences = [dict(difference._asdict()) for difference in found.differences]
-        write(to_json({"files": list(operands), **counted, "differences": differences}), output)
-    elif format == "csv":
-        write(render(["first", "second", *counted], [[*operands, *counted.values()]], "csv"), output)
-    else:
-        table = render(
-            ["rows", "matches", "share [%]"], [[found.rows, found.matches, f"{100 * found.share:.2f}"]], format
-        )
-        shown = render(["ID", "first", "second"], found.differences, format) if found.differences else ""
-        write("\n".join(filter(None, [table, shown])), output)
+    write(compare_files(*operands).text(format, operands), output)
     return 0
 
 

@@ -82,8 +82,9 @@ def command(
 
 
 def _write_confusion(path: Path, report: object) -> None:
-    from results import plots
     from results.classification import Classification, confusion_csv, confusion_text
+    from results.pictures.images import confusion
+    from results.pictures.style import save
 
     assert isinstance(report, Classification)
     if path.suffix == ".csv":
@@ -91,4 +92,4 @@ def _write_confusion(path: Path, report: object) -> None:
     elif path.suffix == ".txt":
         write(confusion_text(report.confusion, report.names), str(path))
     else:
-        plots.save(plots.confusion(report.confusion, report.names), path)
+        save(confusion(report.confusion, report.names), path)

@@ -105,8 +105,7 @@ def command(kind: str | None, format: str, output: str) -> None:
 
 
 def _table(kind: str, entries: Names, facts: Facts, format: str) -> str:
-    from results.history import duration
-    from results.tables import render
+    from results.tables import duration, render
 
     if not entries:
         return f"{kind}: none\n"

@@ -85,7 +85,7 @@ def command(id: str | None, store: Path, since: str | None, format: str, output:
     ID is a part of an id that only one workload has. Changes are places where times differ before and after by more
     than the margin, with an error rate that is known; a pinned reference in the runs joins different machines.
     """
-    from bench.trend import choose, listing, load, one
+    from results.trend import choose, listing, load, one
 
     check_output(output)
     if id is None and format == "svg":

@@ -246,15 +246,15 @@ def put_together(
 
 def write(found: Profile, folder: Path) -> Profile:
     """The profile with its pictures and its JSON in `folder`; `files` names them."""
-    from results import plots
+    from results.pictures.profile import flame, roofline
+    from results.pictures.style import save
     from results.profile import FILE
-    from results.profile_pictures import flame, roofline
 
     files = {"profile": FILE, "trace": "trace.json.gz"}
     for name, figure in (("flame", flame(found)), ("roofline", roofline(found))):
         if figure is not None:
             files[name] = f"{name}.svg"
-            plots.save(figure, folder / files[name])
+            save(figure, folder / files[name])
     found = replace(found, files=files)
     write_whole(folder / FILE, to_json(found.to_json()).encode())
     return found

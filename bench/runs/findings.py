@@ -242,14 +242,15 @@ class Findings:
         return written
 
     def _draw(self, folder: Path) -> list[Path]:
-        from bench import charts
+        from results.pictures import studies
 
-        histories = {run.name: charts.load_history(folder / run.name) for run in self.summaries}
+        histories = {run.name: studies.load_history(folder / run.name) for run in self.summaries}
         title = self.plan.name + (f" ({self.plan.mark})" if self.plan.mark else "")
         ranked = results_runs.ranked(self.summaries, self.plan.sort)
-        written = charts.draw(ranked, {k: h for k, h in histories.items() if h is not None}, folder, title)
+        written = studies.draw(ranked, {k: h for k, h in histories.items() if h is not None}, folder, title)
         if self.points:
-            from results import plots
+            from results.pictures.curves import accuracy_over_epochs
+            from results.pictures.style import save
 
             ours: dict[str, dict[int, float]] = {}
             theirs: dict[str, dict[int, float]] = {}
@@ -258,8 +259,8 @@ class Findings:
                     if value is not None:
                         group.setdefault(point.run, {})[point.epoch] = value
             if ours:
-                figure = plots.accuracy_over_epochs(ours, theirs, "test", f"{title}: test accuracy over epochs")
-                written.append(plots.save(figure, folder / "epochs.png"))
+                figure = accuracy_over_epochs(ours, theirs, "test", f"{title}: test accuracy over epochs")
+                written.append(save(figure, folder / "epochs.png"))
         return written
 
 

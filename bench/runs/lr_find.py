@@ -17,9 +17,10 @@ from models.training import checkpoint, lr_finder
 from models.training.distributed import World
 from models.training.lr_finder import LrCurve
 from models.training.schedules import lr_series
-from results import plots
-from results.history import duration
+from results.pictures import curves
+from results.pictures.style import save
 from results.store import write_whole
+from results.tables import duration
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,9 @@ def draw_range_test(test: RangeTest, path: Path) -> list[Path]:
     """
     curve = test.curve
     title = f"{test.model}, {test.optimizer}, batch {test.batch}"
-    figure = plots.lr_finder(curve.lrs, curve.losses, curve.smoothed, curve.suggestion, title, _short_caution(curve))
+    figure = curves.lr_finder(curve.lrs, curve.losses, curve.smoothed, curve.suggestion, title, _short_caution(curve))
     rows = zip(curve.lrs, curve.losses, curve.smoothed, strict=True)
-    return [plots.save(figure, path), _table(path, ("lr", "loss", "smoothed"), rows)]
+    return [save(figure, path), _table(path, ("lr", "loss", "smoothed"), rows)]
 
 
 def _short_caution(curve: LrCurve) -> str | None:
@@ -142,9 +143,9 @@ def draw_series(found: Series, path: Path) -> list[Path]:
         RecordError: a file cannot be written.
     """
     per = found.steps_per_epoch
-    figure = plots.schedule(found.lrs, "step", f"{found.name}, {per} steps an epoch")
+    figure = curves.schedule(found.lrs, "step", f"{found.name}, {per} steps an epoch")
     rows = ((i + 1, i // per + 1, lr) for i, lr in enumerate(found.lrs))
-    return [plots.save(figure, path), _table(path, ("step", "epoch", "lr"), rows)]
+    return [save(figure, path), _table(path, ("step", "epoch", "lr"), rows)]
 
 
 def _table(picture: Path, headers: tuple[str, ...], rows: object) -> Path:

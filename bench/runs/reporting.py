@@ -20,9 +20,11 @@ from loaders.datasets import Dataset
 from loaders.epochs import Loader
 from models.evaluate import Evaluation
 from models.training import checkpoint
-from results import plots
 from results.classification import Classification
 from results.history import History
+from results.pictures.curves import curves
+from results.pictures.images import confusion, image_grid, mistake
+from results.pictures.style import save
 from results.runs import RunSummary
 from results.store import write_whole
 
@@ -113,7 +115,7 @@ def _test(run: Run, pictures: bool, say: Say) -> Evaluation:
     report = classified(evaluation, classes)
     report.save(folder)
     if pictures:
-        plots.save(plots.confusion(evaluation.confusion, classes, run.splits.tested), folder / "confusion.png")
+        save(confusion(evaluation.confusion, classes, run.splits.tested), folder / "confusion.png")
         _draw_mistakes(run, evaluation)
     sample = _some(run.splits.train, TRAIN_SAMPLE)
     say(f"testing on {len(sample):,} of the training images, for comparison")
@@ -121,7 +123,7 @@ def _test(run: Run, pictures: bool, say: Say) -> Evaluation:
     classified(seen, classes).save(folder, "train")
     if pictures:
         title = f"{len(sample):,} training images, not augmented"
-        plots.save(plots.confusion(seen.confusion, classes, title), folder / "confusion_train.png")
+        save(confusion(seen.confusion, classes, title), folder / "confusion_train.png")
     return evaluation
 
 
@@ -163,20 +165,19 @@ def _draw_mistakes(run: Run, evaluation: Evaluation) -> None:
     loader = run.feed.all_of(test.select(wrong.tolist()))
     images = torch.cat([batch.float().cpu() for batch, _ in loader])
     titles = [
-        plots.mistake(classes[labels[i]], classes[evaluation.predicted[i]], float(evaluation.confidence[i]))
-        for i in wrong
+        mistake(classes[labels[i]], classes[evaluation.predicted[i]], float(evaluation.confidence[i])) for i in wrong
     ]
-    figure = plots.image_grid(pixels_again(images, run.feed), titles, title="misclassified, surest first")
-    plots.save(figure, run.folder / "misclassified.png")
+    figure = image_grid(pixels_again(images, run.feed), titles, title="misclassified, surest first")
+    save(figure, run.folder / "misclassified.png")
 
 
 def _draw(run: Run, history: History) -> None:
     folder, classes = run.folder, run.training.card.classes
     if history.epochs:
         evaluated = {"val": "validation"}.get(run.splits.evaluated, run.splits.evaluated)
-        figure = plots.curves(history, f"{run.recipe.model}, run {folder.name}", evaluated)
+        figure = curves(history, f"{run.recipe.model}, run {folder.name}", evaluated)
         for ending in ("png", "svg"):
-            plots.save(figure, folder / f"curves.{ending}")
+            save(figure, folder / f"curves.{ending}")
     loader: Loader = run.feed.train(run.recipe.size_at(run.recipe.epochs) or run.recipe.size)
     loader.restore({"epoch": 0, "batch": 0})
     found, labels = [], []
@@ -185,10 +186,10 @@ def _draw(run: Run, history: History) -> None:
         labels += [classes[i] for i in targets.tolist()]
         if len(labels) >= GRID:
             break
-    figure = plots.image_grid(
+    figure = image_grid(
         pixels_again(torch.cat(found)[:GRID], run.feed), labels[:GRID], title=f"training images, {run.recipe.augment}"
     )
-    plots.save(figure, folder / "samples.png")
+    save(figure, folder / "samples.png")
     _draw_network(run)
 
 

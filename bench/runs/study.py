@@ -28,9 +28,10 @@ from models.errors import ModelError
 from models.training import recipe as recipes
 from models.training.recipe import Recipe
 from results.errors import RecordError
-from results.history import History, duration
+from results.history import History
 from results.runs import FILE, Evaluated, RunSummary
 from results.store import write_whole
+from results.tables import duration
 
 # What is to be run
 

@@ -34,7 +34,7 @@ TOO_FEW_ROW = Row(
     LOADING, "UNSURE", TOO_FEW, None, 0.5, 0.5, 32, 12.0, reason="another process took 60 % of the machine"
 )
 DISAGREED_ROW = replace(
-    REGRESSED_ROW, verdict="UNSURE", again=CLEAN, reason="a first run said REGRESSED, a second one CLEAN"
+    REGRESSED_ROW, verdict="UNSURE", again=CLEAN, reason="the first run said REGRESSED, the second CLEAN"
 )
 IMPROVED_ROW = Row(TRAINING, "IMPROVED", FASTER, None, 0.1, 0.095, 4, 23.0)
 ERROR_ROW = Row(LOADING, "ERROR", reason="head: the process died (signal SIGSEGV)")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from results import classification
 from results.classification import Classification, checked, confusion_csv, confusion_text, most_confused, read_confusion
 from results.errors import RecordError
 from results.tables import to_json
@@ -78,14 +77,14 @@ def test_report_reads_like_the_usual_one() -> None:
 
 
 def test_evaluation_json_has_the_promised_keys(tmp_path: Path) -> None:
-    data = classification.evaluation_json([[8, 2], [1, 9]], ["cat", "dog"], 1.0)
+    data = Classification.from_confusion([[8, 2], [1, 9]], ["cat", "dog"], 1.0).to_json()
     assert list(data) == ["top1", "top5", "images", "classes", "confusion"]
     assert data["top1"] == 0.85
     assert data["images"] == 20
     assert data["confusion"] == [[8, 2], [1, 9]]
     assert list(data["classes"][0]) == ["name", "precision", "recall", "f1", "support"]
     assert json.loads(to_json(data)) == data
-    more = classification.evaluation_json([[8, 2], [1, 9]], ["cat", "dog"], None, loss=math.nan, seconds=1.5)
+    more = Classification.from_confusion([[8, 2], [1, 9]], ["cat", "dog"], loss=math.nan, seconds=1.5).to_json()
     assert more["top5"] is None
     assert "loss" not in more
     assert more["seconds"] == 1.5

@@ -90,8 +90,8 @@ def test_nothing_that_was_timed_is_fine_when_facts_agree() -> None:
 
 def test_a_regression_takes_two_runs() -> None:
     assert row_verdict(made.SLOWER, made.decision(0.05, seed=2)) == ("REGRESSED", None)
-    assert row_verdict(made.SLOWER, made.CLEAN) == ("UNSURE", "a first run said REGRESSED, a second one CLEAN")
-    assert row_verdict(made.SLOWER, made.FASTER) == ("UNSURE", "a first run said REGRESSED, a second one IMPROVED")
+    assert row_verdict(made.SLOWER, made.CLEAN) == ("UNSURE", "the first run said REGRESSED, the second CLEAN")
+    assert row_verdict(made.SLOWER, made.FASTER) == ("UNSURE", "the first run said REGRESSED, the second IMPROVED")
     assert row_verdict(made.SLOWER, None) == ("REGRESSED", None)
 
 

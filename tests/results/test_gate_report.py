@@ -12,10 +12,12 @@ from typing import Any
 import fabricated_check as made
 import pytest
 
-from results import gate_report
+from results import gate_report, gate_words
 from results.errors import RecordError
 from results.gate import CheckReport, Fact, Row, Side
-from results.gate_report import FORMATS, annotations, as_text, markdown, table, to_json_text, verdict_line
+from results.gate_report import FORMATS, annotations, as_text, to_json_text
+from results.gate_words import verdict_line
+from results.tables import duration, percent
 
 HOSTILE = "inference/a|b`c*<d>&_e@f,g:h%i/b1\r\n::error::x\x1b[31m\x00/cpu"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -74,8 +76,8 @@ def test_the_verdict_comes_first_in_one_line(name: str) -> None:
     line = verdict_line(found)
     assert line.startswith(f"{found.verdict}: ")
     assert len(line.splitlines()) == 1
-    assert table(found).splitlines()[0] == line
-    assert markdown(found).startswith(f"**{found.verdict}**: ")
+    assert as_text(found, "text").splitlines()[0] == line
+    assert as_text(found, "markdown").startswith(f"**{found.verdict}**: ")
 
 
 def test_a_regression_is_told_to_a_hurried_reader() -> None:
@@ -103,19 +105,17 @@ def test_many_of_a_kind_are_counted() -> None:
     many = tuple(replace(made.REGRESSED_ROW, workload=f"w{i}") for i in range(5))
     line = verdict_line(made.report(rows=many))
     assert line.count("takes") == 2
-    assert "and 3 more workloads likewise" in line
+    assert "and 3 more workloads" in line
 
 
 def test_clean_says_beyond_what() -> None:
-    assert "no change beyond 2 % in the time of 1 workload" in verdict_line(REPORTS["clean"])
+    assert "1 workload takes the same time, within 2 %" in verdict_line(REPORTS["clean"])
     wider = replace(made.CLEAN_ROW, workload="w", decision=replace(made.CLEAN, margin=0.03))
-    assert "no change beyond 2 to 3 % in the time of 2 workloads" in verdict_line(
-        made.report(rows=(made.CLEAN_ROW, wider))
-    )
+    assert "2 workloads take the same time, within 2 to 3 %" in verdict_line(made.report(rows=(made.CLEAN_ROW, wider)))
 
 
 def test_nothing_is_not_sold_as_something() -> None:
-    assert verdict_line(REPORTS["nothing"]) == "CLEAN: nothing was counted and nothing was timed"
+    assert verdict_line(REPORTS["nothing"]) == "CLEAN: nothing was counted, nothing was timed"
     assert verdict_line(REPORTS["exact"]) == "CLEAN: 3 facts of 2 workloads agree exactly; nothing was timed"
 
 
@@ -126,7 +126,7 @@ def test_outputs_within_a_tolerance_do_not_agree_exactly() -> None:
 
 def test_void_says_what_went_wrong_and_counts_no_time() -> None:
     line = verdict_line(REPORTS["void"])
-    assert "base against itself came out REGRESSED" in line
+    assert "base against itself was judged REGRESSED" in line
     assert "other workload" not in line
     fault = replace(made.FAILED, same=None, faults=("no worker came up",))
     assert "no worker came up" in verdict_line(made.report(self_test=fault))
@@ -139,12 +139,12 @@ def test_many_unsure_are_said_together() -> None:
     least, most = decisions[0].visible, decisions[2].visible
     assert least is not None
     assert most is not None
-    assert "no change shown and none ruled out in 3 of 4 workloads" in line
-    assert f"a change of {100 * least:.2g} % (in one) to {100 * most:.2g} % (in all) could have been seen" in line
+    assert "too close to call for 3 of 4 workloads; " in line
+    assert f"only changes of {percent(least)} (at best) to {percent(most)} (at worst) or more could have shown" in line
 
 
 def test_an_instrument_in_doubt_is_named_when_no_row_is() -> None:
-    assert verdict_line(REPORTS["in doubt"]).startswith(f"UNSURE: self-test in doubt on {made.INFERENCE}")
+    assert verdict_line(REPORTS["in doubt"]).startswith(f"UNSURE: self-test inconclusive on {made.INFERENCE}")
 
 
 def test_what_was_allowed_is_said() -> None:
@@ -157,7 +157,7 @@ def test_a_long_reason_does_not_bury_the_line() -> None:
     long = replace(made.ERROR_ROW, reason="the process died " * 100)
     found = made.report(rows=(long,))
     assert len(verdict_line(found)) < 400
-    assert "the process died " * 50 in table(found).replace("\n  ", " ")
+    assert "the process died " * 50 in as_text(found, "text").replace("\n  ", " ")
 
 
 def test_an_output_that_could_not_be_compared_says_why() -> None:
@@ -169,28 +169,32 @@ def test_an_output_that_could_not_be_compared_says_why() -> None:
 
 
 def test_every_unsure_row_says_what_could_be_seen_and_what_less_costs() -> None:
-    header, _, unsure, few, disagreed = rows_of(markdown(REPORTS["unsure"]))
-    assert header[-2:] == ["could see", "to see less"]
+    header, _, unsure, few, disagreed = rows_of(as_text(REPORTS["unsure"], "markdown"))
+    assert header[-2:] == ["detects", "to detect less"]
     assert made.DOUBT.visible is not None
     needed = made.DOUBT.blocks_needed()
     assert needed is not None
     assert unsure[-2] == f"{100 * made.DOUBT.visible:.2g} %"
-    assert unsure[-1] == f"2 % in {needed} blocks, {needed * 12 / 60:.0f} min"
+    assert unsure[-1] == f"2 % in {needed} blocks, {duration(needed * 12)}"
     assert few[-2:] == ["-", "-"]
     assert disagreed[-2] == "2 %"
     assert disagreed[-1].startswith("1 % in 40 blocks")
     for row in REPORTS["unsure"].rows:
-        assert "could have been seen" in (said := gate_report.row_sentence(row)) or "too few to see any change" in said
-    assert "a first run said REGRESSED, a second one CLEAN" in table(REPORTS["unsure"])
+        assert (
+            "could have shown" in (said := gate_words.row_sentence(row)) or "too few blocks to show any change" in said
+        )
+    assert "the first run said REGRESSED, the second CLEAN" in as_text(REPORTS["unsure"], "text")
 
 
 def test_a_cost_without_seconds_is_blocks_only() -> None:
     row = replace(made.UNSURE_ROW, seconds_per_block=None)
-    assert rows_of(markdown(made.report(rows=(row,))))[2][-1] == f"2 % in {made.DOUBT.blocks_needed()} blocks"
+    assert (
+        rows_of(as_text(made.report(rows=(row,)), "markdown"))[2][-1] == f"2 % in {made.DOUBT.blocks_needed()} blocks"
+    )
 
 
 def test_cells() -> None:
-    header, _, slower, clean, _ = rows_of(markdown(REPORTS["regressed"]))
+    header, _, slower, clean, _ = rows_of(as_text(REPORTS["regressed"], "markdown"))
     assert header[:7] == ["workload", "unit", "base", "head", "change", "verdict", "blocks"]
     assert slower[:4] == [f"`{made.TRAINING}`", "ms", "102.1", "107.4"]
     assert re.fullmatch(r"\+\d\.\d % \[\+\d\.\d, \+\d\.\d\]", slower[4])
@@ -199,56 +203,56 @@ def test_cells() -> None:
 
 
 def test_rows_without_a_number_keep_their_reason() -> None:
-    text = table(REPORTS["errors"])
+    text = as_text(REPORTS["errors"], "text")
     assert "ERROR (1)" in text
     assert f"(1) {made.ERROR_ROW.reason}" in text
     assert "(2)" not in text
 
 
 def test_a_void_run_gives_no_row_a_verdict() -> None:
-    cells = rows_of(markdown(REPORTS["void"]))[2:]
+    cells = rows_of(as_text(REPORTS["void"], "markdown"))[2:]
     assert {row[5].split()[0] for row in cells} == {"VOID", "ERROR"}
 
 
 def test_the_table_keeps_to_its_width_without_losing_an_id() -> None:
-    first, *lines = table(REPORTS["everything"], width=100).splitlines()
+    first, *lines = as_text(REPORTS["everything"], "text", width=100).splitlines()
     head = lines.index(next(line for line in lines if line.startswith("workload")))
     body = lines[head : lines.index("", head)]
     assert max(map(len, body)) <= 104
     ids = re.sub(r"\n", "", "\n".join(line[:20].split("  ")[0].strip() for line in body))
     assert made.TRAINING in ids
-    wide = table(REPORTS["everything"], width=300)
+    wide = as_text(REPORTS["everything"], "text", width=300)
     assert any(line.startswith(made.TRAINING) and "REGRESSED" in line for line in wide.splitlines())
     assert first.startswith("ERROR: ")
 
 
 def test_colour_only_when_asked_for() -> None:
     found = REPORTS["everything"]
-    assert not ANSI.search(table(found))
-    assert ANSI.sub("", table(found, colour=True)) == table(found)
-    assert table(found, colour=True).startswith("\x1b[31mERROR\x1b[0m: ")
+    assert not ANSI.search(as_text(found, "text"))
+    assert ANSI.sub("", as_text(found, "text", colour=True)) == as_text(found, "text")
+    assert as_text(found, "text", colour=True).startswith("\x1b[31mERROR\x1b[0m: ")
 
 
 # ---- facts ----
 
 
 def test_differing_facts_are_a_diff() -> None:
-    text = table(REPORTS["changed"])
+    text = as_text(REPORTS["changed"], "text")
     assert "3 of 3 facts of 2 workloads differ (- base, + head):" in text
     lines = text.splitlines()
     at = lines.index(f"@@ {made.TRAINING} parameters @@")
     # The detail that only repeats the two numbers is left out.
     assert lines[at + 1 : at + 4] == ["-11,689,512", "+11,689,640", f"@@ {made.TRAINING} state_dict @@"]
     assert lines[at + 4 : at + 8] == ["-122", "+123", "+ conv1.bias float32[64]", "  fc.weight a -> b"]
-    assert "```diff\n@@ " in markdown(REPORTS["changed"])
+    assert "```diff\n@@ " in as_text(REPORTS["changed"], "markdown")
 
 
 def test_allowed_facts_are_shown_and_marked() -> None:
-    assert f"@@ {made.INFERENCE} operators @@ (allowed)" in table(REPORTS["allowed"])
+    assert f"@@ {made.INFERENCE} operators @@ (allowed)" in as_text(REPORTS["allowed"], "text")
 
 
 def test_one_line_when_nothing_differs() -> None:
-    text = table(REPORTS["clean"])
+    text = as_text(REPORTS["clean"], "text")
     assert "@@" not in text
     assert "\n3 facts of 2 workloads agree exactly\n" in text
 
@@ -257,11 +261,11 @@ def test_a_long_difference_is_cut_and_says_so() -> None:
     many = tuple(f"+ entry{i} float32[1]" for i in range(1000))
     facts = tuple(Fact(f"w{i}", "state_dict", 0, 1000, False, many) for i in range(40))
     found = made.report(facts=facts)
-    lines = gate_report.diff_lines(facts[:1])
-    assert len(lines) == 3 + gate_report.DETAIL_LINES + 1
-    assert "960 lines more" in lines[-1] or "960 lines" in lines[-1]
-    assert len(gate_report.diff_lines(facts)) == gate_report.DIFF_LINES + 1
-    assert len(markdown(found).encode()) < 100_000
+    lines = gate_words.diff_lines(facts[:1])
+    assert len(lines) == 3 + gate_words.DETAIL_LINES + 1
+    assert "960 more lines" in lines[-1]
+    assert len(gate_words.diff_lines(facts)) == gate_words.DIFF_LINES + 1
+    assert len(as_text(found, "markdown").encode()) < 100_000
     assert len(json.loads(to_json_text(found))["facts"][0]["detail"]) == 1000
 
 
@@ -269,18 +273,18 @@ def test_a_long_difference_is_cut_and_says_so() -> None:
 
 
 def test_the_rest_is_there() -> None:
-    text = table(REPORTS["everything"], width=300)
+    text = as_text(REPORTS["everything"], "text", width=300)
     assert f"self-test passed on {made.INFERENCE}: base against base is CLEAN" in text
     assert "base slowed by 5 % on purpose is REGRESSED" in text
     assert "another process took 30 % of a core" in text
     assert "machine: cpu, Fabricated Xeon, 2 cores, torch 2.15.0" in text
     assert "base main, commit 0123456789; head working tree, commit fedcba9876 with uncommitted changes" in text
-    assert "took 7 min" in text
+    assert "took 7 min 11 s" in text
 
 
 def test_a_missing_self_test_is_said() -> None:
-    assert "no self-test was made" in table(REPORTS["errors"])
-    assert "self-test" not in table(REPORTS["exact"])
+    assert "this run made no self-test" in as_text(REPORTS["errors"], "text")
+    assert "self-test" not in as_text(REPORTS["exact"], "text")
 
 
 @pytest.mark.parametrize(
@@ -293,20 +297,20 @@ def test_a_missing_self_test_is_said() -> None:
     ],
 )
 def test_sides(side: Side, text: str) -> None:
-    assert gate_report.side_sentence(side) == text
+    assert gate_words.side_sentence(side) == text
 
 
 # ---- what may not break out ----
 
 
 def test_hostile_names_in_text() -> None:
-    text = table(REPORTS["hostile"])
+    text = as_text(REPORTS["hostile"], "text")
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
     assert not any(line.startswith("::") for line in text.splitlines())
 
 
 def test_hostile_names_in_markdown() -> None:
-    text = markdown(REPORTS["hostile"])
+    text = as_text(REPORTS["hostile"], "markdown")
     assert not any(line.startswith("::") for line in text.splitlines())
     cells = rows_of(text)
     assert {len(row) for row in cells} == {9}
@@ -372,7 +376,7 @@ def test_the_summary_is_appended(tmp_path: Path) -> None:
     assert gate_report.summary_file(REPORTS["clean"], {"GITHUB_STEP_SUMMARY": str(path)}) is None
     assert gate_report.summary_file(REPORTS["new"], {"GITHUB_STEP_SUMMARY": str(path)}) is None
     assert path.read_text(encoding="utf-8") == "\n".join(
-        ["# before\n", markdown(REPORTS["clean"]), markdown(REPORTS["new"])]
+        ["# before\n", as_text(REPORTS["clean"], "markdown"), as_text(REPORTS["new"], "markdown")]
     )
 
 
@@ -454,7 +458,7 @@ def test_a_stored_report_is_shown_again(tmp_path: Path) -> None:
     path.write_text(to_json_text(REPORTS["everything"]), encoding="utf-8")
     done = shown_again(str(path), "--format", "markdown", "-o", str(tmp_path / "check.md"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (tmp_path / "check.md").read_text(encoding="utf-8") == markdown(REPORTS["everything"])
+    assert (tmp_path / "check.md").read_text(encoding="utf-8") == as_text(REPORTS["everything"], "markdown")
 
 
 def test_what_is_no_report_is_one_line(tmp_path: Path) -> None:

@@ -161,28 +161,6 @@ def test_line() -> None:
     assert "val loss" not in history.line(epoch(1, None, evaluation_seconds=0.0), 9)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.85, "850 ms"),
-        (9.5, "9.5 s"),
-        (59.97, "1 min 0 s"),
-        (1906, "31 min 46 s"),
-        (15780, "4 h 23 min"),
-        (7199.9, "2 h 0 min"),
-        (0.0, "0 s"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert history.duration(seconds) == text
-
-
-def test_time_unit() -> None:
-    assert history.time_unit([31906.43, None]) == (60.0, "min")
-    assert history.time_unit([40397.59, 1.0]) == (3600.0, "h")
-    assert history.time_unit([0.02, 0.03]) == (1e-3, "ms")
-
-
 def test_step_log_survives_a_kill_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
     log = StepLog(path)

@@ -94,8 +94,8 @@ def test_a_failure_holds_both_runs() -> None:
 
 def test_doubt_says_what_could_be_seen_and_what_less_costs() -> None:
     text = case(made.report(rows=(made.UNSURE_ROW,)), "time", made.LOADING).findtext("system-out", "")
-    assert "could have been seen" in text
-    assert re.search(r"takes about \d+ blocks, \d+ min in all", text)
+    assert "could have shown" in text
+    assert re.search(r"takes about \d+ blocks, \d+ min \d+ s in all", text)
 
 
 def test_one_case_for_the_facts_of_a_workload() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fabricated_profile import profile
 
-from results import plots
 from results.errors import RecordError
+from results.pictures.profile import flame, roofline, tree
+from results.pictures.style import save
 from results.profile import Break, Operator, Profile, Stalls, facts, plain_name, text
-from results.profile_pictures import flame, roofline, tree
 
 
 def test_the_sentence_says_bound_roof_and_where_the_time_goes() -> None:
@@ -112,6 +112,6 @@ def test_pictures_show_all_of_the_time(tmp_path: Path) -> None:
     assert sum(child.seconds for child in root.children.values()) == pytest.approx(0.12)
     for name, figure in (("flame", flame(profile())), ("roofline", roofline(profile()))):
         assert figure is not None
-        assert plots.save(figure, tmp_path / f"{name}.svg").stat().st_size > 5000
+        assert save(figure, tmp_path / f"{name}.svg").stat().st_size > 5000
     assert flame(profile(modules=())) is None
     assert roofline(replace(profile(), operators=(Operator("a", 1, 1.0),))) is None

@@ -95,20 +95,20 @@ def test_every_kind_has_its_section_with_command_and_machine(results: list[Path]
         "2 training runs of runs",
         "Training run one",
         "Training run two",
-        "1 benchmarks of pytest bench",
+        "1 benchmark of pytest bench",
     ]
     assert all(section.command for section in sections)
     assert all(section.machine for section in sections if "runs of" not in section.title)
     titles = [chart.title for section in sections for chart in section.charts]
     assert "lenet@fast is both the fastest and the smallest" in titles
-    assert "lenet@fast is the fastest, resnet18 the most accurate" in titles
-    assert "lenet@fast measured better than resnet18 in 2 of 2 figures" in titles
+    assert "lenet@fast is the fastest, resnet18 is the most accurate" in titles
+    assert "lenet@fast better than resnet18 in 2 of 2 figures" in titles
     assert "lenet@fast answers half of its images within 4.00 ms" in titles
     assert "batch-norm backward takes 50 % of the step" in titles
     assert "loader-bound by 50 %: decode 60 %, resize 40 %" in titles
     assert "one leads with 80.00 %" in titles
-    assert "one is the most accurate, two needs the fewest parameters" in titles
-    assert "cat is taken for dog most often: 2 images" in titles
+    assert "one is the most accurate, two has the fewest parameters" in titles
+    assert "cat is most often taken for dog: 2 images" in titles
     assert "airbench" not in page(sections, "t")
 
 

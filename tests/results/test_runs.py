@@ -12,7 +12,7 @@ import pytest
 
 from results import runs
 from results.errors import RecordError
-from results.runs import Published, RunSummary, bar_rows, list_runs, ranked, size_table, table
+from results.runs import Published, RunSummary, compare, list_runs, ranked, size_table, table
 
 PUBLISHED = Published(
     study=4,
@@ -157,7 +157,7 @@ def test_text_table() -> None:
     row = cells(text, "res_512_d")
     assert row[:5] == ["2", "res_512_d", "res_512_d", "200", "85.71"]
     assert row[5:10] == ["86.67 (3)", "+0.96", "86.12", "171", "86.67 (3)"]
-    notes = text[text.index("Accuracies are of the test set of cifar10.") :]
+    notes = text[text.index("Accuracies are on the test set of cifar10.") :]
     assert "fewer than 5 classes" in notes
     assert "defect: chosen by its test loss" in notes
     assert "the run failed: loss is nan at step 12" in notes
@@ -173,10 +173,10 @@ def test_nobody_published_no_column() -> None:
 
 
 def test_different_data_is_said() -> None:
-    assert "Accuracies of different data are not comparable." in table([WHOLE, replace(WHOLE, data="cifar100")])
+    assert "Accuracies on different data are not comparable." in table([WHOLE, replace(WHOLE, data="cifar100")])
     other = replace(WHOLE, name="held_out", evaluated="val")
     text = table([WHOLE, other])
-    assert "the best top1 of val and of test are not comparable." in text
+    assert "the best top1 on val and on test are not comparable." in text
     assert "val" in cells(text, "held_out")
 
 
@@ -212,27 +212,19 @@ def test_sizes_keep_weights_and_checkpoint_apart() -> None:
     assert "- (1)" in cells(text, "broken")
     assert "weights only [MiB]" in size_table(ALL, "markdown")
     assert "full checkpoint [MiB]" in size_table(ALL, "markdown")
-    rows = list(csv.DictReader(io.StringIO(size_table(ALL, "csv", sort="weight_bytes"))))
-    assert (rows[0]["weight_bytes"], rows[0]["checkpoint_bytes"]) == ("19846440", "39693000")
-    with pytest.raises(RecordError, match="cannot sort by 'top1'"):
-        size_table(ALL, sort="top1")
 
 
-def test_rows_for_bars() -> None:
-    assert bar_rows([WHOLE, FAILED], "top1") == {
-        "res_512_d": {"ours": 0.8571, "published": 0.8667},
-        "broken": {"ours": None, "published": None},
-    }
-    assert bar_rows([WHOLE], "params") == {"res_512_d": {"ours": 4961610}}
-    assert bar_rows([FAILED], "top1") == {"broken": {"ours": None}}
-    with pytest.raises(RecordError, match=r"no figure 'top_1' \(did you mean 'top1'"):
-        bar_rows([WHOLE], "top_1")
+def test_a_comparison_holds_both_tables_in_every_format() -> None:
+    for format in ("text", "markdown"):
+        assert compare(ALL, format, "name") == f"{table(ALL, format, 'name')}\n{size_table(ALL, format)}"
+    assert compare(ALL, "csv") == table(ALL, "csv")
+    assert json.loads(compare(ALL, "json")) == {"runs": json.loads(table(ALL, "json"))}
 
 
 def test_no_runs() -> None:
     for format in ("text", "markdown", "csv", "json"):
         assert table([], format).strip()
-        assert size_table([], format).strip()
+        assert compare([], format).strip()
 
 
 def test_list_runs(tmp_path: Path) -> None:

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from results.errors import RecordError
-from results.submissions import compare, compare_files, read, write_predictions, write_submission
+from results.submissions import compare, compare_files, read, submission_csv, write_predictions
 
 
 def test_the_usual_form_of_the_comparison(tmp_path: Path) -> None:
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
     labels = [i % 10 for i in range(10000)]
     other = [(x + 1) % 10 if i >= 8908 else x for i, x in enumerate(labels)]
-    write_submission(first, range(10000), labels)
+    first.write_text(submission_csv(range(10000), labels))
     # The order of rows does not matter.
-    write_submission(second, reversed(range(10000)), reversed(other))
+    second.write_text(submission_csv(reversed(range(10000)), reversed(other)))
     assert first.read_text().startswith("ID,Labels\n0,0\n1,1\n")
     found = compare_files(first, second)
     assert (found.rows, found.matches, found.share) == (10000, 8908, 0.8908)
@@ -75,9 +75,9 @@ def test_bare_labels_with_a_gap(tmp_path: Path) -> None:
 
 def test_nothing_wrong_is_written(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="2 ids for 1 labels"):
-        write_submission(tmp_path / "a.csv", [1, 2], [1])
+        submission_csv([1, 2], [1])
     with pytest.raises(RecordError, match=r"ids given twice: 1 \(1\)"):
-        write_submission(tmp_path / "a.csv", [1, 1], [1, 2])
+        submission_csv([1, 1], [1, 2])
     with pytest.raises(RecordError, match="label 2"):
         write_predictions(tmp_path / "p.txt", ["a", "b\nc"])
     assert list(tmp_path.iterdir()) == []

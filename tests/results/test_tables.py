@@ -1,18 +1,13 @@
-"""What a reader sees: units, digits, missing cells, width, colour; and what a program reads, untouched."""
+"""What a reader sees: units, digits, durations, colour, notes; and what a program reads, untouched."""
 
-import csv
 import io
 import json
-import random
 import re
-from collections.abc import Sequence
 
 import pytest
 
-from results import stats, tables
+from results import tables
 from results.errors import RecordError
-from results.record import METRICS, Metric, Ratio, Record, Value
-from results.verdict import compare_verdict, margin_of
 
 OPERANDS = ("efficientnet_b0", "resnet34")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -21,180 +16,6 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 class Screen(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-def timed(
-    name: str, medians: Sequence[float], blocks: int, operands: Sequence[str] = OPERANDS, noise: float = 0.01
-) -> Metric:
-    """A measured metric with its ratios to the last operand, from made-up blocks of 8 pairs."""
-    rng = random.Random(name)
-    values = {
-        o: stats.summarise([m * (1 + rng.gauss(0, noise)) for _ in range(40)])
-        for o, m in zip(operands, medians, strict=True)
-    }
-    logs = [[[rng.gauss(0, noise) for _ in range(8)] for _ in range(blocks)] for _ in operands]
-    ratios: list[Ratio] = []
-    for i, o in enumerate(operands[:-1]):
-        found = stats.interval(logs[i]).ratio(o, operands[-1])
-        factor = medians[i] / medians[-1]
-        bounds = [None if x is None else x * factor for x in (found.estimate, found.low, found.high)]
-        ratios.append(Ratio(o, operands[-1], *bounds, found.confidence, found.blocks, found.pairs))
-    verdict = compare_verdict(ratios[0], METRICS[name][1], margin_of(name))
-    return Metric.named(
-        name, values, batch=32, ratio=ratios[0], verdict=verdict, ratios=ratios if len(operands) > 2 else ()
-    )
-
-
-def counted(name: str, numbers: Sequence[int], operands: Sequence[str] = OPERANDS) -> Metric:
-    values = {o: Value.counted(n) for o, n in zip(operands, numbers, strict=True)}
-    ratio = Ratio.exact(operands[0], operands[-1], values)
-    assert ratio is not None
-    return Metric.named(name, values, ratio=ratio, verdict=compare_verdict(ratio, "lower", 0.0))
-
-
-def comparison(blocks: int = 1, operands: tuple[str, str] = OPERANDS, complete: bool = True) -> Record:
-    a, b = operands
-    few = stats.percentile_value([0.02] * 120, 0.99)
-    metrics = (
-        counted("params", (5288548, 21797672), operands),
-        counted("flops", (771734656, 7326499840), operands),
-        Metric.named("inference_latency_p99", {a: few, b: few}),
-        timed("inference_throughput", (187.3, 90.4), blocks, operands),
-        timed("training_throughput", (23.3, 23.1), blocks, operands),
-        Metric.named(
-            "training_peak_bytes",
-            {a: Value.counted(2_100_000_000), b: Value.none("out of memory: 2.1 GiB asked for, 0.4 free")},
-            batch=32,
-        ),
-        Metric.named(
-            "compile_seconds",
-            {a: Value(14.21, None, None, 1), b: Value(7.12, 6.9, 7.3, 3, confidence=0.75)},
-            notes=("cold cache",),
-        ),
-    )
-    return Record(
-        kind="compare",
-        created="2026-01-02T03:04:05+00:00",
-        command="bench compare",
-        commit={"sha": "0123456789abcdef", "dirty": True},
-        machine={"fingerprint": {"device": "cpu", "cpu": "Xeon", "cores": 2, "torch": "2.15.0", "driver": None}},
-        operands=operands,
-        metrics=metrics,
-        complete=complete,
-    )
-
-
-def row(text: str, start: str) -> str:
-    return next(line for line in text.splitlines() if line.startswith(start))
-
-
-@pytest.mark.parametrize("blocks", [1, 3, 8])
-@pytest.mark.parametrize("names", [OPERANDS, ("resnet34@fp32-nchw-eager", "resnet34@openvino-int8-nchw")])
-def test_two_operands_fit_on_100_columns(blocks: int, names: tuple[str, str]) -> None:
-    text = tables.compare_table(comparison(blocks, names))
-    assert max(len(line) for line in text.splitlines()) <= tables.WIDTH + 8
-    if names == OPERANDS:
-        assert max(len(line) for line in text.splitlines()) <= tables.WIDTH
-
-
-def test_sentences_come_first_and_the_machine_last() -> None:
-    text = tables.compare_table(comparison(), "text")
-    first = text.split("\n\n")[0].replace("\n  ", " ")
-    assert first.startswith("efficientnet_b0 runs inference 2.0")
-    assert first.count("process-to-process variation not included") == 1
-    assert "resnet34 has 4.122 times the parameters of efficientnet_b0 (counted)" in first
-    assert "no peak memory in training for resnet34 at batch 32: out of memory: 2.1 GiB asked" in first
-    last = text.rstrip().split("\n\n")[-1]
-    assert last.startswith("machine: cpu, Xeon, 2 cores, torch 2.15.0, commit 0123456789 with uncommitted changes")
-
-
-def test_cells() -> None:
-    text = tables.compare_table(comparison())
-    assert re.search(r"^params +M +5\.289 +21\.80 +0\.243 better$", text, re.M)
-    assert re.search(r"^flops +GFLOP +0\.7717 +7\.326 +0\.105 better$", text, re.M)
-    assert re.search(r"^inference_throughput b32 +images/s +18\d\.\d ±0\.\d+% ", text, re.M)
-    assert "out of memory (" in row(text, "training_peak_bytes")
-    assert re.search(r"\(1\) needs 459 samples, has 120$", text, re.M)
-    assert "single sample" in text
-    assert "3 samples: their range, 75 % confidence" in text
-    assert "Every measured ratio: one pair of processes" in text
-    assert "cut off" not in text
-    assert "cut off before its end" in tables.compare_table(comparison(complete=False))
-
-
-def test_no_cell_is_blank() -> None:
-    text = tables.compare_table(comparison(), "markdown")
-    body = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    assert len({len(cells) for cells in body}) == 1
-    assert all(cell.strip() for cells in body for cell in cells)
-
-
-def test_machine_formats_are_raw() -> None:
-    record = comparison()
-    assert json.loads(tables.compare_table(record, "json")) == record.to_json()
-    rows = list(csv.DictReader(io.StringIO(tables.compare_table(record, "csv"))))
-    assert len(rows) == 2 * len(record.metrics)
-    by_key = {(r["metric"], r["operand"]): r for r in rows}
-    assert by_key["params", "resnet34"]["median"] == "21797672"
-    found = record.metrics[3]
-    assert found.ratio is not None
-    assert float(by_key["inference_throughput", "efficientnet_b0"]["ratio_low"]) == found.ratio.low
-    assert by_key["training_peak_bytes", "resnet34"]["missing"].startswith("out of memory")
-    with pytest.raises(RecordError, match="unknown format 'html'"):
-        tables.compare_table(record, "html")
-
-
-def test_many_operands_get_a_table_of_ratios() -> None:
-    names = ("resnet18", "resnet50", "vit_b_16", "resnet34")
-    record = Record(
-        kind="compare",
-        created="2026-01-02T03:04:05+00:00",
-        command="",
-        commit=None,
-        machine={},
-        operands=names,
-        metrics=(timed("inference_throughput", (160.0, 50.0, 20.0, 90.0), 1, names),),
-    )
-    text = tables.compare_table(record)
-    assert re.search(r"^ratio to resnet34 +resnet18 +resnet50 +vit_b_16$", text, re.M)
-    assert re.search(r"^inference_throughput b32 +1\.\d+ \[.*\] better +0\.5.* worse +0\.2.* worse$", text, re.M)
-    assert text.count(" times as fast as ") == 3
-    assert text.rstrip().endswith("machine: not recorded, measured 2026-01-02T03:04:05+00:00")
-    assert len(list(csv.DictReader(io.StringIO(tables.compare_table(record, "csv"))))) == 4
-
-
-def test_a_single_operand_has_no_ratio() -> None:
-    record = Record(
-        "compare",
-        "2026-01-02T03:04:05+00:00",
-        "",
-        None,
-        {},
-        ("a",),
-        (Metric.named("params", {"a": Value.counted(7)}),),
-    )
-    text = tables.compare_table(record)
-    assert "/" not in text
-    assert re.search(r"^params +parameters +7$", text, re.M)
-
-
-def test_ratios_the_other_way_round_are_turned() -> None:
-    given = comparison(8)
-    metric = given.metrics[3]
-    assert metric.ratio is not None
-    turned = Metric.named(metric.name, metric.values, batch=32, ratio=metric.ratio.inverse(), verdict="worse")
-    record = Record(given.kind, given.created, "", None, {}, OPERANDS, (given.metrics[0], turned))
-    assert row(tables.compare_table(record), "inference_throughput").endswith("better")
-
-
-def test_colour_only_on_demand_and_only_in_text() -> None:
-    record = comparison()
-    plain = tables.compare_table(record)
-    painted = tables.compare_table(record, colour=True)
-    assert "\x1b" not in plain
-    assert "\x1b[32mbetter\x1b[0m" in painted
-    assert ANSI.sub("", painted) == plain
-    assert "\x1b" not in tables.compare_table(record, "markdown", colour=True)
 
 
 @pytest.mark.parametrize(
@@ -255,17 +76,6 @@ def test_one_unit_a_row() -> None:
     assert tables.unit_for([None], "J") == (1.0, "J")
 
 
-def test_metric_line() -> None:
-    metrics = comparison().metrics
-    line = tables.metric_line(metrics[3])
-    assert re.fullmatch(
-        r"inference_throughput b32: efficientnet_b0 18\d\.\d ±0\.\d+%, resnet34 90\.\d+ ±0\.\d+% images/s; "
-        r"efficientnet_b0 / resnet34 2\.0\d+ \[2\.0\d+, 2\.0\d+\]",
-        line,
-    ), line
-    assert "resnet34 none (out of memory: 2.1 GiB" in tables.metric_line(metrics[5])
-
-
 def test_render() -> None:
     rows: list[list[tables.Cell]] = [["a|b", 1, 0.123456], ["c", 20, None]]
     headers = ["name", "count", "share"]
@@ -282,3 +92,53 @@ def test_render() -> None:
 def test_json_refuses_what_it_cannot_hold() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         tables.to_json({"x": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.85, "850 ms"),
+        (9.5, "9.5 s"),
+        (59.97, "1 min 0 s"),
+        (1906, "31 min 46 s"),
+        (15780, "4 h 23 min"),
+        (7199.9, "2 h 0 min"),
+        (0.0, "0 s"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert tables.duration(seconds) == text
+
+
+def test_time_unit() -> None:
+    assert tables.time_unit([31906.43, None]) == (60.0, "min")
+    assert tables.time_unit([40397.59, 1.0]) == (3600.0, "h")
+    assert tables.time_unit([0.02, 0.03]) == (1e-3, "ms")
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.384, "38 %"), (0.0996, "10 %"), (0.0341, "3.4 %"), (0.09, "9 %"), (0.00123, "0.12 %"), (0.0, "0 %")],
+)
+def test_percent(share: float, text: str) -> None:
+    assert tables.percent(share) == text
+
+
+def test_words_around_numbers() -> None:
+    assert [tables.plural(n, "run") for n in (0, 1, 1024)] == ["0 runs", "1 run", "1,024 runs"]
+    assert tables.signed_percent(-0.0123) == "-1.2 %"
+    assert [tables.commit_text(sha, True) for sha in (None, "0123456789abcdef")] == ["-", "0123456789+"]
+
+
+def test_notes_are_numbered_once_and_folded() -> None:
+    footnotes = tables.Footnotes()
+    assert [footnotes.mark(text) for text in ("a", None, "b", "a")] == [" (1)", "", " (2)", " (1)"]
+    assert footnotes.lines() == ["(1) a", "(2) b"]
+    assert tables.notes(["x" * 30 + " 12 %"], "text", width=32) == "x" * 30 + "\n  12 %"
+    assert tables.notes(["a", "b"], "markdown") == "- a\n- b"
+    assert tables.page("a\n", "", "b") == "a\n\nb\n"
+
+
+def test_broken_names_keep_to_a_width_where_they_can() -> None:
+    assert tables.broken("resnet34@fp32-nchw-eager", 10) == "resnet34@\nfp32-nchw-\neager"
+    assert tables.broken("a b/c", 3, "/") == "a b/\nc"

@@ -215,7 +215,7 @@ def test_a_regression_that_a_second_run_does_not_show_fails_nothing() -> None:
     report, _ = run(machine)
     row = report.rows[1]
     assert (row.verdict, row.decision.verdict, row.again.verdict) == (UNSURE, REGRESSED, CLEAN)
-    assert "a second one CLEAN" in row.reason
+    assert "the second CLEAN" in row.reason
     assert (report.verdict, report.exit_code) == (UNSURE, 0)
 
 

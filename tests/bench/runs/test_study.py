@@ -11,7 +11,6 @@ from typing import IO, Any
 import pytest
 from click.testing import CliRunner
 
-from bench import charts
 from bench.commands.study import command
 from bench.errors import UsageError
 from bench.runs import findings, study
@@ -24,6 +23,7 @@ from models.studies import STUDIES, SWEEPS
 from models.training import recipe as recipes
 from models.training.recipe import Recipe
 from results.history import Epoch, History
+from results.pictures import studies as charts
 from results.runs import RunSummary
 
 SAID = {"folder": "/data", "train": [], "val": None}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from results.changes import Trend
+from results.pictures.style import svg
+from results.pictures.trend import figure
 from results.series import Point
-from results.trend_picture import figure, svg
 
 
 def trend(times: list[float], reference: float | None = None, machines: str = "a") -> Trend:
@@ -38,9 +39,9 @@ STEP = [0.02 + 1e-5 * (i % 7) for i in range(20)] + [0.022 + 1e-5 * (i % 5) for 
 
 
 def test_svg_is_whole_and_always_the_same() -> None:
-    text = svg(trend(STEP))
+    text = svg(figure(trend(STEP)))
     assert ET.fromstring(text).tag.endswith("svg")
-    assert text == svg(trend(STEP))
+    assert text == svg(figure(trend(STEP)))
 
 
 def test_what_is_drawn() -> None:
@@ -53,4 +54,4 @@ def test_what_is_drawn() -> None:
 @pytest.mark.parametrize("times", [[0.02], [0.02, 0.03], [0.02] * 30, [0.02] * 30 + [5.0]])
 def test_few_equal_and_wild_points(times: list[float]) -> None:
     for machines in ("a", "ab"):
-        assert "<svg" in svg(trend(times, machines=machines))
+        assert "<svg" in svg(figure(trend(times, machines=machines)))

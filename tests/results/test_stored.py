@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from bench.errors import BenchError
-from bench.stored import MachineMismatchError, compare_files
 from results import store
 from results.errors import RecordError
 from results.record import Metric, Record, Value
+from results.stored import compare_files
 
 
 def record(
@@ -55,7 +54,7 @@ def test_overlapping_runs_are_not_called_different(tmp_path: Path) -> None:
 
 
 def test_different_machines_are_refused_not_warned_about(tmp_path: Path) -> None:
-    with pytest.raises(MachineMismatchError, match=r"different machines \(device: fake against other\).*--across"):
+    with pytest.raises(RecordError, match=r"different machines \(device: fake against other\).*--across"):
         compare_files(stored(tmp_path, record(1.0), record(1.0, device="other")), across=False)
 
 
@@ -77,7 +76,7 @@ def test_across_machines_only_ratios_to_a_shared_operand_are_compared(tmp_path: 
 
 def test_across_needs_something_shared(tmp_path: Path) -> None:
     paths = stored(tmp_path, record(1.0), record(1.0, device="other", operands=("lenet",)))
-    with pytest.raises(BenchError, match="share no operand"):
+    with pytest.raises(RecordError, match="share no operand"):
         compare_files(paths, across=True)
 
 

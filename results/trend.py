@@ -1,6 +1,7 @@
-"""The history of stored runs: which workloads there are, how one went, and where it changed."""
+"""The history of stored runs as text and pages: which workloads there are, how one went, where it changed."""
 
-import html
+from __future__ import annotations
+
 import re
 import textwrap
 from collections.abc import Sequence
@@ -10,11 +11,23 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UsageError
 from results.changes import MARKED_BREAKS, Change, Trend, fewest_points, letter, limits
+from results.errors import RecordError
 from results.series import collect
 from results.store import Skipped
-from results.tables import Cell, quantity, render, to_json, unit_for
+from results.tables import (
+    Cell,
+    commit_text,
+    notes,
+    page,
+    percent,
+    plural,
+    quantity,
+    render,
+    signed_percent,
+    to_json,
+    unit_for,
+)
 
 WIDTH = 80
 HEIGHT = 14
@@ -36,7 +49,7 @@ def choose(trends: Sequence[Trend], text: str) -> Trend:
     """The series whose id is `text`, or the only one that contains it.
 
     Raises:
-        UsageError: none or several; near ones are named.
+        RecordError: none or several; near ones are named.
     """
     ids = {trend.id: trend for trend in trends}
     if text in ids:
@@ -46,11 +59,11 @@ def choose(trends: Sequence[Trend], text: str) -> Trend:
         return ids[holding[0]]
     if holding:
         more = f" and {len(holding) - 6} more" if len(holding) > 6 else ""
-        raise UsageError(f"{len(holding)} series contain {text!r}: {', '.join(sorted(holding)[:6])}{more}; name one")
+        raise RecordError(f"{len(holding)} series contain {text!r}: {', '.join(sorted(holding)[:6])}{more}; name one")
     words = {word: id for id in ids for word in (*re.split("[/@]", id), id)}
     near = [words[word] for word in get_close_matches(text, words, n=3, cutoff=0.5)]
-    advice = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else "bench trend lists what there is"
-    raise UsageError(f"no series contains {text!r}; {advice}")
+    advice = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else "bench trend lists them all"
+    raise RecordError(f"no series contains {text!r}; {advice}")
 
 
 def listing(trends: Sequence[Trend], format: str) -> str:
@@ -58,7 +71,7 @@ def listing(trends: Sequence[Trend], format: str) -> str:
     if format == "json":
         return to_json({"series": [_facts(trend) for trend in trends]})
     if format == "html":
-        return page(trends)
+        return html(trends)
     if format == "csv":
         headers = ("id", "points", "seconds", "relative", "margin", "ratio", "created", "commit", "p")
         return render(headers, [_raw_line(trend) for trend in trends], "csv")
@@ -69,37 +82,35 @@ def listing(trends: Sequence[Trend], format: str) -> str:
     if not short:
         return table
     which = "Every series has" if short == len(trends) else f"{short} of {len(trends)} series have"
-    return f"{table}\n{which} fewer than {least} comparable points, too few to show a change.\n"
+    return page(table, f"{which} fewer than {least} comparable points, too few to show a change.")
 
 
 def one(trend: Trend, format: str) -> str:
     """One series: drawn as text, as a table of its points, or as a picture."""
+    points = [point.to_json() for point in trend.points]
     if format == "json":
-        points = [point.to_json() for point in trend.points]
         return to_json({**_facts(trend), "points": points})
     if format == "html":
-        return page([trend])
+        return html([trend])
     if format == "svg":
-        from results.trend_picture import svg
+        from results.pictures.style import svg
+        from results.pictures.trend import figure
 
-        return svg(trend)
+        return svg(figure(trend))
     if format == "text":
         return drawing(trend)
-    changes = {change.index: change for change in trend.changes}
+    ratios = {change.index: change.ratio for change in trend.changes}
     if format == "csv":
-        points = [point.to_json() for point in trend.points]
-        rows = [[*p.values(), changes[i].ratio if i in changes else None] for i, p in enumerate(points)]
-        return render([*points[0], "change"], rows, "csv")
-    rows = []
+        return render([*points[0], "change"], [[*p.values(), ratios.get(i)] for i, p in enumerate(points)], "csv")
+    rows: list[list[Cell]] = []
     for i, point in enumerate(trend.points):
         rate = quantity(point.images / point.seconds, "images/s") if point.images else "-"
         relative = "-" if point.relative is None else f"{point.relative:.4g}"
-        change = _percent(changes[i].ratio) if i in changes else ""
+        change = signed_percent(ratios[i] - 1) if i in ratios else ""
         step = quantity(point.seconds, "s", point.low, point.high)
-        rows.append([_when(point.created), _short(point.commit, point.dirty), step, rate, relative, change])
+        rows.append([_when(point.created), commit_text(point.commit, point.dirty), step, rate, relative, change])
     table = render(("when", "commit", "a step", "rate", "of the reference", "change"), rows, _table_format(format))
-    bullet = "- " if format == "markdown" else ""
-    return "\n\n".join([trend.id, table.rstrip("\n"), *_block([bullet + line for line in named(trend)])]) + "\n"
+    return page(trend.id, table, notes(explanations(trend), format))
 
 
 def drawing(trend: Trend, width: int = WIDTH, height: int = HEIGHT) -> str:
@@ -140,68 +151,45 @@ def drawing(trend: Trend, width: int = WIDTH, height: int = HEIGHT) -> str:
     if trend.changes:
         head.append(" " * (margin + 2) + "".join(top).rstrip())
     foot = [" " * margin + " +" + "-" * (at[-1] + 1), " " * (margin + 2) + days]
-    told = [textwrap.fill(line, width, subsequent_indent="   ") for line in named(trend)]
-    return "\n".join([*head, *lines, *foot, "", *told]) + "\n"
+    below = [textwrap.fill(line, width, subsequent_indent="   ") for line in explanations(trend)]
+    return "\n".join([*head, *lines, *foot, "", *below]) + "\n"
 
 
-def named(trend: Trend) -> list[str]:
+def explanations(trend: Trend) -> list[str]:
     """A line for each change, and for what else a reader of a picture must know."""
-    lines = [f"{letter(number)}  {_told(change)}" for number, change in enumerate(trend.changes)]
+    lines = [f"{letter(number)}  {_change(change)}" for number, change in enumerate(trend.changes)]
     longest = max(len(chain.values) for chain in trend.chains)
     if longest < fewest_points():
-        count = "1 comparable point" if longest == 1 else f"{longest} comparable points"
-        lines.append(f"{count}; a change can be shown from {fewest_points()} on")
+        lines.append(f"{plural(longest, 'comparable point')}; a change can be shown from {fewest_points()} on")
     elif not lines:
-        lines.append(f"no change beyond {100 * trend.margin:g} %")
+        lines.append(f"no change of more than {percent(trend.margin)}")
     if 0 < len(trend.breaks) <= MARKED_BREAKS:
         lines.append("dotted: the machine, its software or its settings changed")
     if len(trend.chains) > 1:
         lines.append(
-            f"{len(trend.chains)} parts of other machines or without the pinned reference; "
-            "they are not compared with one another"
+            f"{len(trend.chains)} parts from different machines or without the pinned reference; "
+            "they are not compared with each other"
         )
     if trend.relative:
         lines.append("in steps of the pinned reference, measured in the same runs")
     return lines
 
 
-def page(trends: Sequence[Trend]) -> str:
+def html(trends: Sequence[Trend]) -> str:
     """One HTML page with the list and every picture in it; it needs no other file."""
-    from results.trend_picture import svg
+    from results.pictures.style import PAGE, inline, styled
+    from results.pictures.trend import figure
+    from results.report import Chart, Section
+    from results.report import page as html_page
 
-    title = trends[0].id if len(trends) == 1 else f"{len(trends)} workloads"
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>bench trend: {html.escape(title)}</title>",
-        f"<style>{STYLE}</style></head><body>",
-        "<h1>bench trend</h1>",
-    ]
-    if len(trends) > 1:
-        parts.append("<table><tr><th>workload<th>points<th>a step<th>last change<th>when<th>commit</tr>")
-        for number, trend in enumerate(trends):
-            id, *cells = _line(trend)
-            tone = "" if not trend.changes else "worse" if trend.changes[-1].ratio > 1 else "better"
-            link = f'<a href="#s{number}">{html.escape(str(id))}</a>'
-            parts.append(f'<tr class="{tone}"><td>{link}' + "".join(f"<td>{html.escape(str(c))}" for c in cells))
-        parts.append("</table>")
-    for number, trend in enumerate(trends):
-        # An SVG inside HTML has no prologue of its own.
-        picture = svg(trend)
-        parts.append(f'<section id="s{number}"><h2>{html.escape(trend.id)}</h2><p>{html.escape(_summary(trend))}</p>')
-        parts.append(picture[picture.index("<svg") :].strip())
-        parts.append("<ul>" + "".join(f"<li>{html.escape(line)}" for line in named(trend)) + "</ul></section>")
-    return "\n".join([*parts, "</body></html>"]) + "\n"
-
-
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "h2{font-size:1rem;overflow-wrap:anywhere;margin-top:2.5rem}table{border-collapse:collapse;font-size:.85rem}"
-    "th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ddd}svg{max-width:100%;height:auto}"
-    "td:first-child{overflow-wrap:anywhere}tr.worse td:nth-child(4){color:#b34700}"
-    "tr.better td:nth-child(4){color:#00694b}"
-)
+    title = trends[0].id if len(trends) == 1 else plural(len(trends), "workload")
+    folder = str(trends[0].points[-1].path.parent)
+    sections = [] if len(trends) == 1 else [Section("All workloads", folder, body=listing(trends, "markdown"))]
+    for trend in trends:
+        with styled(PAGE):
+            chart = Chart(_summary(trend), inline(figure(trend), _summary(trend)), wide=True)
+        sections.append(Section(trend.id, folder, verdicts=explanations(trend), charts=[chart]))
+    return html_page(sections, f"bench trend: {title}")
 
 
 def _facts(trend: Trend) -> dict[str, Any]:
@@ -216,35 +204,34 @@ def _facts(trend: Trend) -> dict[str, Any]:
 
 def _raw_line(trend: Trend) -> list[Cell]:
     last, change = trend.points[-1], trend.changes[-1] if trend.changes else None
-    told: list[Cell] = [None] * 4 if change is None else [change.ratio, change.created, change.commit, change.p]
-    return [trend.id, len(trend.points), last.seconds, last.relative, trend.margin, *told]
+    changed: list[Cell] = [None] * 4 if change is None else [change.ratio, change.created, change.commit, change.p]
+    return [trend.id, len(trend.points), last.seconds, last.relative, trend.margin, *changed]
 
 
 def _line(trend: Trend) -> list[Cell]:
     last = trend.points[-1]
-    told: list[Cell] = ["-", "-", "-"]
+    changed: list[Cell] = ["-", "-", "-"]
     if trend.changes:
         change = trend.changes[-1]
-        told = [_percent(change.ratio), change.created[:10], _short(change.commit)]
-    return [trend.id, len(trend.points), quantity(last.seconds, "s", last.low, last.high), *told]
+        changed = [signed_percent(change.ratio - 1), change.created[:10], commit_text(change.commit)]
+    return [trend.id, len(trend.points), quantity(last.seconds, "s", last.low, last.high), *changed]
 
 
 def _summary(trend: Trend) -> str:
     last = trend.points[-1]
-    count = "1 run" if len(trend.points) == 1 else f"{len(trend.points)} runs"
     rate = f" ({quantity(last.images / last.seconds, 'images/s')})" if last.images else ""
-    return (
-        f"{count}, the last of {_when(last.created)}: {quantity(last.seconds, 's', last.low, last.high)} a step{rate}"
-    )
+    step = f"{quantity(last.seconds, 's', last.low, last.high)} a step{rate}"
+    return f"{plural(len(trend.points), 'run')}, the last on {_when(last.created)}: {step}"
 
 
-def _told(change: Change) -> str:
+def _change(change: Change) -> str:
     if change.relative:
         sizes = f"{change.before:.4g} -> {change.after:.4g} of the reference"
     else:
         sizes = f"{quantity(change.before, 's')} -> {quantity(change.after, 's')}"
-    told = f"{change.created[:10]} {_short(change.commit)}: {_percent(change.ratio)} time ({sizes}), p={change.p:.1g}"
-    return told + ("; the machine or its software changed there too" if change.new_machine else "")
+    where = f"{change.created[:10]} {commit_text(change.commit)}"
+    machine = "; the machine or its software changed there too" if change.new_machine else ""
+    return f"{where}: {signed_percent(change.ratio - 1)} time ({sizes}), p={change.p:.1g}{machine}"
 
 
 def _labels(low: float, high: float, unit: str, height: int) -> list[str]:
@@ -255,21 +242,9 @@ def _labels(low: float, high: float, unit: str, height: int) -> list[str]:
     return [f"{value:.{decimals}f} {unit}" if i % 3 == 0 else "" for i, value in enumerate(values)]
 
 
-def _percent(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f} %"
-
-
-def _short(commit: str | None, dirty: bool = False) -> str:
-    return "-" if commit is None else commit[:10] + ("+" if dirty else "")
-
-
 def _when(created: str) -> str:
     return created[:16].replace("T", " ")
 
 
 def _table_format(format: str) -> str:
     return "text" if format == "table" else format
-
-
-def _block(lines: list[str]) -> list[str]:
-    return ["\n".join(lines)] if lines else []

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from results import plots
+from matplotlib.figure import Figure
+
 from results.errors import RecordError
 from results.history import History
+from results.pictures.bars import bars, sizes
+from results.pictures.curves import OVERLAYS, overlay
+from results.pictures.style import save
 from results.runs import RunSummary
-
-OVERLAYS = ("test_accuracy", "test_loss", "train_test")
 
 
 def load_history(folder: Path) -> History | None:
@@ -39,45 +41,41 @@ def draw(
     """
     written: list[Path] = []
     head = f"{title}: " if title else ""
+
+    def write(figure: Figure, name: str) -> None:
+        written.append(save(figure, folder / f"{name}.png"))
+
     # Epochs are tested on the test images only where a run holds nothing out.
     kinds = {run.evaluated for run in summaries}
     evaluated = "validation or test" if len(kinds) > 1 else "test" if kinds == {"test"} else "validation"
     drawn = {run.name: histories[run.name] for run in summaries if run.name in histories}
-    for what in OVERLAYS if drawn else ():
-        published = _published(summaries, drawn) if what == "test_accuracy" else None
-        words = f"train and {evaluated} accuracy" if what == "train_test" else f"{evaluated} {what.partition('_')[2]}"
-        figure = plots.overlay(drawn, what, published, evaluated, f"{head}{words}")
-        written.append(plots.save(figure, folder / f"{what}.png"))
+    published = {run.name: x for run in summaries if run.name in drawn and (x := _published(run)) is not None}
+    for what, (words, _) in OVERLAYS.items() if drawn else ():
+        theirs = published if what == "test_accuracy" else None
+        write(overlay(drawn, what, theirs, evaluated, head + words.format(evaluated)), what)
+
     # The best epoch was chosen by looking at these images.
     best = "ours, best epoch" if evaluated == "test" else "best epoch, validation"
-    for name, label, unit, series in (
-        ("accuracy", "top-1 accuracy", "1", {"ours": "top1", best: "best_top1", "published": ""}),
-        ("training_time", "training time", "s", {"ours": "train_seconds"}),
+    accuracy = {run.name: {"ours": run.top1, best: run.best_top1, "published": _published(run)} for run in summaries}
+    if all(row["published"] is None for row in accuracy.values()):
+        accuracy = {name: {"ours": row["ours"], best: row[best]} for name, row in accuracy.items()}
+    write(bars(accuracy, "top-1 accuracy", "1", f"{head}top-1 accuracy"), "accuracy")
+    intervals = {run.name: {"warm": run.warm_interval} for run in summaries if run.warm_interval is not None}
+    for name, label, unit, series, figure in (
+        ("training_time", "training time", "s", "ours", "train_seconds"),
         # The first image takes a thousand times as long as the next: in one picture the latter would not be seen.
-        ("inference_time", "time for one image, warm", "s", {"warm": "inference_warm_seconds"}),
-        ("inference_time_cold", "time for the first image", "s", {"cold": "inference_cold_seconds"}),
-        ("parameters", "parameters", "parameters", {"parameters": "params"}),
+        ("inference_time", "time for one image, warm", "s", "warm", "inference_warm_seconds"),
+        ("inference_time_cold", "time for the first image", "s", "cold", "inference_cold_seconds"),
+        ("parameters", "parameters", "parameters", "parameters", "params"),
     ):
-        rows = {run.name: {said: _figure(run, key) for said, key in series.items()} for run in summaries}
-        if name == "accuracy" and all(row["published"] is None for row in rows.values()):
-            rows = {run: {said: x for said, x in row.items() if said != "published"} for run, row in rows.items()}
-        intervals = {run.name: {"warm": run.warm_interval} for run in summaries if run.warm_interval is not None}
-        figure = plots.bars(rows, label, unit, f"{head}{label}", intervals if name == "inference_time" else None)
-        written.append(plots.save(figure, folder / f"{name}.png"))
-    written.append(plots.save(plots.sizes(summaries, f"{head}sizes"), folder / "sizes.png"))
+        rows = {run.name: {series: getattr(run, figure)} for run in summaries}
+        write(bars(rows, label, unit, f"{head}{label}", intervals if name == "inference_time" else None), name)
+    write(sizes(summaries, f"{head}sizes"), "sizes")
     return written
 
 
-def _figure(run: RunSummary, key: str) -> float | None:
-    if not key:
-        return None if run.published is None else (run.published.top1 or run.published.top1_best)
-    value: float | None = getattr(run, key)
-    return value
-
-
-def _published(summaries: Sequence[RunSummary], drawn: Mapping[str, History]) -> dict[str, float]:
-    found = {run.name: _figure(run, "") for run in summaries if run.name in drawn}
-    return {name: x for name, x in found.items() if x is not None}
+def _published(run: RunSummary) -> float | None:
+    return None if run.published is None else (run.published.top1 or run.published.top1_best)
 
 
 def load(folders: Sequence[Path]) -> tuple[list[RunSummary], dict[str, History]]:
@@ -88,9 +86,7 @@ def load(folders: Sequence[Path]) -> tuple[list[RunSummary], dict[str, History]]
     """
     found = [(folder, RunSummary.load(folder)) for folder in folders]
     names = [run.name for _, run in found]
-    summaries = [
-        replace(run, name=str(folder)) if names.count(run.name) > 1 else run for folder, run in found
-    ]  # fmt: skip
+    summaries = [replace(run, name=str(folder)) if names.count(run.name) > 1 else run for folder, run in found]
     if len({run.name for run in summaries}) < len(summaries):
         raise RecordError("a run is named twice; name each once")
     histories = {

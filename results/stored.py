@@ -1,17 +1,13 @@
-"""Stored results beside one another: what two or more earlier runs say about the same things."""
+"""Stored results beside one another: one record made of two or more."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.errors import BenchError
 from results import store
+from results.errors import RecordError
 from results.record import Metric, Ratio, Record, Value, utc_now
 from results.verdict import compare_verdict, margin_of
-
-
-class MachineMismatchError(BenchError):
-    """Results of different machines were set beside one another."""
 
 
 def compare_files(paths: Sequence[Path], across: bool) -> Record:
@@ -25,25 +21,23 @@ def compare_files(paths: Sequence[Path], across: bool) -> Record:
             that all files share, so that only ratios to a common reference are compared.
 
     Raises:
-        RecordError: a file is no record of ours.
-        MachineMismatchError: the machines differ and `across` is False; says in what.
-        BenchError: nothing in common.
+        RecordError: a file is not a record, the machines differ and `across` is False, or nothing is in common.
     """
     records = [store.load(path) for path in paths]
     if not across:
         for path, record in zip(paths[1:], records[1:], strict=True):
             differing = store.same_machine(records[0], record)
             if differing:
-                raise MachineMismatchError(
+                raise RecordError(
                     f"{paths[0]} and {path} come from different machines ({'; '.join(differing[:4])}); "
                     "measure both on one, or use --across to compare ratios to a reference both contain"
                 )
     elif len(records) < 2:
-        raise BenchError("--across needs at least two stored results")
+        raise RecordError("--across needs at least two stored results")
     columns = _columns(paths, records)
-    metrics = [metric for name in _names(records) for metric in _rows(name, columns, across)]
+    metrics = [_metric(name, columns, across) for name in _names(records)]
     if not metrics:
-        raise BenchError("these results have no metric in common")
+        raise RecordError("these results have no metric in common")
     return Record(
         kind="stored",
         created=utc_now(),
@@ -74,45 +68,45 @@ def _names(records: Sequence[Record]) -> list[str]:
     return [m.name for m in records[0].metrics if all(r.metric(m.name) for r in records)]
 
 
-def _rows(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) -> list[Metric]:
+def _metric(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) -> Metric:
     found: dict[str, tuple[Metric, str]] = {}
     for title, (record, operand) in columns.items():
         metric = record.metric(name)
         if metric is not None and operand in metric.values:
             found[title] = (metric, operand)
     first = next(iter(found.values()))[0]
+    notes: tuple[str, ...] = ()
     if across:
         shared = next((o for o in first.values if all(o in r.operands for r, _ in columns.values())), None)
         if shared is None:
-            raise BenchError("these results share no operand, so there is no reference to compare their ratios to")
+            raise RecordError("these results share no operand, so there is no reference to compare their ratios to")
         values = {title: _relative(metric, operand, shared) for title, (metric, operand) in found.items()}
-        notes: tuple[str, ...] = (f"relative to {shared} of the same run",)
+        notes = (f"relative to {shared} of the same run",)
     else:
         values = {title: metric.values[operand] for title, (metric, operand) in found.items()}
-        notes = ()
     batches = {metric.batch for metric, _ in found.values()}
-    workloads = {title: metric.workloads.get(operand, "") for title, (metric, operand) in found.items()}
     reference = next(iter(values))
     ratios = [r for title in list(values)[1:] if (r := quotient(title, reference, values)) is not None]
-    row = replace(
-        Metric.named(name, values, batch=batches.pop() if len(batches) == 1 else None),
-        workloads=workloads,
-        notes=notes,
-        unit="1" if across else first.unit,
+    named = Metric.named(
+        name,
+        values,
+        batch=batches.pop() if len(batches) == 1 else None,
         ratio=ratios[0] if ratios else None,
-        ratios=tuple(ratios) if len(columns) > 2 else (),
+        verdict=compare_verdict(ratios[0], first.better, margin_of(name)) if ratios else None,
+        ratios=ratios if len(columns) > 2 else (),
+        workloads={title: metric.workloads.get(operand, "") for title, (metric, operand) in found.items()},
+        notes=notes,
     )
-    verdict = compare_verdict(ratios[0], first.better, margin_of(name)) if ratios else None
-    return [replace(row, verdict=verdict)]
+    return replace(named, unit="1" if across else first.unit)
 
 
 def _relative(metric: Metric, operand: str, shared: str) -> Value:
     """operand / shared within one run."""
-    quotient_ = quotient(operand, shared, metric.values)
-    if quotient_ is None or quotient_.estimate is None:
+    unpaired = quotient(operand, shared, metric.values)
+    if unpaired is None:
         return Value.none(metric.values[operand].missing or metric.values[shared].missing or f"{shared} is 0")
-    paired = next((r for r in metric.comparisons if (r.of, r.to) == (operand, shared)), quotient_)
-    return Value(paired.estimate, paired.low, paired.high, metric.values[operand].samples, confidence=paired.confidence)
+    ratio = next((r for r in metric.comparisons if (r.of, r.to) == (operand, shared)), unpaired)
+    return Value(ratio.estimate, ratio.low, ratio.high, metric.values[operand].samples, confidence=ratio.confidence)
 
 
 def quotient(of: str, to: str, values: Mapping[str, Value]) -> Ratio | None:
@@ -122,8 +116,8 @@ def quotient(of: str, to: str, values: Mapping[str, Value]) -> Ratio | None:
         return None
     if a.confidence == b.confidence == 1.0:
         return Ratio.exact(of, to, values)
-    bounded = None not in (a.low, a.high, b.low, b.high) and b.low and b.high
-    low, high = (a.low / b.high, a.high / b.low) if bounded else (None, None)  # type: ignore[operator]
-    confidence = min(a.confidence or 0.0, b.confidence or 0.0) if bounded else None
-    # One block and no pair: what processes differ by is not in it.
-    return Ratio(of, to, a.median / b.median, low, high, confidence, 1, 0)
+    low = high = confidence = None
+    if a.low is not None and a.high is not None and b.low and b.high:
+        low, high, confidence = a.low / b.high, a.high / b.low, min(a.confidence or 0.0, b.confidence or 0.0)
+    # One block and no pair: the difference between processes is not in it.
+    return Ratio(of, to, a.median / b.median, low, high, confidence, blocks=1, pairs=0)

@@ -1,0 +1,245 @@
+"""A comparison for reading: its findings in words, its tables and their notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from results.errors import RecordError
+from results.record import Metric, Ratio, Record, Value
+from results.tables import (
+    FORMATS,
+    Cell,
+    Footnotes,
+    broken,
+    fixed,
+    machine_line,
+    notes,
+    page,
+    paint_verdict,
+    percent,
+    plural,
+    ratio_text,
+    render,
+    to_json,
+    unit_for,
+)
+from results.verdict import compare_verdict, margin_of, sentence, topic
+
+HEADLINES = (
+    "inference_throughput",
+    "training_throughput",
+    "end_to_end_throughput",
+    "loader_throughput",
+    "kernel_throughput",
+    "inference_latency_p50",
+    "inference_peak_bytes",
+    "training_peak_bytes",
+    "params",
+)
+"""Metrics that are reported in words where they were measured; the table holds the rest."""
+
+_HEADER_WIDTH = 18
+_NOMINAL = 0.9495
+"""Below this a confidence is not the 95 % that the legend promises."""
+_NOT_MEASURED = Value.none("not measured for this operand")
+
+
+def compare_table(record: Record, format: str = "text", colour: bool = False) -> str:
+    """A comparison: sentences, then the tables, then notes and the machine; csv and json are raw.
+
+    Raises RecordError on an unknown format.
+    """
+    if format == "json":
+        return to_json(record.to_json())
+    if format == "csv":
+        return _csv(record)
+    if format not in FORMATS:
+        raise RecordError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    colour = colour and format == "text"
+    footnotes = _Notes(record)
+    tables = [_values_table(record, format, colour, footnotes)]
+    if len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
+        tables.append(_ratios_table(record, format, colour, footnotes))
+    below = footnotes.lines()
+    if not record.complete:
+        below.append("This run was interrupted; the table holds what was measured until then.")
+    return page(notes(sentences(record), format), *tables, notes(below, format), notes([machine_line(record)], format))
+
+
+def sentences(record: Record) -> list[str]:
+    """The comparison in words: the headline metrics, or every metric when none of those was measured."""
+    found: list[str] = []
+    names = [metric.name for metric in record.metrics]
+    for metric in [m for name in HEADLINES for m in record.metrics if m.name == name] or record.metrics:
+        several = names.count(metric.name) > 1
+        found += [sentence(metric, ratio, with_batch=several) for ratio in metric.comparisons]
+        if not metric.comparisons:
+            missing = {operand: value.missing for operand, value in metric.values.items() if value.missing}
+            found += [f"{topic(metric, several)}: no number for {operand} ({why})" for operand, why in missing.items()]
+    return found
+
+
+def metric_line(metric: Metric) -> str:
+    """One metric as soon as it is known, in one line: its values in one unit, then its ratios."""
+    factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
+    values = ", ".join(
+        f"{operand} none ({value.missing})" if value.missing else f"{operand} {_value_text(value, factor)[0]}"
+        for operand, value in metric.values.items()
+    )
+    ratios = "".join(f"; {r.of} / {r.to} {ratio_text(r)}" for r in metric.comparisons if r.estimate)
+    return f"{_title(metric)}: {values}{' ' + unit if unit else ''}{ratios}"
+
+
+class _Notes(Footnotes):
+    """The footnotes of one comparison; what holds for every measured ratio is said once and marks no cell."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        ratios = [ratio for metric in record.metrics for ratio in metric.comparisons]
+        caveats = {_caveat(ratio) for ratio in ratios if not ratio.counted and ratio.estimate}
+        self._everywhere = caveats.pop() if len(caveats) == 1 else None
+        self._intervals = bool(ratios)
+
+    def mark(self, text: str | None) -> str:
+        return "" if text == self._everywhere else super().mark(text)
+
+    def lines(self) -> list[str]:
+        lines = super().lines()
+        if self._intervals:
+            lines.append("± and [a, b] are 95 % confidence intervals unless a note says otherwise.")
+        if self._everywhere:
+            lines.append(f"Every measured ratio: {self._everywhere}.")
+        return lines
+
+
+def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes) -> str:
+    shown = next((r for m in record.metrics for r in m.comparisons), None) if len(record.operands) <= 2 else None
+    headers = ["metric", "unit", *(_header(o, format) for o in record.operands)]
+    if shown is not None:
+        headers += [f"{_header(shown.of, format)}\n/ {_header(shown.to, format)}"]
+        headers += [] if format == "text" else ["verdict"]
+    rows: list[list[Cell]] = []
+    for metric in record.metrics:
+        factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
+        row: list[Cell] = [_title(metric) + "".join(footnotes.mark(n) for n in metric.notes), unit or metric.unit]
+        for operand in record.operands:
+            text, note = _value_text(metric.values.get(operand, _NOT_MEASURED), factor)
+            row.append(text + footnotes.mark(note))
+        if shown is not None:
+            ratio = next(iter(metric.comparisons), None)
+            if ratio is not None and ratio.of != shown.of:
+                ratio = ratio.inverse()
+            cells = _ratio_cells(metric, ratio, colour, footnotes)
+            row += [_joined(cells)] if format == "text" else cells
+        rows.append(row)
+    return render(headers, rows, format)
+
+
+def _ratios_table(record: Record, format: str, colour: bool, footnotes: _Notes) -> str:
+    pairs = list(dict.fromkeys((r.of, r.to) for m in record.metrics for r in m.comparisons))
+    same_reference = len({to for _, to in pairs}) == 1
+    headers = [f"ratio to {pairs[0][1]}" if same_reference else "ratio"]
+    headers += [_header(of, format) if same_reference else f"{of}\n/ {to}" for of, to in pairs]
+    rows: list[list[Cell]] = []
+    for metric in record.metrics:
+        by_pair = {(r.of, r.to): r for r in metric.comparisons}
+        if by_pair:
+            cells = [_ratio_cells(metric, by_pair.get(pair), colour, footnotes) for pair in pairs]
+            rows.append([_title(metric), *(_joined(c) for c in cells)])
+    return render(headers, rows, format)
+
+
+def _joined(cells: Sequence[str]) -> str:
+    number, word = cells
+    return number if word == "-" else f"{number} {word}"
+
+
+def _title(metric: Metric) -> str:
+    return metric.name if metric.batch is None else f"{metric.name} b{metric.batch}"
+
+
+def _value_text(value: Value, factor: float) -> tuple[str, str | None]:
+    """A number in the unit of `factor` with its relative error, and what a note must say of it."""
+    x, low, high = value.median, value.low, value.high
+    if x is None:
+        reason = value.missing or "no number"
+        head = reason.split(":")[0]
+        if len(head) > 16:
+            head = "none"
+        return head, None if head == reason else reason
+    if value.samples == 1 and value.confidence != 1:
+        return fixed(x / factor), "a single sample, so no interval"
+    if low is None or high is None:
+        return fixed(x / factor), "too few samples for an interval"
+    note = None
+    if value.confidence is not None and value.confidence < _NOMINAL:
+        note = f"the range of {value.samples} samples, {percent(value.confidence)} confidence"
+    half = max(x - low, high - x)
+    if half <= 0 or x == 0:
+        return (str(x) if isinstance(x, int) and factor == 1.0 else fixed(x / factor, x / factor, x / factor)), note
+    text = fixed(x / factor, (x - half) / factor, (x + half) / factor)
+    return f"{text} ±{_relative_error(half / abs(x))}", note
+
+
+def _relative_error(error: float) -> str:
+    """In percent: whole ones from 10 % up, below it one digit, or two where the first is 1 or 2."""
+    share = 100 * error
+    return f"{share:.0f}%" if share >= 10 else f"{share:.{2 if f'{share:e}'[0] in '12' else 1}g}%"
+
+
+def _ratio_cells(metric: Metric, ratio: Ratio | None, colour: bool, footnotes: _Notes) -> list[str]:
+    if ratio is None or ratio.estimate is None:
+        return ["-", "-"]
+    return [ratio_text(ratio) + footnotes.mark(_caveat(ratio)), paint_verdict(_verdict(metric, ratio), colour)]
+
+
+def _verdict(metric: Metric, ratio: Ratio) -> str:
+    """The record's own verdict for the ratio that it is about, the rule's for any other."""
+    if metric.verdict and metric.comparisons[0] == ratio:
+        return metric.verdict
+    return compare_verdict(ratio, metric.better, margin_of(metric.name))
+
+
+def _caveat(ratio: Ratio) -> str | None:
+    """What a reader must know of this ratio's interval; None for a 95 % one over blocks, or a count."""
+    if ratio.counted:
+        return None
+    texts: list[str] = []
+    count = plural(ratio.pairs, "pair") if ratio.within_process else f"{ratio.blocks} pairs of processes"
+    if ratio.unpaired:
+        texts.append("from separate runs, not in turns; variation between processes is not included")
+        count = "separate runs"
+    elif ratio.within_process:
+        texts.append("from one pair of processes; variation between processes is not included")
+    if ratio.low is None or ratio.high is None:
+        texts.append(f"{count}, too few for an interval")
+    elif ratio.confidence is not None and ratio.confidence < _NOMINAL:
+        texts.append(f"the range of {count}, {percent(ratio.confidence)} confidence")
+    return "; ".join(texts) or None
+
+
+_COLUMNS = (
+    *("metric", "unit", "better", "batch", "operand", "median", "low", "high", "samples", "missing", "workload"),
+    *("ratio_to", "ratio", "ratio_low", "ratio_high", "ratio_confidence", "blocks", "pairs", "verdict"),
+)
+
+
+def _csv(record: Record) -> str:
+    rows: list[list[Cell]] = []
+    for m in record.metrics:
+        for operand in record.operands:
+            v = m.values.get(operand, _NOT_MEASURED)
+            row: list[Cell] = [m.name, m.unit, m.better, m.batch, operand, v.median, v.low, v.high, v.samples]
+            row += [v.missing, m.workloads.get(operand)]
+            r = next((r for r in m.comparisons if r.of == operand), None)
+            if r is None:
+                row += [None] * 8
+            else:
+                row += [r.to, r.estimate, r.low, r.high, r.confidence, r.blocks, r.pairs, _verdict(m, r)]
+            rows.append(row)
+    return render(_COLUMNS, rows, "csv")
+
+
+def _header(name: str, format: str) -> str:
+    """A long operand breaks at its joints, so that two of them fit beside each other."""
+    return name if format != "text" or len(name) <= _HEADER_WIDTH else broken(name, _HEADER_WIDTH)
