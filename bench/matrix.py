@@ -4,14 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.comparing.operands import LOADER_OUTPUT
 from bench.errors import WorkloadError
-from bench.timing.workload import TASKS, Workload
+from bench.timing.workload import TASKS, KernelVariant, LoaderOutput, Workload
 from models import zoo
-from models.configuration import Device, parse
+from models.configuration import Configuration, Device, parse
 from models.errors import ModelError
-
-KERNEL_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -52,30 +49,30 @@ class Matrix:
             made = (self._kernel(name, implementation) for name, implementation in self.kernels)
         else:
             made = (
-                self._network(task, model, levers)
+                self._network(task, model, configuration)
                 for model in self.models
-                for levers in self._levers(task in ("training", "end_to_end"), facts)
+                for configuration in self._resolved(task in ("training", "end_to_end"), facts)
             )
         return list(dict.fromkeys(made))
 
-    def _levers(self, training: bool, facts: Device) -> list[str]:
+    def _resolved(self, training: bool, facts: Device) -> list[Configuration]:
         found = []
         for text in self.configurations:
             # Refused for inference means refused; refused for training only means that there is no such row.
-            inference = parse(text, facts, training=False).text
+            inference = parse(text, facts, training=False)
             try:
-                found.append(parse(text, facts, training=True).text if training else inference)
+                found.append(parse(text, facts, training=True) if training else inference)
             except ModelError:
                 continue
         return found
 
-    def _network(self, task: str, model: str, levers: str) -> Workload:
+    def _network(self, task: str, model: str, configuration: Configuration) -> Workload:
         training = task in ("training", "end_to_end")
         fed = task == "end_to_end"
         return Workload(
             task,
             model,
-            levers,
+            configuration,
             batch=1 if task == "latency" else self.training_batch if training else self.batch,
             size=self.size or zoo.default_size(model),
             classes=zoo.default_classes(model),
@@ -86,12 +83,11 @@ class Matrix:
 
     def _loading(self, engine: str) -> Workload:
         return Workload(
-            "loading", engine, LOADER_OUTPUT, self.batch, self.size or 224, data=self.data, device=self.device
+            "loading", engine, LoaderOutput(), self.batch, self.size or 224, data=self.data, device=self.device
         )
 
     def _kernel(self, name: str, implementation: str) -> Workload:
-        configuration = f"{implementation}-{KERNEL_DTYPE}"
-        return Workload("kernel", name, configuration, self.batch, self.size or 224, device=self.device)
+        return Workload("kernel", name, KernelVariant(implementation), self.batch, self.size or 224, device=self.device)
 
     def check(self, facts: Device) -> None:
         """Find words that mean nothing before anything is built.

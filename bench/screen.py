@@ -3,9 +3,12 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
+
+Say = Callable[[str], None]
 
 
 class Screen:

@@ -1,66 +1,117 @@
-"""What can be done to a network before it is timed, as words: `MODEL@CONFIGURATION`.
+"""What is done to a network before it is timed: precision, layout, compilation; parsed from MODEL@CONFIGURATION.
 
 Imports no torch, so that a mistyped configuration is answered at once.
 """
 
-import difflib
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from models.errors import ModelError
+from models.errors import ModelError, unknown
 
-# lever -> (which field it sets, the value, one line)
-LEVERS: dict[str, tuple[str, str | bool, str]] = {
-    "fp32": ("precision", "fp32", "32-bit floats everywhere, TF32 off (alone, as in naive, torch's default switches)"),
-    "tf32": ("precision", "tf32", "32-bit storage, TF32 matrix products (CUDA)"),
-    "amp": ("precision", "amp", "bfloat16 autocast over fp32 weights"),
-    "bf16": ("precision", "bf16", "bfloat16 weights and activations"),
-    "fp16": (
-        "precision",
-        "fp16",
+
+@dataclass(frozen=True)
+class Precision:
+    """What numbers are stored and computed in; dtypes by torch's names.
+
+    Attributes:
+        summary: one line for lists.
+        inference, training: dtype of the weights, and the dtype that autocast computes in (None: no autocast).
+        tf32: CUDA's matrix units may round float32 factors to TF32.
+        searched, searched_training: kinds of device on which `bench tune` tries it for inference and for training.
+    """
+
+    summary: str
+    inference: tuple[str, str | None]
+    training: tuple[str, str | None]
+    tf32: bool = False
+    searched: tuple[str, ...] = ("cpu", "cuda")
+    searched_training: tuple[str, ...] = ("cpu", "cuda")
+
+    def weights(self, training: bool) -> str:
+        """The dtype that weights are kept in."""
+        return (self.training if training else self.inference)[0]
+
+    def autocast(self, training: bool) -> str | None:
+        """The dtype that autocast computes in, None without it."""
+        return (self.training if training else self.inference)[1]
+
+    @property
+    def computed(self) -> str:
+        """The dtype of matrix products, and of the images that a network takes."""
+        return self.inference[1] or self.inference[0]
+
+
+# Everything that a precision means stands in its line here; what has no line is refused.
+# Weights kept in bfloat16 lose updates that are small beside them, so training in pure bf16 is not searched; on CUDA
+# tf32 takes the place of fp32 in training, since torch's own default rounds convolutions to it anyway.
+PRECISIONS: dict[str, Precision] = {
+    "fp32": Precision(
+        "32-bit floats everywhere, TF32 off (alone, as in naive, torch's default switches)",
+        ("float32", None), ("float32", None), searched_training=("cpu",),
+    ),
+    "tf32": Precision(
+        "32-bit storage, TF32 matrix products (CUDA)",
+        ("float32", None), ("float32", None), tf32=True, searched=("cuda",), searched_training=("cuda",),
+    ),
+    "amp": Precision("bfloat16 autocast over fp32 weights", ("float32", "bfloat16"), ("float32", "bfloat16")),
+    "bf16": Precision(
+        "bfloat16 weights and activations", ("bfloat16", None), ("bfloat16", None), searched_training=()
+    ),
+    "fp16": Precision(
         "float16 weights and activations (inference), float16 autocast with a scaler (training)",
+        ("float16", None), ("float32", "float16"), searched=("cuda",), searched_training=("cuda",),
     ),
-    "nchw": ("layout", "nchw", "contiguous batch, channel, height, width"),
-    "nhwc": ("layout", "nhwc", "channels_last memory format"),
-    "eager": ("compile", "eager", "no torch.compile"),
-    "compile": ("compile", "compile", "torch.compile with inductor's default mode"),
-    "graphs": (
-        "compile",
-        "graphs",
-        "torch.compile, replayed as CUDA graphs; in training the whole update as one (CUDA)",
-    ),
-    "autotune": (
-        "compile",
-        "autotune",
-        "torch.compile, max-autotune: kernels timed, CUDA graphs where they capture",
-    ),
-    "freeze": (
-        "freeze",
-        True,
-        "weights become constants: batch norm folded, layouts packed ahead (inference)",
-    ),
-    "kernels": (
-        "kernels",
-        True,
-        "our Triton kernels: EfficientNet's bottlenecks (inference), depthwise convolutions (training) (CUDA)",
-    ),
-    "openvino": ("peer", "openvino", "exported to OpenVINO (inference, CPU)"),
-    "onnxruntime": ("peer", "onnxruntime", "exported to ONNX Runtime (inference)"),
-    "tensorrt": ("peer", "tensorrt", "compiled by torch-tensorrt (inference, CUDA)"),
+}  # fmt: skip
+LAYOUTS = {"nchw": "contiguous batch, channel, height, width", "nhwc": "channels_last memory format"}
+MODES = {
+    "eager": "no torch.compile",
+    "compile": "torch.compile with inductor's default mode",
+    "graphs": "torch.compile, replayed as CUDA graphs; in training the whole update as one (CUDA)",
+    "autotune": "torch.compile, max-autotune: kernels timed, CUDA graphs where they capture",
 }
-PRESETS: dict[str, str] = {
+SWITCHES = {
+    "freeze": "weights become constants: batch norm folded, layouts packed ahead (inference)",
+    "kernels": "our Triton kernels: EfficientNet's bottlenecks (inference), depthwise convolutions (training) (CUDA)",
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A foreign engine: one line for lists, and the precisions it can be asked for."""
+
+    summary: str
+    precisions: tuple[str, ...]
+
+
+# Precision is all that a peer is asked for; nothing else of ours reaches inside it.
+PEERS = {
+    "openvino": Peer("exported to OpenVINO (inference, CPU)", ("fp32", "bf16")),
+    "onnxruntime": Peer("exported to ONNX Runtime (inference)", ("fp32",)),
+    "tensorrt": Peer("compiled by torch-tensorrt (inference, CUDA)", ("fp32", "fp16")),
+}
+PRESETS = {
     "naive": "eager fp32 NCHW: what a first script does",
     "fast": "the best known for this device and task (the default)",
     "tuned": "what bench tune found for this model, task and machine",
 }
-# What OpenVINO and ONNX Runtime are asked for; nothing else of ours reaches inside them.
-PEER_PRECISIONS: Mapping[str, tuple[str, ...]] = {
-    "openvino": ("fp32", "bf16"),
-    "onnxruntime": ("fp32",),
-    "tensorrt": ("fp32", "fp16"),
-}
+
+
+def levers() -> dict[str, tuple[str, str | bool, str]]:
+    """Lever -> the field of Configuration that it sets, the value, one line for lists."""
+    return {
+        **{word: ("precision", word, one.summary) for word, one in PRECISIONS.items()},
+        **{word: ("layout", word, line) for word, line in LAYOUTS.items()},
+        **{word: ("compile", word, line) for word, line in MODES.items()},
+        **{word: (word, True, line) for word, line in SWITCHES.items()},
+        **{word: ("peer", word, peer.summary) for word, peer in PEERS.items()},
+    }
+
+
+def words(text: str) -> list[str]:
+    """The words of a configuration's text: the one place where it is taken apart."""
+    return [word for word in text.strip().lower().split("-") if word]
 
 
 @dataclass(frozen=True)
@@ -68,12 +119,15 @@ class Configuration:
     """How a network is laid out, in which precision, and what runs it.
 
     Attributes:
-        precision: fp32, tf32, amp, bf16 or fp16.
-        layout: nchw or nhwc (channels_last).
-        compile: eager, compile, graphs or autotune.
+        precision: a key of PRECISIONS.
+        layout: a key of LAYOUTS; nhwc is channels_last.
+        compile: a key of MODES.
         freeze: weights are constants of the program (inference only).
         kernels: layers that kernels/ has are computed by it.
         peer: None, or the foreign engine that runs the exported network.
+
+    Raises:
+        ModelError: a value that is in none of these tables.
     """
 
     precision: str = "fp32"
@@ -83,18 +137,152 @@ class Configuration:
     kernels: bool = False
     peer: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, known in (("precision", PRECISIONS), ("layout", LAYOUTS), ("compile", MODES), ("peer", PEERS)):
+            value = getattr(self, name)
+            if value not in known and not (name == "peer" and value is None):
+                raise ModelError(f"no {name} is called {value!r}; there are {', '.join(known)}")
+
     @property
     def text(self) -> str:
         """The levers joined by '-': the part after '@' in every id."""
         if self.peer is not None:
             return f"{self.peer}-{self.precision}"
-        words = [self.precision, self.layout, self.compile]
-        return "-".join(words + ["freeze"] * self.freeze + ["kernels"] * self.kernels)
+        switches = [name for name in SWITCHES if getattr(self, name)]
+        return "-".join([self.precision, self.layout, self.compile, *switches])
+
+    @classmethod
+    def from_text(cls, text: str) -> "Configuration":
+        """The inverse of text, also with levers left out or in another order; no preset.
+
+        Raises:
+            ModelError: an unknown word, or two words for one thing.
+        """
+        choice = Choice.from_text(text)
+        if choice.preset:
+            raise ModelError(f"{choice.preset} is a preset: what it stands for depends on the device and the task")
+        return cls(**choice.changes)
 
     @property
-    def reduced(self) -> bool:
-        """True if activations have fewer than 24 bits of mantissa, so outputs differ from fp32 on purpose."""
-        return self.precision != "fp32"
+    def numbers(self) -> Precision:
+        """What its precision means."""
+        return PRECISIONS[self.precision]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the images it takes, by torch's name.
+
+        Autocast would cast float32 images at the first convolution; arriving in its dtype saves that pass. The CPU
+        engines convert float32 images themselves.
+        """
+        return "float32" if self.peer in ("openvino", "onnxruntime") else self.numbers.computed
+
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile works on it."""
+        return self.compile != "eager"
+
+    @property
+    def captures(self) -> bool:
+        """Whether CUDA graphs replay it."""
+        return self.compile in ("graphs", "autotune")
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is what a first script does, with torch's own defaults."""
+        return self == Configuration()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration as a user asks for it; what it comes to depends on the device and the task.
+
+    Attributes:
+        preset: a key of PRESETS that the words begin with, or "": levers that are not named stay as in naive.
+        levers: the other words.
+    """
+
+    preset: str = ""
+    levers: tuple[str, ...] = ()
+
+    @classmethod
+    def from_text(cls, text: str) -> "Choice":
+        """Read a preset, levers joined by '-', or a preset followed by levers that change it.
+
+        `compile` is fp32, NCHW, compiled; `fast-fp32` is the fast preset in fp32.
+
+        Raises:
+            ModelError: an unknown word (near names are listed), or two words for one thing.
+        """
+        found = words(text)
+        if not found:
+            raise ModelError(
+                "an empty configuration after '@'; write a preset (naive, fast) or levers (bf16-nhwc-compile)"
+            )
+        preset = found.pop(0) if found[0] in PRESETS else ""
+        choice = cls(preset, tuple(found))
+        known = levers()
+        seen: dict[str, str] = {}
+        for word in found:
+            if word not in known:
+                raise unknown(f"lever in configuration {text!r}:", word, [*PRESETS, *known])
+            field = known[word][0]
+            if seen.setdefault(field, word) != word:
+                raise ModelError(f"configuration {text!r} says both {seen[field]} and {word}; choose one")
+        return choice
+
+    @property
+    def text(self) -> str:
+        """As it was written."""
+        return "-".join([*filter(None, [self.preset]), *self.levers])
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it asks for what `bench tune` has found."""
+        return self.preset == "tuned"
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Field of Configuration -> the value that a lever gives it."""
+        known = levers()
+        return {known[word][0]: known[word][1] for word in self.levers}
+
+    def on(self, device: "Device", training: bool, tuned: Configuration | None = None) -> Configuration:
+        """What it comes to on this device and for this task.
+
+        Training drops `freeze` from a preset, never from levers that the user wrote.
+
+        Args:
+            tuned: what the preset `tuned` stands for.
+
+        Raises:
+            ModelError: a combination that cannot work on this device or for this task.
+        """
+        start = tuned if self.tuned and tuned is not None else preset(self.preset or "naive", device, training)
+        configuration = replace(start, **self.changes)
+        if "peer" in self.changes:
+            configuration = self._peer(configuration, device)
+        check(configuration, device, training)
+        return configuration
+
+    def _peer(self, configuration: Configuration, device: "Device") -> Configuration:
+        """A peer decides layout and compilation itself; only its precision is ours to ask for."""
+        changes = self.changes
+        name = changes.pop("peer")
+        precision = changes.pop("precision", None)
+        if changes:
+            extra = [word for word in self.levers if word not in (name, precision)]
+            raise ModelError(
+                f"configuration {self.text!r}: {name} decides {' and '.join(extra)} itself; name only a precision"
+            )
+        allowed = PEERS[name].precisions
+        if precision is None:
+            precision = allowed[-1] if device.bf16 and allowed[-1] == "bf16" else allowed[0]
+        if precision not in allowed:
+            raise ModelError(
+                f"configuration {self.text!r}: {name} runs here in {' or '.join(allowed)}, not {precision}"
+            )
+        return Configuration(precision=precision, peer=name)
 
 
 @dataclass(frozen=True)
@@ -139,7 +327,7 @@ def _has_compiler() -> bool:
 def preset(name: str, device: Device, training: bool) -> Configuration:
     """The configuration a preset stands for on this device and task.
 
-    `fast` on CUDA has not been measured: it is what public measurements speak for.
+    `fast` on CUDA has not been measured yet: public measurements of other projects suggest it.
 
     `fast` on a CPU trains eagerly: compiling a training step takes long there and gains little where plain
     convolutions do the work; `bench compare NAME@fast NAME@amp-nhwc-compile` tells for a network at hand.
@@ -173,58 +361,8 @@ def preset(name: str, device: Device, training: bool) -> Configuration:
 
 
 def parse(text: str, device: Device, training: bool) -> Configuration:
-    """Read a configuration: a preset, levers joined by '-', or a preset followed by levers that change it.
-
-    Levers not named stay as in `naive`: `compile` is fp32, NCHW, compiled. `fast-fp32` is the fast preset in fp32.
-    Training drops `freeze` from a preset, never from words the user wrote.
-
-    Raises:
-        ModelError: an unknown word (near names are listed), two words for one thing, or a combination that
-            cannot work on this device or for this task.
-    """
-    words = [word for word in text.strip().lower().split("-") if word]
-    if not words:
-        raise ModelError("an empty configuration after '@'; write a preset (naive, fast) or levers (bf16-nhwc-compile)")
-    configuration = Configuration()
-    if words[0] in PRESETS:
-        configuration = preset(words[0], device, training)
-        words = words[1:]
-    seen: dict[str, str] = {}
-    changes: dict[str, str | bool] = {}
-    for word in words:
-        if word not in LEVERS:
-            known = [*PRESETS, *LEVERS]
-            near = difflib.get_close_matches(word, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-            raise ModelError(f"no configuration lever is called {word!r} (in {text!r}); {hint}")
-        field, value, _ = LEVERS[word]
-        if field in seen and seen[field] != word:
-            raise ModelError(f"configuration {text!r} says both {seen[field]} and {word}; choose one")
-        seen[field] = word
-        changes[field] = value
-    configuration = replace(configuration, **changes)  # type: ignore[arg-type]
-    if configuration.peer is not None:
-        configuration = _peer(configuration, seen, device, text)
-    check(configuration, device, training)
-    return configuration
-
-
-def _peer(configuration: Configuration, seen: dict[str, str], device: Device, text: str) -> Configuration:
-    """A peer decides layout and compilation itself; only its precision is ours to ask for."""
-    extra = [seen[field] for field in ("layout", "compile", "freeze", "kernels") if field in seen]
-    if extra:
-        raise ModelError(
-            f"configuration {text!r}: {configuration.peer} decides {' and '.join(extra)} itself; name only a precision"
-        )
-    allowed = PEER_PRECISIONS[configuration.peer or ""]
-    precision = configuration.precision
-    if "precision" not in seen:
-        precision = allowed[-1] if device.bf16 and allowed[-1] == "bf16" else allowed[0]
-    if precision not in allowed:
-        raise ModelError(
-            f"configuration {text!r}: {configuration.peer} runs here in {' or '.join(allowed)}, not {precision}"
-        )
-    return Configuration(precision=precision, peer=configuration.peer)
+    """What a text comes to on this device and for this task. Raises ModelError, see Choice."""
+    return Choice.from_text(text).on(device, training)
 
 
 def check(configuration: Configuration, device: Device, training: bool) -> None:
@@ -249,7 +387,7 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
             )
         if configuration.precision == "fp16" and training:
             raise ModelError(f"configuration {text!r}: fp16 training needs a CUDA device; on a CPU use amp (bfloat16)")
-        if configuration.compile != "eager" and not device.compiler:
+        if configuration.compiles and not device.compiler:
             raise ModelError(
                 f"configuration {text!r}: torch.compile needs a C++ compiler on a CPU and none was found; "
                 "install g++ or use eager"

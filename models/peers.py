@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
+from models.configuration import PRECISIONS
 from models.errors import ModelError
 
 
@@ -104,7 +105,7 @@ def tensorrt(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
         raise ModelError(
             "the configuration asks for tensorrt, which needs torch-tensorrt; it is not installed"
         ) from error
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    dtype = getattr(torch, PRECISIONS[precision].weights(training=False))
     images = torch.zeros(example, dtype=dtype, device="cuda")
     compiled: Callable[[Tensor], Tensor] = torch_tensorrt.compile(
         model.to("cuda", dtype), inputs=[images], enabled_precisions={dtype}
@@ -112,7 +113,7 @@ def tensorrt(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
     return compiled
 
 
-PEERS: dict[str, Callable[[nn.Module, str, tuple[int, ...]], Callable[[Tensor], Tensor]]] = {
+ENGINES: dict[str, Callable[[nn.Module, str, tuple[int, ...]], Callable[[Tensor], Tensor]]] = {
     "openvino": openvino,
     "onnxruntime": onnxruntime,
     "tensorrt": tensorrt,

@@ -12,14 +12,6 @@ from models.dropout import quicken_dropout
 from models.errors import ModelError
 from models.small_maps import adapt_small_maps
 
-DTYPES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "amp": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -56,6 +48,13 @@ def memory_format(layout: str) -> torch.memory_format:
     return torch.channels_last if layout == "nhwc" else torch.contiguous_format
 
 
+def dtype_named(name: str) -> torch.dtype:
+    """torch's dtype of this name, such as "bfloat16"."""
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
 def set_tf32(enabled: bool) -> None:
     """TF32 is a switch of the whole process, so a measuring process holds one configuration only."""
     torch.backends.cuda.matmul.allow_tf32 = enabled
@@ -68,26 +67,11 @@ def set_switches(configuration: Configuration) -> None:
     The plain configuration gets torch's own defaults, as a first script has them: TF32 in convolutions, none in matrix
     products, and no algorithm tried out. Against anything less, ours would look better than they are.
     """
-    plain = configuration == Configuration()
-    set_tf32(configuration.precision == "tf32")
-    if plain:
+    set_tf32(configuration.numbers.tf32)
+    if configuration.plain:
         torch.backends.cudnn.allow_tf32 = True
     # The input size never changes within a workload, so letting cuDNN time its algorithms once pays.
-    torch.backends.cudnn.benchmark = not plain
-
-
-def apply_precision(model: nn.Module, precision: str, training: bool) -> nn.Module:
-    """Cast the weights. fp16 training keeps fp32 weights (autocast and a scaler do the rest)."""
-    if precision == "fp16" and training:
-        return model
-    return model.to(DTYPES[precision])
-
-
-def autocast_dtype(precision: str, training: bool) -> torch.dtype | None:
-    """What autocast computes in, None if it is off."""
-    if precision == "amp":
-        return torch.bfloat16
-    return torch.float16 if precision == "fp16" and training else None
+    torch.backends.cudnn.benchmark = not configuration.plain
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -157,13 +141,11 @@ def prepare(
     """
     model = model.train(training)
     if configuration.peer is not None:
-        from models.peers import PEERS
+        from models.peers import ENGINES
 
         model = model.eval()
-        peer = PEERS[configuration.peer](model, configuration.precision, example)
-        # TensorRT's program takes its own precision; the CPU engines convert fp32 images themselves.
-        dtype = DTYPES[configuration.precision] if configuration.peer == "tensorrt" else torch.float32
-        return Prepared(model, peer, dtype, torch.contiguous_format, None)
+        peer = ENGINES[configuration.peer](model, configuration.precision, example)
+        return Prepared(model, peer, dtype_named(configuration.dtype), torch.contiguous_format, None)
     if device.type == "cuda":
         set_switches(configuration)
     model = model.to(device)
@@ -173,19 +155,20 @@ def prepare(
 
         model = use_kernels(model, training)
     # Folding computes new weights; in fp32 they are exact before they are rounded once.
-    if configuration.freeze and configuration.compile == "eager":
+    if configuration.freeze and not configuration.compiles:
         model = fold_batch_norm(model)
-    model = apply_precision(apply_layout(model, configuration.layout), configuration.precision, training)
+    model = apply_layout(model, configuration.layout).to(dtype_named(configuration.numbers.weights(training)))
     # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.
-    if training and device.type == "cpu" and configuration.compile == "eager" and configuration != Configuration():
+    if training and device.type == "cpu" and not configuration.compiles and not configuration.plain:
         model = adapt_small_maps(quicken_dropout(model))
     call: Callable[[Tensor], Tensor] = model
-    if configuration.compile != "eager":
+    if configuration.compiles:
         # The whole update of a training is captured (models.training.graphed), not each pass by itself.
         captured = captured or (training and configuration.compile == "graphs")
         modes = CAPTURED_MODES if captured else COMPILE_MODES
         call = apply_compile(model, modes[configuration.compile], configuration.freeze)
-    cast = autocast_dtype(configuration.precision, training)
+    autocast = configuration.numbers.autocast(training)
+    cast = dtype_named(autocast) if autocast else None
 
     def forward(images: Tensor) -> Tensor:
         # no_grad, not inference_mode: inductor only freezes weights it may treat as constants under no_grad.
@@ -193,5 +176,4 @@ def prepare(
         with guard, torch.autocast(device.type, cast or torch.bfloat16, enabled=cast is not None):
             return call(images)
 
-    # Autocast would cast fp32 images at the first convolution; arriving in its dtype saves that pass.
-    return Prepared(model, forward, cast or DTYPES[configuration.precision], memory_format(configuration.layout), cast)
+    return Prepared(model, forward, dtype_named(configuration.dtype), memory_format(configuration.layout), cast)

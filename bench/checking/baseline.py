@@ -15,10 +15,11 @@ from typing import Any
 from bench.checking.check import confirmed
 from bench.checking.facts import Question, exact
 from bench.checking.looks import Duel, doubts, judged_self_test, subject_of_self_test
-from bench.checking.sides import Say, Spawn, open_caches
+from bench.checking.sides import Spawn, open_caches
 from bench.checking.trees import Tree, running
 from bench.errors import UsageError
 from bench.inspecting import reference
+from bench.screen import Say
 from bench.sides.process import Worker
 from bench.timing.workload import METRIC, Conditions, Workload
 from results.gate import ERROR, VOID, CheckReport, Row, Side

@@ -14,13 +14,13 @@ from typing import Any
 
 from bench.checking.trees import commit_of, top_of
 from bench.errors import BenchError, UsageError
+from bench.screen import Say
 from bench.timing.workload import Workload
 from results.gate import Row
 from results.tables import render
 from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE
 
 Duellist = Callable[[str, str, Workload], Row]
-Say = Callable[[str], None]
 
 GOOD = "good"
 BAD = "bad"

@@ -15,13 +15,14 @@ from typing import Any
 
 from bench.checking.facts import Question, computed, exact
 from bench.checking.looks import Duel, doubts, judged_self_test, subject_of_self_test
-from bench.checking.sides import Say, Spawn, first_line, only_one, open_caches
+from bench.checking.sides import Spawn, only_one, open_caches, said_by
 from bench.checking.trees import Tree, two_commits
-from bench.errors import UsageError, WorkloadError
+from bench.errors import BenchError, UsageError, WorkloadError
 from bench.inspecting import reference
+from bench.screen import Say
 from bench.sides.process import Worker
-from bench.timing.duel import SideError
-from bench.timing.workload import METRIC, Conditions, Workload
+from bench.timing.workload import METRIC, Conditions, LoaderOutput, Workload
+from models.configuration import Configuration
 from results.gate import ERROR, CheckReport, Fact, Row, row_verdict
 from results.record import Metric, Record, utc_now
 from results.stats import interval, summarise
@@ -41,18 +42,18 @@ def default_workloads(device: str, data: str) -> list[Workload]:
     batch, size = (128, 128) if cuda else (4, 64)
     # Without freezing: graphs of frozen weights are compiled anew in each process. On two cores one compiled network
     # has to do: every process of every block traces it again, code that is kept or not.
-    inference = "bf16-nhwc-compile"
-    training = "amp-nhwc-compile" if cuda else "amp-nhwc-eager"
+    inference = Configuration("bf16", "nhwc", "compile")
+    training = Configuration("amp", "nhwc", "compile" if cuda else "eager")
     networks = [
         Workload(task, model, configuration, batch, size, 1000, device=device)
         for task, model, configuration in (
             ("inference", "resnet18", inference),
-            ("inference", "efficientnet_b0", inference if cuda else "bf16-nhwc-eager"),
+            ("inference", "efficientnet_b0", inference if cuda else replace(inference, compile="eager")),
             ("training", "resnet18", training),
             ("training", "efficientnet_b0", training),
         )
     ]
-    return [*networks, Workload("loading", "dali", "bfloat16-nhwc", 32, size, data=data, device=device)]
+    return [*networks, Workload("loading", "dali", LoaderOutput("bfloat16"), 32, size, data=data, device=device)]
 
 
 def confirmed(first: Sequence[Row], measure_again: Callable[[list[str]], Mapping[str, Row]]) -> list[Row]:
@@ -147,9 +148,11 @@ def check(
             known = [w for w in workloads if w.id not in {row.workload for row in rows}]
             found, failed = computed(question, known, conditions, Path(place), say, exact_only)
             facts, rows = [*facts, *found], [*rows, *failed]
-    except SideError as error:
+    except BenchError as error:
+        if not error.side:
+            raise
         # A side that does not even start (it does not import, it does not install) can do none of them.
-        reason = f"{error.side}: {first_line(error)}"
+        reason = said_by(error)
         done = {row.workload for row in rows}
         rows += [Row(w.id, ERROR, images=w.batch, reason=reason) for w in workloads if w.id not in done]
     known = [w for w in workloads if w.id not in {row.workload for row in rows}]
@@ -255,12 +258,10 @@ def unknown_allowances(allow: tuple[str, ...]) -> None:
 
 
 def subjects(
-    words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, progress: Any
-) -> tuple[list[Any], Any]:
+    words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, progress: Say
+) -> tuple[list[Workload], Conditions]:
     """The workloads, and the conditions that they are built under."""
-    from bench.checking.check import default_workloads
     from bench.timing.images import find_data
-    from bench.timing.workload import Conditions, Workload
 
     root, name = "", ""
     wanted = [Workload.from_id(text) for text in ids(words)]

@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from bench.checking.sides import Say, Spawn, first_line, greet, imported, imports, of_side, open_side
+from bench.checking.sides import Spawn, open_side, said_by
 from bench.checking.trees import Tree
-from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
+from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError, on_side
+from bench.screen import Say
+from bench.sides.crew import Crew, Needs
 from bench.sides.process import Worker
-from bench.timing.duel import SideError
 from bench.timing.workload import Conditions, Workload
 from results.gate import ERROR, NEW, VANISHED, Fact, Row
 
@@ -24,67 +25,59 @@ class Question:
     def __init__(
         self, base: Tree, head: Tree, threads: int, spawn: Spawn = Worker, workloads: Sequence[Workload] = ()
     ) -> None:
-        self.trees = {"base": base, "head": head}
-        self.workloads = workloads
-        self.threads = threads
-        self.spawn = spawn
-        self.workers: dict[str, Any] = {}
+        trees = {"base": base, "head": head}
+        self.crew = Crew(lambda name: open_side(trees[name], name, threads, spawn))
+        self.needs = Needs.of(workloads)
 
-    def __enter__(self) -> "Question":
+    def __enter__(self) -> Self:
         try:
-            for name, tree in self.trees.items():
-                with of_side(name):
-                    self.workers[name] = open_side(tree, name, self.threads, self.spawn)
-                    self.workers[name].send("hello")
-                    self.workers[name].send("imports", **imports(self.workloads))
-            for name, tree in self.trees.items():
-                with of_side(name):
-                    greet(self.workers[name], tree)
-                imported(self.workers[name])
+            self.crew.start(["base", "head"], self.needs)
         except BaseException:
-            self.close()
+            self.crew.close()
             raise
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self.close()
+        self.crew.close()
 
-    def close(self) -> None:
-        while self.workers:
-            self.workers.popitem()[1].close()
+    def restart(self) -> None:
+        """Fresh processes for both sides."""
+        self.crew.close()
+        self.__enter__()
 
     def ask(self, command: str, timeout: float, **arguments: Any) -> dict[str, dict[str, Any] | BenchError]:
         """Side -> its answer, or what it could not do."""
         answers: dict[str, dict[str, Any] | BenchError] = {}
-        for name, worker in self.workers.items():
+        for name in self.crew:
             try:
-                worker.send(command, **arguments)
+                self.crew[name].send(command, **arguments)
             except BenchError as error:
                 answers[name] = error
-        for name, worker in list(self.workers.items()):
+        for name in self.crew:
             try:
                 if name not in answers:
-                    answers[name] = worker.receive(timeout)
+                    answers[name] = self.crew[name].receive(timeout)
             except BenchError as error:
                 answers[name] = error
             # It may be dead or out of step (who was killed for memory is): the next question needs a fresh one.
             if isinstance(answers[name], (WorkerError, OutOfMemoryError)):
-                worker.close()
-                with of_side(name):
-                    self.workers[name] = open_side(self.trees[name], name, self.threads, self.spawn)
-                    self.workers[name].send("hello")
-                    greet(self.workers[name], self.trees[name])
+                self.crew.replace(name)
         return answers
 
-    def of(self, conditions: Conditions) -> dict[str, Any]:
-        """With this side's share of the threads; what a process says of its machine before is of all of them."""
-        return asdict(replace(conditions, threads=max(1, conditions.threads // 2)))
+    def asked(self, workload: Workload, conditions: Conditions, quick: bool) -> dict[str, Any]:
+        """The words of a question about a workload.
+
+        Conditions with a side's share of the threads; what a process says of its machine before is of all of them. The
+        configuration as text: one of the sides may be code that reads no other form.
+        """
+        shared = replace(conditions, threads=max(1, conditions.threads // 2))
+        described = {**workload.to_json(), "configuration": workload.configuration.text}
+        return {"workload": described, "conditions": asdict(shared), "quick": quick}
 
     def one(self, name: str, command: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         """One side's answer; raises what it raised, with the side."""
-        with of_side(name):
-            answer: dict[str, Any] = self.workers[name].ask(command, timeout, **arguments)
-        return answer
+        with on_side(name):
+            return self.crew[name].ask(command, timeout, **arguments)
 
 
 def exact(
@@ -102,9 +95,8 @@ def exact(
     gone: list[Row] = []
     for workload in workloads:
         say(f"counting {workload.id}")
-        words = {"workload": workload.to_json(), "conditions": question.of(conditions), "quick": quick}
-        answers = question.ask("facts", 600, **words)
-        failed = {name: answers[name] for name in sides if isinstance(answers[name], BenchError)}
+        answers = question.ask("facts", 600, **question.asked(workload, conditions, quick))
+        failed = {name: answer for name in sides if isinstance(answer := answers[name], BenchError)}
         if failed:
             gone.append(absent(workload, failed))
             continue
@@ -119,13 +111,13 @@ def exact(
 # How every version words a name that it does not know. Other reasons, such as a package that is not installed, are not
 # absence: a side that can run nothing must not pass because all of it is new.
 UNKNOWN = re.compile(
-    r"unknown (model|loader|kernel)\b|no \w+( \w+)? is called |kernel \S+ cannot run here: no kernel is "
+    r"unknown (model|loader|kernel|lever)\b|no \w+( \w+)? is called |kernel \S+ cannot run here: no kernel is "
 )
 
 
-def absent(workload: Workload, failed: Mapping[str, Any]) -> Row:
+def absent(workload: Workload, failed: Mapping[str, BenchError]) -> Row:
     """The row of a workload that a side could not do; absent is only what a side itself says it does not have."""
-    reasons = "; ".join(f"{name}: {first_line(error)}" for name, error in failed.items())
+    reasons = "; ".join(f"{name}: {error.summary}" for name, error in failed.items())
     known = all(type(error) is WorkloadError and UNKNOWN.match(str(error)) for error in failed.values())
     verdict = ERROR
     if known and len(failed) == 1:
@@ -152,15 +144,14 @@ def computed(
             continue
         say(f"comparing what {workload.id} computes")
         files = {name: folder / f"{name}-{number}.safetensors" for name in ("base", "head")}
-        words: dict[str, Any] = {"workload": workload.to_json(), "conditions": question.of(conditions), "quick": quick}
+        words = question.asked(workload, conditions, quick)
         try:
             question.one("base", "outputs", 600, given="", save=str(files["base"]), **words)
             answer = question.one("head", "outputs", 600, given=str(files["base"]), save=str(files["head"]), **words)
-        except SideError as error:
+        except BenchError as error:
             # Not an output that differs: there is none, and no --allow makes one of it.
-            failed.append(Row(workload.id, ERROR, images=workload.batch, reason=f"{error.side}: {first_line(error)}"))
-            question.close()
-            question.__enter__()
+            failed.append(Row(workload.id, ERROR, images=workload.batch, reason=said_by(error)))
+            question.restart()
             continue
         if answer["differs"]:
             facts.append(Fact(workload.id, "output", None, None, False, (answer["differs"],)))

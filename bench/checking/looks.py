@@ -6,19 +6,20 @@ import random
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from bench.checking.sides import Say, Spawn, first_line, greet, imported, imports, of_side, open_side
+from bench.checking.sides import Spawn, open_side, said_by
 from bench.checking.trees import Tree
-from bench.errors import BenchError
+from bench.errors import BenchError, on_side
 from bench.machine.cpu import CpuTimes, Roots, cpu_times
-from bench.sides.crew import WARM_UP_CAP
+from bench.screen import Say
+from bench.sides.crew import WARM_UP_CAP, Crew, Needs
 from bench.sides.process import Worker
 from bench.timing.clock import Slice
-from bench.timing.duel import PAIRS, Plan, Round, SideError, keep, log_ratios, plan, take_turns
+from bench.timing.duel import PAIRS, Plan, Round, Turn, keep, log_ratios, plan, take_turns
 from bench.timing.workload import METRIC, Conditions, Workload
+from models.configuration import Configuration
 from results.gate import ERROR, Row, SelfTest
 from results.verdict import ALPHAS, LOOKS, UNSURE, Decision, instrument_faults, look, margin_of
 
@@ -39,12 +40,7 @@ SELF_TEST_SECONDS = 1.0  # the longest slice of so many steps; there are 32 of t
 
 def small(device: str) -> Workload:
     """What the instrument is tested with where every workload's steps are long, or the one chosen fails."""
-    return Workload("inference", "lenet", "fp32-nchw-eager", 4, 32, 10, device=device)
-
-
-def may_compile(workload: Workload) -> bool:
-    """Whether making it ready may need torch's compiler."""
-    return "eager" not in workload.configuration.split("-") and not workload.reads_files
+    return Workload("inference", "lenet", Configuration(), 4, 32, 10, device=device)
 
 
 def turns_of(seconds_per_step: float, prefetch: int) -> tuple[Plan, int]:
@@ -132,8 +128,7 @@ class Duel:
         self.rng = random.Random(seed)
         self.budget = budget
         self.say = say
-        self.spawn = spawn
-        self.workers: dict[str, Any] = {}
+        self.crew = Crew(lambda name: open_side(self.tree(name), name, conditions.threads, spawn))
         self.series = {workload.id: Series() for workload in workloads}
         self.instrument = Series()
         self.same: Decision | None = None
@@ -173,7 +168,7 @@ class Duel:
                     self.series.setdefault(self.self_test.id, Series())
                     self.measure(self.self_test, True)
             finally:
-                self.close()
+                self.crew.close()
             self.load.append(Busy.now().foreign(before))
             spent = time.monotonic() - block_begin
             overheads.append(spent - sum(self.series[w.id].latest for w in open_))
@@ -214,27 +209,16 @@ class Duel:
         values = self.series[workload.id].values("head", "base")
         return look(values, margin_of(METRIC[workload.task]), self.looks, self.alphas) if values else None
 
-    # ---- processes ----
-
     def start(self, names: Sequence[str], workloads: Sequence[Workload]) -> None:
         """Fresh processes; they import at the same time, nothing is timed yet."""
-        compiler = any(map(may_compile, workloads))
         # Whoever starts first gets other memory.
-        for name in self.rng.sample(names, len(names)):
-            self.workers[name] = open_side(self.tree(name), name, self.conditions.threads, self.spawn)
-        for name in names:
-            self.workers[name].send("hello", compiler=compiler)
-            self.workers[name].send("imports", **imports(workloads))
-        for name in names:
-            greet(self.workers[name], self.tree(name))
-        for name in names:
-            imported(self.workers[name])
+        self.crew.start(self.rng.sample(names, len(names)), Needs.of(workloads))
         # Says how fast the machine is in this very block, for comparisons with other runs. All do it, since it leaves
         # threads and memory behind; the head's counts.
         device, threads = self.workloads[0].device, self.conditions.threads
         for name in self.rng.sample(names, len(names)):
             try:
-                seconds = self.workers[name].ask("reference", 120, device=device, threads=threads)["seconds"]
+                seconds = self.crew[name].ask("reference", 120, device=device, threads=threads)["seconds"]
             except BenchError:
                 if name == "head":
                     raise
@@ -246,16 +230,11 @@ class Duel:
         return self.trees["head" if name == "head" else "base"]
 
     def restart(self) -> None:
-        names = list(self.workers)
-        self.close()
+        """Fresh processes in the middle of a block."""
+        names = list(self.crew)
+        self.crew.close()
         self.start(names, self.workloads)
         self.references.pop()
-
-    def close(self) -> None:
-        while self.workers:
-            self.workers.popitem()[1].close()
-
-    # ---- one workload in one block ----
 
     def measure(self, workload: Workload, testing: bool) -> None:
         """Build it on both sides, warm it, let the sides take turns; a side that fails ends this workload only."""
@@ -263,7 +242,7 @@ class Duel:
         begin = time.monotonic()
         asked = workload in self.workloads
         # What only tests the instrument is the base's alone.
-        names = [name for name in self.workers if (name != "again" or testing) and (name != "head" or asked)]
+        names = [name for name in self.crew if (name != "again" or testing) and (name != "head" or asked)]
         kept: list[Round] = []
         try:
             seconds, prefetch = self.ready(workload, names)
@@ -276,8 +255,7 @@ class Duel:
             elif testing:
                 self.ask_instrument(workload, how)
         except BenchError as error:
-            side = error.side if isinstance(error, SideError) else getattr(error, "side", None)
-            series.reason = f"{side}: {first_line(error)}" if side else first_line(error)
+            series.reason = said_by(error)
             self.say(f"{workload.id}: {series.reason}")
             if testing and asked:
                 # The row says what is wrong with the workload; the instrument may still be sound.
@@ -289,11 +267,7 @@ class Duel:
         if kept or not asked:
             series.seconds.append(time.monotonic() - begin)
         try:
-            # All at the same time: each collects its garbage, and nothing is timed.
-            for name in names:
-                self.workers[name].send("release", ids=[workload.id])
-            for name in names:
-                self.workers[name].receive(60)
+            self.crew.release({name: [workload] for name in names})
         except BenchError:
             # An answer that comes late would be taken for the next one's.
             self.restart()
@@ -312,10 +286,8 @@ class Duel:
             taken: dict[str, Slice] = {}
             for pair in self.rng.sample(pairs, 2):
                 for name, take in pair.items():
-                    try:
+                    with on_side("base"):  # whose code both processes run
                         taken[name] = take()
-                    except BenchError as error:
-                        raise SideError("base", error) from error  # whose code both processes run
             rounds.append(taken)
         kept = keep(rounds)
         if kept:
@@ -326,36 +298,17 @@ class Duel:
         seconds, prefetch = 0.0, 0
         # Whoever builds first gets other memory: that too falls on all sides alike.
         names = self.rng.sample(names, len(names))
-        # Nothing is timed yet, and compiling is one core's work: all sides at once. What is not compiled runs its first
-        # step right away, and its threads would wait for those of the other sides.
-        for crew in [list(names)] if may_compile(workload) else [[name] for name in names]:
-            for name in crew:
-                with of_side(name):
-                    self.workers[name].begin_build([workload], self.conditions)
-            for name in crew:
-                with of_side(name):
-                    built = self.workers[name].built()
-                    prefetch = max(prefetch, built["prefetch"][workload.id])
+        for built in self.crew.build(names, [workload], self.conditions, together=workload.may_compile).values():
+            prefetch = max(prefetch, built.prefetch[workload.id])
+        cap = min(WARM_UP_SECONDS, WARM_UP_CAP[workload.task])
         for name in names:
-            with of_side(name):
-                cap = min(WARM_UP_SECONDS, WARM_UP_CAP[workload.task])
-                seconds = max(seconds, self.workers[name].warm(workload, cap=cap)["seconds_per_step"])
+            with on_side(name):
+                seconds = max(seconds, self.crew[name].warm(workload, cap))
         return seconds, prefetch
 
-    def turn(self, name: str, workload: Workload, how: Plan, twice_every: int = 0) -> Callable[[], Any]:
-        def take() -> Any:
-            return self.workers[name].slice(
-                workload,
-                how.steps,
-                how.drop,
-                each=False,
-                timeout=120,
-                **({"twice_every": twice_every} if twice_every else {}),
-            )
-
-        return take
-
-    # ---- results ----
+    def turn(self, name: str, workload: Workload, length: Plan, twice_every: int = 0) -> Turn:
+        """A turn of a side."""
+        return self.crew.turn(name, workload, length, twice_every=twice_every)
 
     def row(self, workload: Workload) -> Row:
         series = self.series[workload.id]

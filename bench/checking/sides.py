@@ -4,23 +4,22 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from bench.checking.trees import Tree
-from bench.errors import BenchError, UsageError, WorkerError
+from bench.errors import BenchError, UsageError
+from bench.screen import Say
 from bench.sides.crew import worker_environment
-from bench.timing.duel import SideError
-from bench.timing.workload import Workload
+from bench.sides.process import Worker
 from loaders.cache import cache_folder
 
 CACHE_BYTES = 4 << 30
-Say = Callable[[str], None]
-Spawn = Callable[[str, Mapping[str, str], Path, str], Any]
+# (name, variables, folder of the packages, interpreter) -> a measuring process.
+Spawn = Callable[[str, Mapping[str, str], Path, str], Worker]
 
 
-def open_side(tree: Tree, name: str, threads: int, spawn: Spawn) -> Any:
+def open_side(tree: Tree, name: str, threads: int, spawn: Spawn = Worker) -> Worker:
     """A process that runs a tree's code, with compile caches that no other side reads."""
     cache = side_cache("head" if name == "head" else "base")
     environment = {
@@ -31,30 +30,11 @@ def open_side(tree: Tree, name: str, threads: int, spawn: Spawn) -> Any:
     return spawn(name, environment, tree.root, tree.python)
 
 
-def greet(worker: Any, tree: Tree) -> None:
-    """The answer to "hello"; a process that runs other code than its tree's would compare a tree with itself."""
-    answer = worker.receive(300)
-    source = answer.get("source")
-    if source is not None and Path(source).resolve() != tree.root.resolve():
-        raise WorkerError(
-            f"{tree.side.name} runs the code of {source} and not its own; is pixbench installed in a way that "
-            "goes before PYTHONPATH?"
-        )
-
-
-def imports(workloads: Sequence[Workload]) -> dict[str, Any]:
-    """What a process is told that it will need."""
-    return {
-        "models": sorted({w.subject for w in workloads if w.task not in ("loading", "kernel")}),
-        "loaders": sorted({w.loader or w.subject for w in workloads if w.reads_files}),
-        "training": any(w.training for w in workloads),
-    }
-
-
-def imported(worker: Any) -> None:
-    """Wait for the answer to "imports"; who could not answer it, such as older code, imports while it builds."""
-    with contextlib.suppress(BenchError):
-        worker.receive(300)
+def said_by(error: BenchError) -> str:
+    """An error in one line, behind the side that it happened on."""
+    # "again" is a second process of base, for the self-test.
+    side = "base" if error.side == "again" else error.side
+    return f"{side}: {error.summary}" if side else error.summary
 
 
 def side_cache(name: str) -> Path:
@@ -120,18 +100,3 @@ def only_one(device: str, wait: bool, say: Say) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-@contextlib.contextmanager
-def of_side(name: str) -> Iterator[None]:
-    """Errors inside say whose they are."""
-    try:
-        yield
-    except BenchError as error:
-        raise SideError("base" if name == "again" else name, error) from error
-
-
-def first_line(error: Exception) -> str:
-    """An error as a table's cell takes it."""
-    reason = error.reason if isinstance(error, SideError) else error
-    return (str(reason).splitlines() or [type(reason).__name__])[0].split("; its last output")[0]

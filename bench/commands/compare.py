@@ -120,9 +120,7 @@ def command(
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)
     are compared image by image.
     """
-    from bench.comparing.operands import parse_operands
     from bench.comparing.words import LABELS, RUN, files, only_kind, run_folders
-    from bench.machine.devices import choose_device
 
     check_output(output)
     chosen = only_kind(operands)
@@ -148,7 +146,7 @@ def command(
         return 0
     if across:
         raise UsageError("--across compares stored results; name .json files")
-    return _measure(parse_operands(operands, choose_device(options["device"])), format, output, store, **options)
+    return _measure(operands, format, output, store, **options)
 
 
 def _print(record: Any, format: str, output: str) -> None:
@@ -181,7 +179,7 @@ def _labels(operands: tuple[str, ...], format: str, output: str) -> int:
 
 
 def _measure(
-    operands: list[Any],
+    words: tuple[str, ...],
     format: str,
     output: str,
     store: Path | None,
@@ -189,83 +187,28 @@ def _measure(
     budget: float,
     **options: Any,
 ) -> int:
+    """Operands -> plan -> processes -> turns -> figures -> record -> table."""
     from bench.comparing.comparison import Comparison
+    from bench.comparing.operands import parse_operands
+    from bench.comparing.plan import open_device, settings_from
     from bench.comparing.run_log import RunLog
 
     screen = Screen()
-    settings, conditions = _settings(operands, screen, **options)
+    device = open_device(options["device"], options["force"])
+    operands = parse_operands(words, device)
+    settings, conditions = settings_from(operands, device, options, screen.progress)
     log = RunLog("compare", shlex.join(["bench", *sys.argv[1:]]), [o.label for o in operands], asdict(settings), store)
     state = log.resume(screen.say) if resume else None
     comparison = Comparison(operands, settings, conditions, screen.row(log), screen.progress, screen.say, state)
     log.follow(comparison)
     begin = time.monotonic()
-    try:
+    with log.kept(screen):
         comparison.run(budget)
-    except BaseException:
-        screen.clear()
-        if log.metrics:
-            log.save(complete=False)
-            screen.say(f"kept what was measured in {log.path}; the same command with --resume goes on")
-        raise
-    finally:
-        comparison.close()
-        screen.clear()
-    log.save(complete=True)
     _print(log.record(complete=True), format, output)
     where = f"stored in {log.path}" if not log.failure else "not stored"
     screen.say(f"{where}; took {time.monotonic() - begin:.0f} s")
-    if comparison.lost:
-        screen.say(f"bench: no number for {', '.join(comparison.lost)}: see above")
+    if comparison.failures:
+        screen.say(f"bench: no number for {', '.join(comparison.failures)}: see above")
     if log.failure:
         screen.say(f"bench: {log.failure}")
-    return 2 if comparison.lost or log.failure else 0
-
-
-def _settings(operands: list[Any], screen: Screen, **o: Any) -> tuple[Any, Any]:
-    from bench.comparing.comparison import MODEL_TASKS, Settings
-    from bench.machine.cpu import usable_cores
-    from bench.machine.devices import choose_device, refuse_used_gpu
-    from bench.timing.images import find_data
-    from bench.timing.workload import Conditions
-    from loaders import engines
-
-    device = choose_device(o["device"])
-    cuda = device == "cuda"
-    if cuda and not o["force"]:
-        refuse_used_gpu()
-    engines.check(o["loader"])
-    threads = o["threads"] or usable_cores()
-    tasks = [task for task in o["tasks"].split(",") if task]
-    wrong = [task for task in tasks if task not in MODEL_TASKS]
-    if wrong:
-        raise UsageError(f"--tasks has no {wrong[0]!r}; there are {', '.join(MODEL_TASKS)}")
-    if tasks and operands[0].kind != "model":
-        raise UsageError(f"--tasks is for models; {operands[0].label} is a {operands[0].kind}")
-    name, root = "", Path()
-    reads_files = not tasks or bool({"loading", "end_to_end"} & set(tasks))
-    if operands[0].kind != "kernel" and reads_files:
-        name, root = find_data(o["data"], screen.progress)
-    batch = o["batch"] or (256 if cuda else 32)
-    settings = Settings(
-        device=device,
-        batch=batch,
-        training_batch=o["training_batch"] or o["batch"] or (256 if cuda else 8),
-        size=o["size"] or 0,
-        classes=o["classes"] or 0,
-        loader=o["loader"],
-        threads=threads,
-        seed=o["seed"],
-        images=o["images"],
-        data=name,
-        rounds=o["rounds"],
-        tasks=",".join(task for task in MODEL_TASKS if task in tasks),
-        energy=o["energy"],
-    )
-    conditions = Conditions(
-        data_root=str(root.absolute()) if name else "",
-        threads=threads,
-        seed=o["seed"],
-        images=o["images"],
-        on_bad_image=o["on_bad_image"],
-    )
-    return settings, conditions
+    return 2 if comparison.failures or log.failure else 0

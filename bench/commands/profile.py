@@ -1,13 +1,18 @@
 """`bench profile MODEL`: where the time of a step goes, and what it is bound by."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.commands.options import network_options
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
+
+if TYPE_CHECKING:
+    from bench.comparing.profiling import Asked
+    from bench.screen import Screen
+    from bench.timing.workload import Conditions
 
 FOLDER = Path(".benchmarks/profiles")
 
@@ -60,40 +65,29 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
     screen.say(f"wrote {', '.join(found.files.values())} into {folder}; the trace opens in https://ui.perfetto.dev")
 
 
-def _name(asked: Any) -> str:
+def _name(asked: "Asked") -> str:
     label = "".join(letter if letter.isalnum() or letter in "-_@." else "-" for letter in asked.operand.label)
     return f"{label}-{asked.task}"
 
 
-def _asked(model: str, screen: Any, **o: Any) -> tuple[Any, Any]:
+def _asked(model: str, screen: "Screen", **options: Any) -> "tuple[Asked, Conditions]":
     from bench.comparing.operands import parse_operands
+    from bench.comparing.plan import conditions_from, open_device, usual_batches
     from bench.comparing.profiling import TASKS, Asked
     from bench.comparing.words import MEASURED, only_kind
-    from bench.machine.cpu import usable_cores
-    from bench.machine.devices import choose_device, refuse_used_gpu
-    from bench.timing.images import find_data
-    from bench.timing.workload import Conditions
-    from loaders import engines
 
-    chosen = only_kind([model])
-    if chosen != MEASURED:
-        raise UsageError(f"bench profile takes a model; {model} is {chosen}")
-    device = choose_device(o["device"])
+    kind = only_kind([model])
+    if kind != MEASURED:
+        raise UsageError(f"bench profile takes a model; {model} is {kind}")
+    device = open_device(options["device"], options["force"])
     [operand] = parse_operands([model], device)
     if operand.kind != "model":
         raise UsageError(f"bench profile takes a model; {model} is a {operand.kind}; measure it with bench compare")
-    if device == "cuda" and not o["force"]:
-        refuse_used_gpu()
-    engines.check(o["loader"])
-    task = TASKS[o["task"]]
-    name, root = "", Path()
-    if task == "end_to_end":
-        name, root = find_data(o["data"], screen.progress)
-    elif o["data"] is not None:
+    task = TASKS[options["task"]]
+    if task != "end_to_end" and options["data"] is not None:
         raise UsageError("--data is read by --task endtoend; the other tasks work on a constant batch")
-    usual = (256, 256) if device == "cuda" else (32, 8)
-    batch = o["batch"] or usual[task in ("training", "end_to_end")]
-    threads = o["threads"] or usable_cores()
-    asked = Asked(operand, task, device, batch, o["size"] or 0, o["classes"] or 0, o["loader"], name, o["steps"])
-    root_text = str(root.absolute()) if name else ""
-    return asked, Conditions(data_root=root_text, threads=threads, seed=o["seed"], images=o["images"])
+    data, conditions = conditions_from(options, task == "end_to_end", screen.progress)
+    batch = usual_batches(device, options["batch"])[task in ("training", "end_to_end")]
+    size, classes = options["size"] or 0, options["classes"] or 0
+    asked = Asked(operand, task, device, batch, size, classes, options["loader"], data, options["steps"])
+    return asked, conditions

@@ -1,15 +1,17 @@
 """`bench tune MODEL`: find the fastest configuration here, remember it, and say what each lever is worth."""
 
 import time
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.commands.options import network_options
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
+
+if TYPE_CHECKING:
+    from bench.comparing.tuning import Lever, Tuner, Tuning
+    from bench.screen import Screen
 
 TASKS = {"infer": "inference", "latency": "latency", "train": "training", "loading": "loading"}
 
@@ -70,7 +72,6 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
                 path = remember(one.winner)
             screen.say(f"{task}: {one.verdict}")
     finally:
-        tuner.close()
         screen.clear()
     if format == "json":
         write(to_json({"model": model, "tasks": [one.to_json() for one in found]}), output)
@@ -84,67 +85,63 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     return 2 if failed else 0
 
 
-def _tuner(model: str, tasks: list[str], screen: Any, **o: Any) -> Any:
+def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "Tuner":
+    from bench.comparing.plan import conditions_from, open_device, usual_batches
     from bench.comparing.tuning import Tuner, base_workloads
-    from bench.machine.cpu import usable_cores
-    from bench.machine.devices import choose_device, refuse_used_gpu
-    from bench.sides.process import Worker
-    from bench.timing.images import find_data
-    from bench.timing.workload import Conditions
-    from loaders import engines
+    from bench.machine.tuned import resolve
+    from bench.sides.crew import Crew, Needs, spawner
     from models import zoo
-    from models.configuration import Device
+    from models.configuration import Choice, Device
 
     if "@" in model:
         raise UsageError(
             f"bench tune takes a model without a configuration; it finds one: bench tune {model.split('@')[0]}"
         )
     zoo.check(model)
-    engines.check(o["loader"])
-    device = choose_device(o["device"])
-    if device == "cuda" and not o["force"]:
-        refuse_used_gpu()
-    threads = o["threads"] or usable_cores()
-    name, root = find_data(o["data"], screen.progress) if "loading" in tasks else ("", Path())
-    conditions = Conditions(
-        data_root=str(root.absolute()) if name else "", threads=threads, seed=o["seed"], images=o["images"]
-    )
-    batches = (o["batch"] or (256 if device == "cuda" else 32), o["batch"] or (256 if device == "cuda" else 8))
+    device = open_device(options["device"], options["force"])
+    data, conditions = conditions_from(options, "loading" in tasks, screen.progress)
     screen.progress("starting")
-    worker = Worker(model, {})
-    try:
-        worker.ask("hello", 300, compiler=False)
-        machine = worker.ask("machine")
-        base = base_workloads(
-            worker.ask, model, device, batches, o["size"] or 0, o["classes"] or 0, tasks, threads, name, o["loader"]
-        )
-        facts = worker.ask("device", device=device)
-    finally:
-        worker.close()
-    return Tuner(base, Device(**facts), conditions, machine, screen.progress)
+    with Crew(spawner(conditions.threads)) as crew:
+        crew.start([model], Needs((model,), compiler=False))
+        machine = crew[model].ask("machine")
+        facts = Device(**crew[model].ask("device", device=device))
+        cost = crew[model].ask("cost", 300, model=model, classes=options["classes"], size=options["size"])
+    base = base_workloads(
+        model,
+        resolve(Choice("fast"), facts, model, machine),
+        cost,
+        tasks,
+        device=device,
+        batches=usual_batches(device, options["batch"]),
+        threads=conditions.threads,
+        data=data,
+        loader=options["loader"],
+    )
+    return Tuner(base, facts, conditions, machine, screen.progress)
 
 
-def _text(found: Any, format: str) -> str:
+def _text(found: "Tuning", format: str) -> str:
     """One task for reading."""
-    from results.tables import render
+    from results.tables import Cell, render
 
     winner = found.winner
+    assert winner is not None
     bullet = "- " if format == "markdown" else ""
     title = f"{found.task} of {found.model}" if found.task != "loading" else f"loader {found.model}"
     lines = [f"{bullet}{title}: {winner.configuration}, batch {winner.batch}; {found.verdict}"]
     if winner.error is not None:
-        lines.append(f"{bullet}its price: logits lie {winner.error:.2g} of their spread from plain fp32's")
+        lines.append(f"{bullet}accuracy: logits differ from plain fp32's by {winner.error:.2g} of their spread")
     pieces = ["\n".join(lines)]
     if found.levers:
-        rows = [[one.lever, one.without, _ratio(one) or one.reason] for one in found.levers]
-        pieces.append(render(["lever", "without it", "worth"], rows, format).rstrip("\n"))
+        worth = [[one.lever, one.without, _ratio(one) or one.reason] for one in found.levers]
+        pieces.append(render(["lever", "without it", "worth"], worth, format).rstrip("\n"))
     if len(found.batches) > 1:
-        rows = [
+        batches: list[list[Cell]] = [
             [batch, f"{ratio:.2f}" if ratio is not None else "-", reason] for batch, _, ratio, reason in found.batches
         ]
-        pieces.append(render(["batch", "images/s, ratio", ""], rows, format).rstrip("\n"))
-    rows = [
-        [one.configuration, f"{one.ratio:.2f}" if one.ratio is not None else "-", one.rung or "-",
+        pieces.append(render(["batch", "images/s, ratio", ""], batches, format).rstrip("\n"))
+    rows: list[list[Cell]] = [
+        [one.configuration.text, f"{one.ratio:.2f}" if one.ratio is not None else "-", one.rung or "-",
          "-" if one.error is None else f"{one.error:.2g}", one.reason]
         for one in found.results
     ]  # fmt: skip
@@ -156,7 +153,7 @@ def _text(found: Any, format: str) -> str:
     return "\n\n".join(pieces) + "\n"
 
 
-def _ratio(lever: Any) -> str:
+def _ratio(lever: "Lever") -> str:
     from results.record import Ratio
     from results.tables import ratio_text
 
@@ -165,13 +162,13 @@ def _ratio(lever: Any) -> str:
     return ratio_text(Ratio("with", "without", lever.ratio, lever.low, lever.high, None, 1, 1))
 
 
-def _csv(found: list[Any]) -> str:
+def _csv(found: "list[Tuning]") -> str:
     from results.tables import render
 
     headers = ["task", "model", "configuration", "ratio", "rung", "error", "reason"]
     rows = [
-        [one.task, one.model, *(asdict(result)[name] for name in ("configuration", "ratio", "rung", "error", "reason"))]
+        [one.task, one.model, r.configuration.text, r.ratio, r.rung, r.error, r.reason]
         for one in found
-        for result in one.results
+        for r in one.results
     ]
     return render(headers, rows, "csv")

@@ -1,17 +1,54 @@
-"""What stands on a command line -> operands. Imports no torch, so a typing error is answered at once."""
+"""What stands on a command line to be measured -> operands. Imports no torch, so a typing error is answered at once."""
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from bench.comparing.comparison import Operand
 from bench.errors import UsageError, WorkloadError
-from bench.machine.tuned import is_tuned
+from bench.timing.workload import KernelVariant, LoaderOutput
 from models import zoo
-from models.configuration import Device, parse
+from models.configuration import Choice, Device
 
-# Batches as a training step takes them by default.
-LOADER_OUTPUT = "float32-nhwc"
-LOADER_DTYPES = ("float32", "bfloat16", "float16")
+
+@dataclass(frozen=True)
+class Operand:
+    """One column of the comparison.
+
+    Attributes:
+        label: unique, as the user wrote it.
+        subject: the name before '@'.
+        configuration: what stands after '@', parsed; it says what kind of thing this is.
+    """
+
+    label: str
+    subject: str
+    configuration: Choice | LoaderOutput | KernelVariant
+
+    @property
+    def kind(self) -> str:
+        """ "model", "loader" or "kernel"."""
+        if isinstance(self.configuration, Choice):
+            return "model"
+        return "loader" if isinstance(self.configuration, LoaderOutput) else "kernel"
+
+    @property
+    def choice(self) -> Choice:
+        """The configuration that was chosen for a model."""
+        assert isinstance(self.configuration, Choice), f"{self.label} is a {self.kind}"
+        return self.configuration
+
+    def may_compile(self, device: str) -> bool:
+        """Whether measuring it on "cpu" or "cuda" may need a compiler."""
+        if not isinstance(self.configuration, Choice):
+            return self.kind == "kernel"
+        if self.choice.tuned:
+            return True
+        found = self.choice.on(facts_of(device), training=False)
+        return found.compiles or found.peer is not None
+
+
+def facts_of(device: str) -> Device:
+    """What is known of a device without torch; of a GPU the best is assumed."""
+    return Device.from_cpu() if device == "cpu" else Device(device, bf16=True, compiler=True)
 
 
 def parse_operands(words: Sequence[str], device: str = "") -> list[Operand]:
@@ -39,46 +76,22 @@ def _parse(word: str, label: str, device: str) -> Operand:
     from kernels import catalogue
     from loaders import engines
 
-    name, _, configuration = word.partition("@")
+    name, at, text = word.partition("@")
     if name in engines.names():
         engines.check(name)
-        return Operand(label, "loader", name, _loader_output(configuration) if "@" in word else LOADER_OUTPUT)
+        return Operand(label, name, LoaderOutput.from_text(text) if at else LoaderOutput())
     if name in catalogue.names():
         known = catalogue.implementations(name)
-        implementation, _, dtype = configuration.partition("-")
-        implementation = implementation or known[0]
-        if implementation not in known:
-            raise WorkloadError(f"kernel {name} has no implementation {implementation!r}; it has {', '.join(known)}")
-        return Operand(label, "kernel", name, f"{implementation}-{dtype or 'bfloat16'}")
-    zoo.check(name)
-    if "@" in word:
-        # Found before any process is started: mistyped words, and what this device cannot do.
-        kind = device or ("cpu" if "openvino" in configuration.split("-") else "cuda")
-        facts = Device.from_cpu() if device == "cpu" else Device(kind, bf16=True, compiler=True)
-        words = configuration.split("-")
-        # What was found for this model and machine is looked up by who measures; the words behind it are checked here.
-        parse("-".join(["fast", *words[1:]]) if is_tuned(configuration) else configuration, facts, training=False)
-    return Operand(label, "model", name, configuration or "fast")
-
-
-def _loader_output(text: str) -> str:
-    """DTYPE-LAYOUT, with -wN for workers and -pN for batches ahead; what is not named stays as in LOADER_OUTPUT."""
-    dtype, layout = LOADER_OUTPUT.split("-")
-    workers: list[str] = []
-    ahead: list[str] = []
-    for word in text.split("-"):
-        if word in LOADER_DTYPES:
-            dtype = word
-        elif word in ("nhwc", "nchw"):
-            layout = word
-        elif re.fullmatch(r"w\d+", word) and not workers:
-            workers = [word]
-        elif re.fullmatch(r"p[1-9]\d*", word) and not ahead:
-            ahead = [word]
-        else:
+        variant = KernelVariant.from_text(text or known[0])
+        if variant.implementation not in known:
             raise WorkloadError(
-                f"a loader's configuration is DTYPE-LAYOUT-wWORKERS-pAHEAD or a part of it, such as {LOADER_OUTPUT} "
-                f"or w0; "
-                f"got {text!r}"
+                f"kernel {name} has no implementation {variant.implementation!r}; it has {', '.join(known)}"
             )
-    return "-".join([dtype, layout, *workers, *ahead])
+        return Operand(label, name, variant)
+    zoo.check(name)
+    choice = Choice.from_text(text if at else "fast")
+    # Found before any process is started: what this device cannot do. What was tuned for this model and machine is
+    # looked up when it is measured; the levers behind it are checked here.
+    place = device or ("cpu" if "openvino" in choice.levers else "cuda")
+    (replace(choice, preset="fast") if choice.tuned else choice).on(facts_of(place), training=False)
+    return Operand(label, name, choice)

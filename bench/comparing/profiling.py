@@ -1,4 +1,4 @@
-"""`bench profile`: times a step, then has another process profile it, and puts both together.
+"""`bench profile`: times a step, has a fresh process profile it, and puts both together.
 
 Two processes, so that no profiled step is ever timed: the first takes slices (and, of the end-to-end task, lets loader,
 step and both joined take turns), measures the ceilings and counts memory; the second runs torch.profiler.
@@ -8,20 +8,22 @@ import random
 import shlex
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.comparing.comparison import Operand, precision_of
+from bench.comparing.operands import Operand
 from bench.errors import UsageError, WorkloadError
 from bench.inspecting.cost import Cost
 from bench.inspecting.roofline import Ceilings, fraction, utilisation
-from bench.machine import tuned
-from bench.sides.crew import WARM_UP_CAP, worker_environment
+from bench.machine.tuned import resolve
+from bench.screen import Say
+from bench.sides.crew import WARM_UP_CAP, Crew, Needs, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import keep, plan, take_turns
-from bench.timing.workload import Conditions, Workload
+from bench.timing.duel import Turn, keep, plan, take_turns
+from bench.timing.workload import Conditions, LoaderOutput, Workload
+from models.configuration import Device
 from results.profile import Break, Module, Operator, Profile, Stalls
 from results.record import utc_now
 from results.stats import median_interval
@@ -32,8 +34,6 @@ from results.tables import to_json
 TASKS = {"train": "training", "infer": "inference", "latency": "latency", "endtoend": "end_to_end"}
 ROUNDS = 9
 STEPS = 3  # profiled: their mean is steady, and the trace stays small enough for a viewer
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ class Asked:
     data: str
     steps: int = STEPS
 
+    @property
+    def needs(self) -> Needs:
+        """What a process that profiles it will import."""
+        trains = self.task in ("training", "end_to_end")
+        loaders = (self.loader,) if self.task == "end_to_end" else ()
+        return Needs((self.operand.subject,), loaders, trains, self.operand.may_compile(self.device))
+
 
 def profile(asked: Asked, conditions: Conditions, folder: Path, say: Say) -> Profile:
     """Measure, profile, and write trace, pictures and the profile itself into `folder`.
@@ -66,80 +73,64 @@ def profile(asked: Asked, conditions: Conditions, folder: Path, say: Say) -> Pro
         WorkloadError, ModelError, DataError, OutOfMemoryError: the step cannot be had.
         RecordError: the folder cannot be written.
     """
-    environment = worker_environment(conditions.threads)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write into {folder}: {error.strerror}") from None
-    timing = Worker(asked.operand.label, environment)
-    try:
+    label = asked.operand.label
+    with Crew(spawner(conditions.threads)) as crew:
         say("starting")
-        timing.ask("hello", 300)
-        workload, cost = described(timing, asked)
-        say(f"timing {workload.id}")
+        crew.start([label], asked.needs)
+        timing = crew[label]
         machine = timing.ask("machine")
-        timed = time_step(timing, workload, conditions)
+        workload, cost = described(timing, asked, machine)
+        say(f"timing {workload.id}")
+        timed = time_step(crew, label, workload, conditions)
         memory = timing.ask("memory", 120, id=workload.id)
         ceilings = measured_ceilings(timing, workload, conditions)
         stalls = None
         if workload.task == "end_to_end":
             say("timing loader, step and both joined, in turns")
-            stalls = measure_stalls(timing, workload, conditions, environment)
-    finally:
-        timing.close()
-    say("profiling")
-    watched = Worker(asked.operand.label, environment)
-    try:
-        watched.ask("hello", 300)
-        watched.build([workload], conditions)
-        watched.warm(workload, WARM_UP_CAP[workload.task])
-        traced = watched.ask(
-            "trace", 900, id=workload.id, steps=asked.steps, file=str(folder.absolute() / "trace.json.gz")
-        )
-        if workload.task != "latency" and traced["modules"] and not _by_layer(traced):
-            traced["notes"].append("most of the step's time could not be led back to a layer")
-    finally:
-        watched.close()
+            stalls = measure_stalls(crew, label, workload, conditions)
+        crew.close()
+        say("profiling")
+        # A fresh process: what was timed ran without a profiler.
+        crew.start([label], asked.needs)
+        crew[label].build([workload], conditions)
+        crew[label].warm(workload, WARM_UP_CAP[workload.task])
+        file = str(folder.absolute() / "trace.json.gz")
+        traced = crew[label].ask("trace", 900, id=workload.id, steps=asked.steps, file=file)
+    if workload.task != "latency" and traced["modules"] and not _by_layer(traced):
+        traced["notes"].append("most of the step's time could not be attributed to a layer")
     found = put_together(asked, workload, cost, timed, ceilings, memory, stalls, traced, machine)
     return write(found, folder)
 
 
-def described(worker: Any, asked: Asked) -> tuple[Workload, Cost]:
+def described(worker: Worker, asked: Asked, machine: Mapping[str, Any]) -> tuple[Workload, Cost]:
     """The workload in full, and what its network costs."""
-    machine = worker.ask("machine")
-    levers = tuned.levers(worker.ask, asked.device, asked.operand.subject, asked.operand.configuration, machine)
-    training = asked.task in ("training", "end_to_end")
-    if training and "training" not in levers:
-        raise WorkloadError(levers["training_missing"])
-    cost = Cost(
-        **worker.ask("cost", 300, model=asked.operand.subject, classes=asked.classes or None, size=asked.size or None)
-    )
-    workload = Workload(
-        asked.task,
-        asked.operand.subject,
-        levers["training" if training else asked.task],
-        1 if asked.task == "latency" else asked.batch,
-        cost.size,
-        cost.classes,
-        device=asked.device,
-    )
+    subject = asked.operand.subject
+    device = Device(**worker.ask("device", device=asked.device))
+    resolved = resolve(asked.operand.choice, device, subject, machine)
+    configuration = resolved.of(asked.task)
+    if configuration is None:
+        raise WorkloadError(resolved.training_missing)
+    cost = Cost(**worker.ask("cost", 300, model=subject, classes=asked.classes or None, size=asked.size or None))
+    batch = 1 if asked.task == "latency" else asked.batch
+    workload = Workload(asked.task, subject, configuration, batch, cost.size, cost.classes, device=asked.device)
     if asked.task == "end_to_end":
         workload = replace(workload, loader=asked.loader, data=asked.data)
     return workload, cost
 
 
-def time_step(worker: Any, workload: Workload, conditions: Conditions) -> list[float]:
+def time_step(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> list[float]:
     """Seconds a step of several slices."""
-    built = worker.build([workload], conditions)
-    speed = worker.warm(workload, WARM_UP_CAP[workload.task])["seconds_per_step"]
-    wanted = plan(speed, prefetch=built["prefetch"][workload.id])
-    turns = {"step": lambda: worker.slice(workload, wanted.steps, wanted.drop, each=False, timeout=300)}
+    turns = {"step": enter(crew, name, workload, conditions).take}
     return [turn["step"].seconds_per_step for turn in keep(take_turns(turns, ROUNDS, random.Random(conditions.seed)))]
 
 
-def measured_ceilings(worker: Any, workload: Workload, conditions: Conditions) -> Ceilings:
+def measured_ceilings(worker: Worker, workload: Workload, conditions: Conditions) -> Ceilings:
     """The better of two measurements of each ceiling: one alone may meet a busy moment."""
-    precision = precision_of(workload.configuration)
+    precision = workload.network.precision
     both = [
         worker.ask("ceilings", 120, device=workload.device, precision=precision, threads=conditions.threads)
         for _ in range(2)
@@ -147,44 +138,36 @@ def measured_ceilings(worker: Any, workload: Workload, conditions: Conditions) -
     return Ceilings(precision, *(max(one[name] for one in both) for name in ("flops", "bandwidth")))
 
 
-def measure_stalls(worker: Any, workload: Workload, conditions: Conditions, environment: dict[str, str]) -> Stalls:
+def measure_stalls(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> Stalls:
     """Loader alone, step alone, both joined, each in turns with the others; then the loader's stages."""
+    crew.release({name: [workload]})
     alone = replace(workload, task="training", loader="", data="")
-    worker.ask("release", ids=[workload.id])
-    feeding = Worker(f"loader {workload.loader}", environment)
-    try:
-        feeding.ask("hello", 300, compiler=False)
-        precision, layout = workload.configuration.split("-")[:2]
-        dtype = {"amp": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
-        loading = Workload(
-            "loading", workload.loader, f"{dtype}-{layout}", workload.batch, workload.size, data=workload.data,
-            device=workload.device,
-        )  # fmt: skip
-        sides: dict[str, Callable[[], Any]] = {}
-        built = worker.build([alone, workload], conditions)
-        built["prefetch"].update(feeding.build([loading], conditions)["prefetch"])
-        for name, side, one in (("step", worker, alone), ("joined", worker, workload), ("loader", feeding, loading)):
-            speed = side.warm(one, WARM_UP_CAP[one.task])["seconds_per_step"]
-            wanted = plan(speed, prefetch=built["prefetch"][one.id])
-
-            def turn(side: Any = side, one: Workload = one, wanted: Any = wanted) -> Any:
-                return side.slice(one, wanted.steps, wanted.drop, each=False, timeout=300)
-
-            sides[name] = turn
-        rounds = keep(take_turns(sides, ROUNDS, random.Random(conditions.seed)))
-        rates = {
-            name: workload.batch / statistics.median(turns[name].seconds_per_step for turns in rounds) for name in sides
-        }
-        feeding.ask("release", ids=[loading.id])
-        staged = feeding.ask("stages", 300, workload=loading.to_json(), conditions=asdict(conditions))
-    finally:
-        feeding.close()
+    output = LoaderOutput.feeding(workload.network)
+    loading = Workload(
+        "loading", workload.loader, output, workload.batch, workload.size, data=workload.data, device=workload.device
+    )
+    feeding = f"loader {workload.loader}"
+    crew.start([feeding], Needs(loaders=(workload.loader,), compiler=False))
+    prefetch = {
+        **crew[name].build([alone, workload], conditions).prefetch,
+        **crew[feeding].build([loading], conditions).prefetch,
+    }
+    sides: dict[str, Turn] = {}
+    for side, process, timed in (("step", name, alone), ("joined", name, workload), ("loader", feeding, loading)):
+        seconds = crew[process].warm(timed, WARM_UP_CAP[timed.task])
+        sides[side] = crew.turn(process, timed, plan(seconds, prefetch=prefetch[timed.id]))
+    rounds = keep(take_turns(sides, ROUNDS, random.Random(conditions.seed)))
+    rates = {
+        side: workload.batch / statistics.median(turns[side].seconds_per_step for turns in rounds) for side in sides
+    }
+    crew.release({feeding: [loading]})
+    staged = crew[feeding].ask("stages", 300, workload=loading.to_json(), conditions=asdict(conditions))
     return Stalls(
         workload.loader,
         rates["loader"],
         rates["step"],
         rates["joined"],
-        tuple((name, seconds) for name, seconds in staged["stages"]),
+        tuple((stage, seconds) for stage, seconds in staged["stages"]),
         f"stages of the loader: {staged['note']}",
     )
 
@@ -268,14 +251,12 @@ def annotate(asked: Asked, conditions: Conditions, say: Say) -> Workload:
     """
     if asked.device != "cuda":
         raise UsageError("--nvtx marks ranges for Nsight Systems, which watches CUDA devices; here the device is a CPU")
-    worker = Worker(asked.operand.label, worker_environment(conditions.threads))
-    try:
-        worker.ask("hello", 300)
-        workload, _ = described(worker, asked)
-        worker.build([workload], conditions)
-        worker.warm(workload, WARM_UP_CAP[workload.task])
+    label = asked.operand.label
+    with Crew(spawner(conditions.threads)) as crew:
+        crew.start([label], asked.needs)
+        workload, _ = described(crew[label], asked, crew[label].ask("machine"))
+        crew[label].build([workload], conditions)
+        crew[label].warm(workload, WARM_UP_CAP[workload.task])
         say("running within NVTX ranges")
-        worker.ask("annotate", 300, id=workload.id, steps=asked.steps)
-    finally:
-        worker.close()
+        crew[label].ask("annotate", 300, id=workload.id, steps=asked.steps)
     return workload

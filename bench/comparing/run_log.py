@@ -1,10 +1,12 @@
 """A run's record while it grows: stored again after every row, so that an interruption loses nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench.inspecting.reference import kept
+from bench.screen import Screen
 from results import store
 from results.errors import RecordError
 from results.record import Metric, Record, utc_now
@@ -74,6 +76,20 @@ class RunLog:
                 return state
         say("nothing to resume: no interrupted run of this comparison with these settings; starting anew")
         return None
+
+    @contextlib.contextmanager
+    def kept(self, screen: Screen) -> Iterator[None]:
+        """Store what was measured when the block ends: as complete, or after an error or interruption as begun."""
+        try:
+            yield
+        except BaseException:
+            screen.clear()
+            if self.metrics:
+                self.save(complete=False)
+                screen.say(f"kept what was measured in {self.path}; the same command with --resume goes on")
+            raise
+        screen.clear()
+        self.save(complete=True)
 
     def add(self, metric: Metric) -> None:
         """Keep a metric (a later one of the same name replaces it) and store the record."""

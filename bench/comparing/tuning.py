@@ -10,11 +10,10 @@ A configuration whose logits lie further from plain fp32's than twice what those
 """
 
 import math
-import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -22,12 +21,14 @@ from typing import Any
 
 from bench.errors import BenchError, OutOfMemoryError, WorkloadError
 from bench.inspecting.sameness import FLOOR, ROUNDING
-from bench.machine.tuned import Winner, fields
-from bench.sides.crew import WARM_UP_CAP, worker_environment
+from bench.machine.cpu import usable_cores
+from bench.machine.tuned import Resolved, Winner, fields
+from bench.screen import Say
+from bench.sides.crew import Crew, Entrant, Needs, Spawn, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import keep, log_ratios, plan, take_turns
-from bench.timing.workload import Conditions, Workload
-from models.configuration import Configuration, Device, check, parse
+from bench.timing.duel import keep, log_ratios, take_turns
+from bench.timing.workload import Conditions, LoaderOutput, Workload
+from models.configuration import LAYOUTS, MODES, PRECISIONS, Configuration, Device, check
 from models.errors import ModelError
 from results.record import Ratio, utc_now
 from results.stats import interval
@@ -42,13 +43,7 @@ LARGEST = 1024  # images a step that are tried
 # Shares of the whole time that a task may have, when all are asked for.
 SHARES = {"inference": 0.42, "training": 0.3, "latency": 0.16, "loading": 0.12}
 NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
-# Weights kept in bfloat16 lose updates that are small beside them: training in pure bf16 is another training.
-PRECISIONS = {"cpu": ("fp32", "amp", "bf16"), "cuda": ("fp32", "tf32", "amp", "bf16", "fp16")}
-TRAINING_PRECISIONS = {"cpu": ("fp32", "amp"), "cuda": ("tf32", "amp", "fp16")}
-
 LEVERS = ("precision", "layout", "compile", "freeze")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Result:
     """What became of one challenger.
 
     Attributes:
-        configuration: levers; of a batch or a loader as it is called in the table.
+        configuration: what was tried.
         ratio: how many times as fast as the reference, in the last rung it was in; None without a number.
         low, high: 95 % interval of the pairs in that rung, within one pair of processes.
         rung: that rung, from 1.
@@ -64,7 +59,7 @@ class Result:
         reason: why it went no further; "" for those that were merely slower.
     """
 
-    configuration: str
+    configuration: Configuration | LoaderOutput
     ratio: float | None
     rung: int
     error: float | None = None
@@ -115,16 +110,19 @@ class Tuning:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types."""
-        return asdict(self)
+        """Plain types; configurations as texts."""
+        results = [{**asdict(one), "configuration": one.configuration.text} for one in self.results]
+        return {**asdict(self), "results": results}
 
 
 def challengers(reference: Configuration, device: Device, training: bool) -> list[Configuration]:
     """Every configuration that can work here: those with the fewest levers changed first, quickly built ones first."""
-    precisions = (TRAINING_PRECISIONS if training else PRECISIONS)[device.kind]
-    modes = ("eager", "compile", "graphs", "autotune")
+    modes = list(MODES)
+    precisions = [
+        name for name, one in PRECISIONS.items() if device.kind in (one.searched_training if training else one.searched)
+    ]
     found = []
-    for precision, layout, mode, freeze in product(precisions, ("nhwc", "nchw"), modes, (False, True)):
+    for precision, layout, mode, freeze in product(precisions, sorted(LAYOUTS, reverse=True), modes, (False, True)):
         one = Configuration(precision, layout, mode, freeze)
         with suppress(ModelError):
             check(one, device, training)
@@ -161,21 +159,6 @@ def one_off(winner: Configuration, device: Device, training: bool) -> list[tuple
     return found
 
 
-@dataclass(frozen=True)
-class Entrant:
-    """A workload built and warm in a process.
-
-    Attributes:
-        take: one turn of it.
-        images: a step.
-        error: of its logits.
-    """
-
-    take: Callable[[], Any]
-    images: int
-    error: float | None
-
-
 class Tuner:
     """Tunes one model.
 
@@ -184,7 +167,7 @@ class Tuner:
         device: its facts.
         conditions: of every process.
         say: progress, one short line at a time.
-        spawn: starts a measuring process.
+        spawn: starts a measuring process, see bench.sides.crew.
     """
 
     def __init__(
@@ -194,65 +177,38 @@ class Tuner:
         conditions: Conditions,
         machine: Mapping[str, Any],
         say: Say,
-        spawn: Callable[[str, Mapping[str, str]], Any] = Worker,
+        spawn: Spawn = Worker,
     ) -> None:
         self.base = dict(base)
         self.device = device
         self.conditions = conditions
         self.machine = machine
         self.say = say
-        self.spawn = spawn
+        self.crew = Crew(spawner(conditions.threads, spawn))
         self.rng = random.Random(conditions.seed)
-        self.workers: list[Any] = []
         # Configurations that inference showed not to be hopeless for latency; None before.
-        self.near: list[str] | None = None
+        self.near: list[Configuration | LoaderOutput] | None = None
 
-    # ---- processes ----
+    def start(self, name: str, *workloads: Workload) -> None:
+        """A fresh process that has imported what these workloads need."""
+        self.crew.start([name], Needs.of(workloads))
 
-    def start(self, name: str) -> Any:
-        """A fresh process that has imported what it needs."""
-        worker = self.spawn(name, worker_environment(self.conditions.threads))
-        self.workers.append(worker)
-        worker.ask("hello", 300)
-        return worker
+    def enter(self, name: str, workload: Workload, begun: bool = False) -> Entrant:
+        """Build and warm a workload in a process; see bench.sides.crew.enter."""
+        return enter(self.crew, name, workload, self.conditions, begun)
 
-    def close(self) -> None:
-        """End every process."""
-        while self.workers:
-            self.workers.pop().close()
-
-    def end(self, worker: Any) -> None:
-        self.workers.remove(worker)
-        worker.close()
-
-    def enter(self, worker: Any, workload: Workload, begun: bool = False) -> Entrant:
-        """Build and warm a workload.
-
-        Args:
-            begun: the process was told to build it before.
-
-        Raises:
-            BenchError: it cannot be built, or does not fit.
-        """
-        built = worker.built() if begun else worker.build([workload], self.conditions)
-        speed = worker.warm(workload, WARM_UP_CAP[workload.task])["seconds_per_step"]
-        wanted = plan(speed, prefetch=built["prefetch"][workload.id])
-        error = None
-        if workload.task in ("inference", "latency"):
-            error = worker.ask("parity", 300, id=workload.id, conditions=asdict(self.conditions))["rms"]
-
-        def take() -> Any:
-            return worker.slice(workload, wanted.steps, wanted.drop, each=False, timeout=300)
-
-        return Entrant(take, workload.batch, error)
+    def error(self, name: str, workload: Workload) -> float | None:
+        """How far the logits of a workload that is built lie from plain fp32's; None where it has none."""
+        if workload.task not in ("inference", "latency"):
+            return None
+        answer = self.crew[name].ask("parity", 300, id=workload.id, conditions=asdict(self.conditions))
+        return float(answer["rms"])
 
     def turns(self, reference: Entrant, other: Entrant, rounds: int) -> list[float]:
         """log(how many times as fast as the reference) of each pair, per image."""
         done = keep(take_turns({"reference": reference.take, "other": other.take}, rounds, self.rng))
         images = {"reference": reference.images, "other": other.images}
         return log_ratios(done, "reference", "other", images)
-
-    # ---- a task ----
 
     def tune(self, task: str, seconds: float) -> Tuning:
         """Find the fastest configuration of a task within about so many seconds.
@@ -264,21 +220,19 @@ class Tuner:
         base = self.base[task]
         if task == "loading" and base.device == "cuda":
             self.share_decoding(base)
-        found = Tuning(task, base.subject, base.configuration)
+        found = Tuning(task, base.subject, base.configuration.text)
         pool = self.pool(task, base)
-        first = self.start("fast")
-        try:
-            reference = self.enter(first, base)
+        with self.crew:
+            self.start("fast", base)
+            reference, error = self.enter("fast", base), self.error("fast", base)
             left = self.first_rung(found, base, reference, pool, begin + (0.7 if task == "loading" else 0.45) * seconds)
-            allowed = None if reference.error is None else ROUNDING * reference.error + FLOOR
+            allowed = None if error is None else ROUNDING * error + FLOOR
             left = self.accurate(found, left, allowed)
             rung = 2
             while len(left) > 1 and time.monotonic() - begin < 0.5 * seconds:
                 left = self.later_rung(found, base, reference, left, rung)
                 rung += 1
-        finally:
-            self.close()
-        found.winner = self.last_duel(found, base, left, reference.error, begin + 0.65 * seconds)
+        found.winner = self.last_duel(found, base, left, error, begin + 0.65 * seconds)
         if task in ("inference", "training"):
             self.batches(found, begin + 0.8 * seconds)
         if task != "loading":
@@ -290,58 +244,57 @@ class Tuner:
     def share_decoding(self, base: Workload) -> None:
         """Have the share of the GPU's JPEG engine measured and remembered; every loader here uses it from then on."""
         self.say("loading: the share of images that the JPEG engine decodes")
-        worker = self.start("hw_decoder_load")
-        worker.ask("sweep", 600, workload=base.to_json(), conditions=asdict(self.conditions))
-        self.end(worker)
+        self.start("hw_decoder_load", base)
+        self.crew["hw_decoder_load"].ask("sweep", 600, workload=base.to_json(), conditions=asdict(self.conditions))
+        self.crew.end("hw_decoder_load")
 
     def pool(self, task: str, base: Workload) -> list[Workload]:
         """The challengers, the likeliest first."""
-        if task == "loading":
-            return [replace(base, configuration=text) for text in loader_configurations(base.configuration)]
-        training = task == "training"
-        reference = parse(base.configuration, self.device, training)
-        if task == "latency" and self.near is not None:
-            return [replace(base, configuration=text) for text in self.near]
-        return [replace(base, configuration=one.text) for one in challengers(reference, self.device, training)]
+        found: Sequence[Configuration | LoaderOutput]
+        if isinstance(base.configuration, LoaderOutput):
+            found = loader_configurations(base.configuration)
+        elif task == "latency" and self.near is not None:
+            found = self.near
+        else:
+            found = challengers(base.network, self.device, base.training)
+        return [replace(base, configuration=one) for one in found]
 
     def first_rung(
         self, found: Tuning, base: Workload, reference: Entrant, pool: Sequence[Workload], deadline: float
     ) -> list[Result]:
         """A few turns of each, in one process; what the time does not reach is named."""
-        worker = self.start("challengers")
+        name = "challengers"
+        self.start(name, *pool)
         left: list[Result] = []
         # Building takes most of the time, and how long depends on what is compiled.
         longest: dict[str, float] = {}
         slower: list[Configuration] = []
-        start = parse(base.configuration, self.device, base.training) if base.task != "loading" else None
         for number, workload in enumerate(pool):
             begin = time.monotonic()
-            here = parse(workload.configuration, self.device, base.training) if start is not None else None
-            if start is not None and here is not None and any(shares(here, bad, start) for bad in slower):
-                found.hopeless.append(workload.configuration)
+            configuration = workload.configuration
+            assert isinstance(configuration, Configuration | LoaderOutput)
+            levers = configuration if isinstance(configuration, Configuration) else None
+            if levers is not None and any(shares(levers, bad, base.network) for bad in slower):
+                found.hopeless.append(levers.text)
                 continue
-            mode = here.compile if here is not None else ""
+            mode = levers.compile if levers is not None else ""
             if begin + longest.get(mode, 0.0) > deadline:
-                found.untried.append(workload.configuration)
+                found.untried.append(configuration.text)
                 continue
-            self.say(f"{base.task}: {workload.configuration} ({number + 1} of {len(pool)})")
+            self.say(f"{base.task}: {configuration.text} ({number + 1} of {len(pool)})")
             try:
-                entrant = self.enter(worker, workload)
-                one = judged(
-                    Result(workload.configuration, None, 1, entrant.error), self.turns(reference, entrant, FIRST)
-                )
+                entrant, error = self.enter(name, workload), self.error(name, workload)
+                one = judged(Result(configuration, None, 1, error), self.turns(reference, entrant, FIRST))
                 left.append(one)
-                ratio = one.ratio or 0.0
-                if start is not None and here is not None and distance(here, start) == 1 and ratio < HOPELESS:
-                    slower.append(here)
-                worker.ask("release", ids=[workload.id])
-            except BenchError as error:
-                found.results.append(Result(workload.configuration, None, 1, reason=_line(error)))
-                # What a failed attempt left behind must not weigh on the next.
-                self.end(worker)
-                worker = self.start("challengers")
+                if levers is not None and distance(levers, base.network) == 1 and (one.ratio or 0.0) < HOPELESS:
+                    slower.append(levers)
+                self.crew.release({name: [workload]})
+            except BenchError as failure:
+                found.results.append(Result(configuration, None, 1, reason=failure.summary))
+                # What a failed attempt left behind must not affect the next.
+                self.crew.replace(name)
             longest[mode] = max(longest.get(mode, 0.0), time.monotonic() - begin)
-        self.end(worker)
+        self.crew.end(name)
         if base.task == "inference":
             self.near = [one.configuration for one in left if (one.ratio or 0.0) > NEAR]
         return self.halved(found, left)
@@ -351,7 +304,7 @@ class Tuner:
         kept = []
         for one in left:
             if allowed is not None and one.error is not None and one.error > allowed:
-                why = f"logits lie {one.error:.2g} of their spread from plain fp32; {allowed:.2g} is allowed"
+                why = f"logits differ from plain fp32's by {one.error:.2g} of their spread; {allowed:.2g} is allowed"
                 found.results.append(replace(one, reason=why))
             else:
                 kept.append(one)
@@ -363,15 +316,17 @@ class Tuner:
         """More turns, each in a fresh process."""
         again: list[Result] = []
         for one in left:
-            self.say(f"{base.task}: rung {rung}, {one.configuration}")
-            worker = self.start(one.configuration)
+            name = one.configuration.text
+            workload = replace(base, configuration=one.configuration)
+            self.say(f"{base.task}: rung {rung}, {name}")
+            self.start(name, workload)
             try:
-                entrant = self.enter(worker, replace(base, configuration=one.configuration))
+                entrant = self.enter(name, workload)
                 again.append(judged(replace(one, rung=rung), self.turns(reference, entrant, LATER)))
             except BenchError as error:
-                found.results.append(replace(one, reason=_line(error)))
+                found.results.append(replace(one, reason=error.summary))
             finally:
-                self.end(worker)
+                self.crew.end(name)
         return self.halved(found, again)
 
     def halved(self, found: Tuning, left: Sequence[Result]) -> list[Result]:
@@ -389,7 +344,7 @@ class Tuner:
         kept = Winner(
             base.subject,
             base.task,
-            base.configuration,
+            base.configuration.text,
             base.batch,
             1.0,
             None,
@@ -405,46 +360,48 @@ class Tuner:
             )
             return kept
         best = left[0]
+        fast, name = base.configuration.text, best.configuration.text
+        sides = {fast: base, name: replace(base, configuration=best.configuration)}
         blocks: list[list[float]] = []
         longest = 0.0
         while len(blocks) < BLOCKS and (not blocks or time.monotonic() + longest < deadline):
             begin = time.monotonic()
-            self.say(f"{base.task}: last duel of {best.configuration}, block {len(blocks) + 1}")
+            self.say(f"{base.task}: last duel of {name}, block {len(blocks) + 1}")
             try:
-                workloads = [replace(base, configuration=text) for text in (base.configuration, best.configuration)]
-                processes = [self.start(one.configuration) for one in workloads]
-                for process, workload in zip(processes, workloads, strict=True):
-                    process.begin_build([workload], self.conditions)
-                sides = [self.enter(*pair, begun=True) for pair in zip(processes, workloads, strict=True)]
-                blocks.append(self.turns(sides[0], sides[1], LAST))
+                with self.crew:
+                    self.crew.start(list(sides), Needs.of(sides.values()))
+                    for side, workload in sides.items():
+                        self.crew[side].begin_build([workload], self.conditions)
+                    entrants = [self.enter(side, workload, begun=True) for side, workload in sides.items()]
+                    blocks.append(self.turns(entrants[0], entrants[1], LAST))
             except BenchError as failure:
-                found.verdict = f"{best.configuration} failed in the last duel: {_line(failure)}"
-                found.results.append(replace(best, reason=_line(failure)))
+                found.verdict = f"{name} failed in the last duel: {failure.summary}"
+                found.results.append(replace(best, reason=failure.summary))
                 return kept
-            finally:
-                self.close()
             longest = max(longest, time.monotonic() - begin)
-        ratio = interval(blocks).ratio(best.configuration, base.configuration)
+        ratio = interval(blocks).ratio(name, fast)
         found.results += [replace(best, ratio=ratio.estimate), *left[1:]]
         shown = compare_verdict(ratio, "higher", MARGIN)
-        found.verdict = duel_words(best.configuration, base.configuration, ratio, shown)
+        found.verdict = duel_words(name, fast, ratio, shown)
         if shown != BETTER:
             return kept
         return replace(
-            kept, configuration=best.configuration, ratio=ratio.estimate or 1.0, low=ratio.low, high=ratio.high,
+            kept, configuration=name, ratio=ratio.estimate or 1.0, low=ratio.low, high=ratio.high,
             error=best.error,
         )  # fmt: skip
 
     def batches(self, found: Tuning, deadline: float) -> None:
         """The winner at other batches, per image, up to the largest that fits or gains nothing."""
         assert found.winner is not None
-        start = replace(self.base[found.task], configuration=found.winner.configuration)
-        reference_worker = self.start("batch")
+        base = self.base[found.task]
+        start = replace(base, configuration=Configuration.from_text(found.winner.configuration))
+        name = "other batches"
         best = (1.0, start.batch)
-        try:
-            reference = self.enter(reference_worker, start)
+        with self.crew:
+            self.start("batch", start)
+            reference = self.enter("batch", start)
             found.batches.append((start.batch, None, 1.0, "where the search began"))
-            worker = self.start("other batches")
+            self.start(name, start)
             for ladder in (_up(start.batch), _down(start.batch)):
                 behind = 0
                 longest = 0.0
@@ -455,13 +412,12 @@ class Tuner:
                     self.say(f"{found.task}: batch {batch}")
                     workload = replace(start, batch=batch)
                     try:
-                        entrant = self.enter(worker, workload)
+                        entrant = self.enter(name, workload)
                         ratio = math.exp(statistics.median(self.turns(reference, entrant, LATER)))
-                        worker.ask("release", ids=[workload.id])
+                        self.crew.release({name: [workload]})
                     except OutOfMemoryError as error:
-                        found.batches.append((batch, None, None, _line(error)))
-                        self.end(worker)
-                        worker = self.start("other batches")
+                        found.batches.append((batch, None, None, error.summary))
+                        self.crew.replace(name)
                         break
                     found.batches.append((batch, None, ratio, ""))
                     behind = behind + 1 if ratio < best[0] * (1 + MARGIN) else 0
@@ -469,8 +425,6 @@ class Tuner:
                     if ratio > best[0] * (1 + MARGIN):
                         best = (ratio, batch)
                     longest = max(longest, time.monotonic() - begin)
-        finally:
-            self.close()
         found.batches.sort()
         found.winner = replace(found.winner, batch=best[1])
 
@@ -481,38 +435,39 @@ class Tuner:
         """
         assert found.winner is not None
         training = found.task == "training"
-        winner = parse(found.winner.configuration, self.device, training)
-        base = replace(self.base[found.task], configuration=winner.text)
+        winner = Configuration.from_text(found.winner.configuration)
+        base = replace(self.base[found.task], configuration=winner)
         longest = 0.0
-        known = {one.configuration: one for one in found.results if one.ratio} if winner.text == found.reference else {}
+        same = winner.text == found.reference
+        known = {one.configuration: one for one in found.results if one.ratio and same}
         wanted = one_off(winner, self.device, training)
         for lever, changed in wanted:
-            if changed.text in known:
-                found.levers.append(inverse(lever, known[changed.text]))
-        wanted = [pair for pair in wanted if pair[1].text not in known]
+            if changed in known:
+                found.levers.append(inverse(lever, known[changed]))
+        wanted = [pair for pair in wanted if pair[1] not in known]
         if not wanted:
             return
-        try:
-            reference = self.enter(self.start("winner"), base)
+        with self.crew:
+            self.start("winner", base)
+            reference = self.enter("winner", base)
             for lever, changed in wanted:
                 begin = time.monotonic()
                 if begin + longest > deadline:
                     found.levers.append(Lever(lever, changed.text, None, None, None, "no time was left"))
                     continue
                 self.say(f"{found.task}: what {lever} is worth")
-                worker = self.start(changed.text)
+                workload = replace(base, configuration=changed)
+                self.start(changed.text, workload)
                 try:
-                    entrant = self.enter(worker, replace(base, configuration=changed.text))
+                    entrant = self.enter(changed.text, workload)
                     logs = [-x for x in self.turns(reference, entrant, LATER)]
                     ratio = interval([logs]).ratio("with", "without")
                     found.levers.append(Lever(lever, changed.text, ratio.estimate, ratio.low, ratio.high))
                 except BenchError as error:
-                    found.levers.append(Lever(lever, changed.text, None, None, None, _line(error)))
+                    found.levers.append(Lever(lever, changed.text, None, None, None, error.summary))
                 finally:
-                    self.end(worker)
+                    self.crew.end(changed.text)
                 longest = max(longest, time.monotonic() - begin)
-        finally:
-            self.close()
 
 
 def judged(one: Result, logs: Sequence[float]) -> Result:
@@ -525,7 +480,7 @@ def judged(one: Result, logs: Sequence[float]) -> Result:
 def inverse(lever: str, one: Result) -> Lever:
     """What a lever is worth, from how fast it went without."""
     low, high = (None if bound is None else 1 / bound for bound in (one.high, one.low))
-    return Lever(lever, one.configuration, 1 / (one.ratio or 1.0), low, high)
+    return Lever(lever, one.configuration.text, 1 / (one.ratio or 1.0), low, high)
 
 
 def duel_words(best: str, fast: str, ratio: Ratio, shown: str) -> str:
@@ -538,12 +493,12 @@ def duel_words(best: str, fast: str, ratio: Ratio, shown: str) -> str:
     return f"{best} is not shown to be faster than {fast}: {ratio_text(ratio)} ({of}); fast stays"
 
 
-def loader_configurations(base: str) -> list[str]:
+def loader_configurations(base: LoaderOutput) -> list[LoaderOutput]:
     """Other numbers of threads, and of batches made ahead, one of the two changed at a time."""
-    dtype, layout, *_ = base.split("-")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     counts = [(n, 2) for n in sorted({max(1, cores // 2), cores, cores + 1, 2 * cores})] + [(cores, 1), (cores, 4)]
-    return [text for workers, ahead in counts if (text := f"{dtype}-{layout}-w{workers}-p{ahead}") != base]
+    found = [replace(base, workers=workers, ahead=ahead) for workers, ahead in counts]
+    return [one for one in found if one != base]
 
 
 def _up(batch: int) -> Iterator[int]:
@@ -558,41 +513,37 @@ def _down(batch: int) -> Iterator[int]:
         yield batch
 
 
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0].split("; its last output")[0]
-
-
 def base_workloads(
-    ask: Callable[..., Mapping[str, Any]],
     model: str,
+    resolved: Resolved,
+    cost: Mapping[str, int],
+    tasks: Sequence[str],
+    *,
     device: str,
     batches: tuple[int, int],
-    size: int,
-    classes: int,
-    tasks: Sequence[str],
     threads: int,
     data: str,
     loader: str,
 ) -> dict[str, Workload]:
     """What `fast` is for each task.
 
+    Args:
+        resolved: what `fast` stands for.
+        cost: counts of the network, see bench.inspecting.cost.Cost.
+        batches: images a step of inference and loading, and of training.
+
     Raises:
         WorkloadError: the model cannot be trained here although that was asked for.
     """
-    levers = ask("resolve", device=device, configurations=["fast"])["fast"]
-    cost = ask("cost", 300, model=model, classes=classes or None, size=size or None)
     found = {}
     for task in tasks:
-        training = task == "training"
-        if training and "training" not in levers:
-            raise WorkloadError(levers["training_missing"])
+        configuration = resolved.of("training" if task == "loading" else task)
+        if configuration is None:
+            raise WorkloadError(resolved.training_missing)
         if task == "loading":
-            precision, layout, *_ = levers["training"].split("-")
-            dtype = {"amp": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
-            text = f"{dtype}-{layout}-w{threads}-p2"
-            found[task] = Workload("loading", loader, text, batches[0], cost["size"], data=data, device=device)
+            output = replace(LoaderOutput.feeding(configuration), workers=threads, ahead=2)
+            found[task] = Workload("loading", loader, output, batches[0], cost["size"], data=data, device=device)
             continue
-        batch = 1 if task == "latency" else batches[training]
-        text = levers["training" if training else "inference"]
-        found[task] = Workload(task, model, text, batch, cost["size"], cost["classes"], device=device)
+        batch = 1 if task == "latency" else batches[task == "training"]
+        found[task] = Workload(task, model, configuration, batch, cost["size"], cost["classes"], device=device)
     return found

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from bench.errors import BenchError
 from bench.gpu.parts import INFERRED, TRAINED
-from bench.sides.crew import worker_environment
+from bench.sides.crew import Crew, Needs, Spawn, spawner
 from bench.sides.process import Worker
 from bench.timing.workload import Conditions, Workload
 from models import zoo
+from models.configuration import Choice, Configuration
 
 EACH = 20 << 30  # bytes of a GPU's memory that one process may take
 CORES = 2  # of each process: one compiles, one launches and waits
@@ -42,12 +42,14 @@ def workloads(networks: Sequence[str], batch: int, size: int, device: str) -> li
     for name in networks:
         pixels, classes = size or zoo.default_size(name), zoo.default_classes(name)
         for task, configurations in (("training", TRAINED), ("inference", INFERRED)):
-            chosen = [one for one in configurations if "compile" in one.split("-")]
+            chosen = [Choice.from_text(text) for text in configurations]
+            chosen = [one for one in chosen if "compile" in one.levers]
             if task == "training" and device == "cuda":
-                chosen.append("amp-nhwc-graphs")
-            found += [Workload(task, name, one, batch, pixels, classes, device=device) for one in chosen]
-        latency = next(one for one in INFERRED if "compile" in one.split("-"))
-        found.append(Workload("latency", name, latency, 1, pixels, classes, device=device))
+                chosen.append(Choice.from_text("amp-nhwc-graphs"))
+            resolved = [Configuration(**one.changes) for one in chosen]
+            found += [Workload(task, name, one, batch, pixels, classes, device=device) for one in resolved]
+            if task == "inference":
+                found.append(Workload("latency", name, resolved[0], 1, pixels, classes, device=device))
     return sorted(found, key=lambda workload: not workload.training)
 
 
@@ -61,7 +63,7 @@ def warm(
     wanted: Sequence[Workload],
     processes: int,
     say: Callable[[str], None],
-    spawn: Callable[[str, dict[str, str]], Any] = Worker,
+    spawn: Spawn = Worker,
 ) -> list[Compiled]:
     """Compile each in a process of its own; what fails is named and leaves the others."""
     # As many threads as in the parts: code that is generated for a CPU knows their number.
@@ -71,14 +73,12 @@ def warm(
 
     def one(workload: Workload) -> Compiled:
         begin, reason = time.monotonic(), ""
-        worker = spawn(workload.id, dict(worker_environment(threads)))
         try:
-            worker.ask("hello", 300)
-            worker.build([workload], Conditions(threads=threads))
+            with Crew(spawner(threads, spawn)) as crew:
+                crew.start([workload.id], Needs.of([workload]))
+                crew[workload.id].build([workload], Conditions(threads=threads))
         except BenchError as error:
-            reason = str(error).splitlines()[0]
-        finally:
-            worker.close()
+            reason = error.summary
         seconds = time.monotonic() - begin
         say(f"{workload.id}: {reason or f'{seconds:.0f} s'}")
         return Compiled(workload.id, seconds, reason)

@@ -23,7 +23,7 @@ from bench.timing.step import Step, build, open_device, trainer
 from bench.timing.workload import Conditions, Workload
 from loaders import engines
 from models import zoo
-from models.configuration import Configuration, parse
+from models.configuration import Configuration, check
 from models.prepare import device_facts, prepare
 
 UPDATES = 3
@@ -163,7 +163,8 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
         images = images * torch.rand(workload.batch, 1, 1, 1).add(0.25) + torch.randn(workload.batch, 3, 1, 1)
         labels = torch.randint(0, workload.classes, (workload.batch,))
     weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
-    configuration = parse(workload.configuration, device_facts(device), workload.training)
+    configuration = workload.network
+    check(configuration, device_facts(device), workload.training)
     if quick:
         configuration = replace(configuration, compile="eager", freeze=False, kernels=False)
     found = computed(model, workload, configuration, images, labels, device)

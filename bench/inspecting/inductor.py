@@ -58,7 +58,7 @@ def compiled_again(step: Step) -> list[Kernel]:
         # A cached graph would not be generated, and would have no ranges.
         "fx_graph_cache": False,
     }
-    if step.workload.configuration.endswith("freeze"):
+    if step.workload.network.freeze:
         changed["freezing"] = True
     with config.patch(changed), patch.object(GraphLowering, "codegen", codegen):
         step.call()

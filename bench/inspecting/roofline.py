@@ -6,7 +6,8 @@ import torch
 
 from bench.inspecting.cost import Cost
 from bench.timing.clock import CLOCKS, time_slice
-from models.prepare import DTYPES, autocast_dtype, set_tf32
+from models.configuration import PRECISIONS
+from models.prepare import dtype_named, set_tf32
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ def measure(device: str, precision: str, threads: int) -> Ceilings:
     torch.set_num_threads(threads)
     where = torch.device(device)
     if device == "cuda":
-        set_tf32(precision == "tf32")
-    dtype = autocast_dtype(precision, training=False) or DTYPES[precision]
+        set_tf32(PRECISIONS[precision].tf32)
+    dtype = dtype_named(PRECISIONS[precision].computed)
     n = 8192 if device == "cuda" else 2048
     a = torch.randn(n, n, device=where).to(dtype)
     b = torch.randn(n, n, device=where).to(dtype)
@@ -68,7 +69,7 @@ def fraction(cost: Cost, ceilings: Ceilings, images_per_second: float, batch: in
     and the weights are read once a batch; training reads each saved output again and writes and reads its
     gradient (five passes), and reads and writes weights, gradients and momentum (eight passes a batch).
     """
-    width = {"fp32": 4, "tf32": 4}.get(ceilings.precision, 2)
+    width = dtype_named(PRECISIONS[ceilings.precision].computed).itemsize
     if training:
         traffic = 5.0 * cost.activations * width + 8.0 * cost.weight_bytes / batch
         work = float(cost.training_flops)

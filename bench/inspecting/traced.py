@@ -60,7 +60,7 @@ def trace(step: Step, steps: int, file: str) -> dict[str, Any]:
         counted(step, found)
         events, seconds = recorded(step, steps, file, step.module)
     if step.converted:
-        engine = step.workload.configuration.split("-")[0]
+        engine = str(step.workload.network.peer)
         found.operators[engine] = Tally(1.0, seconds)
         events = []
     known = {kernel.name for kernel in kernels} or {name for name, tally in found.operators.items() if tally.calls}

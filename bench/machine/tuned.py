@@ -2,17 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
 from loaders.cache import cache_folder
+from models.configuration import Choice, Configuration, Device
+from models.errors import ModelError
 from results.store import write_whole
 
-NAME = "tuned"
-TASKS = ("latency", "inference", "training", "loading")
+NETWORK_TASKS = ("latency", "inference", "training")
+TASKS = (*NETWORK_TASKS, "loading")
 # Of a fingerprint: with another of these, another configuration may be the fastest.
 FIELDS = ("device", "cpu", "cpu_features", "cores", "compiler", "torch", "cuda")
 
@@ -85,51 +87,63 @@ def _known() -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def is_tuned(configuration: str) -> bool:
-    """Whether a configuration's first word asks for what was remembered."""
-    return configuration.split("-")[0] == NAME
-
-
-def in_words(configuration: str, model: str, task: str, machine: Mapping[str, Any]) -> str:
-    """The configuration with `tuned` replaced by what it stands for; another one as it is.
+def tuned_configuration(choice: Choice, model: str, task: str, machine: Mapping[str, Any]) -> Configuration | None:
+    """What `tuned` stands for, None where it was not asked for.
 
     Raises:
-        UsageError: this model was not tuned for the task on this machine.
+        UsageError: it was, and this model was not tuned for the task on this machine.
     """
-    if not is_tuned(configuration):
-        return configuration
+    if not choice.tuned:
+        return None
     winner = recall(machine, model, task)
     if winner is None:
         raise UsageError(f"{model} has not been tuned for {task} on this machine; run: bench tune {model}")
-    return "-".join([winner.configuration, *configuration.split("-")[1:]])
+    return Configuration.from_text(winner.configuration)
 
 
-def levers(
-    ask: Callable[..., Mapping[str, Any]], device: str, model: str, configuration: str, machine: Mapping[str, Any]
-) -> dict[str, str]:
-    """Levers of a model's configuration by task: "latency", "inference" and "training", or "training_missing".
+@dataclass(frozen=True)
+class Resolved:
+    """What a choice of configuration comes to for a model on a device.
 
-    Args:
-        ask: of a measuring process, see bench.sides.process.Worker.ask.
+    Attributes:
+        configurations: by task: latency, inference and, where it can be trained, training.
+        training_missing: why it cannot be trained, "" if it can.
+    """
+
+    configurations: Mapping[str, Configuration]
+    training_missing: str = ""
+
+    def of(self, task: str) -> Configuration | None:
+        """The configuration of a task; a step that a loader feeds is a training step."""
+        return self.configurations.get("training" if task == "end_to_end" else task)
+
+
+def resolve(choice: Choice, device: Device, model: str, machine: Mapping[str, Any]) -> Resolved:
+    """What a choice comes to for each task of a model; `tuned` is `fast` in tasks for which nothing is remembered.
 
     Raises:
-        UsageError: `tuned` was asked for and nothing is remembered of the model.
-        ModelError: no such configuration here.
+        UsageError: `tuned` was asked for and nothing at all is remembered of the model.
+        ModelError: it cannot work here.
     """
-    if not is_tuned(configuration):
-        found: dict[str, str] = dict(ask("resolve", device=device, configurations=[configuration])[configuration])
-        return {"latency": found["inference"], **found}
-    known = {task: recall(machine, model, task) for task in ("latency", "inference", "training")}
-    if not any(known.values()):
+    known = {task: recall(machine, model, task) for task in NETWORK_TASKS} if choice.tuned else {}
+    if choice.tuned and not any(known.values()):
         raise UsageError(f"{model} has not been tuned on this machine; run: bench tune {model}")
-    more = configuration.split("-")[1:]
-    texts = {task: "-".join([winner.configuration if winner else "fast", *more]) for task, winner in known.items()}
-    answers = ask("resolve", device=device, configurations=sorted(set(texts.values())))
-    chosen = {task: answers[texts[task]]["inference"] for task in ("latency", "inference")}
-    training = answers[texts["training"]]
-    return chosen | {key: training[key] for key in ("training", "training_missing") if key in training}
+    configurations: dict[str, Configuration] = {}
+    missing = ""
+    for task in NETWORK_TASKS:
+        training = task == "training"
+        winner = known.get(task)
+        wanted = choice if winner or not choice.tuned else replace(choice, preset="fast")
+        try:
+            start = Configuration.from_text(winner.configuration) if winner else None
+            configurations[task] = wanted.on(device, training, start)
+        except ModelError as error:
+            if not training:
+                raise
+            missing = str(error)
+    return Resolved(configurations, missing)
 
 
 def untuned(model: str, machine: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
     """Of these tasks the ones that `tuned` stands for `fast` in, since nothing is remembered."""
-    return [task for task in tasks if task != "loading" and recall(machine, model, task) is None]
+    return [task for task in tasks if task in NETWORK_TASKS and recall(machine, model, task) is None]

@@ -26,7 +26,7 @@ from loaders.options import EVAL_MARGIN, IMAGENET_MEAN, IMAGENET_STD, LoaderOpti
 from loaders.policies import parse as parse_policy
 from models.configuration import Configuration
 from models.errors import ModelError
-from models.prepare import DTYPES, autocast_dtype
+from models.prepare import dtype_named
 from models.training.distributed import World
 from models.training.recipe import Recipe
 from results.runs import Evaluated
@@ -251,7 +251,7 @@ class Feed:
         Raises:
             DataError: an engine that cannot run here.
         """
-        dtype = autocast_dtype(configuration.precision, True) or DTYPES[configuration.precision]
+        dtype = dtype_named(configuration.dtype)
         options = LoaderOptions(
             batch=max(1, recipe.batch // world.size),
             size=recipe.size,
@@ -327,7 +327,7 @@ def _decoded(splits: Splits, size: int, threads: int) -> Splits:
 
 def evaluation_options(card: Any, configuration: Configuration, device: str, batch: int, threads: int) -> LoaderOptions:
     """How images must be read for the weights that `card` (models.training.checkpoint.Card) describes."""
-    dtype = autocast_dtype(configuration.precision, True) or DTYPES[configuration.precision]
+    dtype = dtype_named(configuration.dtype)
     return LoaderOptions(
         batch=batch,
         size=card.size,

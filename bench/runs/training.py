@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from bench.errors import UsageError
-from bench.machine import tuned
 from bench.machine.cpu import usable_cores
 from bench.machine.facts import describe
+from bench.machine.tuned import tuned_configuration
 from bench.runs import sources
 from bench.runs.request import (
     HISTORY,
@@ -35,7 +35,7 @@ from bench.runs.request import (
 )
 from bench.runs.sources import Feed, Say, Splits
 from models import zoo
-from models.configuration import Configuration, Device, parse
+from models.configuration import Choice, Configuration, Device, parse
 from models.predict import Classifier, same_classes
 from models.prepare import device_facts
 from models.training import checkpoint
@@ -176,11 +176,10 @@ def network(recipe: Recipe) -> torch.nn.Module:
 
 def configured(recipe: Recipe, device: Device, processes: int) -> Configuration:
     """The recipe's configuration here; a preset is content with less where its steps cannot be one CUDA graph."""
-    text = recipe.configuration
-    if tuned.is_tuned(text):
-        text = tuned.in_words(text, recipe.model, "training", describe())
-    found = parse(text, device, True)
-    if found.compile == "graphs" and "graphs" not in recipe.configuration.split("-"):
+    choice = Choice.from_text(recipe.configuration)
+    tuned = tuned_configuration(choice, recipe.model, "training", describe()) if choice.tuned else None
+    found = choice.on(device, True, tuned)
+    if found.compile == "graphs" and "graphs" not in choice.levers:
         fused = implementation(recipe.optimizer, True) == "fused"
         if not_one_graph(recipe, processes) or not fused:
             return replace(found, compile="compile")

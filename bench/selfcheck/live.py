@@ -20,6 +20,7 @@ from typing import Any
 from bench.checking.trees import top_of, working
 from bench.errors import BenchError, UsageError
 from bench.processes import SOURCE
+from bench.screen import Say
 from bench.selfcheck.resample import upper_bound
 from results.errors import RecordError
 from results.gate import GRAVITY
@@ -31,7 +32,6 @@ from results.verdict import CLEAN, REGRESSED
 WORKLOADS = ("inference/lenet@fp32-nchw-eager/b4/s32/c10/cpu",)
 TIMEOUT = 3600.0
 
-Say = Callable[[str], None]
 
 # Appended to STEP of the slower side. The share is made up of whole steps, so that it is real work of the
 # right kind on any device; the first calls, which are counted and compared, stay single.

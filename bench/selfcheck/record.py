@@ -2,37 +2,33 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench.checking.looks import MOST_PAIRS, SLICE_SECONDS, Busy, Duel
 from bench.checking.sides import Spawn, only_one, open_side
 from bench.checking.trees import Tree, top_of, working
 from bench.errors import UsageError, WorkloadError
 from bench.processes import SOURCE
+from bench.screen import Say
 from bench.selfcheck.load import competing
 from bench.selfcheck.traces import SAMPLE_SECONDS, Block, Header, TraceWriter, read
 from bench.sides.process import Worker
-from bench.timing.duel import Plan
+from bench.timing.duel import Plan, Turn
 from bench.timing.workload import Conditions, Workload
 from results.gate import Side
 from results.record import utc_now
 from results.store import same_machine
 
-Say = Callable[[str], None]
-
 
 class Recorder(Duel):
     """The check's duel, also timing each step on its own: other tools' rules want single times."""
 
-    def turn(self, name: str, workload: Workload, how: Plan, twice_every: int = 0) -> Callable[[], Any]:
-        def take() -> Any:
-            return self.workers[name].slice(workload, how.steps, how.drop, each=True, timeout=120)
-
-        return take
+    def turn(self, name: str, workload: Workload, length: Plan, twice_every: int = 0) -> Turn:
+        """A turn in which each step is timed on its own."""
+        return self.crew.turn(name, workload, length, each=True)
 
     def block(self) -> Block:
         """One block of every workload.
@@ -46,7 +42,7 @@ class Recorder(Duel):
             for workload in self.workloads:
                 self.measure(workload, False)
         finally:
-            self.close()
+            self.crew.close()
         found = []
         for workload in self.workloads:
             series = self.series[workload.id]

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,23 @@ from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadErro
 from bench.processes import PARENT, SOURCE
 from bench.timing.clock import Slice
 from bench.timing.workload import Conditions, Workload
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a process says of the steps that it has built.
+
+    Attributes:
+        compile_seconds: spent compiling, 0 where nothing is compiled.
+        cache: "cold", "bypassed" or "warm": what the compiler's cache held; "none" without a compiler.
+        notes: what a reader of the numbers must know.
+        prefetch: workload id -> batches that its loader holds ready.
+    """
+
+    compile_seconds: float
+    cache: str
+    notes: tuple[str, ...]
+    prefetch: Mapping[str, int]
 
 
 class Worker:
@@ -43,6 +60,8 @@ class Worker:
         python: str = sys.executable,
     ) -> None:
         self.name = name
+        self.source = source
+        self._reads_fields = False
         # This process's own packages must not be found where the child's tree lacks one.
         elsewhere = [
             place
@@ -99,7 +118,9 @@ class Worker:
         if "error" in answer:
             kind = {"memory": OutOfMemoryError, "workload": WorkloadError}.get(answer["kind"], WorkerError)
             message = str(answer["error"])
-            raise kind(message if kind is not WorkerError else f"{self.name}: {message}{self._tail()}")
+            if kind is WorkerError:
+                raise WorkerError(f"{self.name}: {message}", self._tail())
+            raise kind(message)
         return answer
 
     def ask(self, command: str, timeout: float = 60.0, **arguments: Any) -> dict[str, Any]:
@@ -107,22 +128,55 @@ class Worker:
         self.send(command, **arguments)
         return self.receive(timeout)
 
-    def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> dict[str, Any]:
-        """Build steps that belong together and call each once: {"compile_seconds", "cache", "notes", "prefetch"}."""
+    def greet(self, needs: Mapping[str, Any]) -> None:
+        """Ask it to import what it will need; `greeted` waits for it.
+
+        Args:
+            needs: arguments of Session.imports, and "compiler": whether torch's compiler is among them.
+        """
+        self.send("hello", compiler=needs["compiler"])
+        self.send("imports", **{name: value for name, value in needs.items() if name != "compiler"})
+
+    def greeted(self, timeout: float = 300.0) -> None:
+        """Wait for a process that was greeted.
+
+        Raises:
+            WorkerError: it runs other code than it was started for: a tree would be compared with itself.
+        """
+        answer = self.receive(timeout)
+        self._reads_fields = bool(answer.get("reads_fields"))
+        source = answer.get("source")
+        if source is not None and Path(source).resolve() != self.source.resolve():
+            raise WorkerError(
+                f"{self.name} runs the code of {source} and not that of {self.source}; is pixbench installed in a way "
+                "that goes before PYTHONPATH?"
+            )
+        # Code of an older commit may not know this question; it then imports while it builds.
+        with contextlib.suppress(BenchError):
+            self.receive(timeout)
+
+    def described(self, workload: Workload) -> dict[str, Any]:
+        """A workload in the form that the process reads: code of older commits reads configurations as text."""
+        fields = workload.to_json()
+        return fields if self._reads_fields else {**fields, "configuration": workload.configuration.text}
+
+    def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> Built:
+        """Build steps that belong together and call each once."""
         self.begin_build(workloads, conditions)
         return self.built(timeout)
 
     def begin_build(self, workloads: Sequence[Workload], conditions: Conditions) -> None:
         """Have it build while others do; `built` waits for it."""
-        self.send("build", workloads=[w.to_json() for w in workloads], conditions=asdict(conditions))
+        self.send("build", workloads=[self.described(w) for w in workloads], conditions=asdict(conditions))
 
-    def built(self, timeout: float = 900.0) -> dict[str, Any]:
+    def built(self, timeout: float = 900.0) -> Built:
         """What `build` answers."""
-        return self.receive(timeout)
+        answer = self.receive(timeout)
+        return Built(**{**answer, "notes": tuple(answer["notes"])})
 
-    def warm(self, workload: Workload, cap: float, timeout: float = 600.0) -> dict[str, Any]:
-        """Warm up: {"seconds_per_step", "stable"}; see `warm_up`."""
-        return self.ask("warm", timeout, id=workload.id, cap=cap)
+    def warm(self, workload: Workload, cap: float, timeout: float = 600.0) -> float:
+        """Warm up for at most about `cap` seconds; returns seconds a step."""
+        return float(self.ask("warm", timeout, id=workload.id, cap=cap)["seconds_per_step"])
 
     def slice(
         self, workload: Workload, steps: int, drop: int, each: bool, timeout: float, twice_every: int = 0
@@ -130,7 +184,7 @@ class Worker:
         """One turn of `steps` timed steps; with `twice_every` every so manyth does its work twice."""
         more = {"twice_every": twice_every} if twice_every else {}
         answer = self.ask("slice", timeout, id=workload.id, steps=steps, drop=drop, each=each, **more)
-        return Slice(**{**answer, "samples": tuple(answer["samples"])})
+        return Slice.from_json(answer)
 
     def close(self) -> None:
         """End the process and everything it started. Never raises, also when called twice."""
@@ -155,7 +209,7 @@ class Worker:
             text = self._log.read().decode(errors="replace").strip().splitlines()
         except (OSError, ValueError):
             return ""
-        return ("; its last output was:\n  " + "\n  ".join(text[-lines:])) if text else ""
+        return "\n".join(f"  {line}" for line in text[-lines:])
 
     def _failure(self, what: str) -> BenchError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -168,4 +222,4 @@ class Worker:
         how = (
             "" if code is None else (f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})")
         )
-        return WorkerError(f"the process measuring {self.name} {what}{how}{self._tail()}")
+        return WorkerError(f"the process measuring {self.name} {what}{how}", self._tail())

@@ -17,7 +17,7 @@ from bench.machine.allocator import keep_memory
 from bench.machine.gpu import THROTTLING
 from bench.machine.telemetry import sensor_for
 from bench.processes import SOURCE, end_with_parent
-from bench.timing.clock import CLOCKS, cuda_timer, time_slice
+from bench.timing.clock import CLOCKS, time_slice
 from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
 
@@ -96,7 +96,6 @@ class Session:
             "ceilings": self.ceilings,
             "machine": self.machine,
             "device": self.device,
-            "resolve": self.resolve,
             "missing": self.missing,
             "unreadable": self.unreadable,
             "parity": self.parity,
@@ -120,7 +119,7 @@ class Session:
             importlib.import_module(module)
         # Half a million objects that stay: each later collection, one before every turn, would walk them all.
         gc.freeze()
-        return {"pid": os.getpid(), "source": str(SOURCE)}
+        return {"pid": os.getpid(), "source": str(SOURCE), "reads_fields": True}
 
     def imports(self, models: Sequence[str], loaders: Sequence[str], training: bool) -> dict[str, Any]:
         """Import what steps will be built from, for the same reason, and nothing that they do without.
@@ -149,23 +148,6 @@ class Session:
         from models.prepare import device_facts
 
         return asdict(device_facts(open_device(device)))
-
-    def resolve(self, device: str, configurations: Sequence[str]) -> dict[str, Any]:
-        """Each configuration as levers, for inference and for training (or the reason why not)."""
-        from bench.timing.step import open_device
-        from models.configuration import parse
-        from models.errors import ModelError
-        from models.prepare import device_facts
-
-        facts = device_facts(open_device(device))
-        answer: dict[str, Any] = {}
-        for text in configurations:
-            answer[text] = {"inference": parse(text, facts, training=False).text}
-            try:
-                answer[text]["training"] = parse(text, facts, training=True).text
-            except ModelError as error:
-                answer[text]["training_missing"] = str(error)
-        return answer
 
     def missing(self, loader: str, device: str) -> dict[str, Any]:
         from loaders import engines
@@ -222,17 +204,16 @@ class Session:
 
     def slice(self, id: str, steps: int, drop: int, each: bool, twice_every: int = 0) -> dict[str, Any]:
         step = self.steps[id]
-        cuda = step.workload.device == "cuda"
         call = slowed(step.call, twice_every, drop) if twice_every else step.call
         # Collecting garbage in the middle of a slice would be timed as work of the network.
         gc.collect()
         gc.disable()
         try:
-            turn = time_slice(call, steps, drop, CLOCKS[step.workload.device], each, cuda_timer if cuda else None)
+            turn = time_slice(call, steps, drop, CLOCKS[step.workload.device], each)
         finally:
             gc.enable()
         answer = asdict(turn)
-        if cuda:
+        if step.workload.device == "cuda":
             # A CPU's reading is one core's at one moment; a GPU's clock is the whole device's.
             now = self.sensor("cuda").sample()
             answer.update(clock_hertz=now.clock_hertz, throttled=bool((now.throttle or 0) & THROTTLING))

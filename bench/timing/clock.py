@@ -5,9 +5,10 @@ around many steps, it counts the launches as a user sees them and adds no synchr
 that is also how pytest-benchmark calls its timer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,6 @@ class Slice:
     Attributes:
         seconds: wall time of the timed steps together, device idle at both ends.
         steps: how many were timed.
-        device_seconds: the same between two CUDA events; None on a CPU.
         samples: wall time of each step on its own; empty unless asked for.
         clock_hertz: the device's clock at the end of the slice, None where it cannot be read.
         throttled: the device reported that it slowed down.
@@ -25,7 +25,6 @@ class Slice:
 
     seconds: float
     steps: int
-    device_seconds: float | None = None
     samples: tuple[float, ...] = ()
     clock_hertz: float | None = None
     throttled: bool = False
@@ -33,6 +32,12 @@ class Slice:
     @property
     def seconds_per_step(self) -> float:
         return self.seconds / self.steps
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Slice":
+        """From its fields by name; what other versions write besides is passed over."""
+        known = {name: data[name] for name in ("seconds", "steps", "clock_hertz", "throttled") if name in data}
+        return cls(**known, samples=tuple(data.get("samples", ())))
 
 
 def cpu_clock() -> float:
@@ -57,14 +62,12 @@ def time_slice(
     drop: int,
     clock: Callable[[], float],
     each: bool = False,
-    device_timer: "Callable[[], Callable[[], float]] | None" = None,
 ) -> Slice:
     """Call `step` drop + steps times and time the last `steps` of them.
 
     Args:
         drop: untimed calls first: they refill the caches that the other side's turn emptied.
         each: also time every step on its own (closed loop: the queue is empty before each).
-        device_timer: starts a device-side measurement and returns what ends it, in seconds.
 
     Raises:
         ValueError: steps is below 1.
@@ -81,29 +84,8 @@ def time_slice(
             now = clock()
             samples.append(now - last)
             last = now
-        return Slice(last - begin, steps, None, tuple(samples))
+        return Slice(last - begin, steps, tuple(samples))
     begin = clock()
-    finish = device_timer() if device_timer else None
     for _ in range(steps):
         step()
-    device_seconds = finish() if finish else None
-    return Slice(clock() - begin, steps, device_seconds)
-
-
-def cuda_timer() -> Callable[[], float]:
-    """Record a CUDA event now; the returned function records a second one and gives the seconds between them.
-
-    elapsed_time is milliseconds from the first to the second event, and needs both to have happened.
-    """
-    import torch
-
-    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    start.record()
-
-    def finish() -> float:
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3
-
-    return finish
+    return Slice(clock() - begin, steps)

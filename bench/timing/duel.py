@@ -12,26 +12,12 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.errors import BenchError
+from bench.errors import on_side
 from bench.timing.clock import Slice
 
 PAIRS = 8
 SLICE_SECONDS = 0.25
 MAX_CLOCK_DEVIATION = 0.05
-
-
-class SideError(BenchError):
-    """A side failed in its turn.
-
-    Attributes:
-        side: its name.
-        reason: what it raised.
-    """
-
-    def __init__(self, side: str, reason: BenchError) -> None:
-        super().__init__(f"{side}: {reason}")
-        self.side = side
-        self.reason = reason
 
 
 Turn = Callable[[], Slice]
@@ -75,7 +61,7 @@ def take_turns(
         enough: called with the number of rounds done; True ends the block early.
 
     Raises:
-        SideError: a side raised a BenchError in its turn.
+        BenchError: what a side raised in its turn; its `side` says which.
     """
     done: list[Round] = []
     names = list(sides)
@@ -83,10 +69,8 @@ def take_turns(
         rng.shuffle(names)
         turns: dict[str, Slice] = {}
         for name in names:
-            try:
+            with on_side(name):
                 turns[name] = sides[name]()
-            except BenchError as error:
-                raise SideError(name, error) from error
         done.append(turns)
         if enough and enough(number + 1):
             break

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import WorkloadError
-from bench.timing.workload import Conditions, Workload
+from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
 from loaders import engines
 from models import zoo
 from models.captured import capture
-from models.configuration import Configuration, parse
+from models.configuration import Configuration, check
 from models.prepare import Prepared, device_facts, prepare
 from models.training.graphed import GraphedUpdate
 
@@ -87,10 +87,11 @@ def build(workloads: Sequence[Workload], conditions: Conditions) -> list[Step]:
     shared = {(w.subject, w.configuration, w.batch, w.size, w.classes, w.device, w.training) for w in workloads}
     if len(shared) != 1:
         raise WorkloadError(f"workloads that share a network must agree on it: {', '.join(w.id for w in workloads)}")
-    configuration = parse(first.configuration, device_facts(device), first.training)
+    configuration = first.network
+    check(configuration, device_facts(device), first.training)
     model = zoo.build(first.subject, first.classes)
     shape = (first.batch, 3, first.size, first.size)
-    captured = first.task == "latency" and first.device == "cuda" and configuration.compile in ("graphs", "autotune")
+    captured = first.task == "latency" and first.device == "cuda" and configuration.captures
     prepared = prepare(model, configuration, device, first.training, shape, captured)
     if first.training:
         update, optimizer = trainer(prepared, configuration, device)
@@ -98,7 +99,7 @@ def build(workloads: Sequence[Workload], conditions: Conditions) -> list[Step]:
     else:
         steps = [inference(workload, prepared, device, captured) for workload in workloads]
     for step in steps:
-        step.compiled = configuration.compile != "eager"
+        step.compiled = configuration.compiles
         step.converted = configuration.peer is not None
     return steps
 
@@ -188,7 +189,7 @@ def trainer(
     One fused optimiser kernel touches each weight once; only the plain configuration keeps torch's default
     loop, because that is what a first script has.
     """
-    fused = True if configuration != Configuration() else None
+    fused = None if configuration.plain else True
     optimizer = torch.optim.SGD(prepared.module.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=fused)
     loss_function = nn.CrossEntropyLoss()
     scaler = torch.amp.GradScaler(device.type) if prepared.autocast is torch.float16 else None
@@ -223,8 +224,8 @@ def training(
     step = Step(workload, _closed, workload.batch, prepared.module, optimizer, notes=prepared.notes)
     batches: Batches
     if workload.task == "end_to_end":
-        layout = "nhwc" if prepared.memory_format is torch.channels_last else "nchw"
-        loader = open_loader(workload, conditions, workload.loader, str(prepared.dtype).removeprefix("torch."), layout)
+        parts = _fed(workload, conditions, workload.loader, LoaderOutput.feeding(workload.network))
+        loader = engines.build(workload.loader, *parts)
         step.prefetch = loader.prefetch
         step._closers.append(loader.close)
         batches = forever(loader)
@@ -259,30 +260,21 @@ def loading(workload: Workload, conditions: Conditions) -> Step:
     )
 
 
-def open_loader(workload: Workload, conditions: Conditions, engine: str, dtype: str, layout: str) -> Any:
-    """The loader a workload names, over the files its conditions name.
-
-    Raises:
-        DataError: no such folder, no readable image in it, or the engine is missing here.
-    """
-    return engines.build(engine, *_fed(workload, conditions, engine, dtype, layout))
-
-
 def loader_parts(workload: Workload, conditions: Conditions) -> tuple[Any, Any]:
     """Data set and options of a loading workload's loader, which is not built.
 
     Raises:
         DataError: no such folder, or no readable image in it.
     """
-    dtype, layout, *counts = workload.configuration.split("-")
-    given = {count[0]: int(count[1:]) for count in counts}
-    if "w" in given:
-        conditions = replace(conditions, threads=given["w"])
-    dataset, options = _fed(workload, conditions, workload.subject, dtype, layout)
-    return dataset, replace(options, prefetch=given["p"]) if "p" in given else options
+    output = workload.configuration
+    assert isinstance(output, LoaderOutput)
+    if output.workers is not None:
+        conditions = replace(conditions, threads=output.workers)
+    dataset, options = _fed(workload, conditions, workload.subject, output)
+    return dataset, options if output.ahead is None else replace(options, prefetch=output.ahead)
 
 
-def _fed(workload: Workload, conditions: Conditions, engine: str, dtype: str, layout: str) -> tuple[Any, Any]:
+def _fed(workload: Workload, conditions: Conditions, engine: str, output: LoaderOutput) -> tuple[Any, Any]:
     from bench.timing.images import open_images
     from loaders.gpu_decoding import decoding_there
     from loaders.options import LoaderOptions
@@ -297,8 +289,8 @@ def _fed(workload: Workload, conditions: Conditions, engine: str, dtype: str, la
     options = LoaderOptions(
         batch=workload.batch,
         size=workload.size,
-        dtype=dtype,
-        layout=layout,
+        dtype=output.dtype,
+        layout=output.layout,
         device=workload.device,
         threads=conditions.threads,
         seed=conditions.seed,
@@ -321,9 +313,12 @@ def kernel(workload: Workload, device: torch.device) -> Step:
     """
     from kernels import catalogue
 
-    implementation, dtype = workload.configuration.split("-")
+    variant = workload.configuration
+    assert isinstance(variant, KernelVariant)
     try:
-        call = catalogue.example(workload.subject, implementation, workload.batch, workload.size, dtype, device)
+        call = catalogue.example(
+            workload.subject, variant.implementation, workload.batch, workload.size, variant.dtype, device
+        )
     except ValueError as error:
-        raise WorkloadError(f"kernel {workload.subject}@{implementation} cannot run here: {error}") from None
-    return Step(workload, call, workload.batch, compiled=implementation == "compiled")
+        raise WorkloadError(f"kernel {workload.subject}@{variant.implementation} cannot run here: {error}") from None
+    return Step(workload, call, workload.batch, compiled=variant.implementation == "compiled")

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from bench.errors import WorkloadError
+from loaders.options import DTYPES
+from models.configuration import Configuration, words
+from models.errors import ModelError
 
 # task -> one line; the names also stand in ids.
 TASKS: dict[str, str] = {
@@ -25,15 +28,103 @@ _ID = re.compile(
 
 
 @dataclass(frozen=True)
+class LoaderOutput:
+    """What a loader delivers, and with how many hands.
+
+    Attributes:
+        dtype: of the batches, by torch's name.
+        layout: nchw or nhwc (channels_last).
+        workers: threads or processes that load; None is as many as there are CPU threads.
+        ahead: batches made ahead; None is the loader's own default.
+    """
+
+    dtype: str = "float32"
+    layout: str = "nhwc"
+    workers: int | None = None
+    ahead: int | None = None
+
+    @property
+    def text(self) -> str:
+        """`float32-nhwc`, with `-wN` and `-pN` behind it where they are set."""
+        counts = [f"{name}{n}" for name, n in (("w", self.workers), ("p", self.ahead)) if n is not None]
+        return "-".join([self.dtype, self.layout, *counts])
+
+    @classmethod
+    def from_text(cls, text: str) -> "LoaderOutput":
+        """The inverse of text; what is not named stays as in LoaderOutput().
+
+        Raises:
+            WorkloadError: a word that means nothing.
+        """
+        changes: dict[str, Any] = {}
+        for word in words(text) or [""]:
+            if word in DTYPES:
+                changes["dtype"] = word
+            elif word in ("nhwc", "nchw"):
+                changes["layout"] = word
+            elif re.fullmatch(r"w\d+", word) and "workers" not in changes:
+                changes["workers"] = int(word[1:])
+            elif re.fullmatch(r"p[1-9]\d*", word) and "ahead" not in changes:
+                changes["ahead"] = int(word[1:])
+            else:
+                raise WorkloadError(
+                    f"a loader's configuration is DTYPE-LAYOUT-wWORKERS-pAHEAD or a part of it, such as {cls().text} "
+                    f"or w0; got {text!r}"
+                )
+        return cls(**changes)
+
+    @classmethod
+    def feeding(cls, network: Configuration) -> "LoaderOutput":
+        """The batches that a network takes."""
+        return cls(network.dtype, network.layout)
+
+
+@dataclass(frozen=True)
+class KernelVariant:
+    """Which implementation of a kernel runs, and the dtype of what it makes, by torch's name."""
+
+    implementation: str
+    dtype: str = "bfloat16"
+
+    @property
+    def text(self) -> str:
+        """`triton-bfloat16`."""
+        return f"{self.implementation}-{self.dtype}"
+
+    @classmethod
+    def from_text(cls, text: str) -> "KernelVariant":
+        """The inverse of text, also without a dtype.
+
+        Raises:
+            WorkloadError: it is not of one or two words.
+        """
+        parts = words(text)
+        if not 1 <= len(parts) <= 2:
+            raise WorkloadError(
+                f"a kernel's configuration is IMPLEMENTATION-DTYPE, such as torch-bfloat16; got {text!r}"
+            )
+        return cls(*parts)
+
+
+def configuration_of(task: str, text: str) -> Configuration | LoaderOutput | KernelVariant:
+    """What the text of a configuration means for a task.
+
+    Raises:
+        ModelError, WorkloadError: it means nothing there.
+    """
+    if task == "loading":
+        return LoaderOutput.from_text(text)
+    return KernelVariant.from_text(text) if task == "kernel" else Configuration.from_text(text)
+
+
+@dataclass(frozen=True)
 class Workload:
     """A thing that can be timed. Everything that changes its number and is not the machine's is a field.
 
     Attributes:
         task: a key of TASKS.
         subject: the model, loader or kernel.
-        configuration: resolved levers of a model, `DTYPE-LAYOUT` of a loader's batches (with `-wN` its workers,
-            with `-pN` the batches made ahead),
-            `IMPLEMENTATION-DTYPE` of a kernel.
+        configuration: of a model, a loader (loading) or a kernel (kernel).
         batch: images a step.
         size: height and width of the square images, in pixels.
         classes: logits of the model; 0 where there is no model.
@@ -44,7 +135,7 @@ class Workload:
 
     task: str
     subject: str
-    configuration: str
+    configuration: Configuration | LoaderOutput | KernelVariant
     batch: int
     size: int
     classes: int = 0
@@ -61,7 +152,7 @@ class Workload:
     @property
     def id(self) -> str:
         """The text form: `training/resnet34@amp-nhwc-eager/b16/s224/c1000/cpu`."""
-        parts = [self.task, f"{self.subject}@{self.configuration}", f"b{self.batch}", f"s{self.size}"]
+        parts = [self.task, f"{self.subject}@{self.configuration.text}", f"b{self.batch}", f"s{self.size}"]
         if self.classes:
             parts.append(f"c{self.classes}")
         parts += [part for part in (self.loader, self.data) if part]
@@ -82,7 +173,11 @@ class Workload:
             classes = int(between.pop(0)[1:]) if counted else 0
             loader = between.pop(0) if task == "end_to_end" and between else ""
             data = "/".join(between)
-            facts = (match["subject"], match["configuration"], int(match["batch"]), int(match["size"]), classes)
+            try:
+                configuration = configuration_of(task, match["configuration"])
+            except (ModelError, WorkloadError) as error:
+                raise WorkloadError(f"{text!r} is no workload's id: {error}") from None
+            facts = (match["subject"], configuration, int(match["batch"]), int(match["size"]), classes)
             found = cls(task, *facts, loader, data, match["device"])
             # What only looks alike (a leading zero, an empty word, a data set where no file is read) is refused.
             if found.id == text and (found.reads_files or not data):
@@ -92,9 +187,27 @@ class Workload:
         )
 
     @property
+    def network(self) -> Configuration:
+        """The configuration of its model.
+
+        Raises:
+            WorkloadError: it has no model.
+        """
+        if not isinstance(self.configuration, Configuration):
+            raise WorkloadError(f"{self.id} runs no network")
+        return self.configuration
+
+    @property
     def training(self) -> bool:
         """True if a step updates weights."""
         return self.task in ("training", "end_to_end")
+
+    @property
+    def may_compile(self) -> bool:
+        """True if getting it ready may call a compiler; kernels are compiled where they are first called."""
+        if isinstance(self.configuration, Configuration):
+            return self.configuration.compiles or self.configuration.peer is not None
+        return self.task == "kernel"
 
     @property
     def reads_files(self) -> bool:
@@ -102,21 +215,26 @@ class Workload:
         return self.task in ("loading", "end_to_end")
 
     def to_json(self) -> dict[str, Any]:
-        """Field name -> value."""
+        """Field name -> value; the configuration as a table of its fields."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Workload":
-        """The inverse of to_json.
+        """The inverse of to_json; the configuration may also be a text, as other versions write it.
 
         Raises:
             WorkloadError: an unknown key; the known ones are listed.
+            ModelError: a configuration that does not exist.
         """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(data) - set(known))
         if unknown:
             raise WorkloadError(f"a workload has no {', '.join(unknown)}; it has {', '.join(known)}")
-        return cls(**data)
+        task, given = data["task"], data["configuration"]
+        if isinstance(given, str):
+            return cls(**{**data, "configuration": configuration_of(task, given)})
+        kind = {"loading": LoaderOutput, "kernel": KernelVariant}.get(task, Configuration)
+        return cls(**{**data, "configuration": kind(**given)})
 
 
 @dataclass(frozen=True)

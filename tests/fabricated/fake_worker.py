@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.errors import BenchError
+from bench.sides.process import Built
 from bench.timing.clock import Slice
 
 COST = {
@@ -37,7 +38,7 @@ class Machine:
 
 
 class FakeWorker:
-    """Stands in for bench.worker.Worker; `seconds(label, workload)` is the time of a step without noise."""
+    """Stands in for bench.sides.process.Worker; `seconds(label, workload)` is the time of a step without noise."""
 
     def __init__(
         self,
@@ -69,10 +70,9 @@ class FakeWorker:
             raise error
         if command == "machine":
             return {"fingerprint": {"device": "fake", "cores": 2}}
-        if command == "resolve":
-            return {
-                c: {"inference": "fp32-nhwc-eager", "training": "fp32-nhwc-eager"} for c in arguments["configurations"]
-            }
+        if command == "device":
+            # Without a compiler and bfloat16, fast is fp32-nhwc-eager.
+            return {"kind": "cpu", "bf16": False, "compiler": False}
         if command == "cost":
             return {**COST, "model": arguments["model"], "classes": 10, "size": 32}
         if command == "ceilings":
@@ -101,28 +101,29 @@ class FakeWorker:
             return {"missing": "no readable energy counter on this machine"}
         return {}
 
-    def build(self, workloads: Any, conditions: Any, timeout: float = 0) -> dict[str, Any]:
+    def greet(self, needs: Any) -> None:
+        self.ask("hello", **needs)
+
+    def greeted(self, timeout: float = 0) -> None:
+        """It has imported everything at once."""
+
+    def build(self, workloads: Any, conditions: Any, timeout: float = 0) -> Built:
         for workload in workloads:
             error = self.fail(self.name, "build", workload)
             if error is not None:
                 raise error
-        return {
-            "compile_seconds": 0.0,
-            "cache": "none",
-            "notes": [],
-            "prefetch": {w.id: 0 for w in workloads},
-        }
+        return Built(0.0, "none", (), {w.id: 0 for w in workloads})
 
     def begin_build(self, workloads: Any, conditions: Any) -> None:
         self.building = workloads, conditions
 
-    def built(self) -> dict[str, Any]:
+    def built(self) -> Built:
         return self.build(*self.building)
 
-    def warm(self, workload: Any, cap: float, timeout: float = 0) -> dict[str, Any]:
-        return {"seconds_per_step": self.seconds(self.name, workload), "stable": True}
+    def warm(self, workload: Any, cap: float, timeout: float = 0) -> float:
+        return self.seconds(self.name, workload)
 
-    def slice(self, workload: Any, steps: int, drop: int, each: bool, timeout: float) -> Slice:
+    def slice(self, workload: Any, steps: int, drop: int, each: bool, timeout: float, twice_every: int = 0) -> Slice:
         error = self.fail(self.name, "slice", workload)
         if error is not None:
             raise error
@@ -130,7 +131,7 @@ class FakeWorker:
         one = self.seconds(self.name, workload) * self.offset
         samples = tuple(one * self.machine.factor() for _ in range(steps)) if each else ()
         total = sum(samples) if each else steps * one * self.machine.factor()
-        return Slice(total, steps, None, samples)
+        return Slice(total, steps, samples)
 
     def close(self) -> None:
         if not self.closed:

@@ -1,10 +1,13 @@
 """The words after '@'."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
-from models.configuration import LEVERS, PRESETS, Configuration, Device, parse, preset
+from models.configuration import PRECISIONS, PRESETS, Choice, Configuration, Device, Precision, levers, parse, preset
 from models.errors import ModelError
 
 BF16 = Device("cpu", bf16=True, compiler=True)
@@ -85,10 +88,65 @@ def test_what_cannot_work_is_refused_with_its_reason(text: str, device: Device, 
 
 
 def test_every_lever_is_a_field() -> None:
-    for field, value, line in LEVERS.values():
+    for field, value, line in levers().values():
         assert hasattr(Configuration(), field)
         assert Configuration(**{field: value}) is not None
         assert line
+
+
+@pytest.mark.parametrize(
+    "text", ["fp32-nchw-eager", "bf16-nhwc-compile-freeze", "amp-nhwc-graphs-kernels", "fp32-nhwc-eager-freeze-kernels"]
+)
+def test_an_id_s_text_is_read_without_a_device(text: str) -> None:
+    assert Configuration.from_text(text).text == text
+    assert Configuration.from_text(text).freeze == ("freeze" in text)
+
+
+def test_an_id_names_levers_and_no_preset() -> None:
+    with pytest.raises(ModelError, match="fast is a preset"):
+        Configuration.from_text("fast-fp32")
+    assert Configuration.from_text("openvino-bf16") == Configuration("bf16", peer="openvino")
+
+
+def test_a_choice_keeps_what_was_written() -> None:
+    choice = Choice.from_text("fast-fp32-nchw")
+    assert (choice.preset, choice.levers, choice.text) == ("fast", ("fp32", "nchw"), "fast-fp32-nchw")
+    assert choice.on(BF16, training=True).text == "fp32-nchw-eager"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"precision": "fp8"}, {"layout": "chwn"}, {"compile": "jit"}, {"peer": "tvm"}],
+    ids=lambda v: next(iter(v)),
+)
+def test_a_value_that_stands_in_no_table_is_an_error(values: dict[str, str]) -> None:
+    [(field, value)] = values.items()
+    with pytest.raises(ModelError, match=f"no {field} is called '{value}'; there are "):
+        Configuration(**values)
+
+
+def test_a_precision_is_one_line_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads it, feeds it, casts it, searches it and computes its roof follows from that line."""
+    from bench.comparing.tuning import challengers
+    from bench.inspecting.roofline import Ceilings, fraction
+    from bench.timing.workload import LoaderOutput, Workload
+    from models.prepare import prepare
+
+    with pytest.raises(ModelError, match="fp64"):
+        parse("fp64", BF16, False)
+    line = Precision("64-bit floats everywhere", ("float64", None), ("float64", None), searched=("cpu",))
+    monkeypatch.setitem(PRECISIONS, "fp64", line)
+    configuration = parse("fp64", BF16, False)
+    assert configuration.text == "fp64-nchw-eager"
+    assert LoaderOutput.feeding(configuration).dtype == "float64"
+    id = "inference/lenet@fp64-nchw-eager/b2/s32/c10/cpu"
+    assert Workload.from_id(id).network == configuration
+    assert configuration in challengers(Configuration(), BF16, training=False)
+    prepared = prepare(nn.Linear(3, 2), configuration, torch.device("cpu"), False, (1, 3))
+    assert prepared.forward(torch.ones(1, 3, dtype=prepared.dtype)).dtype == torch.float64
+    cost = SimpleNamespace(activations=1000, weight_bytes=4000, flops=1)
+    shares = [fraction(cost, Ceilings(name, 1e12, 1e9), 1.0, 1, False) for name in ("fp64", "fp32")]
+    assert shares[0] == pytest.approx(2 * shares[1])
 
 
 def test_cpu_facts_come_from_its_flags(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from workloads import workload_of
 
 from bench.checking.bisect import Bisection, bisect
 from bench.errors import BenchError, UsageError, WorkerError
@@ -12,7 +13,7 @@ from bench.timing.workload import Workload
 from results.gate import ERROR, Row
 from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE, Decision
 
-WORKLOAD = Workload("inference", "lenet", "fp32-nchw-eager", 4, 32, 10)
+WORKLOAD = workload_of("inference", "lenet", "fp32-nchw-eager", 4, 32, 10)
 COMMITS = 9
 
 

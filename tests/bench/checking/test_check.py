@@ -9,15 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from workloads import workload_of
 
 from bench.checking import baseline, check, looks, sides
 from bench.checking.check import default_workloads, record_of
 from bench.checking.looks import Busy, Duel, subject_of_self_test, turns_of
-from bench.checking.sides import first_line, only_one
+from bench.checking.sides import only_one, said_by
 from bench.checking.trees import Tree
 from bench.errors import OutOfMemoryError, UsageError, WorkerError, WorkloadError
 from bench.inspecting import reference
 from bench.machine.cpu import CpuTimes
+from bench.sides.process import Built, Worker
 from bench.timing.clock import Slice
 from bench.timing.duel import PAIRS, Plan
 from bench.timing.workload import Conditions, Workload
@@ -25,8 +27,8 @@ from results.gate import Side
 from results.record import Record
 from results.verdict import CLEAN, LOOKS, REGRESSED, UNSURE
 
-FAST = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
-OTHER = Workload("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
+FAST = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
+OTHER = workload_of("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
 CONDITIONS = Conditions(threads=1)
 BASE = Tree(Side("base", "main", "b" * 40), Path("/base"), "bbbb", "python")
 HEAD = Tree(Side("head", "", "a" * 40), Path("/head"), "aaaa", "python")
@@ -64,6 +66,7 @@ class Machine:
 class Process:
     def __init__(self, machine: Machine, name: str, source: Path, number: int) -> None:
         self.machine, self.name, self.source, self.number = machine, name, source, number
+        self.running = source
         self.share = machine.rng.gauss(0, machine.scatter)
         self.questions: list[tuple[str, dict[str, Any]]] = []
 
@@ -76,7 +79,7 @@ class Process:
         if error is not None:
             raise error
         if command == "hello":
-            return {"source": str(self.source)}
+            return {"source": str(self.running)}
         if command == "facts":
             return self.machine.facts.get(self.name, {"parameters": 10})
         if command == "machine":
@@ -90,16 +93,18 @@ class Process:
         self.send(command, **arguments)
         return self.receive(timeout)
 
+    greet, greeted = Worker.greet, Worker.greeted
+
     def begin_build(self, workloads: list[Workload], conditions: Conditions) -> None:
         self.building = workloads
 
-    def built(self) -> dict[str, Any]:
+    def built(self) -> Built:
         if (self.name, "build") in self.machine.fails:
             raise self.machine.fails[self.name, "build"]
-        return {"prefetch": {w.id: 0 for w in self.building}}
+        return Built(0.0, "none", (), {w.id: 0 for w in self.building})
 
-    def warm(self, workload: Workload, cap: float) -> dict[str, Any]:
-        return {"seconds_per_step": 0.01}
+    def warm(self, workload: Workload, cap: float) -> float:
+        return 0.01
 
     def slice(
         self, workload: Workload, steps: int, drop: int, each: bool, timeout: float, twice_every: int = 0
@@ -109,7 +114,7 @@ class Process:
         factor = self.machine.speed(self.name, workload.id, self.number)
         extra = 1 + (steps // twice_every) / steps if twice_every else 1.0
         noise = math.exp(self.share + self.machine.rng.gauss(0, self.machine.scatter))
-        return Slice(0.01 * steps * factor * noise * extra, steps, None)
+        return Slice(0.01 * steps * factor * noise * extra, steps)
 
     def close(self) -> None:
         self.machine.living -= 1
@@ -261,8 +266,8 @@ def test_long_steps_leave_the_self_test_to_a_small_workload() -> None:
     machine = Machine()
 
     class Slow(Process):
-        def warm(self, workload: Workload, cap: float) -> dict[str, Any]:
-            return {"seconds_per_step": 0.01 if workload == looks.small("cpu") else 1.0}
+        def warm(self, workload: Workload, cap: float) -> float:
+            return 0.01 if workload == looks.small("cpu") else 1.0
 
         def slice(self, workload: Workload, *given: Any, **more: Any) -> Slice:
             assert not (self.name == "again" and workload == FAST)
@@ -376,7 +381,9 @@ def test_a_process_that_runs_other_code_is_refused() -> None:
     tree = Tree(HEAD.side, Path("/elsewhere"), "aaaa", "python")
 
     def spawn(name: str, environment: Mapping[str, str], source: Path, python: str) -> Process:
-        return machine(name, environment, Path("/installed"), python)
+        process = machine(name, environment, source, python)
+        process.running = Path("/installed")
+        return process
 
     report, _ = check.check(BASE, tree, [FAST], CONDITIONS, spawn=spawn)
     assert (report.verdict, report.exit_code) == ("ERROR", 2)
@@ -387,9 +394,7 @@ def test_a_process_that_runs_other_code_is_refused() -> None:
 @pytest.mark.parametrize("side", ["base", "head"])
 def test_a_side_that_does_not_start_fails_every_row_and_is_named(side: str) -> None:
     machine = Machine()
-    machine.fails[side, "hello"] = WorkerError(
-        f"the process measuring {side} ended (exit code 1); its last output was:"
-    )
+    machine.fails[side, "hello"] = WorkerError(f"the process measuring {side} ended (exit code 1)", "  Traceback")
     report, extra = run(machine)
     assert (report.verdict, report.exit_code, report.only_noise) == ("ERROR", 2, False)
     assert [row.reason for row in report.rows] == [f"{side}: the process measuring {side} ended (exit code 1)"] * 2
@@ -462,9 +467,12 @@ def test_default_workloads_have_ids_that_can_be_read_back() -> None:
         assert subject_of_self_test(made) == made[0]
 
 
-def test_first_line() -> None:
-    assert first_line(WorkerError("it died; its last output was:\n  x")) == "it died"
-    assert first_line(WorkerError("")) == "WorkerError"
+@pytest.mark.parametrize(("side", "text"), [("", "it died"), ("head", "head: it died"), ("again", "base: it died")])
+def test_an_error_is_told_in_one_line_behind_its_side(side: str, text: str) -> None:
+    error = WorkerError("it died", "  x\n  y")
+    assert str(error) == "it died; its last output was:\n  x\n  y"
+    error.side = side
+    assert said_by(error) == text
 
 
 # Against a stored run
@@ -515,7 +523,7 @@ def test_baselines_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     bare = Record.from_json({**record.to_json(), "settings": {}})
     with pytest.raises(UsageError, match="without the reference"):
         against(bare, machine)
-    more = Workload("inference", "lenet", "fp32-nchw-eager", 9, 32, 10)
+    more = workload_of("inference", "lenet", "fp32-nchw-eager", 9, 32, 10)
     with pytest.raises(UsageError, match="holds no time of inference/lenet"):
         baseline.check_against(Path("o.json"), record, [more], CONDITIONS, spawn=machine, tree=HEAD)
     with pytest.raises(UsageError, match="holds no check"):

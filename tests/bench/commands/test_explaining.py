@@ -56,7 +56,7 @@ def test_a_tuned_model_is_measured_as_it_was_tuned(tmp_path: Path) -> None:
         (["profile", "lenet", "--nvtx", "--device", "cpu"], "Nsight"),
         (["profile", "lenet", "--data", "x"], "--task endtoend"),
         (["profile", "lenet", "--task", "endtoend", "--data", "nowhere"], "does not exist"),
-        (["profile", "lenet@bf17"], "no configuration lever"),
+        (["profile", "lenet@bf17"], "unknown lever"),
         (["tune", "lenet@naive"], "bench tune lenet"),
         (["tune", "lenet", "--tasks", "fly"], "there are infer"),
         (["tune", "nonet"], "unknown model"),

@@ -9,14 +9,17 @@ import pytest
 from fake_worker import Machine, spawner
 
 from bench.comparing import comparison as comparison_module
-from bench.comparing.comparison import Comparison, Operand, Settings
+from bench.comparing.comparison import Comparison
+from bench.comparing.operands import Operand
+from bench.comparing.plan import Settings
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine import telemetry
-from bench.timing.workload import Conditions, Workload
+from bench.timing.workload import Conditions, LoaderOutput, Workload
+from models.configuration import Choice
 from results.record import METRICS, Metric
 
 SETTINGS = Settings("cpu", 32, 16, 0, 0, "synthetic", 1, 0, 0, "data")
-MODELS = [Operand("a", "model", "lenet", "fast"), Operand("b", "model", "cifar_resnet18", "fast")]
+MODELS = [Operand("a", "lenet", Choice("fast")), Operand("b", "cifar_resnet18", Choice("fast"))]
 SPEED = {"latency": 0.01, "inference": 0.1, "training": 0.5, "end_to_end": 0.55, "loading": 0.02}
 
 
@@ -181,7 +184,7 @@ def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
 
     machine = Machine()
     found, comparison, said = compare(machine=machine, fail=fail)
-    assert comparison.lost == ["training of b"]
+    assert comparison.failures == ["training of b"]
     training = found["training_throughput"]
     assert training.batch == 16
     assert training.values["b"].missing == "out of memory: 9 GiB asked for"
@@ -192,17 +195,13 @@ def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
     assert any("out of memory" in line for line in said)
     assert machine.alive == 0
     _, resumed, _ = compare(state=json.loads(json.dumps(comparison.state())))
-    assert resumed.lost == ["training of b"]
+    assert resumed.failures == ["training of b"]
 
 
 def test_a_side_that_dies_in_its_turn_is_reported_and_the_other_rows_go_on() -> None:
     def fail(name: str, command: str, what: Any) -> BenchError | None:
         dead = command == "slice" and name == "a" and what.task == "inference"
-        return (
-            WorkerError("the process measuring a ended (signal SIGSEGV); its last output was:\n  boom")
-            if dead
-            else None
-        )
+        return WorkerError("the process measuring a ended (signal SIGSEGV)", "  boom") if dead else None
 
     machine = Machine()
     found, _, said = compare(machine=machine, fail=fail)
@@ -304,7 +303,7 @@ def test_the_same_loader_for_both_is_measured_once() -> None:
 
 
 def test_three_operands_are_all_compared_to_the_first() -> None:
-    operands = [*MODELS, Operand("c", "model", "lenet", "naive")]
+    operands = [*MODELS, Operand("c", "lenet", Choice("naive"))]
     found, _, _ = compare(operands)
     ratios = found["inference_throughput"].ratios
     assert [(r.of, r.to) for r in ratios] == [("b", "a"), ("c", "a")]
@@ -313,8 +312,8 @@ def test_three_operands_are_all_compared_to_the_first() -> None:
 
 def test_loaders_and_a_thing_against_itself() -> None:
     operands = [
-        Operand("dali", "loader", "dali", "float32-nhwc"),
-        Operand("dali#2", "loader", "dali", "float32-nhwc"),
+        Operand("dali", "dali", LoaderOutput()),
+        Operand("dali#2", "dali", LoaderOutput()),
     ]
     found, _, _ = compare(operands)
     assert set(found) == {"loader_throughput"}

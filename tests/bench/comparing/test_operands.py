@@ -9,20 +9,21 @@ from bench.comparing.operands import parse_operands
 from bench.comparing.words import files
 from bench.errors import UsageError, WorkloadError
 from bench.machine.devices import choose_device, refuse_used_gpu
+from bench.timing.workload import KernelVariant
 from loaders.errors import DataError
 from models.errors import ModelError
 
 
 def test_models_loaders_and_kernels_are_told_apart() -> None:
     assert [o.kind for o in parse_operands(["resnet34", "resnet34@naive"])] == ["model", "model"]
-    assert [o.configuration for o in parse_operands(["resnet34", "resnet34@naive"])] == ["fast", "naive"]
-    assert [o.configuration for o in parse_operands(["pil", "pil@bfloat16-nchw"])] == [
+    assert [o.configuration.text for o in parse_operands(["resnet34", "resnet34@naive"])] == ["fast", "naive"]
+    assert [o.configuration.text for o in parse_operands(["pil", "pil@bfloat16-nchw"])] == [
         "float32-nhwc",
         "bfloat16-nchw",
     ]
     kernel = parse_operands(["normalize", "normalize@torch-float32"])
     assert [o.kind for o in kernel] == ["kernel", "kernel"]
-    assert kernel[1].configuration == "torch-float32"
+    assert kernel[1].configuration == KernelVariant("torch", "float32")
 
 
 def test_a_thing_against_itself_gets_two_columns() -> None:
@@ -73,7 +74,7 @@ def test_what_the_device_cannot_do_is_answered_before_a_process_starts() -> None
     ],
 )
 def test_a_loader_takes_what_its_batches_are_and_its_workers(word: str, configuration: str) -> None:
-    assert parse_operands([word])[0].configuration == configuration
+    assert parse_operands([word])[0].configuration.text == configuration
 
 
 def test_an_unknown_loader_name_is_taken_for_a_model_and_refused() -> None:

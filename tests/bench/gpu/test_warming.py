@@ -3,18 +3,20 @@
 import threading
 from typing import Any
 
+from workloads import workload_of
+
 from bench.errors import WorkerError
 from bench.gpu.parts import INFERRED, TRAINED
 from bench.gpu.warming import at_once, warm, workloads
 from bench.timing.workload import Workload
-from models.configuration import Device, parse
+from models.configuration import Device, check, parse
 
 GPU = Device("cuda", bf16=True, compiler=True)
 
 
 def test_everything_that_a_later_part_compiles_without_timing_is_there() -> None:
     made = workloads(["resnet18"], 64, 0, "cuda")
-    assert {(w.task, w.configuration) for w in made} == {
+    assert {(w.task, w.configuration.text) for w in made} == {
         ("training", "amp-nhwc-compile"),
         ("training", parse("fast", GPU, training=True).text),
         ("inference", "amp-nhwc-compile"),
@@ -22,11 +24,11 @@ def test_everything_that_a_later_part_compiles_without_timing_is_there() -> None
         ("latency", "amp-nhwc-compile"),
     }
     for w in made:
-        assert parse(w.configuration, GPU, w.training).text == w.configuration
-        assert "autotune" not in w.configuration
+        check(w.network, GPU, w.training)
+        assert w.network.compile != "autotune"
     assert [w.training for w in made] == sorted((w.training for w in made), reverse=True)
     assert {"amp-nhwc-compile", "fast"} <= {*TRAINED} & {*INFERRED}
-    assert "graphs" not in {w.configuration.split("-")[2] for w in workloads(["lenet"], 4, 32, "cpu")}
+    assert "graphs" not in {w.network.compile for w in workloads(["lenet"], 4, 32, "cpu")}
 
 
 def test_as_many_as_cores_and_memory_hold() -> None:
@@ -47,8 +49,11 @@ def test_one_that_fails_leaves_the_others() -> None:
         def __init__(self, name: str, environment: dict[str, str]) -> None:
             self.name = name
 
-        def ask(self, command: str, timeout: float) -> None:
-            assert command == "hello"
+        def greet(self, needs: dict[str, Any]) -> None:
+            assert needs["models"] == ("lenet",)
+
+        def greeted(self) -> None:
+            pass
 
         def build(self, wanted: list[Workload], conditions: Any) -> None:
             together.wait()
@@ -58,7 +63,7 @@ def test_one_that_fails_leaves_the_others() -> None:
         def close(self) -> None:
             closed.append(self.name)
 
-    wanted = [Workload(task, "lenet", "amp-nhwc-compile", 4, 32, 10) for task in ("training", "inference")]
+    wanted = [workload_of(task, "lenet", "amp-nhwc-compile", 4, 32, 10) for task in ("training", "inference")]
     done = warm(wanted, 2, lambda text: None, Compiler)
     assert [(one.workload, one.reason) for one in done] == [(wanted[0].id, "it ended"), (wanted[1].id, "")]
     assert sorted(closed) == sorted(w.id for w in wanted)

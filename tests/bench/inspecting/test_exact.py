@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from workloads import workload_of
 
 from bench.inspecting.exact import facts, outputs
 from bench.inspecting.sameness import compare_facts, same_output
@@ -10,8 +11,8 @@ from bench.timing.workload import Conditions, Workload
 from models import lenet
 
 CONDITIONS = Conditions(threads=1)
-INFERENCE = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
-TRAINING = Workload("training", "lenet", "amp-nhwc-eager", 2, 32, 10)
+INFERENCE = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
+TRAINING = workload_of("training", "lenet", "amp-nhwc-eager", 2, 32, 10)
 
 
 def test_facts_of_inference() -> None:
@@ -28,7 +29,7 @@ def test_facts_of_training_hold_what_backward_keeps() -> None:
     found = facts(TRAINING, CONDITIONS)
     assert found["saved_bytes"] > 2 * 3 * 32 * 32 * 2
     assert sum(n for name, n in found["operators"].items() if name.startswith("convolution_backward")) == 2
-    doubled = facts(Workload("training", "lenet", "amp-nhwc-eager", 4, 32, 10), CONDITIONS)
+    doubled = facts(workload_of("training", "lenet", "amp-nhwc-eager", 4, 32, 10), CONDITIONS)
     # Weights in bf16 are kept too, so less than twice.
     assert found["saved_bytes"] < doubled["saved_bytes"] < 2 * found["saved_bytes"]
 
@@ -38,13 +39,13 @@ def test_facts_do_not_change_from_one_call_to_the_next() -> None:
 
 
 def test_compiled_code_is_counted() -> None:
-    found = facts(Workload("inference", "lenet", "fp32-nchw-compile", 2, 32, 10), CONDITIONS)
+    found = facts(workload_of("inference", "lenet", "fp32-nchw-compile", 2, 32, 10), CONDITIONS)
     assert (found["graphs"], found["graph_breaks"], found["recompiles"]) == (1, 0, 0)
     assert found["compiled_kernels"] > 0
 
 
 def test_generating_counts_what_compiling_counts() -> None:
-    workload = Workload("inference", "lenet", "fp32-nchw-compile", 2, 32, 10)
+    workload = workload_of("inference", "lenet", "fp32-nchw-compile", 2, 32, 10)
     found, quick = facts(workload, CONDITIONS), facts(workload, CONDITIONS, quick=True)
     assert [found.pop(name) for name in ("graphs", "recompiles")] == [1, 0]
     assert found == quick
@@ -106,7 +107,7 @@ def test_another_update_is_found_though_its_losses_are_the_same(
     change: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, head = tmp_path / "base", tmp_path / "head"
-    plain = Workload("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
+    plain = workload_of("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
     outputs(plain, CONDITIONS, "", str(base))
     made = torch.optim.SGD
     monkeypatch.setattr(torch.optim, "SGD", lambda weights, **words: made(weights, **{**words, **change}))
@@ -127,7 +128,7 @@ def test_a_base_that_does_not_say_where_its_weights_went_is_compared_by_its_loss
 def test_coarser_rounding_than_the_base_is_found(tmp_path: Path) -> None:
     base, head = tmp_path / "base", tmp_path / "head"
     outputs(INFERENCE, CONDITIONS, "", str(base))
-    outputs(Workload("inference", "lenet", "bf16-nchw-eager", 2, 32, 10), CONDITIONS, str(base), str(head))
+    outputs(workload_of("inference", "lenet", "bf16-nchw-eager", 2, 32, 10), CONDITIONS, str(base), str(head))
     assert not same_output(base, head, "inference")[0]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from workloads import workload_of
 
 from bench.inspecting import counted, inductor, traced
 from bench.inspecting.cost import count
@@ -13,7 +14,7 @@ from bench.inspecting.counted import Found
 from bench.inspecting.inductor import Kernel, common, layer_of, profiled_name
 from bench.inspecting.traced import attribute, busy_seconds, by_kernel
 from bench.timing.step import build
-from bench.timing.workload import Conditions, Workload
+from bench.timing.workload import Conditions
 
 CONDITIONS = Conditions(threads=1)
 
@@ -140,7 +141,7 @@ def test_names_as_the_profiler_writes_them() -> None:
 
 
 def test_counted_work_of_a_training_step_is_what_cost_counts() -> None:
-    workload = Workload("training", "lenet", "fp32-nhwc-eager", 4, 32, 10)
+    workload = workload_of("training", "lenet", "fp32-nhwc-eager", 4, 32, 10)
     [step] = build([workload], CONDITIONS)
     step.call()
     told = traced.trace(step, 2, "")
@@ -160,7 +161,7 @@ def test_counted_work_of_a_training_step_is_what_cost_counts() -> None:
 
 
 def test_compiled_code_is_led_back_to_its_layers(tmp_path: Any) -> None:
-    workload = Workload("inference", "lenet", "fp32-nhwc-compile-freeze", 4, 32, 10)
+    workload = workload_of("inference", "lenet", "fp32-nhwc-compile-freeze", 4, 32, 10)
     [step] = build([workload], CONDITIONS)
     step.call()
     file = tmp_path / "trace.json.gz"
@@ -174,7 +175,7 @@ def test_compiled_code_is_led_back_to_its_layers(tmp_path: Any) -> None:
 
 
 def test_work_of_the_backward_pass_is_at_the_layer_it_is_of() -> None:
-    workload = Workload("training", "cifar_resnet18", "amp-nhwc-eager", 2, 8, 10)
+    workload = workload_of("training", "cifar_resnet18", "amp-nhwc-eager", 2, 8, 10)
     [step] = build([workload], CONDITIONS)
     step.call()
     found = Found()

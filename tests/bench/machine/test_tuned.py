@@ -8,6 +8,7 @@ import pytest
 from bench.errors import UsageError
 from bench.machine import tuned
 from bench.machine.tuned import Winner
+from models.configuration import Choice, Device
 
 MACHINE = {"fingerprint": {"device": "cpu A", "cores": 2, "torch": "2.15", "threads": 2}}
 
@@ -51,26 +52,44 @@ def test_a_damaged_file_is_no_memory(content: str, cache: Path) -> None:
     assert tuned.recall(MACHINE, "resnet18", "inference") is None
 
 
-def test_words_behind_tuned_change_it() -> None:
+CPU = Device("cpu", bf16=True, compiler=True)
+
+
+def resolved(text: str) -> dict[str, str]:
+    found = tuned.resolve(Choice.from_text(text), CPU, "resnet18", MACHINE)
+    return {task: configuration.text for task, configuration in found.configurations.items()}
+
+
+def test_levers_behind_tuned_change_it() -> None:
     tuned.remember(winner())
-    assert tuned.in_words("tuned", "resnet18", "inference", MACHINE) == "bf16-nchw-compile-freeze"
-    assert tuned.in_words("tuned-fp32", "resnet18", "inference", MACHINE) == "bf16-nchw-compile-freeze-fp32"
-    assert tuned.in_words("fast", "resnet18", "inference", MACHINE) == "fast"
+    for text, task, expected in (
+        ("tuned", "inference", "bf16-nchw-compile-freeze"),
+        ("tuned-fp32", "inference", "fp32-nchw-compile-freeze"),
+        ("tuned-eager", "inference", "bf16-nchw-eager-freeze"),
+    ):
+        assert resolved(text)[task] == expected
+    choice = Choice.from_text("tuned")
+    found = tuned.tuned_configuration(choice, "resnet18", "inference", MACHINE)
+    assert found is not None
+    assert found.text == "bf16-nchw-compile-freeze"
+    assert tuned.tuned_configuration(Choice("fast"), "resnet18", "training", MACHINE) is None
     with pytest.raises(UsageError, match="bench tune resnet18"):
-        tuned.in_words("tuned", "resnet18", "training", MACHINE)
+        tuned.tuned_configuration(choice, "resnet18", "training", MACHINE)
 
 
-def ask(command: str, **arguments: Any) -> dict[str, Any]:
-    assert command == "resolve"
-    return {text: {"inference": f"i {text}", "training": f"t {text}"} for text in arguments["configurations"]}
-
-
-def test_levers_of_each_task() -> None:
-    assert tuned.levers(ask, "cpu", "resnet18", "naive", MACHINE)["latency"] == "i naive"
+def test_each_task_has_its_configuration_and_fast_stands_in_where_none_was_found() -> None:
+    assert resolved("naive") == dict.fromkeys(("latency", "inference", "training"), "fp32-nchw-eager")
     with pytest.raises(UsageError, match="has not been tuned"):
-        tuned.levers(ask, "cpu", "resnet18", "tuned", MACHINE)
+        resolved("tuned")
     tuned.remember(winner("latency", "fp32-nhwc-eager"))
-    assert tuned.levers(ask, "cpu", "resnet18", "tuned", MACHINE) == {
-        "latency": "i fp32-nhwc-eager", "inference": "i fast", "training": "t fast",
+    assert resolved("tuned") == {
+        "latency": "fp32-nhwc-eager", "inference": "bf16-nhwc-compile-freeze", "training": "amp-nhwc-eager",
     }  # fmt: skip
     assert tuned.untuned("resnet18", MACHINE, ("latency", "inference", "loading")) == ["inference"]
+
+
+def test_what_cannot_be_trained_says_why() -> None:
+    found = tuned.resolve(Choice.from_text("freeze-eager"), CPU, "resnet18", MACHINE)
+    assert found.of("training") is None
+    assert found.of("end_to_end") is None
+    assert "frozen weights cannot be trained" in found.training_missing

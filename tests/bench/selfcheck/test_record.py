@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fake_worker import FakeWorker, Machine
+from workloads import workload_of
 
 from bench.checking.looks import turns_of
 from bench.checking.trees import Tree
@@ -15,12 +16,12 @@ from bench.processes import SOURCE
 from bench.selfcheck.load import competing
 from bench.selfcheck.record import record
 from bench.selfcheck.traces import read
-from bench.timing.workload import Conditions, Workload
+from bench.timing.workload import Conditions
 from results.gate import Side
 
 WORKLOADS = [
-    Workload("inference", "lenet", "fp32-nchw-eager", 1, 32, 10),
-    Workload("training", "lenet", "fp32-nchw-eager", 1, 32, 10),
+    workload_of("inference", "lenet", "fp32-nchw-eager", 1, 32, 10),
+    workload_of("training", "lenet", "fp32-nchw-eager", 1, 32, 10),
 ]
 TREE = Tree(Side("head", "", "0" * 40), Path("/nowhere"), "digest", sys.executable)
 

@@ -11,29 +11,31 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from workloads import workload_of
 
 from bench.errors import OutOfMemoryError, WorkerError, WorkloadError
 from bench.sides.process import Worker
 from bench.sides.session import MEMORY_WORDS, _describe
 from bench.timing.steady import children, cpu_seconds, settle, warm_up
-from bench.timing.workload import Conditions, Workload
+from bench.timing.workload import Conditions
 
-LENET = Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
+LENET = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
 
 
 @pytest.fixture(scope="module")
 def worker():
     worker = Worker("lenet")
-    worker.ask("hello", 120)
+    worker.greet({"models": ["lenet"], "loaders": [], "training": True, "compiler": False})
+    worker.greeted()
     yield worker
     worker.close()
 
 
 def test_a_process_builds_warms_and_times_a_step(worker: Worker) -> None:
     built = worker.build([LENET], Conditions())
-    assert built["compile_seconds"] == 0.0
-    assert built["cache"] == "none"
-    assert worker.warm(LENET, cap=0.05)["seconds_per_step"] > 0
+    assert built.compile_seconds == 0.0
+    assert built.cache == "none"
+    assert worker.warm(LENET, cap=0.05) > 0
     turn = worker.slice(LENET, steps=5, drop=1, each=True, timeout=60)
     assert turn.steps == len(turn.samples) == 5
     assert turn.seconds == pytest.approx(sum(turn.samples))
@@ -43,11 +45,11 @@ def test_training_and_end_to_end_share_one_network(worker: Worker, tmp_path: Pat
     (tmp_path / "one").mkdir()
     for i in range(4):
         Image.new("RGB", (48, 40), (60 * i, 10, 200)).save(tmp_path / "one" / f"{i}.jpg")
-    training = Workload("training", "lenet", "amp-nhwc-eager", 2, 32, 10)
-    fed = Workload("end_to_end", "lenet", "amp-nhwc-eager", 2, 32, 10, "pil", "one")
+    training = workload_of("training", "lenet", "amp-nhwc-eager", 2, 32, 10)
+    fed = workload_of("end_to_end", "lenet", "amp-nhwc-eager", 2, 32, 10, "pil", "one")
     built = worker.build([training, fed], Conditions(data_root=str(tmp_path), threads=1))
-    assert built["prefetch"][training.id] == 0
-    assert built["prefetch"][fed.id] > 0
+    assert built.prefetch[training.id] == 0
+    assert built.prefetch[fed.id] > 0
     for workload in (training, fed):
         assert worker.slice(workload, steps=2, drop=0, each=False, timeout=60).seconds > 0
     memory = worker.ask("memory", id=training.id)
@@ -77,12 +79,12 @@ def test_only_what_is_needed_is_imported() -> None:
 
 def test_what_the_user_can_mend_arrives_as_his_error(worker: Worker) -> None:
     with pytest.raises(WorkloadError, match="no CUDA device is available here"):
-        worker.build([Workload("inference", "lenet", "fp32-nchw-eager", 2, 32, 10, device="cuda")], Conditions())
+        worker.build([workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10, device="cuda")], Conditions())
 
 
 def test_an_allocation_that_fails_is_out_of_memory(worker: Worker) -> None:
     with pytest.raises(OutOfMemoryError, match="out of memory"):
-        worker.build([Workload("inference", "lenet", "fp32-nchw-eager", 2_000_000_000, 32, 10)], Conditions())
+        worker.build([workload_of("inference", "lenet", "fp32-nchw-eager", 2_000_000_000, 32, 10)], Conditions())
     # The process is still good for other rows.
     worker.build([LENET], Conditions())
 
@@ -217,7 +219,7 @@ def test_batches_made_ahead_are_taken_before_a_loader_is_timed() -> None:
         if calls > 3:
             time.sleep(0.002)
 
-    workload = Workload("loading", "pil", "float32-nhwc", 2, 32, data="x")
+    workload = workload_of("loading", "pil", "float32-nhwc", 2, 32, data="x")
     session = Session()
     session.steps[workload.id] = Step(workload, call, 2, prefetch=3)
     assert session.warm(workload.id, cap=0.0)["seconds_per_step"] >= 0.002

@@ -1,7 +1,5 @@
 """Slices on a clock that only moves when the test says so."""
 
-from typing import Any
-
 import pytest
 
 from bench.timing.clock import Slice, time_slice
@@ -60,33 +58,6 @@ def test_an_empty_slice_is_refused() -> None:
         time_slice(lambda: None, steps=0, drop=0, clock=FakeClock())
 
 
-def test_device_seconds_run_from_the_first_event_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A published tool subtracts its events in reverse and files milliseconds as seconds."""
-    import torch
-
-    from bench.timing.clock import cuda_timer
-
-    moments = iter([1000.0, 1250.0])
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-            self.moment: float | None = None
-
-        def record(self) -> None:
-            self.moment = next(moments)
-
-        def synchronize(self) -> None:
-            assert self.moment is not None
-
-        def elapsed_time(self, end: Any) -> float:
-            return float(end.moment - self.moment)
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    finish = cuda_timer()
-    assert finish() == 0.25
-
-
 def test_the_gpu_clock_waits_for_the_device_before_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -97,3 +68,8 @@ def test_the_gpu_clock_waits_for_the_device_before_it_reads(monkeypatch: pytest.
     monkeypatch.setattr(clock, "perf_counter", lambda: order.append("read") or 1.0)
     assert clock.cuda_clock() == 1.0
     assert order == ["synchronize", "read"]
+
+
+def test_a_slice_that_an_older_version_stored_is_read_without_what_it_had_besides() -> None:
+    stored = {"seconds": 1.0, "steps": 4, "device_seconds": None, "samples": [0.25] * 4, "throttled": True}
+    assert Slice.from_json(stored) == Slice(1.0, 4, (0.25,) * 4, throttled=True)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from replayed import Recorder
+from workloads import workload_of
 
 from bench.errors import WorkloadError
 from bench.timing import step as step_module
@@ -13,7 +14,7 @@ from bench.timing.workload import Conditions, Workload
 
 
 def of(configuration: str) -> Workload:
-    return Workload("kernel", "normalize", configuration, 2, 8)
+    return workload_of("kernel", "normalize", configuration, 2, 8)
 
 
 def test_a_kernel_runs_on_its_own_input() -> None:
@@ -60,7 +61,7 @@ def test_a_captured_answer_is_that_of_the_image_it_was_given(monkeypatch: pytest
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("configuration", ["amp-nhwc-graphs", "amp-nhwc-compile"])
 def test_an_answer_of_the_device_comes_from_its_image(configuration: str) -> None:
-    workload = Workload("latency", "lenet", configuration, 1, 32, 10, device="cuda")
+    workload = workload_of("latency", "lenet", configuration, 1, 32, 10, device="cuda")
     [step] = build([workload], Conditions())
     try:
         first = step.call().clone()

@@ -1,0 +1,472 @@
+"""From what was measured to metrics: rates, percentiles, ratios, verdicts and what belongs beside them."""
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from bench.comparing.operands import Operand
+from bench.comparing.plan import Group, Settings
+from bench.timing.clock import Slice
+from bench.timing.duel import Round, log_ratios
+from bench.timing.workload import Workload
+from results.profile import memory_text
+from results.reading import read
+from results.record import Metric, Ratio, Value
+from results.stats import interval, percentile_value, quantile_interval, summarise
+from results.tables import quantity, ratio_text
+from results.verdict import compare_verdict, margin_of
+
+# State of inductor's graph cache -> how it is said, the most expensive first.
+CACHE_STATES = {
+    "cold": "cold cache",
+    "bypassed": "graphs are not cached (frozen weights), their kernels are: the very first run takes longer",
+    "warm": "warm cache",
+}
+COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
+THROUGHPUT_TASKS = {
+    "inference_throughput": "inference",
+    "training_throughput": "training",
+    "end_to_end_throughput": "end_to_end",
+    "loader_throughput": "loading",
+    "kernel_throughput": "kernel",
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far logits lie from those of the same weights and images in plain fp32.
+
+    Attributes:
+        rms: root mean square distance, as a share of the logits' standard deviation.
+        same_top1: images whose likeliest class is the same.
+        images: images compared.
+    """
+
+    rms: float
+    same_top1: int
+    images: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"logits differ from plain fp32's by {self.rms:.2g} of their spread (root mean square), "
+            f"and the likeliest class is the same for {self.same_top1} of {self.images} random images"
+        )
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy of one image above idle, or why there is none.
+
+    Attributes:
+        joules: of one image.
+        idle_watts: subtracted; None where it is not known.
+        missing: why there is no figure, "" where there is one.
+    """
+
+    joules: float | None = None
+    idle_watts: float | None = None
+    missing: str = ""
+
+
+@dataclass
+class Sample:
+    """Everything measured of one group so far.
+
+    Attributes:
+        blocks: for each block its rounds: {side: its slice}; see `side`.
+        missing: operand -> why it has no number.
+        failed: operands that could have had one, and failed.
+        compile: operand -> (seconds, a key of CACHE_STATES or "none") of each block.
+        memory: operand -> the bytes that bench.inspecting.memory counted, by part.
+        energy, parity: operand -> its figure.
+        telemetry: of each block on a GPU, what its sensors read while the sides took turns.
+        twins: operand -> the one whose workload is the very same, and which was measured for both.
+        notes: for the metric's row.
+    """
+
+    blocks: list[list[Mapping[str, Slice]]] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    compile: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    memory: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    energy: dict[str, Energy] = field(default_factory=dict)
+    telemetry: list[Mapping[str, Any]] = field(default_factory=list)
+    parity: dict[str, Parity] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def begun(self) -> int:
+        """Blocks that were measured."""
+        return len(self.blocks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, enough to go on from."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Sample":
+        """The inverse of to_json. Raises RecordError."""
+        blocks = [
+            [{name: Slice.from_json(turn) for name, turn in turns.items()} for turns in block]
+            for block in data["blocks"]
+        ]
+        return read(cls, {**data, "blocks": blocks}, "what the interrupted run had measured")
+
+
+def side(label: str, workload: Workload) -> str:
+    """The name of an operand's workload in the rounds."""
+    return f"{label}|{workload.task}"
+
+
+def label_of(side: str) -> str:
+    """The operand that a side belongs to."""
+    return side.rpartition("|")[0]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The metrics of a comparison, from what was measured of it so far.
+
+    Attributes:
+        operands: the first is the reference.
+        settings: what was run.
+        groups: what is measured.
+        samples: group -> what was measured of it.
+        costs: operand -> counts of its network, see bench.inspecting.cost.Cost.
+        ceilings: precision -> what the device reached in this run, see bench.inspecting.roofline.Ceilings.
+    """
+
+    operands: Sequence[Operand]
+    settings: Settings
+    groups: Sequence[Group]
+    samples: Mapping[str, Sample]
+    costs: Mapping[str, Mapping[str, Any]]
+    ceilings: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def reference(self) -> str:
+        """The operand that the others are compared with."""
+        return self.operands[0].label
+
+    @property
+    def others(self) -> list[str]:
+        """All operands but the reference."""
+        return [operand.label for operand in self.operands[1:]]
+
+    def counted(self) -> Iterator[Metric]:
+        """What is counted of networks."""
+        for name in COUNTED:
+            values = {label: Value.counted(cost[name]) for label, cost in self.costs.items()}
+            yield self._metric(name, values, self._exact(values))
+
+    def of_group(self, group: Group) -> Iterator[Metric]:
+        """Every metric of a group."""
+        sample = self.samples.get(group.name, Sample())
+        for name in group.metrics:
+            if name.startswith("inference_latency"):
+                yield self._latency(name, group, sample)
+            elif name.endswith("_peak_bytes"):
+                yield self._peak(name, group, sample)
+            else:
+                yield self._throughput(name, THROUGHPUT_TASKS[name], group, sample)
+
+    def summary(self) -> Iterator[Metric]:
+        """What follows from several groups of models: compilation, roof, energy."""
+        if self.operands[0].kind == "model":
+            yield self._compilation()
+            yield from self._roof()
+            yield self._energy()
+
+    def _throughput(self, name: str, task: str, group: Group, sample: Sample) -> Metric:
+        """images/s of each side, and the ratio of rates: the inverse of the ratio of times that the pairs hold."""
+        chosen = {
+            label: next(w for w in workloads if w.task == task)
+            for label, workloads in group.workloads.items()
+            if workloads
+        }
+        timed = _timed(chosen, sample)
+        values: dict[str, Value] = {}
+        for label in group.workloads:
+            if label not in timed:
+                values[label] = _missing(sample, label)
+                continue
+            batch, name_in_rounds = chosen[label].batch, timed[label]
+            values[label] = value_over(
+                [[batch / turns[name_in_rounds].seconds_per_step for turns in block] for block in sample.blocks]
+            )
+        ratios: dict[str, Ratio | None] = {}
+        for other in self.others:
+            of, to = timed.get(other), timed.get(self.reference)
+            if of is None or to is None or of == to:
+                ratios[other] = None
+                continue
+            images = {of: chosen[other].batch, to: chosen[self.reference].batch}
+            logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.blocks]
+            ratios[other] = interval(logs).ratio(other, self.reference) if any(logs) else None
+        notes = [*sample.notes, *(f"{label}: {parity.text}" for label, parity in sample.parity.items())]
+        if task == "end_to_end":
+            notes += [self._overlap(label, sample) for label in timed]
+        return self._metric(
+            name,
+            values,
+            ratios,
+            batch=_common_batch(chosen.values()),
+            workloads={label: w.id for label, w in chosen.items()},
+            notes=notes,
+            pairs=seconds_by_pair(sample.blocks, task),
+        )
+
+    def _overlap(self, label: str, sample: Sample) -> str:
+        """How much of the step's own rate is left when it has to be fed, and which of the two sets the pace."""
+        alone = f"{label}|training"
+        logs = [log_ratios(block, alone, f"{label}|end_to_end") for block in sample.blocks]
+        share = ratio_text(interval(logs).ratio("end_to_end", "training"))
+        text = f"{label}: {share} of the same step on a constant batch"
+        step = statistics.median(turns[alone].seconds_per_step for block in sample.blocks for turns in block)
+        loading = self.samples.get("loading", Sample())
+        name = f"{loading.twins.get(label, label)}|loading"
+        loads = [turns[name].seconds_per_step for block in loading.blocks for turns in block if name in turns]
+        if not loads:
+            return text
+        loader = statistics.median(loads) / self.settings.batch
+        step /= self.settings.training_batch
+        if loader < step:
+            return f"{text}; step-bound, the loader alone delivers {step / loader:.1f} times as many images"
+        return f"{text}; loader-bound, the step alone takes {loader / step:.1f} times as many images"
+
+    def _latency(self, name: str, group: Group, sample: Sample) -> Metric:
+        """A percentile of the times of single images, one in flight."""
+        q = int(name.rsplit("_p", 1)[1]) / 100
+        chosen = {label: w[0] for label, w in group.workloads.items() if w}
+        timed = _timed(chosen, sample)
+        pooled = {
+            label: [t for block in sample.blocks for turns in block for t in turns[timed[label]].samples]
+            for label in timed
+        }
+        values: dict[str, Value] = {}
+        for label in group.workloads:
+            if label not in pooled:
+                values[label] = _missing(sample, label)
+            else:
+                values[label] = percentile_value(pooled[label], q) if q > 0.5 else summarise(pooled[label])
+        metric = self._metric(
+            name,
+            values,
+            {other: self._latency_ratio(q, other, timed, sample, pooled, values) for other in self.others},
+            batch=1,
+            workloads={label: w.id for label, w in chosen.items()},
+            notes=sample.notes,
+            pairs=seconds_by_pair(sample.blocks, "latency") if q == 0.5 else (),
+        )
+        if q > 0.5:
+            return metric
+        return replace(metric, quantiles={label: percentiles(times) for label, times in pooled.items()})
+
+    def _latency_ratio(
+        self,
+        q: float,
+        other: str,
+        timed: Mapping[str, str],
+        sample: Sample,
+        pooled: Mapping[str, Sequence[float]],
+        values: Mapping[str, Value],
+    ) -> Ratio | None:
+        """p50 and p90 by pairs of slices; p99, of which a slice has too few samples, from the two pooled percentiles.
+
+        Bounds of p99: each percentile's own 97.5 % order-statistic interval, so that both hold with 95 %.
+        """
+        of, to = timed.get(other), timed.get(self.reference)
+        above, below = values[other].median, values[self.reference].median
+        if of is None or to is None or above is None or below is None:
+            return None
+        if q <= 0.9:
+            logs = [
+                [math.log(quantile(turns[of].samples, q) / quantile(turns[to].samples, q)) for turns in block]
+                for block in sample.blocks
+            ]
+            return interval(logs).ratio(other, self.reference)
+        a, b = quantile_interval(pooled[other], q, 0.975), quantile_interval(pooled[self.reference], q, 0.975)
+        pairs = sum(len(block) for block in sample.blocks)
+        return Ratio(
+            other, self.reference, above / below, a[0] / b[1], a[1] / b[0], 0.95, blocks=sample.begun, pairs=pairs
+        )
+
+    def _peak(self, name: str, group: Group, sample: Sample) -> Metric:
+        """Bytes that a step needs; counted or read from counters, so without an interval."""
+        values = {
+            label: Value.counted(sample.memory[label]["peak"]) if label in sample.memory else _missing(sample, label)
+            for label in group.workloads
+        }
+        chosen = {label: w[0] for label, w in group.workloads.items() if w}
+        return self._metric(
+            name,
+            values,
+            self._exact(values),
+            batch=_common_batch(chosen.values()),
+            workloads={label: workload.id for label, workload in chosen.items()},
+            notes=[f"{label}: {memory_text(memory)}" for label, memory in sample.memory.items()],
+        )
+
+    def _energy(self) -> Metric:
+        """Joules above idle for one image of the inference workload; one window, so without an interval."""
+        sample = self.samples.get("inference", Sample())
+        values: dict[str, Value] = {}
+        notes: list[str] = []
+        for operand in self.operands:
+            energy = sample.energy.get(operand.label)
+            if energy is None or energy.joules is None:
+                values[operand.label] = Value.none(energy.missing) if energy else _missing(sample, operand.label)
+                continue
+            values[operand.label] = Value(energy.joules, None, None, samples=1)
+            idle = energy.idle_watts
+            subtracted = "idle power not known" if idle is None else f"{idle:.0f} W of idle power subtracted"
+            notes.append(f"of inference, {subtracted}")
+        return self._metric("energy_per_image", values, {}, notes=notes)
+
+    def _compilation(self) -> Metric:
+        """Seconds spent compiling before anything was timed, all workloads of an operand together."""
+        values: dict[str, Value] = {}
+        states: dict[str, str] = {}
+        for operand in self.operands:
+            parts = [s.compile[operand.label] for s in self.samples.values() if operand.label in s.compile]
+            per_block = [sum(seconds for seconds, _ in block) for block in zip(*parts, strict=False)]
+            caches = {cache for block in parts for _, cache in block[:1]}
+            states[operand.label] = next((state for state in CACHE_STATES if state in caches), "none")
+            if not per_block:
+                values[operand.label] = Value.none("not measured")
+            elif max(per_block) == 0.0:
+                values[operand.label] = Value.counted(0.0)
+            else:
+                # The first block only: it alone may have found the cache cold.
+                values[operand.label] = Value(per_block[0], None, None, samples=1)
+        ratios: dict[str, Ratio | None] = {}
+        for other, exact in self._exact(values).items():
+            comparable = exact is not None and states[other] == states[self.reference] != "none"
+            ratios[other] = (
+                replace(exact, low=None, high=None, confidence=None, blocks=1, pairs=1)
+                if exact is not None and comparable
+                else None
+            )
+        notes = [f"{label}: {CACHE_STATES.get(state, 'nothing to compile')}" for label, state in states.items()]
+        return self._metric("compile_seconds", values, ratios, notes=notes)
+
+    def _roof(self) -> Iterator[Metric]:
+        """Training's share of the measured ceilings, or inference's where training was not measured; and its MFU."""
+        from bench.inspecting.cost import Cost
+        from bench.inspecting.roofline import Ceilings, fraction, utilisation
+
+        roof: dict[str, Value] = {}
+        mfu: dict[str, Value] = {}
+        notes: list[str] = []
+        trained = bool(self.samples.get("training", Sample()).blocks)
+        chosen = "training" if trained else "inference"
+        sample = self.samples.get(chosen, Sample())
+        group = next((group for group in self.groups if group.name == chosen), None)
+        workloads = {label: w[0] for label, w in group.workloads.items() if w} if group else {}
+        timed = _timed(workloads, sample)
+        for operand in self.operands:
+            label = operand.label
+            if label not in timed:
+                roof[label] = mfu[label] = _missing(sample, label)
+                continue
+            workload = workloads[label]
+            precision = workload.network.precision
+            if precision not in self.ceilings:
+                roof[label] = mfu[label] = Value.none(f"no ceiling was measured for {precision}")
+                continue
+            ceilings, cost = Ceilings(**self.ceilings[precision]), Cost(**self.costs[label])
+            rates = [
+                [workload.batch / turns[timed[label]].seconds_per_step for turns in block] for block in sample.blocks
+            ]
+            for shares, factor in (
+                (roof, fraction(cost, ceilings, 1.0, workload.batch, trained)),
+                (mfu, utilisation(cost, ceilings, 1.0, trained)),
+            ):
+                shares[label] = value_over([[rate * factor for rate in block] for block in rates])
+            flops, bandwidth = quantity(ceilings.flops, "FLOP/s"), quantity(ceilings.bandwidth, "bytes/s")
+            notes.append(f"of {chosen}: ceilings measured in this run are {flops} in {precision} and {bandwidth}")
+        yield self._metric("roof_fraction", roof, {}, notes=notes)
+        yield self._metric("mfu", mfu, {}, notes=notes)
+
+    def _exact(self, values: Mapping[str, Value]) -> dict[str, Ratio | None]:
+        """Ratios of numbers without noise."""
+        return {other: Ratio.exact(other, self.reference, values) for other in self.others}
+
+    def _metric(
+        self,
+        name: str,
+        values: Mapping[str, Value],
+        ratios: Mapping[str, Ratio | None],
+        batch: int | None = None,
+        workloads: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+        pairs: Sequence[Sequence[Mapping[str, float]]] = (),
+    ) -> Metric:
+        """The metric with its first ratio, and all of them where there are more than two operands."""
+        known = [ratio for ratio in ratios.values() if ratio is not None]
+        first = known[0] if known else None
+        metric = Metric.named(name, values, batch=batch)
+        return replace(
+            metric,
+            ratio=first,
+            verdict=compare_verdict(first, metric.better, margin_of(name)) if first else None,
+            ratios=tuple(known) if len(self.operands) > 2 else (),
+            workloads=dict(workloads or {}),
+            notes=tuple(dict.fromkeys(notes)),
+            pairs=pairs,
+        )
+
+
+def _timed(chosen: Mapping[str, Workload], sample: Sample) -> dict[str, str]:
+    """Operand -> the side in the rounds that holds its time."""
+    present = {name for block in sample.blocks for turns in block for name in turns}
+    names = {label: side(sample.twins.get(label, label), workload) for label, workload in chosen.items()}
+    return {label: name for label, name in names.items() if name in present}
+
+
+def _missing(sample: Sample, label: str) -> Value:
+    return Value.none(sample.missing.get(label, "not measured"))
+
+
+def _common_batch(workloads: Iterable[Workload]) -> int | None:
+    """The batch of all of them, None where they differ."""
+    batches = {workload.batch for workload in workloads}
+    return batches.pop() if len(batches) == 1 else None
+
+
+def value_over(blocks: Sequence[Sequence[float]]) -> Value:
+    """Median with its interval: over block medians from 6 blocks up, else over all slices."""
+    medians = [statistics.median(block) for block in blocks if block]
+    if len(medians) >= 6:
+        return summarise(medians)
+    return summarise([x for block in blocks for x in block])
+
+
+def quantile(samples: Sequence[float], q: float) -> float:
+    """Interpolated quantile of one slice's samples."""
+    if len(samples) == 1:
+        return samples[0]
+    return statistics.quantiles(samples, n=100, method="inclusive")[round(q * 100) - 1]
+
+
+def percentiles(samples: Sequence[float]) -> tuple[float, ...]:
+    """The 0th to the 100th percentile; none of fewer samples than that."""
+    if len(samples) < 100:
+        return ()
+    inner = statistics.quantiles(samples, n=100, method="inclusive")
+    return (min(samples), *inner, max(samples))
+
+
+def seconds_by_pair(blocks: Sequence[Sequence[Round]], task: str) -> list[list[dict[str, float]]]:
+    """Seconds a step of each operand in each round of each block: what every figure of a row is computed from."""
+    return [
+        [
+            {label_of(name): turn.seconds_per_step for name, turn in turns.items() if name.endswith("|" + task)}
+            for turns in block
+        ]
+        for block in blocks
+    ]

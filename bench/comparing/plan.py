@@ -1,0 +1,255 @@
+"""Which workloads a comparison consists of, in which groups and order."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.comparing.operands import Operand
+from bench.errors import UsageError
+from bench.machine.cpu import usable_cores
+from bench.machine.devices import choose_device, refuse_used_gpu
+from bench.machine.tuned import Resolved
+from bench.screen import Say
+from bench.sides.crew import Needs
+from bench.timing.duel import PAIRS
+from bench.timing.images import find_data
+from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
+from loaders import engines
+
+# Of a model, in the order in which they are measured: the cheapest and most asked for first.
+MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
+LATENCIES = ("inference_latency_p50", "inference_latency_p90", "inference_latency_p99")
+# What a loader or kernel works on where no size is named.
+USUAL_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the whole comparison is run with; stored with it, and equal when it is resumed.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        batch: images a step of inference and loading.
+        training_batch: images a step of training and end to end.
+        size: height and width in pixels; 0 is each model's own.
+        classes: logits; 0 is each model's own.
+        loader: engine that feeds end_to_end.
+        threads, seed, images: see Conditions.
+        data: name of the data set; its folder is not stored.
+        rounds: turns of each side in a block.
+        tasks: of models, which of MODEL_TASKS are measured, comma-separated; "" is all.
+        energy: whether an image's energy is measured, which takes ten seconds an operand where there is a counter.
+    """
+
+    device: str
+    batch: int
+    training_batch: int
+    size: int
+    classes: int
+    loader: str
+    threads: int
+    seed: int
+    images: int
+    data: str
+    rounds: int = PAIRS
+    tasks: str = ""
+    energy: bool = True
+
+    def has(self, task: str) -> bool:
+        """Whether a task of models is measured."""
+        return not self.tasks or task in self.tasks.split(",")
+
+
+def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
+    """The tasks that `--tasks` names, in the order of MODEL_TASKS.
+
+    Raises:
+        UsageError: an unknown task, or tasks of something that is no model.
+    """
+    tasks = [task for task in text.split(",") if task]
+    wrong = [task for task in tasks if task not in MODEL_TASKS]
+    if wrong:
+        raise UsageError(f"--tasks has no {wrong[0]!r}; there are {', '.join(MODEL_TASKS)}")
+    if tasks and operands[0].kind != "model":
+        raise UsageError(f"--tasks is for models; {operands[0].label} is a {operands[0].kind}")
+    return ",".join(task for task in MODEL_TASKS if task in tasks)
+
+
+def reads_files(operands: Sequence[Operand], tasks: str) -> bool:
+    """Whether images are read from disk."""
+    return operands[0].kind != "kernel" and (not tasks or bool({"loading", "end_to_end"} & set(tasks.split(","))))
+
+
+def usual_batches(device: str, batch: int | None = None, training: int | None = None) -> tuple[int, int]:
+    """Images a step of inference and of training, as asked for or as usual on "cpu" or "cuda"."""
+    usual = (256, 256) if device == "cuda" else (32, 8)
+    return batch or usual[0], training or batch or usual[1]
+
+
+def open_device(device: str, force: bool) -> str:
+    """The device to measure on, "cpu" or "cuda".
+
+    Raises:
+        WorkloadError: it is not here.
+        UsageError: other processes use the GPU, and `force` is off.
+    """
+    chosen = choose_device(device)
+    if chosen == "cuda" and not force:
+        refuse_used_gpu()
+    return chosen
+
+
+def conditions_from(
+    options: Mapping[str, Any], reads_files: bool, progress: Say, on_bad_image: str = "stop"
+) -> tuple[str, Conditions]:
+    """Name of the data set ("" where no file is read), and the conditions that the options of a command ask for.
+
+    Args:
+        options: "loader", "threads", "seed", "images" and "data", as in bench.commands.options.
+
+    Raises:
+        DataError: an unknown loader, or no images where they were asked for.
+    """
+    engines.check(options["loader"])
+    name, root = find_data(options["data"], progress) if reads_files else ("", Path())
+    conditions = Conditions(
+        data_root=str(root.absolute()) if name else "",
+        threads=options["threads"] or usable_cores(),
+        seed=options["seed"],
+        images=options["images"],
+        on_bad_image=on_bad_image,
+    )
+    return name, conditions
+
+
+def settings_from(
+    operands: Sequence[Operand], device: str, options: Mapping[str, Any], progress: Say
+) -> tuple[Settings, Conditions]:
+    """What the options of `bench compare` ask for.
+
+    Raises:
+        UsageError, DataError: they make no sense together, or there are no images.
+    """
+    tasks = chosen_tasks(options["tasks"], operands)
+    data, conditions = conditions_from(options, reads_files(operands, tasks), progress, options["on_bad_image"])
+    batch, training_batch = usual_batches(device, options["batch"], options["training_batch"])
+    settings = Settings(
+        device=device,
+        batch=batch,
+        training_batch=training_batch,
+        size=options["size"] or 0,
+        classes=options["classes"] or 0,
+        loader=options["loader"],
+        threads=conditions.threads,
+        seed=conditions.seed,
+        images=conditions.images,
+        data=data,
+        rounds=options["rounds"],
+        tasks=tasks,
+        energy=options["energy"],
+    )
+    return settings, conditions
+
+
+@dataclass(frozen=True)
+class Group:
+    """Workloads measured in the same rounds.
+
+    Attributes:
+        name: for progress.
+        workloads: operand label -> workloads that share one network; none where the operand cannot do them.
+        metrics: names of the metrics that it gives.
+    """
+
+    name: str
+    workloads: Mapping[str, tuple[Workload, ...]]
+    metrics: tuple[str, ...]
+
+
+def needs(operands: Sequence[Operand], settings: Settings, reads_files: bool) -> Needs:
+    """What every process will need: the operands are few, and often the same network."""
+    models = {operand.subject for operand in operands if operand.kind == "model"}
+    loaders = {operand.subject for operand in operands if operand.kind == "loader"}
+    if models and reads_files:
+        loaders.add(settings.loader)
+    return Needs(
+        tuple(sorted(models)),
+        tuple(sorted(loaders)),
+        training=bool(models),
+        compiler=any(operand.may_compile(settings.device) for operand in operands),
+    )
+
+
+def groups(
+    operands: Sequence[Operand],
+    settings: Settings,
+    resolved: Mapping[str, Resolved],
+    costs: Mapping[str, Mapping[str, int]],
+) -> list[Group]:
+    """What is measured, cheapest and most asked for first.
+
+    Args:
+        resolved, costs: of each operand that is a model, by label.
+    """
+
+    def group(name: str, metrics: tuple[str, ...], of: Callable[[Operand], tuple[Workload, ...]]) -> Group:
+        return Group(name, {operand.label: of(operand) for operand in operands}, metrics)
+
+    def network(*tasks: str) -> Callable[[Operand], tuple[Workload, ...]]:
+        return lambda o: network_workloads(o, tasks, settings, resolved[o.label], costs[o.label])
+
+    def feeding(operand: Operand) -> tuple[Workload, ...]:
+        """The loader alone, giving the batches that this operand's training step takes."""
+        configuration = resolved[operand.label].of("training")
+        if configuration is None:
+            return ()
+        output = LoaderOutput.feeding(configuration)
+        return (replace(loader_workload(settings, settings.loader, output), size=costs[operand.label]["size"]),)
+
+    def other(operand: Operand) -> tuple[Workload, ...]:
+        if isinstance(operand.configuration, LoaderOutput):
+            return (loader_workload(settings, operand.subject, operand.configuration),)
+        assert isinstance(operand.configuration, KernelVariant)
+        size = settings.size or USUAL_SIZE
+        return (
+            Workload("kernel", operand.subject, operand.configuration, settings.batch, size, device=settings.device),
+        )
+
+    kind = operands[0].kind
+    if kind != "model":
+        return [group("loading" if kind == "loader" else "kernel", (f"{kind}_throughput",), other)]
+    has = settings.has
+    # The same step on a constant batch takes its turns beside end_to_end: what feeding costs is their ratio.
+    fed = has("end_to_end")
+    training = ("training", "end_to_end") if fed else ("training",)
+    trained = ("training_throughput", *(["end_to_end_throughput"] if fed else []), "training_peak_bytes")
+    found = [
+        has("latency") and group("latency", LATENCIES, network("latency")),
+        has("inference") and group("inference", ("inference_throughput", "inference_peak_bytes"), network("inference")),
+        has("loading") and group("loading", ("loader_throughput",), feeding),
+        (fed or has("training")) and group("training", trained, network(*training)),
+    ]
+    return [one for one in found if one]
+
+
+def network_workloads(
+    operand: Operand, tasks: Sequence[str], settings: Settings, resolved: Resolved, cost: Mapping[str, int]
+) -> tuple[Workload, ...]:
+    """The workloads of a model that share one network; none where it cannot be trained and they train it."""
+    configuration = resolved.of(tasks[0])
+    if configuration is None:
+        return ()
+    training = "training" in tasks
+    batch = 1 if tasks[0] == "latency" else settings.training_batch if training else settings.batch
+    base = Workload(
+        tasks[0], operand.subject, configuration, batch, cost["size"], cost["classes"], device=settings.device
+    )
+    fed = replace(base, task="end_to_end", loader=settings.loader, data=settings.data)
+    return tuple(fed if task == "end_to_end" else replace(base, task=task) for task in tasks)
+
+
+def loader_workload(settings: Settings, engine: str, output: LoaderOutput) -> Workload:
+    """A loader on its own."""
+    size = settings.size or USUAL_SIZE
+    return Workload("loading", engine, output, settings.batch, size, data=settings.data, device=settings.device)
