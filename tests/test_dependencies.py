@@ -1,0 +1,36 @@
+"""What is installed with the product is what the product imports."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+PACKAGES = ("bench", "kernels", "loaders", "models", "results")
+# Distributions whose module is called otherwise, or that are a part of another one's use.
+MODULES = {"nvidia-dali-cuda130": "nvidia", "nvidia-ml-py": "pynvml", "pillow": "PIL", "markdown-it-py": "markdown_it"}
+
+
+def required() -> list[str]:
+    listed = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["dependencies"]
+    return [re.split(r"[ ;<>=~!\[]", line, maxsplit=1)[0] for line in listed]
+
+
+def imported() -> set[str]:
+    found: set[str] = set()
+    for path in (path for name in PACKAGES for path in (TOP / name).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.Constant) and str(node.value).startswith("nvidia.dali"):
+                found.add("nvidia")  # imported by name, where it is installed
+    return found
+
+
+@pytest.mark.parametrize("distribution", required())
+def test_every_dependency_is_imported_by_the_product(distribution: str) -> None:
+    assert MODULES.get(distribution, distribution.replace("-", "_")) in imported()
