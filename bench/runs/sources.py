@@ -224,7 +224,6 @@ class Feed:
 
     Attributes:
         options: of a training loader at the recipe's size; the others differ from it in a few fields.
-        threads: decoding threads or worker processes.
     """
 
     recipe: Recipe

@@ -57,11 +57,18 @@ class Sources(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """An epoch in figures; validation columns are None where nothing was validated.
+    """An epoch in figures.
 
-    Seconds: `seconds` is the whole epoch with evaluation and checkpoint, `loader_seconds` what training waited for
-    images, `step_seconds` the rest of training, `evaluation_seconds` the validation. `images_per_second` is images
-    over loader and step time.
+    Attributes:
+        lr: of the last step.
+        batch: images of a step.
+        train_loss, train_top1: means over the steps, of batches as they were trained on.
+        val_loss, val_top1, val_top5: None where nothing was validated.
+        seconds: of the whole epoch with evaluation, up to the writing of the checkpoint.
+        loader_seconds: that training waited for images.
+        step_seconds: of the rest of training.
+        evaluation_seconds: of the validation.
+        images_per_second: images over loader and step time.
     """
 
     epoch: int
@@ -83,7 +90,13 @@ class EpochRow:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """A step in figures; `distillation` is the part of the loss that comes from the teacher."""
+    """A step in figures.
+
+    Attributes:
+        step: its number over the whole training, from 1.
+        loss: of the labels and, with distillation, of the teacher, in the recipe's shares.
+        top1: share of the batch's images that were classified as their (dominant) label.
+    """
 
     step: int
     epoch: int
