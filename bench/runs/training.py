@@ -41,7 +41,7 @@ from models.prepare import device_facts
 from models.training import checkpoint
 from models.training.checkpoint import Card
 from models.training.distributed import World
-from models.training.loop import DivergedError, EpochRow, StepRow, Training, not_one_graph
+from models.training.loop import DivergedError, EpochRow, StepRow, Training, graph_obstacles
 from models.training.optimizers import implementation
 from models.training.recipe import Recipe, to_toml
 from results.events import EventWriter
@@ -181,7 +181,7 @@ def configured(recipe: Recipe, device: Device, processes: int) -> Configuration:
     found = choice.on(device, True, tuned)
     if found.compile == "graphs" and "graphs" not in choice.levers:
         fused = implementation(recipe.optimizer, True) == "fused"
-        if not_one_graph(recipe, processes) or not fused:
+        if graph_obstacles(recipe, processes) or not fused:
             return replace(found, compile="compile")
     return found
 

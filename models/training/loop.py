@@ -1,18 +1,20 @@
 """The training loop: one for every recipe, device and number of processes.
 
-Nothing inside an epoch waits for the device. Losses and hits of every step stay in two tensors there and are copied
-once, when the epoch ends; the learning rate is a function of the position, computed on the host; the last batch is as
-large as the others. A number that is not finite is noticed a few steps late on a GPU, through a copy nobody waits for.
+Nothing inside an epoch waits for the device. Losses and hits of every step stay there in two tensors and are copied
+once, when the epoch ends; the learning rate is a function of the position, computed on the host; all batches are of
+one size. On a GPU a loss that is not finite is noticed a few steps late, through a copy that nobody waits for.
 
-An epoch's random numbers follow from (seed, epoch, rank) and the loader's from its own counters, so a run that goes on
-from a stored state computes what it would have computed without the pause.
+The random numbers of an epoch follow from (seed, epoch, rank) and the loader's from its own counters, so a run resumed
+from a stored state computes what it would have computed without the interruption.
 """
 
 import contextlib
+import functools
 import math
+import operator
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +33,7 @@ from models.training.distributed import World
 from models.training.graphed import GraphedUpdate
 from models.training.recipe import Recipe
 
-INITIAL_IMAGES = 4096  # given to networks whose first layer is computed from images
+INITIAL_IMAGES = 4096  # from which a network may compute its first layer
 
 
 class Batches(Protocol):
@@ -49,10 +51,10 @@ class Sources(Protocol):
     """Where the images come from."""
 
     def train(self, size: int) -> Batches:
-        """Training batches at this size; what was opened for another size may be closed."""
+        """Training batches of images of this size; those of another size may be closed."""
 
     def validation(self) -> Batches | None:
-        """Each validation image exactly once an iteration; None if there are none."""
+        """Batches that hold each validation image exactly once; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class StepRow:
 
 
 class Observer(Protocol):
-    """Who is told; called by the first process only."""
+    """Called as training proceeds, by the first process only."""
 
     def step(self, done: int, steps: int) -> None:
         """After each step, cheaply."""
@@ -121,7 +123,15 @@ class DivergedError(ModelError):
 
 @dataclass
 class Position:
-    """Where a run is. `epoch` counts finished epochs, `step` all steps, `batch_index` the next batch of the epoch."""
+    """How far a run has come.
+
+    Attributes:
+        epoch: finished epochs.
+        step: steps of all epochs.
+        batch_index: the next batch of the epoch.
+        seconds: of all finished epochs.
+        best_top1, best_epoch: of the best validation so far, and when.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -131,60 +141,61 @@ class Position:
     best_epoch: int = 0
 
 
-class _Finite:
+class _LossCheck:
     """Notices a loss that is not finite without making the host wait for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._flying: deque[tuple[int, Tensor, Any]] = deque()
+        self._copies: deque[tuple[int, Tensor, Any]] = deque()  # on their way to the host
 
-    def watch(self, step: int, loss: Tensor) -> None:
+    def add(self, step: int, loss: Tensor) -> None:
+        """Check this loss, at once or in a later call. Raises DivergedError."""
         if not self._cuda:
-            # A CPU has no queue to drain: looking costs nothing.
-            if not math.isfinite(loss.item()):
-                raise _diverged(step, loss.item())
+            # A CPU has no queue to drain: reading costs nothing.
+            _check_finite(step, loss.item())
             return
         host = torch.empty((), pin_memory=True)
         host.copy_(loss, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        self._flying.append((step, host, event))
-        self.look()
+        self._copies.append((step, host, event))
+        self.finish(wait=False)
 
-    def look(self, wait: bool = False) -> None:
-        while self._flying and (wait or self._flying[0][2].query()):
-            step, host, event = self._flying.popleft()
+    def finish(self, wait: bool = True) -> None:
+        """Check what has arrived, or wait for all of it. Raises DivergedError."""
+        while self._copies and (wait or self._copies[0][2].query()):
+            step, host, event = self._copies.popleft()
             event.synchronize()
-            if not math.isfinite(host.item()):
-                raise _diverged(step, host.item())
+            _check_finite(step, host.item())
 
 
-def _diverged(step: int, loss: float) -> DivergedError:
-    return DivergedError(f"the loss is {loss} at step {step}")
+def _check_finite(step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss is {loss} at step {step}")
 
 
-def not_one_graph(recipe: Recipe, processes: int) -> list[str]:
-    """What of a recipe, by name, keeps its update from being one CUDA graph; none where it can be."""
-    reasons = {
+def graph_obstacles(recipe: Recipe, processes: int) -> list[str]:
+    """What keeps a recipe's update from being one CUDA graph, by name; empty where nothing does."""
+    obstacles = {
         "accumulate": recipe.accumulate > 1,
         "sam_rho": bool(recipe.sam_rho),
         "mixup, cutmix and ricap": bool(recipe.mixup or recipe.cutmix or recipe.ricap),
         "one_at_a_time": recipe.one_at_a_time,
         "several processes": processes > 1,
     }
-    return [name for name, there in reasons.items() if there]
+    return [name for name, present in obstacles.items() if present]
 
 
 class Training:
-    """A network, its optimiser and all that a run carries from epoch to epoch.
+    """A network, its optimiser and everything that a run carries from epoch to epoch.
 
     Args:
-        recipe: what to do; size and classes are resolved.
+        recipe: with size and classes resolved.
         model: with fresh weights, on the CPU.
-        card: what its checkpoints shall say; epoch, step and top1 are filled in.
+        card: of its checkpoints; epoch, step and top1 are filled in.
         configuration: the recipe's configuration as parsed for this device.
-        sources: where images come from.
-        folder: where checkpoints go; None stores nothing.
+        sources: of the images.
+        folder: of the checkpoints; None stores nothing.
         teacher: images -> logits of the network to distil from, or None.
     """
 
@@ -209,7 +220,7 @@ class Training:
         self._source_size = 0
         if recipe.batch % world.size:
             raise ModelError(f"batch {recipe.batch} cannot be shared among {world.size} processes")
-        if configuration.precision in ("bf16",) and configuration.peer is None:
+        if configuration.precision == "bf16" and configuration.peer is None:
             raise ModelError("training needs weights of 24 bits; use amp (bf16 autocast) in place of bf16")
         self.raw = model
         self._initialize()
@@ -218,45 +229,36 @@ class Training:
         shape = (recipe.batch // world.size, 3, recipe.size, recipe.size)
         self.prepared: Prepared = prepare(wrapped, configuration, device, True, shape)
         self._wrapped = wrapped
-        self.forward = _each_alone(self.prepared.forward) if recipe.one_at_a_time else self.prepared.forward
+        self.forward = _one_at_a_time(self.prepared.forward) if recipe.one_at_a_time else self.prepared.forward
         # float16 gradients underflow without a scaler; bfloat16 has float32's range and needs none.
         self.scaler = torch.amp.GradScaler(device.type) if self.prepared.autocast is torch.float16 else None
         # A fused update advances momentum also at steps that a scaler skips.
         fused = configuration != Configuration() and self.scaler is None
         self.optimizer = optimizers.build(self.raw, recipe, fused)
         self.plateau = schedules.Plateau() if recipe.schedule == "plateau" else None
-        self.ways = {way: getattr(recipe, way) for way in mixing.WAYS if getattr(recipe, way)}
+        self._ways = {way: getattr(recipe, way) for way in mixing.WAYS if getattr(recipe, way)}
         self.average = WeightAverage(self.raw, recipe.ema, recipe.ema_every) if recipe.ema else None
         self._graphed = self._as_graph() if configuration.compile == "graphs" else None
 
     def _as_graph(self) -> GraphedUpdate:
         """The update of a step as one CUDA graph. Raises ModelError for a recipe whose steps are not all alike."""
-        recipe = self.recipe
-        found = not_one_graph(recipe, self.world.size)
-        if found:
-            raise ModelError(f"graphs captures one plain update, without {' or '.join(found)}; use compile")
-
-        def update(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            self.optimizer.zero_grad(set_to_none=True)
-            results = self._pass([(images, labels, None)])
-            if recipe.clip:
-                nn.utils.clip_grad_norm_(self.raw.parameters(), recipe.clip, foreach=True)
-            self.optimizer.step()
-            return results
-
-        return GraphedUpdate(update, self.raw, self.optimizer)
+        obstacles = graph_obstacles(self.recipe, self.world.size)
+        if obstacles:
+            raise ModelError(f"graphs captures one plain update, without {' or '.join(obstacles)}; use compile")
+        # Without mixing, nothing in the update depends on the epoch.
+        return GraphedUpdate(lambda *batch: self._plain_step([batch], epoch=0), self.raw, self.optimizer)
 
     def _initialize(self) -> None:
         """Let a network compute its fixed first layer from training images, if it has one."""
         initialize = getattr(self.raw, "initialize_from", None)
         if initialize is None:
             return
-        source, found = self._train_source(1), []
-        for images, _ in source:
-            found.append(images.float().cpu())
-            if sum(map(len, found)) >= INITIAL_IMAGES:
+        batches: list[Tensor] = []
+        for images, _ in self._train_source(1):
+            batches.append(images.float().cpu())
+            if sum(map(len, batches)) >= INITIAL_IMAGES:
                 break
-        initialize(torch.cat(found)[:INITIAL_IMAGES])
+        initialize(torch.cat(batches)[:INITIAL_IMAGES])
 
     def _train_source(self, epoch: int) -> Batches:
         size = self.recipe.size_at(epoch) or self.recipe.size
@@ -266,85 +268,83 @@ class Training:
 
     # One step
 
-    def _pass(self, batches: list[tuple[Tensor, Tensor, mixing.Mixed | None]]) -> tuple[Tensor, Tensor]:
+    def _backward(self, batches: Sequence[tuple[Tensor, Tensor | mixing.Mixed]]) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss over the micro-batches; returns that loss and the share of hits."""
-        loss_sum: Tensor | None = None
-        hits: Tensor | None = None
-        for number, (images, labels, mixed) in enumerate(batches):
-            last = number == len(batches) - 1
+        parts, hits = [], []
+        for number, (images, targets) in enumerate(batches):
             # Gradients are exchanged once a step, not once a micro-batch.
-            waiting = contextlib.nullcontext() if last or self.world.size == 1 else self._wrapped.no_sync()  # type: ignore[operator]
-            with waiting:
-                logits = self.forward(images if mixed is None else mixed.images).float()
-                taught = self._taught(images if mixed is None else mixed.images)
-                loss = losses.loss(logits, labels if mixed is None else mixed, self.recipe, taught)
-                scaled = loss / len(batches) if len(batches) > 1 else loss
-                (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
+            last = number == len(batches) - 1 or self.world.size == 1
+            with contextlib.nullcontext() if last else self._wrapped.no_sync():  # type: ignore[operator]
+                logits = self.forward(images).float()
+                loss = losses.loss(logits, targets, self.recipe, self._teacher_logits(images))
+                part = loss / len(batches) if len(batches) > 1 else loss
+                (part if self.scaler is None else self.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
-                hit = (logits.argmax(1) == (labels if mixed is None else mixing.dominant(mixed))).float().mean()
-                loss_sum = scaled.detach() if loss_sum is None else loss_sum + scaled.detach()
-                hits = hit / len(batches) if hits is None else hits + hit / len(batches)
-        assert loss_sum is not None
-        assert hits is not None
-        return loss_sum, hits
+                labels = mixing.dominant(targets) if isinstance(targets, mixing.Mixed) else targets
+                hits.append((logits.argmax(1) == labels).float().mean() / len(batches))
+                parts.append(part.detach())
+        return functools.reduce(operator.add, parts), functools.reduce(operator.add, hits)
 
-    def _taught(self, images: Tensor) -> Tensor | None:
+    def _teacher_logits(self, images: Tensor) -> Tensor | None:
         if self.teacher is None:
             return None
         with torch.no_grad():
             return self.teacher(images).float()
 
     def _step(self, batches: list[tuple[Tensor, Tensor]], epoch: int) -> tuple[Tensor, Tensor]:
-        position, recipe = self.position, self.recipe
         if self._graphed is not None:
             loss, hits = self._graphed(*batches[0])
-            if self.average is not None:
-                self.average.update(position.step)
-            return loss, hits
-        prepared: list[tuple[Tensor, Tensor, mixing.Mixed | None]] = []
-        for number, (images, labels) in enumerate(batches):
-            mixed = None
-            if self.ways:
-                key = (recipe.seed, epoch, position.step * recipe.accumulate + number)
-                mixed = mixing.mix(images, labels, self.ways, key, self.world.rank)
-            prepared.append((images, labels, mixed))
+        else:
+            loss, hits = self._plain_step(batches, epoch)
+        if self.average is not None:
+            self.average.update(self.position.step)
+        return loss, hits
+
+    def _plain_step(self, batches: list[tuple[Tensor, Tensor]], epoch: int) -> tuple[Tensor, Tensor]:
+        recipe, scaler, step = self.recipe, self.scaler, self.position.step
+        targets: list[tuple[Tensor, Tensor | mixing.Mixed]] = [*batches]
+        if self._ways:
+            keys = [(recipe.seed, epoch, step * recipe.accumulate + number) for number in range(len(batches))]
+            mixed = [
+                mixing.mix(*batch, self._ways, key, self.world.rank) for batch, key in zip(batches, keys, strict=True)
+            ]
+            targets = [(batch.images, batch) for batch in mixed]
         self.optimizer.zero_grad(set_to_none=True)
-        loss, hits = self._pass(prepared)
-        if recipe.sam_rho and position.step % recipe.sam_interval == 0:
+        loss, hits = self._backward(targets)
+        if recipe.sam_rho and step % recipe.sam_interval == 0:
             with optimizers.perturbed(self.raw.parameters(), recipe.sam_rho):
                 self.optimizer.zero_grad(set_to_none=True)
                 with optimizers.frozen_batch_norm_statistics(self.raw):
-                    self._pass(prepared)
+                    self._backward(targets)
         if recipe.clip:
-            if self.scaler is not None:
-                self.scaler.unscale_(self.optimizer)
+            if scaler is not None:
+                scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.raw.parameters(), recipe.clip, foreach=True)
-        if self.scaler is None:
+        if scaler is None:
             self.optimizer.step()
         else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        if self.average is not None:
-            self.average.update(position.step)
+            scaler.step(self.optimizer)
+            scaler.update()
         return loss, hits
 
     def probe(self, lr: float, images: Tensor, labels: Tensor) -> Tensor:
-        """One update at this rate, outside of any epoch; the loss before it. For range tests, which put back what it
-        changes (lr_finder.restored); averages and loss scale are not put back.
+        """One update at this rate, outside of any epoch; returns the loss before it.
+
+        For range tests, which undo it (lr_finder.restored) but for averages and loss scale.
         """
         self._wrapped.train()
         schedules.apply(self.optimizer, lr / self.recipe.lr)
         loss, _ = self._step([(images, labels)], 1)
-        # Mixing and sharpness-aware steps are drawn and chosen by the number of the step.
+        # Mixing and sharpness-aware steps depend on the number of the step.
         self.position.step += 1
         return loss
 
     # Epochs
 
     def run(self, observer: Observer, stop: Callable[[], str | None] = lambda: None) -> str | None:
-        """Train until the recipe's last epoch; returns None, or the reason why `stop` ended it before.
+        """Train until the recipe's last epoch; returns None, or the reason that `stop` gave for stopping earlier.
 
-        `stop` is asked after every step (with several processes: after every epoch, where all agree). The state is
+        `stop` is called after every step (with several processes: after every epoch, where all agree). The state is
         stored before returning.
 
         Raises:
@@ -360,12 +360,11 @@ class Training:
     def _epoch(self, observer: Observer, stop: Callable[[], str | None]) -> str | None:
         recipe, position, device = self.recipe, self.position, self.device
         epoch = position.epoch + 1
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), 0.0
         source = self._train_source(epoch)
         steps = self._steps()
         first = position.batch_index // recipe.accumulate
-        partial = self._partial
-        self._partial = None
+        partial, self._partial = self._partial, None
         if first < steps:
             source.restore({"epoch": epoch - 1, "batch": first * recipe.accumulate})
         if partial is None:
@@ -373,18 +372,29 @@ class Training:
         self._wrapped.train()
         loss_values, hit_values = torch.zeros(steps, device=device), torch.zeros(steps, device=device)
         rates = [math.nan] * steps
-        before = {"seconds": 0.0, "loader_seconds": 0.0}
-        skipped = first
+        unknown = first  # steps of which no figures are known
         if partial is not None:
-            before = {key: partial[key] for key in before}
+            begin, waited = begin - partial["seconds"], partial["loader_seconds"]
             if len(partial["losses"]) == steps:
-                # Only of one number of steps an epoch: with another batch size the steps are other steps.
+                # Only with as many steps an epoch: with another batch size the steps are other steps.
                 loss_values[:first], hit_values[:first] = partial["losses"][:first], partial["hits"][:first]
                 rates[:first] = partial["rates"][:first]
-                skipped = 0
-        watch = _Finite(device)
+                unknown = 0
+
+        def pause(now: float) -> None:
+            """Store the state inside the epoch, with the figures of its steps so far."""
+            self._partial = {
+                "losses": loss_values.cpu(),
+                "hits": hit_values.cpu(),
+                "rates": rates,
+                "seconds": now - begin,
+                "loader_seconds": waited,
+            }
+            self._save(best=False)
+
+        check = _LossCheck(device)
         iterator = iter(source)
-        loader, waited, stored, reason = before["loader_seconds"], 0.0, begin, None
+        stored = time.perf_counter()
         for number in range(first, steps):
             asked = time.perf_counter()
             batches = [next(iterator) for _ in range(recipe.accumulate)]
@@ -393,7 +403,7 @@ class Training:
             loss, hits = self._step(batches, epoch)
             loss_values[number], hit_values[number] = loss, hits
             position.step += 1
-            watch.watch(position.step, loss)
+            check.add(position.step, loss)
             position.batch_index = (number + 1) * recipe.accumulate
             if self.world.first:
                 observer.step(number + 1, steps)
@@ -402,84 +412,64 @@ class Training:
             reason = stop()
             late = recipe.checkpoint_minutes and time.perf_counter() - stored > 60 * recipe.checkpoint_minutes
             if reason is not None or late:
-                watch.look(wait=True)
+                check.finish()
                 stored = time.perf_counter()
-                self._pause(loss_values, hit_values, rates, before["seconds"] + stored - begin, loader + waited)
+                pause(stored)
                 if reason is not None:
                     return reason
                 self._partial = None
-        watch.look(wait=True)
+        check.finish()
         if first < steps:
-            self._gather(loss_values)
-            self._gather(hit_values)
-        trained = time.perf_counter() - begin
+            for values in (loss_values, hit_values):
+                self.world.sum(values).div_(self.world.size)
+        trained = time.perf_counter()
         try:
             validated = self._validate(epoch)
         except Exception:
             # A validation image that cannot be read must not cost the epoch.
-            self._pause(loss_values, hit_values, rates, before["seconds"] + trained, loader + waited)
+            pause(trained)
             raise
         position.epoch, position.batch_index = epoch, 0
         best = self._is_best(validated, epoch)
         if self.plateau is not None and validated is not None:
             self.plateau.step(recipe, validated.top1)
-        train_seconds = before["seconds"] + trained
-        loader_seconds = loader + waited
-        images = (steps - skipped) * recipe.batch * recipe.accumulate
+        images = (steps - unknown) * recipe.batch * recipe.accumulate
         row = EpochRow(
             epoch=epoch,
             lr=rates[-1],
             size=self._source_size,
             batch=recipe.batch * recipe.accumulate,
-            train_loss=loss_values[skipped:].double().mean().item(),
-            train_top1=hit_values[skipped:].double().mean().item(),
+            train_loss=loss_values[unknown:].double().mean().item(),
+            train_top1=hit_values[unknown:].double().mean().item(),
             val_loss=validated.loss if validated else None,
             val_top1=validated.top1 if validated else None,
             val_top5=validated.top5 if validated else None,
             images=images,
-            seconds=0.0,
-            loader_seconds=loader_seconds,
-            step_seconds=train_seconds - loader_seconds,
+            # The checkpoint carries the row, so this holds everything but the writing of it.
+            seconds=time.perf_counter() - begin,
+            loader_seconds=waited,
+            step_seconds=trained - begin - waited,
             evaluation_seconds=validated.seconds if validated else 0.0,
-            images_per_second=images / train_seconds,
+            images_per_second=images / (trained - begin),
         )
-        # The checkpoint carries the row, so the row's own time is set before it is written and holds all but that.
-        row = replace(row, seconds=before["seconds"] + time.perf_counter() - begin)
         position.seconds += row.seconds
         self.history.append(row)
         self._save(best)
         if self.world.first:
-            first_step = position.step - (steps - first)
-            rows = [
-                StepRow(first_step + i - first + 1, epoch, rates[i], loss, hit)
-                for i, (loss, hit) in enumerate(zip(loss_values.tolist(), hit_values.tolist(), strict=True))
-                if i >= skipped
-            ]
-            observer.epoch(row, rows, best)
+            numbered = enumerate(zip(loss_values.tolist(), hit_values.tolist(), strict=True), position.step - steps + 1)
+            rows = [StepRow(step, epoch, lr, *figures) for (step, figures), lr in zip(numbered, rates, strict=True)]
+            observer.epoch(row, rows[unknown:], best)
         if epoch < recipe.epochs and epoch == recipe.stop_epoch:
             return f"stopped after epoch {epoch}, as the recipe says"
         return self._agreed(stop) if epoch < recipe.epochs else None
 
-    def _pause(
-        self, loss_values: Tensor, hit_values: Tensor, rates: list[float], seconds: float, loader_seconds: float
-    ) -> None:
-        """Store the state inside an epoch, with the figures of its steps so far."""
-        self._partial = {
-            "losses": loss_values.cpu(),
-            "hits": hit_values.cpu(),
-            "rates": rates,
-            "seconds": seconds,
-            "loader_seconds": loader_seconds,
-        }
-        self._save(best=False)
-
     @property
     def unevaluated(self) -> bool:
-        """Whether all steps of an epoch are made and stored, but its evaluation failed."""
+        """Whether all steps of an epoch are done and stored, but its evaluation failed."""
         return self._partial is not None and self.position.batch_index == self._steps() * self.recipe.accumulate
 
     def _steps(self) -> int:
-        """Steps of the epoch under way."""
+        """Number of steps of the current epoch."""
         batches = len(self._train_source(self.position.epoch + 1))
         return max(1, batches // self.recipe.divide // self.recipe.accumulate)
 
@@ -490,10 +480,6 @@ class Training:
             return reason
         flag = self.world.sum(torch.tensor([1.0 if reason else 0.0], device=self.device))
         return (reason or "another process stopped") if flag.item() else None
-
-    def _gather(self, values: Tensor) -> None:
-        self.world.sum(values)
-        values /= self.world.size
 
     def _set_lr(self, progress: float, steps: int) -> float:
         factor = schedules.factor(self.recipe, progress, steps)
@@ -510,7 +496,7 @@ class Training:
         return None if batches is None else self.evaluate(batches)
 
     def evaluate(self, batches: Batches, keep: bool = False, alone: bool = False) -> Evaluation:
-        """Evaluate the weights a user would get: the averaged ones where the recipe averages.
+        """Evaluate the weights a user gets: the averaged ones where the recipe averages.
 
         `alone` is for a process that evaluates all images by itself: DistributedDataParallel would wait for the
         others at every forward pass.
@@ -529,7 +515,7 @@ class Training:
                 self.device,
                 self.recipe.batch // self.world.size,
                 keep,
-                _unchanged if alone else self.world.sum,
+                World().sum if alone else self.world.sum,
             )
         self._wrapped.train()
         return result
@@ -546,10 +532,8 @@ class Training:
     # Checkpoints
 
     def weights(self) -> dict[str, Tensor]:
-        """CPU copies of the weights a user would get."""
-        if self.average is None:
-            return checkpoint.weights_of(self.raw)
-        with self.average.swap():
+        """CPU copies of the weights a user gets."""
+        with self.average.swap() if self.average is not None else contextlib.nullcontext():
             return checkpoint.weights_of(self.raw)
 
     def _save(self, best: bool) -> None:
@@ -567,13 +551,13 @@ class Training:
         checkpoint.save_run(self.folder, weights, card, self.state())
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the weights; plain values and tensors."""
+        """Everything that a resumed run needs beside the weights: plain values and tensors."""
         return {
             "position": asdict(self.position),
             "batch": self.recipe.batch * self.recipe.accumulate,
             "optimizer_name": self.recipe.optimizer,
             "optimizer": self.optimizer.state_dict(),
-            # The averaged weights are the ones in the weights file; the raw ones go on from here.
+            # The weights file holds the averaged weights; training continues with these.
             "raw": checkpoint.weights_of(self.raw) if self.average is not None else {},
             "average": self.average.state_dict() if self.average is not None else {},
             "plateau": asdict(self.plateau) if self.plateau is not None else {},
@@ -585,8 +569,9 @@ class Training:
         }
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
-        """Go on from a stored state. Batch size, learning rate, schedule and optimiser may differ from the stored
-        run's; returns a line about each thing that could not be taken over.
+        """Resume from a stored state; returns a line about each thing that could not be restored.
+
+        Batch size, learning rate, schedule and optimiser may differ from the stored run's.
 
         Raises:
             ModelError: the weights belong to another network.
@@ -599,14 +584,16 @@ class Training:
         if state["optimizer_name"] == self.recipe.optimizer:
             optimizers.load_state(self.optimizer, state["optimizer"])
         else:
-            notes.append(f"optimiser {state['optimizer_name']} became {self.recipe.optimizer}: it starts afresh")
+            notes.append(
+                f"optimiser {state['optimizer_name']} became {self.recipe.optimizer}, which starts without state"
+            )
         if self.average is not None:
             if state["average"]:
                 self.average.load_state_dict(state["average"])
             else:
-                # Made before the weights were put in: it must begin with these, not with random ones.
+                # The first one was made before the weights were loaded; it must begin with these, not with random ones.
                 self.average = WeightAverage(self.raw, self.recipe.ema, self.recipe.ema_every)
-                notes.append("the weight average starts afresh")
+                notes.append("the weight average starts anew")
         if self.plateau is not None and state["plateau"]:
             self.plateau = schedules.Plateau(**state["plateau"])
         if self.scaler is not None and state["scaler"]:
@@ -619,28 +606,24 @@ class Training:
         return notes
 
     def _continued(self, state: dict[str, Any], notes: list[str]) -> dict[str, Any] | None:
-        """The begun epoch, at the same image of its order, also in batches of another size."""
+        """The interrupted epoch, continued at the same image of its order, also with another batch size."""
         batch = self.recipe.batch * self.recipe.accumulate
         partial: dict[str, Any] = state["partial"]
         if state["batch"] != batch:
             seen = self.position.batch_index // self.recipe.accumulate * state["batch"]
             self.position.batch_index = seen // batch * self.recipe.accumulate
-            notes.append(f"batch {state['batch']} became {batch} inside an epoch: its figures cover the rest only")
+            notes.append(f"batch {state['batch']} became {batch} inside an epoch: its figures cover only the rest")
         steps = self._steps()
-        waits = state["batch"] == batch and len(partial["losses"]) == steps  # all but its evaluation is done
-        if self.position.batch_index // self.recipe.accumulate >= steps and not waits:
-            # All that is left of the epoch is less than one step: begin the next one.
+        only_evaluation_left = state["batch"] == batch and len(partial["losses"]) == steps
+        if self.position.batch_index // self.recipe.accumulate >= steps and not only_evaluation_left:
+            # Less than one step is left of the epoch: begin the next one.
             self.position.batch_index = 0
             self.position.epoch += 1
             return None
         return partial
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _each_alone(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _one_at_a_time(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.cat([forward(image) for image in images.split(1)])  # type: ignore[no-untyped-call]
 
 
