@@ -1,7 +1,4 @@
-"""Where a step's time went: plain types, the sentence that says it, and the tables below it.
-
-Knows nothing of how the figures were had (bench/inspecting/traced.py, bench/comparing/profiling.py).
-"""
+"""Where a step's time went: plain types, the sentence that says it, and the tables below it."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any
 from results.errors import RecordError
 from results.reading import read
 from results.store import read_json
-from results.tables import Cell, fixed, quantity, render, to_json, unit_for
+from results.tables import Cell, fixed, page, percent, plural, quantity, render, to_json, unit_for
 
 SCHEMA = 1
 KIND = "profile"
@@ -21,9 +18,9 @@ FILE = "profile.json"
 OVERHEAD = "(Python and dispatch)"
 """Time of a profiled step in which none of the listed operators ran."""
 FAR = 0.25
-"""Share of the roof below which a step is bound by something that no ceiling describes."""
+"""Share of the roof below which neither ceiling is what bounds a step."""
 OUTSIDE = "("
-"""What begins with it is no part of the network: the loss, the optimiser, autograd's own work."""
+"""Paths that begin with it are not part of the network: the loss, the optimiser, autograd's own work."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Break:
 
 @dataclass(frozen=True)
 class Stalls:
-    """Loader, step and both joined, from runs in turns without a profiler (see MEASURING's section on stalls).
+    """Loader, step and both joined, from runs in turns without a profiler.
 
     Attributes:
         loader: engine.
@@ -105,13 +102,13 @@ class Stalls:
         return self.joined_rate / min(self.loader_rate, self.step_rate)
 
     def sentence(self) -> str:
-        """ "loader-bound by 38 %: decode 61 %, resize 30 %, copy 9 %" or "step-bound; the loader idles 70 %"."""
+        """ "loader-bound by 38 %: decode 61 %, resize 30 %, copy 9 %", "step-bound, the loader is idle 70 %: ..."."""
         total = sum(seconds for _, seconds in self.stages)
-        shares = ", ".join(f"{name} {_percent(seconds / total)}" for name, seconds in self.stages) if total else ""
+        shares = ", ".join(f"{name} {percent(seconds / total)}" for name, seconds in self.stages) if total else ""
         if self.loader_rate < self.step_rate:
-            text = f"loader-bound by {_percent(1 - self.loader_rate / self.step_rate)}"
+            text = f"loader-bound by {percent(1 - self.loader_rate / self.step_rate)}"
         else:
-            text = f"step-bound; the loader idles {_percent(max(0.0, 1 - self.joined_rate / self.loader_rate))}"
+            text = f"step-bound, the loader is idle {percent(max(0.0, 1 - self.joined_rate / self.loader_rate))}"
         return f"{text}: {shares}" if shares else text
 
 
@@ -197,7 +194,7 @@ class Profile:
 
     @property
     def bound(self) -> str:
-        """What most of the step's time goes to: "compute" or "memory", by the operators that lie under each roof."""
+        """The ceiling that limits the operators which take most of the step's time: "compute" or "memory"."""
         spent = {"compute": 0.0, "memory": 0.0}
         for operator in self.operators:
             least = self.least_seconds(operator)
@@ -206,11 +203,11 @@ class Profile:
         return "compute" if spent["compute"] >= spent["memory"] else "memory"
 
     def limit(self) -> str:
-        """How near to which roof: "is memory-bound at 61 % of roof"; far below both, neither is what bounds it."""
-        share = _percent(self.roof_fraction)
+        """How close to which roof: "is memory-bound at 61 % of the roof"."""
+        share = percent(self.roof_fraction)
         if self.roof_fraction < FAR:
-            return f"runs at {share} of roof, bound by neither ceiling"
-        return f"is {self.bound}-bound at {share} of roof"
+            return f"runs at {share} of the roof, far below both ceilings"
+        return f"is {self.bound}-bound at {share} of the roof"
 
     def sentence(self) -> str:
         """The finding in one sentence."""
@@ -223,12 +220,12 @@ class Profile:
         text = f"{doing} {self.label} {self.limit()}"
         if self.operators:
             top = self.operators[0]
-            text += f"; {_percent(top.seconds / self.profiled_seconds)} of time in {plain_name(top.name)}"
+            text += f"; {percent(top.seconds / self.profiled_seconds)} of the time is {plain_name(top.name)}"
         if self.idle is not None:
             side = "host-bound" if self.idle > 0.1 else "device-bound"
-            text += f"; GPU idle {_percent(self.idle)} ({side})"
+            text += f"; the GPU is idle {percent(self.idle)} of the time ({side})"
         else:
-            text += f"; Python and dispatch {_percent(self.host_share)}"
+            text += f"; {percent(self.host_share)} is Python and dispatch"
         if self.stalls is not None:
             text += f"; {self.stalls.sentence()}"
         return text
@@ -266,10 +263,9 @@ def _summed(path: str, parts: Sequence[Module]) -> Module:
         known = [x for x in values if x is not None]
         return sum(known) if known else None
 
-    own = next((part.kind for part in parts if part.path == path), "")
     return Module(
         path,
-        own,
+        next((part.kind for part in parts if part.path == path), ""),
         sum(part.forward_seconds for part in parts),
         sum(part.backward_seconds for part in parts),
         total(part.flops for part in parts),
@@ -278,42 +274,38 @@ def _summed(path: str, parts: Sequence[Module]) -> Module:
 
 
 _PLAIN = {
-    "convolution": "convolution",
-    "convolution_backward": "convolution backward",
-    "mkldnn_convolution": "convolution",
-    "_convolution_pointwise": "convolution",
-    "_convolution_pointwise_": "convolution with sum",
-    "_linear_pointwise": "linear layers",
-    "native_batch_norm": "batch-norm",
-    "_native_batch_norm_legit": "batch-norm",
-    "_batch_norm_with_update": "batch-norm",
-    "batch_norm_backward": "batch-norm backward",
-    "native_batch_norm_backward": "batch-norm backward",
-    "cudnn_batch_norm": "batch-norm",
-    "cudnn_batch_norm_backward": "batch-norm backward",
-    "relu_": "ReLU",
-    "relu": "ReLU",
-    "threshold_backward": "ReLU backward",
-    "_to_copy": "casts and copies",
-    "copy_": "copies",
-    "silu_": "SiLU",
-    "silu_backward": "SiLU backward",
-    "_fused_sgd_": "the optimiser",
-    "_foreach_add_": "the optimiser",
-    "addmm": "linear layers",
-    "max_pool2d_with_indices": "max pooling",
-    "max_pool2d_with_indices_backward": "max pooling backward",
+    "convolution": ("convolution", "mkldnn_convolution", "convolution_pointwise"),
+    "linear layers": ("linear_pointwise", "addmm"),
+    "batch-norm": (
+        *("batch_norm", "native_batch_norm", "native_batch_norm_legit", "batch_norm_with_update"),
+        "cudnn_batch_norm",
+    ),
+    "ReLU": ("relu", "threshold"),
+    "SiLU": ("silu",),
+    "max pooling": ("max_pool2d_with_indices",),
+    "casts and copies": ("to_copy",),
+    "copies": ("copy",),
+    "the optimiser": ("fused_sgd", "foreach_add"),
 }
+"""What a sentence says -> names of operators, without underscores around them and without "_backward"."""
+_WORDS = {name: plain for plain, names in _PLAIN.items() for name in names}
 
 
 def plain_name(name: str) -> str:
     """An operator's name as a sentence says it: "aten::native_batch_norm_backward" -> "batch-norm backward"."""
     bare = name.rsplit("::", 1)[-1].split(".")[0]
-    if bare in _PLAIN:
-        return _PLAIN[bare]
-    if "_fused_" in bare:
-        return f"the fused kernel {bare}"
-    return bare.strip("_").replace("_", " ")
+    if bare == "_convolution_pointwise_":
+        return "convolution with sum"
+    stem, backward, _ = bare.strip("_").partition("_backward")
+    if stem in _WORDS:
+        return _WORDS[stem] + backward.replace("_", " ")
+    return f"the fused kernel {bare}" if "_fused_" in bare else bare.strip("_").replace("_", " ")
+
+
+ROOF_NOTE = (
+    "roof: the shortest time that the ceilings measured in this run allow for the operator's FLOPs and bytes, divided "
+    "by its time; above 100 % where data was still in a cache, or a convolution is faster than the large matrix product"
+)
 
 
 def text(profile: Profile, format: str = "text", top: int = 12, depth: int = 1) -> str:
@@ -326,62 +318,55 @@ def text(profile: Profile, format: str = "text", top: int = 12, depth: int = 1) 
     if format == "csv":
         return _csv(profile)
     bullet = "- " if format == "markdown" else ""
-    pieces = [f"{bullet}{profile.sentence()}"]
-    pieces.append(_facts(profile, bullet))
-    rows = module_rows(profile, depth)
-    if rows:
-        pieces.append("by module:\n\n" + _table(MODULE_HEADERS, rows, format))
-    pieces.append("by operator:\n\n" + _table(OPERATOR_HEADERS, operator_rows(profile, top), format))
-    if profile.stalls is not None:
-        pieces.append(_stalls(profile.stalls, format))
-    if profile.breaks:
-        lines = [f"{bullet}{one.where}: {one.reason}" for one in profile.breaks]
-        pieces.append("graph breaks:\n" + "\n".join(lines))
-    notes = [*profile.notes, ROOF_NOTE]
-    pieces.append("\n".join(f"{bullet}{note}" for note in notes))
-    return "\n\n".join(pieces) + "\n"
+    modules = _table(("module", *_MODULE_HEADERS), module_rows(profile, depth), format)
+    operators = _table(("operator", *_OPERATOR_HEADERS), operator_rows(profile, top), format)
+    breaks = "\n".join(f"{bullet}{place.where}: {place.reason}" for place in profile.breaks)
+    return page(
+        f"{bullet}{profile.sentence()}",
+        "\n".join(f"{bullet}{name}: {fact}" for name, fact in facts(profile)),
+        f"by module:\n\n{modules}" if modules else "",
+        f"by operator:\n\n{operators}",
+        "" if profile.stalls is None else _stalls(profile.stalls, format),
+        f"graph breaks:\n{breaks}" if breaks else "",
+        "\n".join(f"{bullet}{note}" for note in (*profile.notes, ROOF_NOTE)),
+    )
+
+
+_OPERATOR_HEADERS = ("time", "share", "calls", "FLOPs", "bytes", "roof", "bound by")
+_MODULE_HEADERS = ("kind", "forward", "backward", "share", "FLOPs", "bytes", "roof")
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str) -> str:
     """A table whose first cells are names: code in markdown, where underscores would be taken for emphasis."""
     if format == "markdown":
         rows = [[f"`{row[0]}`", *row[1:]] for row in rows]
-    return render(headers, rows, format).rstrip("\n")
-
-
-ROOF_NOTE = (
-    "roof: the shortest time that the ceilings measured in this run allow for the operator's FLOPs and bytes, over its "
-    "time; above 100 % where data was still in a cache, or a convolution outdoes the large matrix product"
-)
-OPERATOR_HEADERS = ("operator", "time", "share", "calls", "FLOPs", "bytes", "roof", "bound by")
-MODULE_HEADERS = ("module", "kind", "forward", "backward", "share", "FLOPs", "bytes", "roof")
+    return render(headers, rows, format) if rows else ""
 
 
 def operator_rows(profile: Profile, top: int) -> list[list[Cell]]:
-    """Cells of the table by operator, the ones beyond `top` in one row, and what no operator accounts for."""
-    factor, unit = unit_for([max((operator.seconds for operator in profile.operators), default=0.0)], "s")
+    """Cells of the table by operator, those after the first `top` in one row, and what no operator accounts for."""
+    longest = max((operator.seconds for operator in profile.operators), default=0.0)
 
     def row(name: str, operator: Operator) -> list[Cell]:
         least = profile.least_seconds(operator)
         return [
             name,
-            f"{fixed(operator.seconds / factor, None, None)} {unit}",
-            _percent(operator.seconds / profile.profiled_seconds),
+            _time(operator.seconds, longest),
+            percent(operator.seconds / profile.profiled_seconds),
             _count(operator.calls),
             _work(operator.flops, "FLOP"),
             _work(operator.bytes, "bytes"),
-            _fraction(profile.fraction(operator)),
+            _roof(profile.fraction(operator)),
             "-" if least is None or not least[0] else least[1],
         ]
 
     rows = [row(operator.name, operator) for operator in profile.operators[:top]]
     rest = profile.operators[top:]
     if rest:
-        seconds, calls = sum(o.seconds for o in rest), sum(o.calls for o in rest)
-        rows.append(row(f"({len(rest)} others)", Operator("", calls, seconds)))
-    left = profile.profiled_seconds * profile.host_share
+        others = Operator("", sum(o.calls for o in rest), sum(o.seconds for o in rest))
+        rows.append(row(f"({len(rest)} others)", others))
     if profile.idle is None:
-        rows.append(row(OVERHEAD, Operator("", 0, left)))
+        rows.append(row(OVERHEAD, Operator("", 0, profile.profiled_seconds * profile.host_share)))
     return rows
 
 
@@ -389,21 +374,17 @@ def module_rows(profile: Profile, depth: int) -> list[list[Cell]]:
     """Cells of the table by module, in the network's order."""
     shown = [module for module in profile.tree(depth) if module.seconds > 0]
     total = sum(module.seconds for module in shown)
-    factor, unit = unit_for([max((module.seconds for module in shown), default=0.0)], "s")
-
-    def time(seconds: float) -> str:
-        return f"{fixed(seconds / factor, None, None)} {unit}" if seconds else "-"
-
+    longest = max((module.seconds for module in shown), default=0.0)
     return [
         [
             module.path,
             module.kind or "-",
-            time(module.forward_seconds),
-            time(module.backward_seconds),
-            _percent(module.seconds / total),
+            _time(module.forward_seconds, longest),
+            _time(module.backward_seconds, longest),
+            percent(module.seconds / total),
             _work(module.flops, "FLOP"),
             _work(module.bytes, "bytes"),
-            _fraction(profile.fraction(module)),
+            _roof(profile.fraction(module)),
         ]
         for module in shown
     ]
@@ -412,61 +393,46 @@ def module_rows(profile: Profile, depth: int) -> list[list[Cell]]:
 def facts(profile: Profile) -> list[tuple[str, str]]:
     """What stands beside the tables, name and text."""
     step = quantity(profile.seconds, "s", profile.low, profile.high)
-    # A finding of a tenth of a percent would be the noise of two medians.
-    slower = profile.profiled_seconds / profile.seconds
     rate = quantity(profile.batch / profile.seconds, "images/s")
+    slower = fixed(profile.profiled_seconds / profile.seconds)
+    flops, bandwidth = quantity(profile.flops_ceiling, "FLOP/s"), quantity(profile.bandwidth, "bytes/s")
     found = [
-        ("step", f"{step} without the profiler ({rate}), {fixed(slower, None, None)} times that with it"),
+        ("step", f"{step} without the profiler ({rate}), {slower} times that with it"),
         ("launches", f"{_count(profile.launches)} {'a step' if profile.idle is not None else 'operator calls a step'}"),
-        (
-            "ceilings",
-            f"{quantity(profile.flops_ceiling, 'FLOP/s')} in {profile.precision}, "
-            f"{quantity(profile.bandwidth, 'bytes/s')}; MFU {_percent(profile.mfu)}",
-        ),
+        ("ceilings", f"{flops} in {profile.precision}, {bandwidth}; MFU {percent(profile.mfu)}"),
     ]
     if profile.graphs is not None:
-        breaks = f"{len(profile.breaks)} graph break{'' if len(profile.breaks) == 1 else 's'}"
-        found.append(("torch.compile", f"{profile.graphs} graphs, {breaks}, {profile.recompiles} recompilations"))
-    found.append(("memory", memory_text(profile.memory)))
-    return found
+        breaks = plural(len(profile.breaks), "graph break")
+        recompiled = plural(profile.recompiles or 0, "recompilation")
+        found.append(("torch.compile", f"{plural(profile.graphs, 'graph')}, {breaks}, {recompiled}"))
+    return [*found, ("memory", memory_text(profile.memory))]
 
 
-MEMORY_PARTS = (
-    ("weights", "weights"),
-    ("gradients", "gradients"),
-    ("optimizer", "optimiser"),
-    ("inputs", "input"),
-    ("workspace", "activations and workspace"),
-    ("slack", "allocator slack"),
-)
+MEMORY_PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "inputs": "input",
+    "workspace": "activations and workspace",
+    "slack": "allocator slack",
+}
 
 
 def memory_text(memory: Mapping[str, int]) -> str:
     """The parts that a step's memory adds up from, and the process's own figure beside it."""
-    parts = [f"{quantity(memory[name], 'bytes')} {title}" for name, title in MEMORY_PARTS if memory[name]]
+    parts = [f"{quantity(memory[name], 'bytes')} {title}" for name, title in MEMORY_PARTS.items() if memory[name]]
     return f"{' + '.join(parts)}; the process holds {quantity(memory['process'], 'bytes')} with its libraries"
 
 
-def _facts(profile: Profile, bullet: str) -> str:
-    return "\n".join(f"{bullet}{name}: {said}" for name, said in facts(profile))
-
-
 def _stalls(stalls: Stalls, format: str) -> str:
-    rows: list[list[Cell]] = [
-        ["loader alone", quantity(stalls.loader_rate, "images/s")],
-        ["step alone", quantity(stalls.step_rate, "images/s")],
-        ["joined", quantity(stalls.joined_rate, "images/s")],
-        ["overlap", _percent(stalls.overlap)],
-    ]
+    rates = {"loader alone": stalls.loader_rate, "step alone": stalls.step_rate, "joined": stalls.joined_rate}
+    rows: list[list[Cell]] = [[name, quantity(rate, "images/s")] for name, rate in rates.items()]
+    rows.append(["overlap", percent(stalls.overlap)])
     total = sum(seconds for _, seconds in stalls.stages)
-    rows += [
-        [f"loader: {name}", f"{quantity(seconds, 's')} an image, {_percent(seconds / total)}"]
-        for name, seconds in stalls.stages
-    ]
-    table = render([f"loader {stalls.loader}", "figure"], rows, format).rstrip("\n")
-    return f"loader and step, without the profiler:\n\n{table}" + (
-        f"\n\n{stalls.stages_note}" if stalls.stages_note else ""
-    )
+    for name, seconds in stalls.stages:
+        rows.append([f"loader: {name}", f"{quantity(seconds, 's')} an image, {percent(seconds / total)}"])
+    table = render([f"loader {stalls.loader}", "figure"], rows, format)
+    return page("loader and step, without the profiler:", table, stalls.stages_note)
 
 
 def _csv(profile: Profile) -> str:
@@ -475,26 +441,16 @@ def _csv(profile: Profile) -> str:
         ["operator", o.name, o.calls, o.seconds, None, None, o.flops, o.bytes, profile.fraction(o)]
         for o in profile.operators
     ]
-    rows += [
-        [
-            "module",
-            m.path,
-            None,
-            m.seconds,
-            m.forward_seconds,
-            m.backward_seconds,
-            m.flops,
-            m.bytes,
-            profile.fraction(m),
-        ]
-        for m in profile.modules
-    ]
+    for m in profile.modules:
+        seconds = (m.seconds, m.forward_seconds, m.backward_seconds)
+        rows.append(["module", m.path, None, *seconds, m.flops, m.bytes, profile.fraction(m)])
     return render(headers, rows, "csv")
 
 
-def _percent(share: float) -> str:
-    percent = 100 * share
-    return f"{percent:.0f} %" if percent >= 9.5 else f"{percent:.1f} %"
+def _time(seconds: float, longest: float) -> str:
+    """Seconds in the unit of the table's longest."""
+    factor, unit = unit_for([longest], "s")
+    return f"{fixed(seconds / factor)} {unit}" if seconds else "-"
 
 
 def _count(calls: float) -> str:
@@ -502,8 +458,8 @@ def _count(calls: float) -> str:
 
 
 def _work(amount: float | None, unit: str) -> str:
-    return "-" if not amount else quantity(float(amount), unit)
+    return quantity(float(amount), unit) if amount else "-"
 
 
-def _fraction(fraction: float | None) -> str:
-    return "-" if fraction is None or not fraction else _percent(fraction)
+def _roof(fraction: float | None) -> str:
+    return percent(fraction) if fraction else "-"

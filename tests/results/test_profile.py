@@ -16,16 +16,16 @@ from results.profile import Break, Operator, Profile, Stalls, facts, plain_name,
 
 def test_the_sentence_says_bound_roof_and_where_the_time_goes() -> None:
     assert profile().sentence() == (
-        "training resnet50@fast is memory-bound at 61 % of roof; 50 % of time in batch-norm backward; "
-        "Python and dispatch 17 %"
+        "training resnet50@fast is memory-bound at 61 % of the roof; 50 % of the time is batch-norm backward; "
+        "17 % is Python and dispatch"
     )
     gpu = profile(idle=0.04, workload="training/resnet50@amp-nhwc-eager/b8/s224/c1000/cuda").sentence()
-    assert gpu.endswith("GPU idle 4.0 % (device-bound)")
+    assert gpu.endswith("the GPU is idle 4 % of the time (device-bound)")
     assert "(host-bound)" in profile(idle=0.4).sentence()
 
 
 def test_far_below_both_ceilings_neither_is_blamed() -> None:
-    assert "runs at 5.0 % of roof, bound by neither ceiling" in profile(roof_fraction=0.05).sentence()
+    assert "runs at 5 % of the roof, far below both ceilings" in profile(roof_fraction=0.05).sentence()
 
 
 def test_shares_of_the_roof() -> None:
@@ -60,15 +60,15 @@ def test_tables_hold_everything_and_the_rest_in_one_row() -> None:
 
 def test_breaks_and_recompilations_are_told() -> None:
     found = profile(graphs=2, recompiles=1, breaks=(Break("a print", "net.py:7"),))
-    assert ("torch.compile", "2 graphs, 1 graph break, 1 recompilations") in facts(found)
+    assert ("torch.compile", "2 graphs, 1 graph break, 1 recompilation") in facts(found)
     assert "net.py:7: a print" in text(found)
 
 
 @pytest.mark.parametrize(
     ("loader", "step", "joined", "begins"),
     [
-        (620.0, 1000.0, 610.0, "loader-bound by 38 %: decode 61 %, resize 30 %, copy 9.0 %"),
-        (1000.0, 310.0, 300.0, "step-bound; the loader idles 70 %: decode 61 %"),
+        (620.0, 1000.0, 610.0, "loader-bound by 38 %: decode 61 %, resize 30 %, copy 9 %"),
+        (1000.0, 310.0, 300.0, "step-bound, the loader is idle 70 %: decode 61 %"),
     ],
 )
 def test_who_waits_for_whom(loader: float, step: float, joined: float, begins: str) -> None:
