@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from results.errors import RecordError
-from results.store import write_whole
+from results.store import read_text, write_whole
 from results.tables import fixed, render, to_json
 
 Matrix: TypeAlias = NDArray[np.int64]
@@ -154,7 +154,7 @@ class Classification:
         said += [] if self.loss is None else [f"loss {self.loss:.4f}"]
         if self.seconds is not None:
             rate = f" ({self.images / self.seconds:.0f} images/s)" if self.seconds > 0 else ""
-            said.append(f"{fixed(self.seconds, None, None)} s{rate}")
+            said.append(f"{fixed(self.seconds)} s{rate}")
         return ", ".join(said)
 
     def save(self, folder: Path | str, split: str = "") -> None:
@@ -225,13 +225,7 @@ def read_confusion(path: Path | str) -> tuple[Matrix, tuple[str, ...]]:
     or row names that are not the header's.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not text in UTF-8, so no confusion matrix; is it the right file?") from error
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror or error}; is it the right path?") from error
-    reader = csv.reader(io.StringIO(text))
+    reader = csv.reader(io.StringIO(read_text(path, "a confusion matrix")))
     numbered = [(reader.line_num, row) for row in reader if row]
     if len(numbered) < 2:
         raise RecordError(f"{path}: no matrix below the header; expected class names, then a row a class")

@@ -1,19 +1,16 @@
-"""Training figures as TensorBoard event files, written without torch and without TensorFlow.
-
-An event file is a row of records, each the length (uint64), its checksum, a protocol buffer and its checksum,
-all little-endian, as TensorFlow's TFRecord format defines them.
-"""
+"""Training figures as TensorBoard event files, written without torch and without TensorFlow."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import math
 import os
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from results.errors import RecordError
 from results.history import Epoch, Step
@@ -52,7 +49,10 @@ class EventWriter(GrowingFile):
         path = self._new_path(older)
         opening = _event(time.time())
         opening.file_version = _VERSION
-        write_whole(path, b"".join(map(_framed, [opening.SerializeToString(), *kept])))
+        start = io.BytesIO()
+        for data in (opening.SerializeToString(), *kept):
+            _write(start, data)
+        write_whole(path, start.getvalue())
         for file in older:
             file.unlink(missing_ok=True)
         super().__init__(path, binary=True)
@@ -72,7 +72,7 @@ class EventWriter(GrowingFile):
             if x is not None:
                 event.summary.value.add(tag=f"{group}/{name}", simple_value=_single(x))
         with self._writing():
-            self._file.write(_framed(event.SerializeToString()))
+            _write(self._file, event.SerializeToString())
 
     def _new_path(self, older: list[Path]) -> Path:
         # TensorBoard reads a folder's files in the order of their names, so a later one must sort after the others.
@@ -111,30 +111,19 @@ def _single(x: float) -> float:
     return math.copysign(math.inf, x) if math.isfinite(x) and abs(x) > 3.4028234663852886e38 else x
 
 
-def _framed(data: bytes) -> bytes:
-    header = struct.pack("<Q", len(data))
-    return header + _checksum(header) + data + _checksum(data)
+def _write(file: IO[bytes], data: bytes) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    RecordWriter(file).write(data)
 
 
 def _records(path: Path) -> Iterator[bytes]:
     """The whole records of a file; what follows the last of them was cut off by a kill and is left out."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror or error}") from error
-    at = 0
-    while at + 12 <= len(content):
-        header = content[at : at + 8]
-        end = at + 12 + struct.unpack("<Q", header)[0]
-        if content[at + 8 : at + 12] != _checksum(header) or end + 4 > len(content):
-            return
-        if content[end : end + 4] != _checksum(content[at + 12 : end]):
-            return
-        yield content[at + 12 : end]
-        at = end + 4
+    from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 
-
-def _checksum(data: bytes) -> bytes:
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
-    return struct.pack("<I", masked_crc32c(data))
+    reader = PyRecordReader_New(str(path))
+    with contextlib.closing(reader.file_handle), contextlib.suppress(DataLossError, OutOfRangeError):
+        while True:
+            reader.GetNext()
+            yield reader.record()

@@ -193,18 +193,13 @@ DERIVED = ("verdict", "exit_code", "only_noise")
 """Properties of a report that its JSON holds for other programs."""
 
 
-GRAVITY = (VOID, ERROR, REGRESSED, CHANGED, VANISHED, UNSURE, NEW, IMPROVED, CLEAN)
 EXIT_CODES = {
-    VOID: 2,
-    ERROR: 2,
-    REGRESSED: 1,
-    CHANGED: 1,
-    VANISHED: 1,
-    UNSURE: 0,
-    NEW: 0,
-    IMPROVED: 0,
-    CLEAN: 0,
+    **dict.fromkeys((VOID, ERROR), 2),
+    **dict.fromkeys((REGRESSED, CHANGED, VANISHED), 1),
+    **dict.fromkeys((UNSURE, NEW, IMPROVED, CLEAN), 0),
 }
+"""Verdict -> what the process exits with, the gravest first."""
+GRAVITY = tuple(EXIT_CODES)
 
 
 def row_verdict(first: Decision, again: Decision | None) -> tuple[str, str | None]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from results.errors import RecordError
-from results.store import GrowingFile, write_whole
-from results.tables import Cell, duration, quantity, render
+from results.store import GrowingFile, read_text, write_whole
+from results.tables import Cell, duration, percent, plural, quantity, render
 
 
 @dataclass(frozen=True)
@@ -90,21 +90,8 @@ class Totals:
     @property
     def images_per_second(self) -> float | None:
         """Training images a second, the evaluation's time not counted."""
-        return _share(self.images, self.seconds - self.evaluation_seconds)
-
-    @property
-    def loader_share(self) -> float | None:
-        """Share of the wall time spent waiting for batches."""
-        return _share(self.loader_seconds, self.seconds)
-
-    @property
-    def step_share(self) -> float | None:
-        """Share of the wall time spent in training steps."""
-        return _share(self.step_seconds, self.seconds)
-
-    @property
-    def evaluation_share(self) -> float | None:
-        return _share(self.evaluation_seconds, self.seconds)
+        seconds = self.seconds - self.evaluation_seconds
+        return self.images / seconds if seconds > 0 else None
 
 
 class History:
@@ -126,19 +113,12 @@ class History:
         if isinstance(row, Epoch):
             expected = self.epochs[-1].epoch + 1 if self.epochs else row.epoch
             if row.epoch != expected:
-                raise RecordError(f"epoch {row.epoch} cannot follow epoch {expected - 1}; take `until` before resuming")
+                raise RecordError(f"epoch {row.epoch} cannot follow epoch {expected - 1}")
             self.epochs.append(row)
         else:
             if self.steps and row.step <= self.steps[-1].step:
-                raise RecordError(
-                    f"step {row.step} cannot follow step {self.steps[-1].step}; take `until` before resuming"
-                )
+                raise RecordError(f"step {row.step} cannot follow step {self.steps[-1].step}")
             self.steps.append(row)
-
-    def until(self, epoch: int, step: int | None = None) -> History:
-        """The rows up to and including that epoch, and step (None: the steps of those epochs)."""
-        kept = [s for s in self.steps if (s.epoch <= epoch if step is None else s.step <= step)]
-        return History([e for e in self.epochs if e.epoch <= epoch], kept)
 
     @property
     def best(self) -> Epoch | None:
@@ -228,14 +208,7 @@ def line(epoch: Epoch, epochs: int, best: Epoch | None = None) -> str:
     if epoch.val_top1 is not None or epoch.val_loss is not None:
         top5 = "" if epoch.val_top5 is None else f" top5 {_percent(epoch.val_top5)} %"
         pieces.append(f"val loss {_loss(epoch.val_loss)} top1 {_percent(epoch.val_top1)} %{top5}")
-    parts = (
-        ("loader", epoch.loader_seconds),
-        ("step", epoch.step_seconds),
-        ("evaluation", epoch.evaluation_seconds),
-    )
-    shares = ", ".join(f"{name} {100 * seconds / epoch.seconds:.0f} %" for name, seconds in parts if epoch.seconds)
-    pieces.append(f"{quantity(epoch.images_per_second, 'images/s')}")
-    pieces.append(duration(epoch.seconds) + (f" ({shares})" if shares else ""))
+    pieces += [quantity(epoch.images_per_second, "images/s"), f"{duration(epoch.seconds)}{_shares(epoch)}"]
     if best is not None:
         pieces.append("best" if best.epoch == epoch.epoch else f"best {_percent(best.val_top1)} % at {best.epoch}")
     return "  ".join(pieces)
@@ -245,17 +218,19 @@ def totals_line(totals: Totals) -> str:
     """The sums of a run in one sentence."""
     if not totals.epochs:
         return "No epoch was finished."
-    shares = (
-        ("step", totals.step_share),
-        ("loader", totals.loader_share),
-        ("evaluation", totals.evaluation_share),
-    )
-    said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares if share is not None)
     return (
-        f"{totals.epochs} {'epoch' if totals.epochs == 1 else 'epochs'} in {duration(totals.seconds)}, "
-        f"{duration(totals.seconds_per_epoch or 0.0)} an epoch{f' ({said})' if said else ''}; "
+        f"{plural(totals.epochs, 'epoch')} in {duration(totals.seconds)}, "
+        f"{duration(totals.seconds_per_epoch or 0.0)} an epoch{_shares(totals)}; "
         f"{totals.images} images, {quantity(totals.images_per_second, 'images/s')} in training."
     )
+
+
+def _shares(times: Epoch | Totals) -> str:
+    """ " (step 75 %, loader 10 %, evaluation 15 %)" of the wall time; "" where nothing was timed."""
+    if times.seconds <= 0:
+        return ""
+    parts = {"step": times.step_seconds, "loader": times.loader_seconds, "evaluation": times.evaluation_seconds}
+    return f" ({', '.join(f'{name} {percent(seconds / times.seconds)}' for name, seconds in parts.items())})"
 
 
 class StepLog(GrowingFile):
@@ -311,12 +286,7 @@ _PARSERS: dict[object, Callable[[str], int | float | None]] = {
 
 
 def _read(path: Path, kind: type[_Row], growing: bool = False) -> list[_Row]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not text in UTF-8, so no history; is it the right file?") from error
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror or error}; is it the right path?") from error
+    text = read_text(path, "a history")
     if growing:
         text = text[: text.rfind("\n") + 1]
     reader = csv.reader(io.StringIO(text))
@@ -370,10 +340,6 @@ def _names(kind: type[Epoch] | type[Step]) -> list[str]:
 
 def _cells(row: Epoch | Step) -> list[Cell]:
     return [getattr(row, name) for name in _names(type(row))]
-
-
-def _share(part: float, whole: float) -> float | None:
-    return part / whole if whole > 0 else None
 
 
 def _loss(x: float | None) -> str:

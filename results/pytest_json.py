@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from results.record import Json, Metric, Record, plain
 
@@ -80,33 +81,12 @@ def last_of_each(metric: Metric) -> dict[str, str]:
 
 def statistics_of(seconds: Sequence[float]) -> dict[str, Json]:
     """pytest-benchmark's "stats" of one or more times, all of them above 0."""
-    data = sorted(seconds)
-    mean = statistics.fmean(data)
-    deviation = statistics.stdev(data) if len(data) > 1 else 0.0
-    q1, _, q3 = statistics.quantiles(data, n=4, method="inclusive") if len(data) > 1 else data * 3
-    low, high = q1 - 1.5 * (q3 - q1), q3 + 1.5 * (q3 - q1)
-    beyond_fence = sum(not low <= x <= high for x in data)
-    beyond_deviation = sum(abs(x - mean) > deviation for x in data)
-    return {
-        "min": data[0],
-        "max": data[-1],
-        "mean": mean,
-        "stddev": deviation,
-        "rounds": len(data),
-        "median": statistics.median(data),
-        "iqr": q3 - q1,
-        "q1": q1,
-        "q3": q3,
-        "iqr_outliers": beyond_fence,
-        "stddev_outliers": beyond_deviation,
-        "outliers": f"{beyond_deviation};{beyond_fence}",
-        "ld15iqr": min(x for x in data if x >= low),
-        "hd15iqr": max(x for x in data if x <= high),
-        "ops": 1 / mean,
-        "total": math.fsum(data),
-        "data": list(seconds),
-        "iterations": 1,
-    }
+    from pytest_benchmark.stats import Stats
+
+    stats: Any = Stats()  # type: ignore[no-untyped-call]
+    for x in seconds:
+        stats.update(x)
+    return {**stats.as_dict(), "data": list(seconds), "iterations": 1}
 
 
 def _benchmark(metric: Metric, operand: str, seconds: Sequence[float]) -> dict[str, Json]:

@@ -121,40 +121,45 @@ def open_results(
     for path in paths:
         if not path.exists():
             raise RecordError(f"{path} does not exist; name a stored result or a run's folder")
-        if not path.is_dir():
-            sections.append(from_file(path, accuracy or {}))
-        elif (path / runs.FILE).is_file():
-            sections.append(from_run(path))
-        elif (path / profiles.FILE).is_file():
-            sections.append(from_file(path / profiles.FILE, {}))
-        else:
-            found, passed = from_folder(path, accuracy or {})
-            if not found:
-                raise RecordError(f"{path} holds no result: no run, no profile, no record")
-            sections += found
-            skipped += passed
+        section = _section(path, accuracy or {})
+        if section is not None:
+            sections.append(section)
+            continue
+        found, passed = from_folder(path, accuracy or {})
+        if not found:
+            raise RecordError(f"{path} holds no result: no run, no profile, no record")
+        sections += found
+        skipped += passed
     return sections, skipped
 
 
 def from_folder(folder: Path, accuracy: Mapping[str, float]) -> tuple[list[Section], list[tuple[str, str]]]:
-    """Sections of everything in a folder."""
+    """Sections of everything in a folder, training runs last and, if they are several, ranked before."""
     found: list[Section] = []
+    trained: list[Section] = []
+    summaries: list[RunSummary] = []
     skipped: list[tuple[str, str]] = []
-    inside: list[Path] = []
     for path in sorted(folder.iterdir()):
         try:
-            if path.is_dir() and (path / runs.FILE).is_file():
-                RunSummary.load(path)
-                inside.append(path)
-            elif path.is_dir() and (path / profiles.FILE).is_file():
-                found.append(from_file(path / profiles.FILE, accuracy))
-            elif path.suffix == ".json":
-                found.append(from_file(path, accuracy))
+            section = _section(path, accuracy) if path.is_dir() or path.suffix == ".json" else None
+            if section is not None and (path / runs.FILE).is_file():
+                summaries.append(RunSummary.load(path))
+                trained.append(section)
+            elif section is not None:
+                found.append(section)
         except RecordError as error:
             skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
-    if len(inside) > 1:
-        found.append(from_runs(folder, [RunSummary.load(path) for path in inside]))
-    return [*found, *map(from_run, inside)], skipped
+    ranked = [from_runs(folder, summaries)] if len(summaries) > 1 else []
+    return [*found, *ranked, *trained], skipped
+
+
+def _section(path: Path, accuracy: Mapping[str, float]) -> Section | None:
+    """The section of a file, or of the folder of a run or a profile; None for another folder."""
+    if not path.is_dir():
+        return from_file(path, accuracy)
+    if (path / runs.FILE).is_file():
+        return from_run(path)
+    return from_file(path / profiles.FILE, accuracy) if (path / profiles.FILE).is_file() else None
 
 
 def from_file(path: Path, accuracy: Mapping[str, float]) -> Section:

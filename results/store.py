@@ -92,14 +92,19 @@ def load(path: Path | str) -> Record:
     return Record.from_json(read_json(path), where=str(path))
 
 
-def read_json(path: Path) -> Any:
-    """The file's JSON. Raises RecordError for anything that is not a whole JSON document in UTF-8."""
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that should be `what`. Raises RecordError if it cannot be read or is not in UTF-8."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not text in UTF-8, so not a stored record; is it the right file?") from error
+        raise RecordError(f"{path}: not text in UTF-8, so not {what}; is it the right file?") from error
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror or error}; is it the right path?") from error
+
+
+def read_json(path: Path) -> Any:
+    """The file's JSON. Raises RecordError for anything that is not a whole JSON document in UTF-8."""
+    text = read_text(path, "a stored record")
     if not text.strip():
         raise RecordError(f"{path}: empty; expected the JSON of a stored record; measure again")
     try:
@@ -120,21 +125,25 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path}: {error}") from error
 
 
+def list_folder(folder: Path | str) -> list[Path]:
+    """What is in a folder, by name; nothing for one that does not exist. Raises RecordError if it cannot be read."""
+    folder = Path(folder)
+    try:
+        return sorted(folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise RecordError(f"cannot list {folder}: {error.strerror or error}; is it a folder?") from error
+
+
 def list_records(folder: Path | str = FOLDER) -> tuple[list[Stored], list[Skipped]]:
     """Every record in `folder`, oldest first, and every other file there with the reason why it was left out.
 
     A folder that does not exist holds no records. Raises RecordError when it cannot be read.
     """
-    folder = Path(folder)
-    if not folder.exists():
-        return [], []
-    try:
-        paths = sorted(p for p in folder.iterdir() if not p.is_dir())
-    except OSError as error:
-        raise RecordError(f"cannot list {folder}: {error.strerror or error}; is it a folder?") from error
     stored: list[Stored] = []
     skipped: list[Skipped] = []
-    for path in paths:
+    for path in list_folder(folder):
+        if path.is_dir():
+            continue
         if path.name.endswith(_TEMPORARY):
             skipped.append(Skipped(path, "left by a write that is under way or was cut off"))
         elif path.suffix != ".json":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from results.errors import RecordError
-from results.store import write_whole
+from results.store import read_text, write_whole
 from results.tables import page, render, to_json
 
 HEADER = ("ID", "Labels")
@@ -84,12 +84,7 @@ def read(path: Path | str) -> dict[str, str]:
     a mistake. Raises RecordError with file and line.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not text in UTF-8, so no predictions; is it the right file?") from error
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror or error}; is it the right path?") from error
+    text = read_text(path, "a file of predictions")
     lines = text.splitlines()
     if not lines:
         raise RecordError(f"{path}: empty; expected the header {','.join(HEADER)} or one label a line")

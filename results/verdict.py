@@ -7,8 +7,9 @@ Pure functions. `look` decides the sequential test that gates a commit (two vers
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from results.errors import RecordError
 from results.record import Metric, Ratio
@@ -115,10 +116,7 @@ class Decision:
 
 
 def look(
-    block_values: Sequence[float],
-    margin: float,
-    looks: Sequence[int] = LOOKS,
-    alphas: Sequence[float] = ALPHAS,
+    block_values: Sequence[float], margin: float, looks: Sequence[int] = LOOKS, alphas: Sequence[float] = ALPHAS
 ) -> Decision:
     """Judges the blocks so far; `block_values` are log(time new / time base), one a block.
 
@@ -129,15 +127,8 @@ def look(
     """
     if not block_values:
         raise RecordError("no block was measured; measure again")
-    alpha = _alpha(len(block_values), margin, looks, alphas)
-    return _decide(
-        hodges_lehmann(block_values),
-        signed_rank_bounds(block_values, alpha),
-        signed_rank_bounds(block_values, CLEAN_ALPHA),
-        len(block_values),
-        margin,
-        looks,
-    )
+    bounds = partial(signed_rank_bounds, block_values)
+    return _decide(hodges_lehmann(block_values), bounds, len(block_values), margin, looks, alphas)
 
 
 def look_unpaired(
@@ -154,32 +145,22 @@ def look_unpaired(
     """
     if not new or not base:
         raise RecordError("no block was measured; measure again")
-    alpha = _alpha(len(new), margin, looks, alphas)
-    return _decide(
-        shift(new, base),
-        rank_sum_bounds(new, base, alpha),
-        rank_sum_bounds(new, base, CLEAN_ALPHA),
-        len(new),
-        margin,
-        looks,
-    )
-
-
-def _alpha(blocks: int, margin: float, looks: Sequence[int], alphas: Sequence[float]) -> float:
-    if margin < 0:
-        raise RecordError(f"a margin is a relative change from 0 up, not {margin}")
-    return alphas[max(sum(blocks >= size for size in looks), 1) - 1]
+    return _decide(shift(new, base), partial(rank_sum_bounds, new, base), len(new), margin, looks, alphas)
 
 
 def _decide(
     estimate: float,
-    bounds: tuple[float, float],
-    clean_bounds: tuple[float, float],
+    bounds: Callable[[float], tuple[float, float]],
     blocks: int,
     margin: float,
     looks: Sequence[int],
+    alphas: Sequence[float],
 ) -> Decision:
-    (low, high), (clean_low, clean_high) = bounds, clean_bounds
+    """The verdict from the estimate and the bounds that each hold but for an error `alpha`, all of them logarithms."""
+    if margin < 0:
+        raise RecordError(f"a margin is a relative change from 0 up, not {margin}")
+    low, high = bounds(alphas[max(sum(blocks >= size for size in looks), 1) - 1])
+    clean_low, clean_high = bounds(CLEAN_ALPHA)
     threshold = math.log1p(margin)
     if blocks < min(looks):
         verdict = UNSURE
@@ -187,10 +168,8 @@ def _decide(
         verdict = REGRESSED
     elif high < 0 and estimate < -threshold:
         verdict = IMPROVED
-    elif -threshold < clean_low and clean_high < threshold:
-        verdict = CLEAN
     else:
-        verdict = UNSURE
+        verdict = CLEAN if -threshold < clean_low and clean_high < threshold else UNSURE
     # Moving these very blocks until the rule fires takes as much as the bound lies from the estimate.
     reach = max(estimate - low, high - estimate, threshold)
     coming = next((size for size in looks if size > blocks), None)

@@ -17,7 +17,7 @@ from results.errors import RecordError
 from results.history import Epoch, History
 from results.profile import Stalls
 from results.record import Metric, Ratio, Record, Value
-from results.report import open_results, page
+from results.report import Section, open_results, page
 from results.runs import Published, RunSummary
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -64,9 +64,10 @@ def run(folder: Path, name: str, top1: float, **changes: Any) -> Path:
     return place
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One result of each kind."""
+    tmp_path = tmp_path_factory.mktemp("results")
     compared = store.save(record(), tmp_path / "compare.json")
     profiled = tmp_path / "profile" / "profile.json"
     profiled.parent.mkdir()
@@ -86,9 +87,19 @@ def results(tmp_path: Path) -> list[Path]:
     return [compared, profiled.parent, runs, benchmarks]
 
 
-def test_every_kind_has_its_section_with_command_and_machine(results: list[Path]) -> None:
-    sections, skipped = open_results(results, {"resnet18": 0.69, "lenet": 0.5})
+@pytest.fixture(scope="module")
+def sections(results: list[Path]) -> list[Section]:
+    found, skipped = open_results(results, {"resnet18": 0.69, "lenet": 0.5})
     assert skipped == []
+    return found
+
+
+@pytest.fixture(scope="module")
+def html(sections: list[Section]) -> str:
+    return page(sections, "all of it")
+
+
+def test_every_kind_has_its_section_with_command_and_machine(sections: list[Section]) -> None:
     assert [section.title for section in sections] == [
         "Comparison of resnet18 and lenet@fast",
         "Profile of resnet50@fast, training",
@@ -109,11 +120,9 @@ def test_every_kind_has_its_section_with_command_and_machine(results: list[Path]
     assert "one leads with 80.00 %" in titles
     assert "one is the most accurate, two has the fewest parameters" in titles
     assert "cat is most often taken for dog: 2 images" in titles
-    assert "airbench" not in page(sections, "t")
 
 
-def test_the_page_needs_nothing_else(results: list[Path]) -> None:
-    html = page(open_results(results, {})[0], "all of it")
+def test_the_page_needs_nothing_else(html: str) -> None:
     assert "<script" not in html
     outside = [url for url in re.findall(r"https?://[^\s\"'<)]+", html) if "www.w3.org" not in url]
     assert outside == []
@@ -133,23 +142,30 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     assert "&lt;img src=x" in html
 
 
-def test_charts_take_the_page_s_colours(results: list[Path]) -> None:
-    [section] = open_results(results[:1], {})[0]
-    for chart in section.charts:
+def test_charts_take_the_page_s_colours(sections: list[Section]) -> None:
+    for chart in sections[0].charts:
         assert "var(--ink)" in chart.svg
         assert not re.search(r"fill: ?#(?:ffffff|fff)\b", chart.svg), "a white ground would glare at night"
         assert "<text" in chart.svg, "text stays text"
 
 
-def test_what_cannot_be_read_is_passed_over_in_a_folder_and_refused_by_name(results: list[Path]) -> None:
-    folder = results[0].parent
-    (folder / "half.json").write_text("{")
-    sections, skipped = open_results([folder], {})
-    assert len(sections) == 3
+def test_what_cannot_be_read_is_passed_over_in_a_folder_and_refused_by_name(
+    tmp_path: Path, results: list[Path]
+) -> None:
+    (tmp_path / "half.json").write_text("{")
+    (tmp_path / "notes.txt").write_text("no result")
+    for path in results[1:2]:
+        shutil.copytree(path, tmp_path / path.name)
+    shutil.copy(results[-1], tmp_path)
+    found, skipped = open_results([tmp_path], {})
+    assert [section.title for section in found] == [
+        "Profile of resnet50@fast, training",
+        "1 benchmark of pytest bench",
+    ]
     assert [Path(path).name for path, _ in skipped] == ["half.json"]
-    assert "half.json" in page(sections, "t", skipped)
+    assert "half.json" in page(found, "t", skipped)
     with pytest.raises(RecordError, match="ends in the middle"):
-        open_results([folder / "half.json"], {})
+        open_results([tmp_path / "half.json"], {})
 
 
 @pytest.mark.parametrize(
@@ -192,10 +208,10 @@ def browser() -> Iterator[Any]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_a_browser_shows_it_without_errors_and_requests(
-    scheme: str, width: int, results: list[Path], browser: Any, tmp_path: Path
+    scheme: str, width: int, html: str, browser: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "page.html"
-    path.write_text(page(open_results(results, {})[0], "title"), encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
     tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     said: list[str] = []
     asked: list[str] = []

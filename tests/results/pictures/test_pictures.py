@@ -60,8 +60,9 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_same_picture_is_the_same_bytes(tmp_path: Path, name: str) -> None:
+    figures = [PICTURES[name]() for _ in range(2)]
     for ending in ("png", "svg"):
-        paths = [style.save(PICTURES[name](), tmp_path / f"{i}.{ending}", dpi=40) for i in range(2)]
+        paths = [style.save(figure, tmp_path / f"{i}.{ending}", dpi=40) for i, figure in enumerate(figures)]
         first, second = (path.read_bytes() for path in paths)
         assert first == second
         assert b"Matplotlib v" not in first
@@ -219,11 +220,11 @@ def test_lr_finder() -> None:
 
 
 def test_image_grid() -> None:
-    batch = np.random.default_rng(0).random((64, 32, 32, 3), dtype=np.float32)
-    figure = images.image_grid(batch, [f"class {i}" for i in range(64)], title="one batch")
-    assert len(figure.axes) == 64
+    batch = np.random.default_rng(0).random((16, 32, 32, 3), dtype=np.float32)
+    figure = images.image_grid(batch, [f"class {i}" for i in range(16)], title="one batch")
+    assert len(figure.axes) == 16
     rows = {round(axes.get_position().y0, 6) for axes in figure.axes}
-    assert len(rows) == 8
+    assert len(rows) == 2
     np.testing.assert_array_equal(figure.axes[9].images[0].get_array(), batch[9])
     assert len(images.image_grid(batch[:5]).axes) == 5
     assert len(images.image_grid(batch[:5], columns=2).axes) == 5
