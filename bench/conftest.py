@@ -306,7 +306,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
 @cache
 def _pinned(device: str, threads: int) -> dict[str, Any]:
     """The pinned reference, once for all files of a run."""
-    return reference.kept([reference.measure(device, threads)])
+    return reference.to_record([reference.measure(device, threads)])
 
 
 @pytest.hookimpl(wrapper=True)

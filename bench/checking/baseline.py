@@ -163,7 +163,7 @@ def check_against(
 
         rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
         notes = doubts(duel, rows, self_test)
-        extra = {"reference": reference.kept(duel.references), "baseline": str(path)}
+        extra = {"reference": reference.to_record(duel.references), "baseline": str(path)}
     commit = record.commit or {}
     report = CheckReport(
         base=Side("base", str(path), commit.get("sha"), bool(commit.get("dirty"))),

@@ -177,7 +177,7 @@ def check(
         # A void run's regressions are not worth a second one.
         rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
         notes += doubts(duel, rows, self_test)
-        extra = {"reference": reference.kept(duel.references)}
+        extra = {"reference": reference.to_record(duel.references)}
     order = {workload.id: number for number, workload in enumerate(workloads)}
     rows.sort(key=lambda row: order[row.workload])
     report = CheckReport(

@@ -103,8 +103,7 @@ def exact(
         base, head = (answers[name] for name in ("base", "head"))
         if isinstance(base, BenchError) or isinstance(head, BenchError):
             continue
-        for name, old, new, same, detail in compare_facts(base, head):
-            found.append(Fact(workload.id, name, old, new, same, detail))
+        found += compare_facts(workload.id, base, head)
     return found, gone
 
 
@@ -156,8 +155,7 @@ def computed(
         if answer["differs"]:
             facts.append(Fact(workload.id, "output", None, None, False, (answer["differs"],)))
             continue
-        same, base, head, detail = same_output(files["base"], files["head"], workload.task)
-        facts.append(Fact(workload.id, "output", base, head, same, detail))
+        facts.append(same_output(workload.id, workload.task, files["base"], files["head"]))
         for file in files.values():
             file.unlink(missing_ok=True)
     return facts, failed

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.inspecting.reference import kept
+from bench.inspecting import reference
 from bench.screen import Screen
 from results import store
 from results.errors import RecordError
@@ -103,7 +103,7 @@ class RunLog:
         if not complete and self.source:
             settings["state"] = self.source.state()
         if self.source and self.source.references:
-            settings["reference"] = kept(self.source.references)
+            settings["reference"] = reference.to_record(self.source.references)
         return Record(
             kind=self.kind,
             created=self.created,

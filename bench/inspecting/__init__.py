@@ -1,1 +1,1 @@
-"""What a step costs and computes: counted, traced and compared, not timed."""
+"""What a step costs and computes: counted, traced and compared."""

@@ -1,8 +1,8 @@
-"""What a network costs: parameters, MACs, FLOPs, activations, bytes. Counted, never timed.
+"""What a network costs for one image: parameters, MACs, FLOPs, activations, bytes; counted, never timed.
 
-The count is that of `torch.utils.flop_counter` for one image, forward and backward, on the meta device: no
-weight is drawn and nothing is computed, and with gradients enabled the counter sees the products of attention
-instead of one fused kernel. fvcore, which traces a real forward pass, is the second opinion.
+`torch.utils.flop_counter` counts a forward and a backward pass on the meta device: no weight is drawn and nothing is
+computed, and with gradients enabled the counter sees the products of attention instead of one fused kernel. fvcore,
+which traces a real forward pass, gives a second opinion.
 """
 
 import logging
@@ -26,7 +26,7 @@ from models.errors import ModelError
 from models.summary import Layer, totals
 from results.tables import render
 
-# Beyond this share the two counters are counting different things, and a reader should know.
+# Beyond this share the two counters count different things, and a reader should know.
 DISAGREEMENT = 0.05
 
 
@@ -38,19 +38,18 @@ class Cost:
         model: its name in the zoo.
         classes: outputs.
         size: height and width of the image, in pixels.
-        params: trainable and frozen parameters together; buffers are none.
+        params: trainable and frozen parameters, without buffers.
         parameter_tensors: tensors that hold them.
-        state_entries: entries of the state dict, buffers included; not a number of parameters.
+        state_entries: entries of the state dict, with buffers.
         weight_bytes: bytes of the parameters in fp32. A checkpoint is larger: it also has buffers and, in
             training, the state of the optimiser.
         macs: multiply-adds of one forward pass, flops / 2.
-        flops: floating-point operations of convolutions and matrix products in one forward pass, a
-            multiply-add counted as two.
-        training_flops: the same for a forward and a backward pass, counted: less than three times `flops`,
-            since the image needs no gradient.
-        activations: elements of the outputs of convolutions, linear layers and matrix products in one forward
-            pass, as fvcore's ActivationCountAnalysis has it; products inside fused attention are never
-            written to memory and not counted.
+        flops: floating-point operations of convolutions and matrix products in one forward pass, a multiply-add
+            counted as two.
+        training_flops: the same for a forward and a backward pass; less than three times `flops`, since the image
+            needs no gradient.
+        activations: output elements of convolutions, linear layers and matrix products in one forward pass, as in
+            fvcore's ActivationCountAnalysis; products inside fused attention never reach memory and are not counted.
     """
 
     model: str
@@ -71,8 +70,7 @@ class Opinion:
     """fvcore's count of one forward pass for one image.
 
     Attributes:
-        macs: multiply-adds, to which fvcore adds normalisation and pooling, and in which it lacks whatever
-            it does not support.
+        macs: multiply-adds, with normalisation and pooling, without the operators that fvcore does not support.
         unsupported: operator -> calls that fvcore did not count.
     """
 
@@ -94,17 +92,17 @@ def convolution_backward_flops(
     wanted: Sequence[bool],
     **_: object,
 ) -> int:
-    """FLOPs of a convolution's backward pass: the gradients of input and of weight cost a forward pass each.
+    """FLOPs of a convolution's backward pass: the gradients of input and weight cost a forward pass each.
 
-    A weight is [out, in / groups, *kernel], so groups are in it already. torch's own formula (2.15) leaves
-    them out of the weight's gradient, and counts 14 times what training EfficientNet-B0 takes.
+    A weight is [out, in / groups, *kernel], so its size accounts for the groups. torch's own formula (2.15) ignores
+    them in the weight's gradient, and counts 14 times the FLOPs of training EfficientNet-B0.
     """
     pixels = prod((input_shape if transposed else gradient_shape)[2:])
     return 2 * input_shape[0] * pixels * prod(weight_shape) * (wanted[0] + wanted[1])
 
 
 class FusedAttention(TorchFunctionMode):
-    """Knows whether a fused attention is running, which is several matrix products on the meta device."""
+    """Knows whether fused attention is running, which is several matrix products on the meta device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +116,7 @@ class FusedAttention(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         keywords = dict(kwargs or {})
-        # nn.MultiheadAttention is one call here, in which attention is fused unless its weights are wanted.
+        # nn.MultiheadAttention is one call here; its attention is fused unless the attention weights are wanted.
         fused = func is functional.scaled_dot_product_attention or (
             func is functional.multi_head_attention_forward and not keywords.get("need_weights", True)
         )
@@ -209,8 +207,8 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
 def second_opinion(model: nn.Module, size: int) -> Opinion:
     """fvcore's count for one image of `size` x `size` pixels.
 
-    fvcore traces a forward pass, which it cannot do on the meta device: a model that lies there is moved to
-    the CPU, with zeros for weights.
+    fvcore traces a forward pass, which it cannot do on the meta device: a model there is moved to the CPU, with zeros
+    for weights.
 
     Raises:
         BenchError: the network cannot be traced.
@@ -218,7 +216,7 @@ def second_opinion(model: nn.Module, size: int) -> Opinion:
     if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
         model = model.to_empty(device="cpu")
         with torch.no_grad():
-            # Zeros, not what happens to lie in memory: denormal numbers would slow the forward pass down.
+            # Zeros instead of uninitialised memory: denormal numbers would slow the forward pass down.
             for tensor in chain(model.parameters(), model.buffers()):
                 tensor.zero_()
     images = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
@@ -234,7 +232,7 @@ def second_opinion(model: nn.Module, size: int) -> Opinion:
             analysis = FlopCountAnalysis(model.eval(), images)
             return Opinion(int(analysis.total()), dict(analysis.unsupported_ops()))
     except Exception as error:
-        # A tracer fails in as many ways as there are networks, and none of them is worth a command.
+        # A tracer fails in as many ways as there are networks, and none of them should fail the command.
         reason = str(error).strip().partition("\n")[0]
         raise BenchError(f"fvcore cannot trace this network ({reason}): no second opinion") from error
     finally:
@@ -243,7 +241,7 @@ def second_opinion(model: nn.Module, size: int) -> Opinion:
 
 
 def disagreement(cost: Cost, opinion: Opinion) -> str | None:
-    """A sentence if fvcore's MACs differ from ours by more than 5 %, with what it left out; else None."""
+    """A sentence if fvcore's MACs differ from ours by more than 5 %, with the operators it skipped; else None."""
     share = opinion.macs / cost.macs - 1 if cost.macs else 0.0
     if abs(share) <= DISAGREEMENT:
         return None
@@ -271,7 +269,7 @@ def layer_cells(layer: Layer) -> list[str | int]:
 
 
 def layer_table(title: str, layers: Sequence[Layer], format: str = "text") -> str:
-    """A row a layer in the order in which they run, and the totals; `title` heads the column of names."""
+    """A row for each layer in the order in which they run, and the totals; `title` heads the column of names."""
     params, macs = totals(layers)
     rows = [[*layer_cells(layer)[:3], f"{layer.params:,}", f"{layer.macs:,}"] for layer in layers]
     return render(

@@ -1,16 +1,18 @@
-"""How fast two sets of JPEGs are decoded, both taking turns: is one a fair stand-in for the other?"""
+"""How fast two sets of JPEGs are decoded, side by side: is one a fair stand-in for the other?"""
 
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
 from statistics import median
-from time import perf_counter
-from typing import TYPE_CHECKING
 
+from bench.timing.clock import Slice, cpu_clock
+from bench.timing.duel import log_ratios, take_turns
 from loaders.datasets import Dataset
-
-if TYPE_CHECKING:
-    from loaders.epochs import Loader
+from loaders.options import LoaderOptions
 
 STAGES = ("decode", "loader")
 
@@ -42,56 +44,51 @@ def compare_decoding(first: Dataset, second: Dataset, threads: int, turns: int =
     that a load on the machine falls on both.
 
     Raises:
-        DataError: a set has no files or DALI is missing.
+        DataError: a set has no files, or DALI is missing.
     """
-    from loaders import engines
-    from loaders.dali import decode_windows
-    from loaders.epochs import Epochs
-    from loaders.options import LoaderOptions
-
     options = LoaderOptions(threads=threads)
     images = min(len(first), len(second), 512)
     rates = []
     for stage in STAGES:
-        sources: list[Iterator[int]] = []
-        closers: list[Callable[[], None]] = []
-        for dataset in (first, second):
-            if stage == "decode":
-                sources.append(decode_windows(dataset, options, Epochs(len(dataset), options)))
-            else:
-                loader = engines.build("dali", dataset, options)
-                closers.append(loader.close)
-                sources.append(_sizes(loader))
-        try:
-            for source in sources:
-                _take(source, images)  # also brings the files into the page cache
-            pairs = []
-            for _ in range(turns):
-                times = [0.0, 0.0]
-                for side in random.sample((0, 1), 2):
-                    # What was made ahead while the other side ran must not count.
-                    _take(sources[side], (2 * options.prefetch + 1) * options.batch)
-                    start = perf_counter()
-                    done = _take(sources[side], images)
-                    times[side] = done / (perf_counter() - start)
-                pairs.append((times[0], times[1]))
-        finally:
-            for close in closers:
-                close()
-        ratios = [a / b for a, b in pairs]
-        medians = (median(a for a, _ in pairs), median(b for _, b in pairs))
-        rates.append(DecodeRate(stage, medians, median(ratios), min(ratios), max(ratios), turns))
+        with ExitStack() as stack:
+            batches = {
+                name: _batch_sizes(stage, dataset, options, stack)
+                for name, dataset in (("first", first), ("second", second))
+            }
+            for sizes in batches.values():
+                _take(sizes, images)  # also brings the files into the page cache
+            ahead = (2 * options.prefetch + 1) * options.batch
+            sides = {name: partial(_turn, sizes, images, ahead) for name, sizes in batches.items()}
+            rounds = take_turns(sides, turns, random.Random())
+        speeds = [median(1 / turn[name].seconds_per_step for turn in rounds) for name in sides]
+        ratios = [math.exp(ratio) for ratio in log_ratios(rounds, "second", "first")]
+        rates.append(DecodeRate(stage, (speeds[0], speeds[1]), median(ratios), min(ratios), max(ratios), turns))
     return rates
 
 
-def _sizes(loader: "Loader") -> Iterator[int]:
-    while True:
-        for images, _ in loader:
-            yield len(images)
+def _batch_sizes(stage: str, dataset: Dataset, options: LoaderOptions, stack: ExitStack) -> Iterator[int]:
+    """The numbers of images of batches, made as they are asked for, without end."""
+    from loaders import engines
+    from loaders.dali import decode_windows
+    from loaders.epochs import Epochs
+
+    if stage == "decode":
+        return decode_windows(dataset, options, Epochs(len(dataset), options))
+    loader = engines.build("dali", dataset, options)
+    stack.callback(loader.close)
+    return (len(images) for images, _ in chain.from_iterable(repeat(loader)))
 
 
-def _take(source: Iterator[int], images: int) -> int:
+def _turn(sizes: Iterator[int], images: int, ahead: int) -> Slice:
+    """A slice in which a step is an image; batches that were made while the other side ran do not count."""
+    _take(sizes, ahead)
+    begin = cpu_clock()
+    done = _take(sizes, images)
+    return Slice(cpu_clock() - begin, done)
+
+
+def _take(sizes: Iterator[int], images: int) -> int:
     done = 0
     while done < images:
-        done += next(source)
+        done += next(sizes)
     return done

@@ -1,8 +1,8 @@
-"""What of a workload has no noise: counted facts, and what it computes. Runs inside a measuring process.
+"""What has no noise in a workload: counted facts, and what it computes. Runs in a measuring process.
 
-Facts: parameters, MACs, activations, the state dict, operators of one step, bytes saved for the backward pass, and
-of compiled code its graphs, breaks, recompilations and kernels. Two versions of a program either agree on them or the
-difference can be named, in seconds and on any machine.
+Facts are parameters, MACs, activations, the state dict, the operators of one step, bytes saved for the backward pass,
+and the graphs, breaks, recompilations and kernels of compiled code. Two versions of a program either agree on them or
+differ in ways that can be named, in seconds and on any machine.
 """
 
 from collections import Counter
@@ -28,16 +28,17 @@ from models.prepare import device_facts, prepare
 
 UPDATES = 3
 SAMPLED = 64  # elements of each parameter
+COMPARED = 8  # images whose logits are compared: plain fp32 is slow
 NETWORKS = ("latency", "inference", "training")
 
 
 def facts(workload: Workload, conditions: Conditions, quick: bool = False) -> dict[str, Any]:
-    """Name -> number, or a table of names for what is compared entry by entry.
+    """Name of a fact -> number, or a table for what is compared entry by entry.
 
     Loaders have none, kernels only their operators.
 
     Args:
-        quick: of compiled code only what generating it tells, kernels and breaks: no compiler is called.
+        quick: of compiled code count only what is known once it is generated, kernels and breaks; nothing is compiled.
 
     Raises:
         WorkloadError, ModelError, DataError: the workload does not exist or cannot run here.
@@ -46,28 +47,28 @@ def facts(workload: Workload, conditions: Conditions, quick: bool = False) -> di
         engines.check(workload.subject)
         return {}
     torch.manual_seed(conditions.seed)
-    found: dict[str, Any] = {}
+    counted: dict[str, Any] = {}
     if workload.task in NETWORKS:
         cost = count(workload.subject, workload.classes, workload.size)
-        found = {"parameters": cost.params, "macs": cost.macs, "activations": cost.activations}
+        counted = {"parameters": cost.params, "macs": cost.macs, "activations": cost.activations}
         with torch.device("meta"):
-            found["state_dict"] = {
+            counted["state_dict"] = {
                 name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
                 for name, tensor in zoo.build(workload.subject, workload.classes).state_dict().items()
             }
     [step] = build([workload], conditions)
     try:
         if step.compiled:
-            found |= generated_facts(step) if quick else compiled_facts(step)
+            counted |= generated_facts(step) if quick else compiled_facts(step)
         if not step.converted:
-            found |= eager_facts(step)
+            counted |= eager_facts(step)
     finally:
         step.close()
-    return found
+    return counted
 
 
 class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that reach the device, those of the backward pass and the optimiser included."""
+    """Counts the operators that reach the device, also those of the backward pass and the optimiser."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -82,34 +83,31 @@ class OperatorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def eager_facts(step: Step) -> dict[str, Any]:
     """Operators of one step as Python issues them, and bytes that autograd keeps for the backward pass."""
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in step.module.parameters()} if step.module else set()
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        # Once a storage, however many views of it are kept; weights are there anyway.
+        # Each storage once, however many views of it are kept; weights are there anyway.
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     counter = OperatorCounter()
     with torch.compiler.set_stance("force_eager"), counter, saved_tensors_hooks(keep, lambda tensor: tensor):
         step.call()
-    found: dict[str, Any] = {"operators": dict(sorted(counter.counts.items()))}
+    counted: dict[str, Any] = {"operators": dict(sorted(counter.counts.items()))}
     if step.workload.training:
-        found["saved_bytes"] = sum(kept.values())
-    return found
-
-
-COMPARED = 8  # images whose logits are compared: plain fp32 is slow
+        counted["saved_bytes"] = sum(saved.values())
+    return counted
 
 
 def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
-    """How far the logits of an inference step lie from those of the same weights and images in plain fp32.
+    """How far an inference step's logits are from those of the same weights and images in plain fp32.
 
     Returns:
-        {"rms": root mean square distance as a share of the logits' standard deviation, "same_top1": images whose
-        likeliest class is the same, "images": images compared}.
+        {"rms": root mean square distance as a share of the logits' standard deviation, "same_top1": images with the
+        same likeliest class, "images": images compared}.
     """
     torch.manual_seed(conditions.seed)  # as when the step was built, so these are its weights
     plain = zoo.build(step.workload.subject, step.workload.classes).eval()
@@ -127,15 +125,15 @@ def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
 
 
 def outputs(workload: Workload, conditions: Conditions, given: str, save: str, quick: bool = False) -> dict[str, Any]:
-    """What the workload computes from the same weights and images, written to `save` (safetensors).
+    """Write what the workload computes to `save`, a safetensors file.
 
-    Inference: logits [batch, classes]. Training: the losses of three updates, without dropout, and as `moved` where
-    they took the weights. Loading: the first batch. Each as `result`; the side without `given` also writes `reference`
-    (the same in plain fp32, `reference_moved`), `images`, `labels` and every weight, and the side with `given` takes
-    these instead of drawing its own.
+    Its `result` is the logits [batch, classes] of inference, the losses of three updates of training (without dropout;
+    `moved` says how far they moved the weights), or the first batch of a loader. The side without `given` also writes
+    `reference` (the same in plain fp32; `reference_moved`), `images`, `labels` and every weight; the other side is
+    given that file and takes these instead of drawing its own.
 
     Returns:
-        {"differs": ""}, or why nothing can be computed from the given weights.
+        {"differs": ""}, or why the given weights do not fit.
     """
     from safetensors.torch import load_file, save_file
 
@@ -148,18 +146,17 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
     torch.set_num_threads(conditions.threads)
     torch.manual_seed(conditions.seed)
     model = zoo.build(workload.subject, workload.classes)
-    held = load_file(given) if given else {}
-    if held:
-        weights = {name.removeprefix("weight."): t for name, t in held.items() if name.startswith("weight.")}
+    of_base = load_file(given) if given else {}
+    if of_base:
+        weights = {name.removeprefix("weight."): t for name, t in of_base.items() if name.startswith("weight.")}
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             return {"differs": " ".join(str(error).split())[:300]}
-        images, labels = held["images"], held["labels"]
+        images, labels = of_base["images"], of_base["labels"]
     else:
         images = torch.randn(workload.batch, 3, workload.size, workload.size)
-        # Some dark, some bright, some with little contrast: noise alone looks alike to a network, whose answers then
-        # hardly depend on the image.
+        # Some dark, some bright, some with little contrast: answers to plain noise hardly depend on the image.
         images = images * torch.rand(workload.batch, 1, 1, 1).add(0.25) + torch.randn(workload.batch, 3, 1, 1)
         labels = torch.randint(0, workload.classes, (workload.batch,))
     weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
@@ -167,16 +164,16 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
     check(configuration, device_facts(device), workload.training)
     if quick:
         configuration = replace(configuration, compile="eager", freeze=False, kernels=False)
-    found = computed(model, workload, configuration, images, labels, device)
-    if not held:
+    tensors = computed(model, workload, configuration, images, labels, device)
+    if not of_base:
         plain = zoo.build(workload.subject, workload.classes)
         plain.load_state_dict({name.removeprefix("weight."): tensor for name, tensor in weights.items()})
         # On a GPU the plain configuration lets convolutions round to TF32; another layout does not.
         exact = Configuration() if device.type == "cpu" else Configuration(layout="nhwc")
         for name, tensor in computed(plain, workload, exact, images, labels, device).items():
-            found["reference" if name == "result" else f"reference_{name}"] = tensor
-        found |= {**weights, "images": images, "labels": labels}
-    save_file({name: tensor.contiguous() for name, tensor in found.items()}, save)
+            tensors["reference" if name == "result" else f"reference_{name}"] = tensor
+        tensors |= {**weights, "images": images, "labels": labels}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, save)
     return {"differs": ""}
 
 
@@ -188,7 +185,7 @@ def computed(
     labels: Tensor,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """`result`: logits [batch, classes], or losses [UPDATES] and `moved`, a sample of how far each weight went.
+    """`result`: logits [batch, classes], or losses [UPDATES] and `moved`, how far a sample of the weights moved.
 
     In fp32, on the host.
     """
@@ -196,7 +193,7 @@ def computed(
     batch = images.to(device, prepared.dtype).contiguous(memory_format=prepared.memory_format)
     if not workload.training:
         return {"result": prepared.forward(batch).detach().float().cpu()}
-    # Random numbers are drawn differently by different versions of a layer; what they do without is comparable.
+    # Versions of a layer may draw their random numbers differently; without random numbers they are comparable.
     for module in prepared.module.modules():
         module.training = isinstance(module, _NormBase)
     update, _ = trainer(prepared, configuration, device)

@@ -1,30 +1,33 @@
-"""Graphs and kernels that torch.compile made of a step."""
+"""The graphs and kernels that torch.compile makes of a step, read from inside the compiler."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
-from bench.inspecting.counted import UNKNOWN, _bytes, _tensors, flops_of
+from bench.inspecting.counted import NETWORK, UNKNOWN, bytes_in, flops_of
 from bench.timing.step import Step
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a generated or called kernel of compiled code does, once.
+    """One call of a generated kernel or of a library's, in compiled code.
 
     Attributes:
         name: as the profiler will name it.
         path: the layer, or the innermost one that holds all layers it was fused from.
-        backward: it belongs to a backward graph.
+        backward: whether it belongs to a backward graph.
         flops: of its matrix products and convolutions.
-        bytes: of the tensors that go in and come out of it.
+        bytes: of the tensors that go into it and come out of it.
     """
 
     name: str
@@ -34,22 +37,20 @@ class Kernel:
     bytes: float
 
 
-def compiled_again(step: Step) -> list[Kernel]:
-    """Have the step compiled anew with ranges around its kernels, and say what each kernel is made of, in order."""
-    from torch._dynamo.utils import counters
+def compile_again(step: Step) -> list[Kernel]:
+    """Compile the step anew, with profiler ranges around its kernels; all their calls in order."""
     from torch._inductor import config, debug
     from torch._inductor.graph import GraphLowering
 
-    torch.compiler.reset()
-    counters.clear()
+    _reset_compiler()
     forward: list[list[Kernel]] = []
     backward: list[list[Kernel]] = []
     generate: Any = GraphLowering.codegen
 
     def codegen(graph: Any) -> Any:
         code = generate(graph)
-        made = [*kernels_of(graph, debug._inductor_triton_kernel_to_post_grad_node_info)]
-        (backward if graph.is_backward else forward).append(made)
+        kernels = [*kernels_of(graph, debug._inductor_triton_kernel_to_post_grad_node_info)]
+        (backward if graph.is_backward else forward).append(kernels)
         return code
 
     changed: dict[str, Any] = {
@@ -67,30 +68,41 @@ def compiled_again(step: Step) -> list[Kernel]:
     return [kernel for graph in (*forward, *reversed(backward)) for kernel in graph]
 
 
-def kernels_of(graph: Any, made_of: Mapping[str, Sequence[str]]) -> Iterator[Kernel]:
+def _reset_compiler() -> None:
+    from torch._dynamo.utils import counters
+    from torch._inductor import metrics
+
+    torch.compiler.reset()
+    counters.clear()
+    metrics.reset()
+
+
+def kernels_of(graph: Any, sources: Mapping[str, Sequence[str]]) -> Iterator[Kernel]:
     """The kernels of a graph that was just generated.
 
     Args:
-        made_of: "kernel:number" -> names of the graph's nodes, as inductor keeps it while it tracks where they are
-            from; the number counts the calls in their order.
+        graph: inductor's GraphLowering.
+        sources: "kernel:number" -> names of the graph's nodes it was made from, as inductor notes them; the number
+            counts the calls in their order.
     """
     nodes = {node.name: node for node in graph.graph.nodes}
     done: set[Any] = set()
-    for key, names in sorted(made_of.items(), key=lambda item: int(item[0].rpartition(":")[2])):
+    for key, names in sorted(sources.items(), key=lambda item: int(item[0].rpartition(":")[2])):
         called = key.rpartition(":")[0]
-        told = [computing(nodes[name]) for name in names if name in nodes]
+        noted = [computing(nodes[name]) for name in names if name in nodes]
         # Inductor may name what a node was made from along with it: a library's call is its first node, and a
-        # generated kernel what no kernel before it has computed.
+        # generated kernel computes what no kernel before it has.
         library = called.startswith(("torch.ops.", "extern_kernels.", "aten."))
-        inside = told[:1] if library else [node for node in told if node not in done] or told
+        inside = noted[:1] if library else [node for node in noted if node not in done] or noted
         if not inside:
             continue
         done.update(inside)
+        flops = [known for node in inside if (known := node_flops(node, called)) is not None]
         yield Kernel(
             profiled_name(called, graph.graph_id),
-            common(path for node in inside if (path := layer_of(node)) is not None),
+            common_layer(path for node in inside if (path := layer_of(node)) is not None),
             bool(graph.is_backward),
-            _sum(node_flops(node, called) for node in inside),
+            sum(flops) if flops else None,
             float(moved_bytes(inside, graph)),
         )
 
@@ -108,59 +120,55 @@ def profiled_name(called: str, graph: int | None) -> str:
 
 
 def layer_of(node: Any) -> str | None:
-    """Path of the innermost layer that an FX node comes from, None where it does not say."""
+    """Path of the innermost layer that an FX node comes from; None where it does not say."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     if not stack:
         return None
     path = str(list(stack.values())[-1][0])
-    # L['self']._modules['layer1']._modules['0'], L['self'].layer1[0]: the root is the network.
+    # L['self']._modules['layer1']._modules['0'] or L['self'].layer1[0]: the root is the network.
     path = re.sub(r"^L\['\w+'\]|^L__\w+?__", "", path)
     path = re.sub(r"\._modules\['([^']+)'\]|\['?([^'\]]+)'?\]", lambda m: f".{m.group(1) or m.group(2)}", path)
     return path.strip(".")
 
 
-def common(paths: Any) -> str:
+def common_layer(paths: Iterable[str]) -> str:
     """The innermost layer that holds all of these."""
     parts = [path.split(".") if path else [] for path in paths]
-    if not parts:
-        return UNKNOWN
-    shared: list[str] = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared.append(level[0])
-    return ".".join(shared) or "(network)"
+    return ".".join(os.path.commonprefix(parts)) or NETWORK if parts else UNKNOWN
 
 
 def computing(node: Any) -> Any:
-    """The node itself, or the one whose result it only lays out otherwise."""
+    """The node itself, or the one whose result it only lays out in another order."""
     return node.args[0] if "force_stride_order" in str(node.target) else node
 
 
 def node_flops(node: Any, called: str) -> float | None:
-    """FLOPs of an FX node, by its shapes; None where it is no product or convolution, or does not say.
+    """FLOPs of an FX node, by its shapes; None where it is no product or convolution, or has no shapes.
 
     Args:
         called: the kernel that computes it; a fused pattern of oneDNN has no operator as its target.
     """
-    target = node.target
     value = node.meta.get("val")
-    shapes = [shape for argument in node.args if (shape := _shape(argument)) is not None]
     out = getattr(value, "shape", None)
-    packet = getattr(target, "_overloadpacket", None)
+    shapes = [shape for argument in node.args if (shape := getattr(_value(argument), "shape", None)) is not None]
+    packet = getattr(node.target, "_overloadpacket", None)
     try:
         if packet in flop_registry or packet is torch.ops.aten.convolution_backward:
-            given = torch.utils._pytree.tree_map(_value, (node.args, dict(node.kwargs)))
-            return flops_of(target, given[0], given[1], value)
+            args, kwargs = tree_map(_value, (node.args, dict(node.kwargs)))
+            return flops_of(node.target, args, kwargs, value)
         if out is not None and "convolution_pointwise" in called:
             # The weight is the last tensor of four dimensions: an image that is added comes before it.
             weight = [shape for shape in shapes if len(shape) == len(out)][-1]
-            return 2.0 * _product(out) * _product(weight[1:])
+            return float(2 * prod(out) * prod(weight[1:]))
         if out is not None and "linear" in called:
-            return 2.0 * _product(shapes[0]) * float(out[-1])
+            return float(2 * prod(shapes[0]) * out[-1])
     except (IndexError, TypeError, ValueError, AttributeError):
         return None
     return None
+
+
+def _value(argument: Any) -> Any:
+    return argument.meta.get("val") if isinstance(argument, torch.fx.Node) else argument
 
 
 def moved_bytes(nodes: Sequence[Any], graph: Any) -> int:
@@ -168,95 +176,73 @@ def moved_bytes(nodes: Sequence[Any], graph: Any) -> int:
     inside = set(nodes)
     read = {source for node in nodes for source in node.all_input_nodes if source not in inside}
     written = {node for node in nodes if any(user not in inside for user in node.users)}
-    return sum(_node_bytes(node, graph) for node in (*read, *written))
+
+    def value(node: Any) -> Any:
+        if node.op == "get_attr" and node.meta.get("val") is None:
+            return getattr(getattr(graph, "module", graph), str(node.target), None)
+        return node.meta.get("val")
+
+    return sum(bytes_in(value(node)) for node in (*read, *written))
 
 
-def _node_bytes(node: Any, graph: Any) -> int:
-    value = node.meta.get("val")
-    if value is None and node.op == "get_attr":
-        owner: Any = getattr(graph, "module", graph)
-        value = getattr(owner, str(node.target), None)
-    return sum(_bytes(tensor) for tensor in _tensors(value))
-
-
-def _value(argument: Any) -> Any:
-    return argument.meta.get("val") if isinstance(argument, torch.fx.Node) else argument
-
-
-def _shape(argument: Any) -> Any:
-    return getattr(_value(argument), "shape", None)
-
-
-def _product(numbers: Any) -> float:
-    total = 1.0
-    for number in numbers:
-        total *= int(number)
-    return total
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
-def _graphs() -> tuple[int, list[dict[str, str]]]:
-    """Graphs compiled so far, and where torch.compile had to end one."""
+def graphs_so_far() -> tuple[int, list[dict[str, str]]]:
+    """How many graphs were compiled, and where torch.compile had to end one: {"reason", "where"}."""
     from torch._dynamo.utils import counters, graph_break_reasons
 
-    found = [
-        {"reason": str(one.reason).strip().splitlines()[0], "where": _where(one.user_stack)}
-        for one in graph_break_reasons
+    breaks = [
+        {"reason": str(each.reason).strip().splitlines()[0], "where": _where(each.user_stack)}
+        for each in graph_break_reasons
     ]
-    return counters["stats"]["unique_graphs"], [one for i, one in enumerate(found) if one not in found[:i]]
+    return counters["stats"]["unique_graphs"], [each for i, each in enumerate(breaks) if each not in breaks[:i]]
 
 
 def _where(stack: Sequence[Any]) -> str:
+    """The file and line of the innermost frame."""
     if not stack:
         return "unknown place"
-    frame = stack[-1]
-    path = Path(frame.filename)
+    path = Path(stack[-1].filename)
     with contextlib.suppress(ValueError):
         path = path.relative_to(Path.cwd())
-    return f"{path}:{frame.lineno}"
+    return f"{path}:{stack[-1].lineno}"
 
 
-def compiled_facts(step: Step) -> dict[str, Any]:
+def compiled_facts(step: Step) -> dict[str, int]:
     """Graphs, their breaks, recompilations at an unchanged shape, and kernels that were generated."""
+    from torch._dynamo.utils import counters
+
+    _reset_compiler()
+    step.call()
+    graphs = counters["stats"]["unique_graphs"]
+    facts = {"graphs": graphs, **_breaks_and_kernels()}
+    step.call()
+    return {**facts, "recompiles": counters["stats"]["unique_graphs"] - graphs}
+
+
+def _breaks_and_kernels() -> dict[str, int]:
     from torch._dynamo.utils import counters
     from torch._inductor import metrics
 
-    torch.compiler.reset()
-    counters.clear()
-    metrics.reset()
-    step.call()
-    graphs = counters["stats"]["unique_graphs"]
-    found = {
-        "graphs": graphs,
+    return {
         "graph_breaks": sum(counters["graph_break"].values()),
         "compiled_kernels": metrics.generated_kernel_count,
     }
-    step.call()
-    return {**found, "recompiles": counters["stats"]["unique_graphs"] - graphs}
 
 
 class GenerationEndedError(Exception):
     """Code was generated, and nothing more was wanted."""
 
 
-def generated_facts(step: Step) -> dict[str, Any]:
+def generated_facts(step: Step) -> dict[str, int]:
     """Breaks and kernels, from generating the code of the first graph without compiling or running it."""
     from torch._dynamo.exc import BackendCompilerFailed
-    from torch._dynamo.utils import counters
-    from torch._inductor import config, metrics
+    from torch._inductor import config
     from torch._inductor.graph import GraphLowering
 
     def generate(graph: GraphLowering) -> None:
         graph.codegen()
         raise GenerationEndedError
 
-    torch.compiler.reset()
-    counters.clear()
-    metrics.reset()
+    _reset_compiler()
     # A cached graph would not be generated; its entry could come from code that was compiled otherwise.
     with config.patch(fx_graph_cache=False), patch.object(GraphLowering, "compile_to_module", generate):
         try:
@@ -264,8 +250,6 @@ def generated_facts(step: Step) -> dict[str, Any]:
         except BackendCompilerFailed as error:
             if not isinstance(error.inner_exception, GenerationEndedError):
                 raise
+    facts = _breaks_and_kernels()
     torch.compiler.reset()
-    return {
-        "graph_breaks": sum(counters["graph_break"].values()),
-        "compiled_kernels": metrics.generated_kernel_count,
-    }
+    return facts

@@ -1,18 +1,19 @@
-"""How many of the images the GPU's JPEG engine should decode: every share in turns, and the best remembered."""
+"""The share of JPEGs that a GPU's JPEG engine should decode: every share measured in turns, and the best one."""
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from statistics import median
-from typing import Any
 
 import torch
 
 from bench.timing.clock import CLOCKS, time_slice
-from bench.timing.duel import log_ratios, take_turns
+from bench.timing.duel import Round, Turn, log_ratios, take_turns
 from loaders import engines, gpu_decoding
 from loaders.datasets import Dataset
+from loaders.epochs import Loader
 from loaders.options import LoaderOptions
 
 LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
@@ -27,8 +28,8 @@ class Rate:
     Attributes:
         load: the share, 0..1; None is decoding on the CPU alone.
         images_per_second: the median over the rounds.
-        ratio: of its rate to the first one's, the median over the rounds.
-        difference: the largest tile that differs from the CPU's decoding, in grey levels; None where the CPU decodes.
+        ratio: of its rate to decoding on the CPU alone, the median over the rounds.
+        difference: the largest of a tile from the CPU's decoding, in grey levels; None where the CPU decodes.
         reason: why it could not be measured, else "".
     """
 
@@ -40,62 +41,53 @@ class Rate:
 
 
 def sweep(dataset: Dataset, options: LoaderOptions, say: Callable[[str], None], seed: int = 0) -> list[Rate]:
-    """Measure DALI with each share (on a CPU only without); a share that decodes wrongly is not measured."""
-    cuda = options.device != "cpu"
-    wanted: list[float | None] = [None, *(LOADS if cuda else ())]
-    sides: dict[str, Any] = {}
+    """Measure DALI on the CPU alone and, on a GPU, with each share; one that decodes wrongly is not measured."""
+    loads: list[float | None] = [None]
+    way = "cpu"
+    if options.device != "cpu":
+        way = gpu_decoding.way_of(gpu_decoding.key_of(torch.device(options.device)), dataset, options)
+        if way == "cpu":
+            say("no method of decoding on this GPU works")
+        else:
+            loads += LOADS
+    loaders: dict[str, Loader] = {}
     rates: dict[float | None, Rate] = {}
-    way = gpu_decoding.way_of(gpu_decoding.key_of(torch.device(options.device)), dataset, options) if cuda else "cpu"
-    if cuda and way == "cpu":
-        say("no way of decoding on this GPU works")
-        wanted = [None]
-    for load in wanted:
+    for load in loads:
         say("the CPU decodes" if load is None else f"the JPEG engine decodes {load:.0%}")
         chosen = options if load is None else gpu_decoding.on_gpu(options, dataset, load, way)
         try:
             difference = None if load is None else gpu_decoding.check(dataset, chosen)
-            # One batch ahead: seven pipelines share the device's memory.
-            sides[str(load)] = engines.build("dali", dataset, replace(chosen, prefetch=1))
+            # One batch ahead: eight pipelines share the device's memory.
+            loaders[str(load)] = engines.build("dali", dataset, replace(chosen, prefetch=1))
             rates[load] = Rate(load, None, None, difference)
         except Exception as error:
             rates[load] = Rate(load, None, None, None, str(error).splitlines()[0])
     try:
-        rounds = _rounds(sides, options, seed)
+        rounds = _rounds(loaders, options, seed)
     finally:
-        for loader in sides.values():
+        for loader in loaders.values():
             loader.close()
-    first = str(wanted[0])
-    for load in wanted:
+    for load, rate in rates.items():
         name = str(load)
-        if name in sides:
+        if name in loaders:
             seconds = median(turns[name].seconds_per_step for turns in rounds)
-            ratio = median(log_ratios(rounds, first, name)) if first in sides else None
-            rates[load] = replace(
-                rates[load],
-                images_per_second=options.batch / seconds,
-                ratio=None if ratio is None else math.exp(ratio),
-            )
-    return [rates[load] for load in wanted]
+            ratio = math.exp(median(log_ratios(rounds, "None", name))) if "None" in loaders else None
+            rates[load] = replace(rate, images_per_second=options.batch / seconds, ratio=ratio)
+    return list(rates.values())
 
 
-def _rounds(sides: dict[str, Any], options: LoaderOptions, seed: int) -> list[Any]:
+def _rounds(loaders: Mapping[str, Loader], options: LoaderOptions, seed: int) -> list[Round]:
     clock = CLOCKS["cpu" if options.device == "cpu" else "cuda"]
-    sources = {name: _forever(loader) for name, loader in sides.items()}
 
-    def turn(name: str) -> Callable[[], Any]:
-        # What was made ahead while the others had their turn is taken out first.
-        drop = sides[name].prefetch + 1
-        return lambda: time_slice(lambda: next(sources[name]), BATCHES, drop, clock)
+    def turn(loader: Loader) -> Turn:
+        batches: Iterator[object] = chain.from_iterable(repeat(loader))
+        # Batches that were made while the others had their turn are taken out first.
+        return lambda: time_slice(lambda: next(batches), BATCHES, loader.prefetch + 1, clock)
 
-    return take_turns({name: turn(name) for name in sides}, ROUNDS, random.Random(seed))
-
-
-def _forever(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
+    return take_turns({name: turn(loader) for name, loader in loaders.items()}, ROUNDS, random.Random(seed))
 
 
 def best(rates: Sequence[Rate]) -> float | None:
-    """The share with the highest rate; None if decoding on the GPU gave none."""
+    """The share with the highest rate; None if none was measured on a GPU."""
     known = [rate for rate in rates if rate.load is not None and rate.images_per_second]
     return max(known, key=lambda rate: rate.images_per_second or 0.0).load if known else None

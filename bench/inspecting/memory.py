@@ -1,8 +1,9 @@
-"""What a step needs of memory, counted where it can be counted, and next to it what the process says."""
+"""The memory a step needs, part by part, and the figure that the operating system reports for the process."""
 
 import contextlib
 import ctypes
 import gc
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +11,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.machine.gpu import ask, open_nvml
 from bench.timing.step import Step
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. `peak` is what must fit; the parts before it add up to it.
+    """Bytes. `peak` is what has to fit; the fields before it add up to it.
 
     Attributes:
         weights: parameters and buffers of the network.
         gradients: of the parameters, between two steps.
         optimizer: the optimiser's state.
         inputs: the constant batch.
-        workspace: activations and scratch: the highest point a step reaches above what it starts from.
-        slack: reserved by the allocator and not handed out (CUDA; 0 on a CPU).
-        peak: the sum of the above; on CUDA torch's own peak of reserved bytes.
-        process: the process's own figure: resident set on a CPU, the driver's on CUDA.
+        workspace: activations and scratch space: how far a step's highest point lies above its start.
+        slack: reserved by the allocator and not in use (CUDA; 0 on a CPU).
+        peak: the sum of the above; on CUDA torch's peak of reserved bytes.
+        process: the whole process: its resident set on a CPU, the driver's figure on CUDA.
         residue: process - peak: code, libraries, the CUDA context, packed copies of frozen weights.
     """
 
@@ -41,7 +43,7 @@ class Memory:
 
 
 def measure(step: Step) -> Memory:
-    """Run a step that has run before once more and report its memory; never mixed with timed steps."""
+    """Run a step that has run before once more, and report its memory; not for steps that are timed meanwhile."""
     weights = gradients = optimizer = 0
     if step.module is not None:
         parameters = list(step.module.parameters())
@@ -61,16 +63,16 @@ def measure(step: Step) -> Memory:
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of distinct storages, so that tied weights count once."""
+    """Bytes of the tensors' distinct storages, so that tied weights count once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if not t.is_meta}
     return sum(storages.values())
 
 
 def cpu_workspace(step: Step) -> tuple[int, int]:
-    """How far a step's resident set rises above its start, and the highest it got.
+    """How far the resident set rises above its size at the start of a step, and its highest value.
 
-    The C library keeps freed pages; giving them back first makes the next step ask the kernel for each again,
-    which is what the resident set then shows.
+    The C library keeps freed pages. They are given back to the kernel first, so that the step has to ask for them again
+    and the resident set shows them.
     """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
@@ -84,7 +86,7 @@ def cpu_workspace(step: Step) -> tuple[int, int]:
 
 
 def status_bytes(key: str, status: Path = Path("/proc/self/status")) -> int:
-    """A size out of /proc/self/status, in bytes."""
+    """A size from /proc/self/status, in bytes."""
     for line in status.read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
@@ -117,15 +119,12 @@ def _cuda(step: Step, weights: int, gradients: int, optimizer: int, inputs: int,
 
 
 def process_bytes(otherwise: int) -> int:
-    """This process's device memory by NVML; `otherwise` (all that is in use on the device) where NVML will not say."""
-    import os
-
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}".encode())
-        used = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
-    except Exception:  # NVML raises its own family; without it the figure is only less sharp
+    """This process's device memory by NVML; `otherwise`, the whole device's, where NVML does not report it."""
+    nvml = open_nvml()
+    if nvml is None:
         return otherwise
+    uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    handle = ask(nvml, "nvmlDeviceGetHandleByUUID", uuid.encode())
+    processes = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) if handle is not None else None
+    used = [process.usedGpuMemory for process in processes or () if process.pid == os.getpid()]
     return int(used[0]) if used and used[0] else otherwise

@@ -1,6 +1,6 @@
-"""The pinned reference: one fixed piece of work whose time says how fast a machine is at the moment.
+"""The pinned reference: a fixed piece of work whose time says how fast a machine is at the moment.
 
-A time divided by it outlives a change of machine, which a bare time does not. The work never changes under its id.
+A time divided by the reference's stays comparable when the machine changes. The work under an id never changes.
 """
 
 import statistics
@@ -11,8 +11,8 @@ ID = "matmul-512-fp32-v1"
 SLICES = 9
 
 
-def kept(blocks: Sequence[float]) -> dict[str, Any]:
-    """What a record keeps as `reference`: its id, the seconds of each block, and their median."""
+def to_record(blocks: Sequence[float]) -> dict[str, Any]:
+    """The `reference` of a record: its id, the seconds of each block, and their median."""
     return {"id": ID, "seconds": statistics.median(blocks), "blocks": list(blocks)}
 
 

@@ -1,5 +1,6 @@
-"""Ceilings measured on this device in this run, and the fraction of them a workload reaches."""
+"""Ceilings of the device, measured in the same run, and the fraction of them that a workload reaches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +13,12 @@ from models.prepare import dtype_named, set_tf32
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device can do at best.
+    """The best the device can do.
 
     Attributes:
         precision: of the matrix product.
-        flops: FLOP/s of a large matrix product on random data.
-        bandwidth: bytes/s of a large copy, read and written bytes both counted.
+        flops: FLOP/s of a large matrix product of random data.
+        bandwidth: bytes/s of a large copy, counting bytes read and written.
     """
 
     precision: str
@@ -26,7 +27,7 @@ class Ceilings:
 
 
 def measure(device: str, precision: str, threads: int) -> Ceilings:
-    """Best of several short runs: a ceiling is what was reached at least once.
+    """The best of several short runs: a ceiling is what was reached at least once.
 
     The product is 2048 cubed on a CPU and 8192 cubed on a GPU; the copy is far larger than any cache.
     """
@@ -47,27 +48,26 @@ def measure(device: str, precision: str, threads: int) -> Ceilings:
     return Ceilings(precision, flops, bandwidth)
 
 
-def _best(call: object, device: str, repeats: int = 6) -> float:
-    assert callable(call)
+def _best(call: Callable[[], object], device: str, repeats: int = 6) -> float:
     call()
     return min(time_slice(call, 2, 0, CLOCKS[device]).seconds_per_step for _ in range(repeats))
 
 
 def utilisation(cost: Cost, ceilings: Ceilings, images_per_second: float, training: bool) -> float:
-    """Model FLOP/s utilisation (MFU): counted FLOPs of the network a second over those of the matrix ceiling.
+    """Model FLOP/s utilisation (MFU): the network's counted FLOPs a second over the matrix product's.
 
-    Chowdhery et al. 2022 (PaLM, appendix B), with a ceiling that was measured in place of a data sheet's.
+    Chowdhery et al. 2022 (PaLM, appendix B), with a measured ceiling in place of the data sheet's.
     """
     return float(cost.training_flops if training else cost.flops) * images_per_second / ceilings.flops
 
 
 def fraction(cost: Cost, ceilings: Ceilings, images_per_second: float, batch: int, training: bool) -> float:
-    """Fraction of the roof: the shortest time the ceilings allow for an image over the time it took.
+    """Fraction of the roof: the shortest time that the ceilings allow for an image over the time it took.
 
-    The shortest time is the larger of FLOPs over the matrix ceiling and traffic over the copy ceiling. Traffic is
-    a lower bound: in a forward pass every convolution's and linear layer's output is written once and read once,
-    and the weights are read once a batch; training reads each saved output again and writes and reads its
-    gradient (five passes), and reads and writes weights, gradients and momentum (eight passes a batch).
+    The shortest time is the larger of FLOPs over the matrix ceiling and traffic over the copy ceiling. Traffic is a
+    lower bound: a forward pass writes and reads the output of every convolution and linear layer once, and reads the
+    weights once a batch; training also reads each saved output again and writes and reads its gradient (five passes),
+    and reads and writes weights, gradients and momentum (eight passes a batch).
     """
     width = dtype_named(PRECISIONS[ceilings.precision].computed).itemsize
     if training:

@@ -1,4 +1,4 @@
-"""Shares of the JPEG engine in turns; stand-ins for pipelines are as fast as they are told."""
+"""Shares of the JPEG engine in turns, with stand-ins for pipelines whose speed is known."""
 
 import time
 from collections.abc import Iterator
@@ -72,9 +72,9 @@ def test_each_share_is_measured_and_one_that_decodes_wrongly_is_not(
     assert by_load[None].ratio == 1.0
     assert all(loader.closed for loader in opened)
     way = "cpu"
-    said: list[str] = []
-    assert [rate.load for rate in sweep(pictures, LoaderOptions(batch=8, device="cuda"), said.append)] == [None]
-    assert "no way of decoding on this GPU works" in said
+    messages: list[str] = []
+    assert [rate.load for rate in sweep(pictures, LoaderOptions(batch=8, device="cuda"), messages.append)] == [None]
+    assert "no method of decoding on this GPU works" in messages
 
 
 def test_a_cpu_has_no_share(monkeypatch: pytest.MonkeyPatch, pictures: Dataset) -> None:

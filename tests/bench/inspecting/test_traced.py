@@ -1,4 +1,4 @@
-"""Whose time an event is: by hand-made events with known times, and on real steps with known work."""
+"""Whose time an event is: fabricated events with known times, and real steps with known work."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from workloads import workload_of
 
-from bench.inspecting import counted, inductor, traced
+from bench.inspecting import traced
 from bench.inspecting.cost import count
-from bench.inspecting.counted import Found
-from bench.inspecting.inductor import Kernel, common, layer_of, profiled_name
-from bench.inspecting.traced import attribute, busy_seconds, by_kernel
+from bench.inspecting.counted import LOSS, OPTIMISER, UNKNOWN, Tallies, count_work, ranges
+from bench.inspecting.inductor import Kernel, common_layer, graphs_so_far, layer_of, profiled_name
+from bench.inspecting.traced import add_kernels, add_layer_times, add_operator_times, busy_seconds, host_operators
 from bench.timing.step import build
 from bench.timing.workload import Conditions
 
@@ -21,21 +21,21 @@ CONDITIONS = Conditions(threads=1)
 
 def event(name: str, start: float, end: float, parent: Any = None, number: int = -1, host: bool = True) -> Any:
     """As torch.profiler gives it, in microseconds."""
-    one = SimpleNamespace(
+    made = SimpleNamespace(
         name=name, cpu_parent=parent, sequence_nr=number, is_async=False, kernels=[], children=[],
         device_type="DeviceType.CPU" if host else "DeviceType.CUDA",
         time_range=SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start),
     )  # fmt: skip
     if parent is not None:
-        parent.children.append(one)
-    return one
+        parent.children.append(made)
+    return made
 
 
 def timed(events: list[Any]) -> list[Any]:
-    for one in events:
-        one.cpu_time_total = one.time_range.elapsed_us()
-        one.self_cpu_time_total = one.cpu_time_total - sum(c.time_range.elapsed_us() for c in one.children)
-        one.self_device_time_total = 0.0
+    for each in events:
+        each.cpu_time_total = each.time_range.elapsed_us()
+        each.self_cpu_time_total = each.cpu_time_total - sum(c.time_range.elapsed_us() for c in each.children)
+        each.self_device_time_total = 0.0
     return events
 
 
@@ -57,51 +57,61 @@ def step_of_one_layer() -> list[Any]:
     return timed([root, layer, composite, cast, copied, product, inner, node, wrapper, gradient, lonely, update, fused])
 
 
+def tallied(events: list[Any], known: set[str], steps: int = 1) -> Tallies:
+    tallies = Tallies()
+    operators = host_operators(events, known)
+    add_operator_times(operators, tallies, steps, cuda=False, count_calls=False)
+    add_layer_times(operators, tallies, steps, cuda=False)
+    return tallies
+
+
+def microseconds(seconds: float) -> float:
+    return round(1e6 * seconds, 3)
+
+
 def test_time_belongs_to_the_outermost_counted_operator_and_to_its_layer() -> None:
-    found = Found()
     known = {"aten::_to_copy", "aten::convolution", "aten::convolution_backward", "aten::_fused_sgd_"}
-    attribute(step_of_one_layer(), known, found, steps=1, cuda=False)
-    seconds = {name: round(1e6 * tally.seconds, 3) for name, tally in found.operators.items() if tally.seconds}
-    assert seconds == {
+    tallies = tallied(step_of_one_layer(), known)
+    assert {name: microseconds(tally.seconds) for name, tally in tallies.operators.items()} == {
         "aten::_to_copy": 9, "aten::convolution": 48, "aten::convolution_backward": 96, "aten::_fused_sgd_": 18,
     }  # fmt: skip
-    layer = found.times["conv"]
-    assert round(1e6 * layer.forward, 3) == 57, "cast and product, not Python's part"
-    assert round(1e6 * layer.backward, 3) == 96, "led back by the sequence number"
-    assert round(1e6 * found.times[traced.OPTIMISER].forward, 3) == 18
+    layer = tallies.layers["conv"]
+    assert microseconds(layer.forward_seconds) == 57, "cast and product, not Python's part"
+    assert microseconds(layer.backward_seconds) == 96, "attributed by the sequence number"
+    assert microseconds(tallies.layers[OPTIMISER].forward_seconds) == 18
 
 
 def test_times_are_of_one_step() -> None:
-    found = Found()
-    attribute(step_of_one_layer(), {"aten::convolution"}, found, steps=4, cuda=False)
-    assert round(1e6 * found.operators["aten::convolution"].seconds, 3) == 12
+    tallies = tallied(step_of_one_layer(), {"aten::convolution"}, steps=4)
+    assert microseconds(tallies.operators["aten::convolution"].seconds) == 12
 
 
-def test_a_kernel_that_is_called_as_often_as_planned_is_led_to_its_layers_in_order() -> None:
+def test_kernels_called_as_often_as_planned_are_attributed_to_their_layers_in_order() -> None:
     region = event("## Call CompiledFxGraph abc ##", 0, 100)
     first = event("mkldnn::_convolution_pointwise", 1, 11, region)
     second = event("mkldnn::_convolution_pointwise", 20, 50, region)
     other = event("graph_0_cpp_fused_relu_0", 60, 65, region)
-    events = timed([region, first, second, other])
-    found = Found()
     kernels = [
         Kernel("mkldnn::_convolution_pointwise", "a", False, 10.0, 4.0),
         Kernel("mkldnn::_convolution_pointwise", "b", False, 20.0, 8.0),
     ]
-    attribute(events, {kernel.name for kernel in kernels}, found, 1, False, outermost=True)
-    by_kernel(kernels, events, found, 1, False)
-    assert (round(1e6 * found.times["a"].forward), round(1e6 * found.times["b"].forward)) == (10, 30)
-    assert found.operators["mkldnn::_convolution_pointwise"].flops == 30.0
-    assert found.operators["graph_0_cpp_fused_relu_0"].calls == 1
-    assert found.times[traced.LOSS].forward == pytest.approx(5e-6), "no graph knows it"
+    tallies = Tallies()
+    operators = host_operators(timed([region, first, second, other]), {kernels[0].name}, outermost=True)
+    add_operator_times(operators, tallies, 1, cuda=False, count_calls=True)
+    add_kernels(kernels, operators, tallies, 1, cuda=False)
+    assert [microseconds(tallies.layers[path].forward_seconds) for path in ("a", "b")] == [10, 30]
+    assert tallies.operators["mkldnn::_convolution_pointwise"].flops == 30.0
+    assert tallies.operators["graph_0_cpp_fused_relu_0"].calls == 1
+    assert microseconds(tallies.layers[LOSS].forward_seconds) == 5, "in no graph's plan"
 
 
-def test_calls_that_do_not_fit_the_plan_stay_without_a_layer() -> None:
-    made = timed([event("k", 0, 10), event("k", 10, 20), event("k", 20, 30)])
-    found = Found()
-    by_kernel([Kernel("k", "a", False, 1.0, 1.0), Kernel("k", "b", False, 1.0, 1.0)], made, found, 1, False)
-    assert "a" not in found.times
-    assert found.operators["k"].flops is None
+def test_calls_that_do_not_fit_the_plan_belong_to_no_layer() -> None:
+    operators = host_operators(timed([event("k", 0, 10), event("k", 10, 20), event("k", 20, 30)]), {"k"})
+    tallies = Tallies()
+    kernels = [Kernel("k", "a", False, 1.0, 1.0), Kernel("k", "b", False, 1.0, 1.0)]
+    add_kernels(kernels, operators, tallies, 1, cuda=False)
+    assert set(tallies.layers) == {LOSS}
+    assert tallies.operators["k"].flops is None
 
 
 def test_a_gpu_is_busy_while_any_kernel_runs() -> None:
@@ -111,14 +121,14 @@ def test_a_gpu_is_busy_while_any_kernel_runs() -> None:
 
 def test_launches_are_those_of_the_driver() -> None:
     events = [event(n, 0, 1) for n in ("cudaLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch", "cudaMemcpyAsync")]
-    assert traced.launches(events, Found(), 1, cuda=True) == 3
+    assert traced.launches(events, Tallies(), 1, cuda=True) == 3
 
 
 def test_the_innermost_layer_that_holds_all() -> None:
-    assert common(["layer1.0.conv1", "layer1.0.bn1"]) == "layer1.0"
-    assert common(["a", "b"]) == "(network)"
-    assert common(["fc"]) == "fc"
-    assert common([]) == counted.UNKNOWN
+    assert common_layer(["layer1.0.conv1", "layer1.0.bn1"]) == "layer1.0"
+    assert common_layer(["layer1", "layer10"]) == common_layer(["", "a"]) == "(network)"
+    assert common_layer(["fc"]) == "fc"
+    assert common_layer([]) == UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -144,44 +154,44 @@ def test_counted_work_of_a_training_step_is_what_cost_counts() -> None:
     workload = workload_of("training", "lenet", "fp32-nhwc-eager", 4, 32, 10)
     [step] = build([workload], CONDITIONS)
     step.call()
-    told = traced.trace(step, 2, "")
-    flops = sum(one["flops"] or 0 for one in told["operators"])
+    profile = traced.trace(step, 2, "")
+    flops = sum(each["flops"] or 0 for each in profile["operators"])
     assert flops == 4 * count("lenet", 10, 32).training_flops
-    layers = {one["path"]: one for one in told["modules"]}
-    assert sum(one["flops"] or 0 for one in told["modules"]) == flops, "no work is without a place"
+    layers = {each["path"]: each for each in profile["modules"]}
+    assert sum(each["flops"] or 0 for each in profile["modules"]) == flops, "all work belongs somewhere"
     assert layers["conv1"]["kind"].endswith("Conv2d")
     assert layers["conv1"]["backward_seconds"] > 0
     assert layers["conv1"]["flops"] > 0
-    assert traced.OPTIMISER in layers
-    assert sum(one["seconds"] for one in told["operators"]) <= told["seconds"] * 1.05
-    assert told["busy"] is None
-    assert told["graphs"] is None
-    calls = {one["name"]: one["calls"] for one in told["operators"]}
+    assert OPTIMISER in layers
+    assert sum(each["seconds"] for each in profile["operators"]) <= profile["seconds"] * 1.05
+    assert profile["busy"] is None
+    assert profile["graphs"] is None
+    calls = {each["name"]: each["calls"] for each in profile["operators"]}
     assert calls["aten::convolution"] == 2
 
 
-def test_compiled_code_is_led_back_to_its_layers(tmp_path: Any) -> None:
+def test_compiled_code_is_attributed_to_its_layers(tmp_path: Any) -> None:
     workload = workload_of("inference", "lenet", "fp32-nhwc-compile-freeze", 4, 32, 10)
     [step] = build([workload], CONDITIONS)
     step.call()
     file = tmp_path / "trace.json.gz"
-    told = traced.trace(step, 2, str(file))
+    profile = traced.trace(step, 2, str(file))
     assert file.stat().st_size > 1000
-    assert sum(one["flops"] or 0 for one in told["operators"]) == pytest.approx(4 * count("lenet", 10, 32).flops)
-    named = sum(one["forward_seconds"] for one in told["modules"] if not one["path"].startswith("("))
-    assert named > 0.5 * sum(one["forward_seconds"] for one in told["modules"])
-    assert (told["graphs"], told["recompiles"], told["breaks"]) == (1, 0, [])
+    assert sum(each["flops"] or 0 for each in profile["operators"]) == pytest.approx(4 * count("lenet", 10, 32).flops)
+    named = sum(each["forward_seconds"] for each in profile["modules"] if not each["path"].startswith("("))
+    assert named > 0.5 * sum(each["forward_seconds"] for each in profile["modules"])
+    assert (profile["graphs"], profile["recompiles"], profile["breaks"]) == (1, 0, [])
     torch.compiler.reset()
 
 
-def test_work_of_the_backward_pass_is_at_the_layer_it_is_of() -> None:
+def test_work_of_the_backward_pass_belongs_to_its_layer() -> None:
     workload = workload_of("training", "cifar_resnet18", "amp-nhwc-eager", 2, 8, 10)
     [step] = build([workload], CONDITIONS)
     step.call()
-    found = Found()
-    counted.counted(step, found)
-    assert not [path for path, tally in found.work.items() if "bn" in path and tally.flops], "convolutions alone"
-    stem = found.work["conv1"].flops
+    tallies = Tallies()
+    count_work(step, tallies)
+    assert not [path for path, tally in tallies.layers.items() if "bn" in path and tally.flops], "convolutions alone"
+    stem = tallies.layers["conv1"].flops
     assert stem == 2 * 2 * 64 * 27 * 64 * 2, "forward, and the weight's gradient: the image needs none"
 
 
@@ -198,17 +208,17 @@ def test_a_graph_break_is_named_with_its_line() -> None:
     torch.compiler.reset()
     counters.clear()
     torch.compile(Breaking(), backend="eager")(torch.ones(2))
-    graphs, breaks = inductor._graphs()
+    graphs, breaks = graphs_so_far()
     assert graphs == 2
     assert len(breaks) == 1
     assert "test_traced.py:" in breaks[0]["where"]
     torch.compiler.reset()
 
 
-def test_ranges_are_taken_off_again() -> None:
+def test_ranges_end_with_their_context() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
-    said: list[str] = []
-    with counted.ranges(network, said.append, lambda: said.append("-")):
+    calls: list[str] = []
+    with ranges(network, calls.append, lambda: calls.append("-")):
         network(torch.ones(1, 2))
     network(torch.ones(1, 2))
-    assert said == ["", "0", "-", "-"]
+    assert calls == ["", "0", "-", "-"]
