@@ -39,6 +39,7 @@ def test_facts_do_not_change_from_one_call_to_the_next() -> None:
     assert facts(TRAINING, CONDITIONS) == facts(TRAINING, CONDITIONS)
 
 
+@pytest.mark.slow
 def test_generating_counts_what_compiling_counts() -> None:
     workload = workload_of("inference", "lenet", "fp32-nchw-compile", 2, 32, 10)
     found, quick = facts(workload, CONDITIONS), facts(workload, CONDITIONS, quick=True)

@@ -170,6 +170,7 @@ def test_counted_work_of_a_training_step_is_what_cost_counts() -> None:
     assert calls["aten::convolution"] == 2
 
 
+@pytest.mark.slow
 def test_compiled_code_is_attributed_to_its_layers(tmp_path: Any) -> None:
     workload = workload_of("inference", "lenet", "fp32-nhwc-compile-freeze", 4, 32, 10)
     [step] = build([workload], CONDITIONS)
