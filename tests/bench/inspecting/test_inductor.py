@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.inspecting.inductor import compiled_again
+from bench.inspecting.inductor import compile_again
 from bench.timing.step import Step
 from bench.timing.workload import Workload
 
@@ -21,5 +21,5 @@ def test_a_network_is_profiled_as_frozen_as_it_is_timed(configuration: str, froz
 
     seen: list[bool] = []
     workload = Workload.from_id(f"inference/lenet@{configuration}/b1/s32/c10/cuda")
-    assert compiled_again(Step(workload, lambda: seen.append(config.freezing), 1)) == []
+    assert compile_again(Step(workload, lambda: seen.append(config.freezing), 1)) == []
     assert set(seen) == {frozen}
