@@ -1,4 +1,4 @@
-"""From a confusion matrix to accuracy, precision, recall and F1, and the texts and files that show them.
+"""From a confusion matrix to accuracy, precision, recall and F1, as text and files.
 
 Everywhere: rows are the true classes, columns the predicted ones.
 """
@@ -92,7 +92,7 @@ class Classification:
         f1 = _quotient(2 * right, support + predicted)
         top1 = float(right.sum() / images)
         if top5 is not None and not top1 - 1e-9 <= top5 <= 1:
-            raise RecordError(f"top5 is {top5}, which cannot be with a top1 of {top1}; both are fractions")
+            raise RecordError(f"top5 is {top5}, which is impossible with a top1 of {top1}; both are fractions")
         columns = np.stack([precision, recall, f1])
         undefined = [_undefined(n, "precision", "predicted") for n, p in zip(names, predicted, strict=True) if not p]
         undefined += [_undefined(n, "recall", "among the images") for n, s in zip(names, support, strict=True) if not s]

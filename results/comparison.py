@@ -96,20 +96,18 @@ class _Notes(Footnotes):
     def __init__(self, record: Record) -> None:
         super().__init__()
         ratios = [ratio for metric in record.metrics for ratio in metric.comparisons]
-        caveats = {_caveat(ratio) for ratio in ratios if not ratio.counted and ratio.estimate}
-        self._everywhere = caveats.pop() if len(caveats) == 1 else None
+        caveats = [_caveats(ratio) for ratio in ratios if not ratio.counted and ratio.estimate]
+        self._everywhere = [text for text in caveats[0] if all(text in texts for texts in caveats)] if caveats else []
         self._intervals = bool(ratios)
 
     def mark(self, text: str | None) -> str:
-        return "" if text == self._everywhere else super().mark(text)
+        return "" if text in self._everywhere else super().mark(text)
 
     def lines(self) -> list[str]:
         lines = super().lines()
         if self._intervals:
             lines.append("± and [a, b] are 95 % confidence intervals unless a note says otherwise.")
-        if self._everywhere:
-            lines.append(f"Every measured ratio: {self._everywhere}.")
-        return lines
+        return lines + [f"Every measured ratio: {text}." for text in self._everywhere]
 
 
 def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes) -> str:
@@ -190,7 +188,8 @@ def _relative_error(error: float) -> str:
 def _ratio_cells(metric: Metric, ratio: Ratio | None, colour: bool, footnotes: _Notes) -> list[str]:
     if ratio is None or ratio.estimate is None:
         return ["-", "-"]
-    return [ratio_text(ratio) + footnotes.mark(_caveat(ratio)), paint_verdict(_verdict(metric, ratio), colour)]
+    marks = "".join(map(footnotes.mark, _caveats(ratio)))
+    return [ratio_text(ratio) + marks, paint_verdict(_verdict(metric, ratio), colour)]
 
 
 def _verdict(metric: Metric, ratio: Ratio) -> str:
@@ -200,10 +199,10 @@ def _verdict(metric: Metric, ratio: Ratio) -> str:
     return compare_verdict(ratio, metric.better, margin_of(metric.name))
 
 
-def _caveat(ratio: Ratio) -> str | None:
-    """What a reader must know of this ratio's interval; None for a 95 % one over blocks, or a count."""
+def _caveats(ratio: Ratio) -> list[str]:
+    """What a reader must know of this ratio's interval; nothing for a 95 % one over blocks, or a count."""
     if ratio.counted:
-        return None
+        return []
     texts: list[str] = []
     count = plural(ratio.pairs, "pair") if ratio.within_process else f"{ratio.blocks} pairs of processes"
     if ratio.unpaired:
@@ -215,7 +214,7 @@ def _caveat(ratio: Ratio) -> str | None:
         texts.append(f"{count}, too few for an interval")
     elif ratio.confidence is not None and ratio.confidence < _NOMINAL:
         texts.append(f"the range of {count}, {percent(ratio.confidence)} confidence")
-    return "; ".join(texts) or None
+    return texts
 
 
 _COLUMNS = (

@@ -1,4 +1,4 @@
-"""What `bench check` found: exact facts, timed rows, the test of the instrument itself, and the verdict of the whole.
+"""The outcome of a `bench check`: counted facts, timed rows, the self-test, and the verdict.
 
 Only the shape, its JSON form, and the rules that turn rows into a verdict and an exit code. gate_words.py says it in
 sentences, gate_report.py and junit.py show it.
@@ -125,7 +125,7 @@ class CheckReport:
         rows: everything timed; empty with --exact.
         self_test: None with --exact.
         notes: what a reader must know: foreign load, a dirty tree, what was not measured.
-        allow: verdicts and fact names that were said not to fail ("VANISHED", "state_dict", ...).
+        allow: verdicts and fact names that may not fail the check ("VANISHED", "state_dict", ...).
         seconds: how long it took.
         machine: as in a record.
         created: when it ended, ISO 8601, UTC.

@@ -1,4 +1,4 @@
-"""A `bench check` for readers: text, markdown, JSON, and the lines by which GitHub marks a failed step.
+"""A `bench check` for readers: text, markdown, JSON, and GitHub's annotations.
 
 The verdict comes first, in one line; then one table of what was timed, then the counted facts that differ.
 `python -m results.gate_report check.json --format junit` shows a stored report in another form.

@@ -1,6 +1,6 @@
 """What a training did, epoch by epoch and step by step: rows, their files, and one line for a log.
 
-Seconds, images and fractions, as measured; percent only where a person reads. A CSV read back gives the rows
+Seconds, images and fractions, as measured; percent only for readers. A CSV read back gives the rows
 that were written, bit for bit.
 """
 

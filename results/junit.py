@@ -1,4 +1,4 @@
-"""A `bench check` as JUnit XML, the form that GitHub's and GitLab's test reports and Jenkins read.
+"""A `bench check` as JUnit XML, as test reports of GitHub, GitLab and Jenkins read it.
 
 A workload's counted facts are one test case, its time another, the self-test a third. What fails the check is a
 failure, what gave no answer an error, and doubt passes with a text: readers of this form know nothing in between.
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from results.gate import CHANGED, ERROR, VANISHED, VOID, CheckReport, Fact, Row
 from results.gate_words import diff_lines, fact_sentence, one_line, row_sentence, self_test_sentence, verdict_line
-from results.verdict import CLEAN, IMPROVED, REGRESSED, Decision
+from results.verdict import CLEAN, IMPROVED, REGRESSED
 
 SUITE = "bench check"
 
@@ -56,13 +56,10 @@ def _facts(report: CheckReport) -> list[_Case]:
         groups.setdefault(fact.workload, []).append(fact)
     cases: list[_Case] = []
     for workload, facts in groups.items():
-        failing = [fact for fact in facts if not fact.same and fact.name not in report.allow]
+        failing = [fact_sentence(fact) for fact in facts if not fact.same and fact.name not in report.allow]
+        outcome, kind = ("failure", CHANGED) if failing else ("", "")
         lines = diff_lines(facts, report.allow)
-        if failing:
-            message = "; ".join(fact_sentence(fact) for fact in failing)
-            cases.append(_Case("facts", workload, 0.0, "failure", CHANGED, message, lines))
-        else:
-            cases.append(_Case("facts", workload, body=lines))
+        cases.append(_Case("facts", workload, 0.0, outcome, kind, "; ".join(failing), lines))
     return cases
 
 
@@ -72,40 +69,35 @@ def _rows(report: CheckReport) -> list[_Case]:
 
 
 def _row(row: Row, void: bool, allowed: bool) -> _Case:
-    said = row_sentence(row)
+    message = row_sentence(row)
     seconds = (row.seconds_per_block or 0.0) * (len(row.blocks) + len(row.again_blocks))
-    body = [said]
+    body = [message]
     if row.again is not None or row.verdict == REGRESSED:
-        body += [decision.sentence(run) for run, decision in _runs(row)]
+        runs = {"in the first run": row.decision, "in the second run": row.again}
+        body += [decision.sentence(run) for run, decision in runs.items() if decision is not None]
+    outcome, kind = "", row.verdict
     if allowed:
-        return _Case("time", row.workload, seconds, body=[*body, f"{row.verdict} is allowed"])
-    if row.verdict in (ERROR, VOID):
-        return _Case("time", row.workload, seconds, "error", row.verdict, said, body)
-    if row.verdict == VANISHED:
-        return _Case("time", row.workload, seconds, "failure", row.verdict, said, body)
-    if void:
+        body.append(f"{row.verdict} is allowed")
+    elif row.verdict in (ERROR, VOID):
+        outcome = "error"
+    elif row.verdict == VANISHED or (row.verdict == REGRESSED and not void):
+        outcome = "failure"
+    elif void:
         # Neither a pass nor a failure may come from an instrument that failed its own test.
-        return _Case("time", row.workload, seconds, "skipped", VOID, "the self-test failed: no time counts", body)
-    if row.verdict == REGRESSED:
-        return _Case("time", row.workload, seconds, "failure", row.verdict, said, body)
-    return _Case(
-        "time", row.workload, seconds, body=[] if row.verdict in (CLEAN, IMPROVED) and not row.reason else body
-    )
-
-
-def _runs(row: Row) -> list[tuple[str, Decision]]:
-    runs = [("in the first run", row.decision), ("in the second run", row.again)]
-    return [(name, decision) for name, decision in runs if decision is not None]
+        outcome, kind, message = "skipped", VOID, "the self-test failed: no time counts"
+    elif row.verdict in (CLEAN, IMPROVED) and not row.reason:
+        body = []
+    return _Case("time", row.workload, seconds, outcome, kind, message, body)
 
 
 def _self_test(report: CheckReport) -> list[_Case]:
     test = report.self_test
     if test is None:
         return []
-    said = self_test_sentence(test)
+    message = self_test_sentence(test)
     if test.faults:
-        return [_Case("self-test", test.workload, 0.0, "error", VOID, said, [one_line(fault) for fault in test.faults])]
-    return [_Case("self-test", test.workload, body=[said])]
+        return [_Case("self-test", test.workload, 0.0, "error", VOID, message, [*map(one_line, test.faults)])]
+    return [_Case("self-test", test.workload, body=[message])]
 
 
 def _properties(report: CheckReport) -> dict[str, str]:

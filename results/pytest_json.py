@@ -1,4 +1,4 @@
-"""pytest-benchmark's form of a result, written beside a record: its `compare`, and whatever reads it, reads ours.
+"""A record in pytest-benchmark's form, so that its `compare` and other readers of it read ours.
 
 The form of pytest-benchmark 5.3: "benchmarks", each with a name and "stats" in seconds, and beside them
 "machine_info", "commit_info", "datetime" and "version".

@@ -1,4 +1,4 @@
-"""What a run leaves behind: plain frozen types and their JSON form, in SI units, nothing rounded.
+"""The record of a run: plain frozen types and their JSON form, in SI units, nothing rounded.
 
 This module knows the shape of a record and nothing of files (store.py), of statistics (stats.py) or of how
 numbers are shown (tables.py).
@@ -235,7 +235,7 @@ class Record:
         for metric in self.metrics:
             for operand in metric.values:
                 if operand not in self.operands:
-                    raise RecordError(f"metric {metric.name} has a value for {operand!r}, which is no operand")
+                    raise RecordError(f"metric {metric.name} has a value for {operand!r}, which is not an operand")
 
     def metric(self, name: str, batch: int | None = None) -> Metric | None:
         """The first metric of that name (and batch, when given), None without one."""

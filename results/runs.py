@@ -1,4 +1,4 @@
-"""The figures of one training run, and runs beside each other and beside what others published."""
+"""Figures of training runs, beside each other and beside what others published."""
 
 from __future__ import annotations
 
@@ -100,12 +100,14 @@ class RunSummary:
         where = f"run {self.name!r}"
         check(self)
         if self.status != "finished" and not self.reason:
-            raise RecordError(f"{where}: a run that is {self.status} needs the `reason`")
+            raise RecordError(f"{where}: a run with status {self.status!r} needs a reason")
         for key in self.missing:
             if key not in _OPTIONAL:
-                raise RecordError(f"{where}: missing names {key!r}{did_you_mean(key, _OPTIONAL)}, which is no figure")
+                raise RecordError(
+                    f"{where}: missing names {key!r}{did_you_mean(key, _OPTIONAL)}, which is not a figure of a run"
+                )
             if getattr(self, key) is not None:
-                raise RecordError(f"{where}: {key} is there and said to be missing")
+                raise RecordError(f"{where}: {key} has a value and a reason why it is missing")
 
     @property
     def warm_interval(self) -> tuple[float, float] | None:

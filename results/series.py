@@ -1,4 +1,4 @@
-"""The history of each workload: what all stored runs of a folder say about it, oldest first.
+"""The history of each workload: its times in all stored runs of a folder, oldest first.
 
 Reads records (store.py) and the JSON files of `pytest bench --benchmark-json`. Whatever else lies in the folder is
 passed over and named.
@@ -86,7 +86,7 @@ def collect(folder: Path | str = store.FOLDER) -> tuple[dict[str, list[Point]], 
     skipped: list[Skipped] = []
     for path, record in stored:
         if _mapping(record.settings.get("check")).get("verdict") == VOID:
-            skipped.append(Skipped(path, "a check that voided itself: its instrument was wrong, and so are its times"))
+            skipped.append(Skipped(path, "a check whose self-test failed, so its times do not count"))
             continue
         for id, point in _of_record(path, record):
             found.setdefault(id, set()).add(point)

@@ -1,4 +1,4 @@
-"""How sure a number is: exact order-statistic and signed-rank intervals, with no distribution assumed.
+"""How sure a number is: exact order-statistic and signed-rank intervals, assuming no distribution.
 
 Pure functions over plain floats in the caller's unit. Nothing here decides whether a difference matters; that
 is verdict.py. Why these and not others: the process is the random effect, a run has few of them, and their

@@ -1,4 +1,4 @@
-"""Records as files: one JSON file a run, written so that neither a crash nor a second writer can spoil one.
+"""Records as files: one JSON file a run, safe against crashes and other writers.
 
 Knows nothing of what the numbers mean. Files are never changed in place: a new version is written beside the
 old one under a temporary name and renamed over it.

@@ -60,7 +60,7 @@ class Agreement:
 
 
 def submission_csv(ids: Iterable[str | int], labels: Iterable[str | int]) -> str:
-    """`ID,Labels` and a row an image. Raises RecordError for as many ids as not labels, or an id twice."""
+    """`ID,Labels` and a row an image. Raises RecordError where ids and labels differ in number, or for an id twice."""
     rows = [[str(i) for i in ids], [str(label) for label in labels]]
     if len(rows[0]) != len(rows[1]):
         raise RecordError(f"{len(rows[0])} ids for {len(rows[1])} labels")
@@ -73,7 +73,7 @@ def write_predictions(path: Path | str, labels: Iterable[str | int]) -> None:
     lines = [str(label) for label in labels]
     for i, label in enumerate(lines):
         if label.splitlines() != [label.strip()]:
-            raise RecordError(f"label {i + 1} is {label!r}, which is no line of its own")
+            raise RecordError(f"label {i + 1} is {label!r}, which is not a single line")
     write_whole(Path(path), "".join(f"{label}\n" for label in lines).encode())
 
 

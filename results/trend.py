@@ -1,4 +1,4 @@
-"""The history of stored runs as text and pages: which workloads there are, how one went, where it changed."""
+"""The history of stored runs as text and pages: all workloads, how one went, where it changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From numbers to words: whether two things differ by enough to matter, with a known rate of wrong answers.
+"""Whether two things differ by enough to matter, in words, with a known rate of wrong answers.
 
 Pure functions. `look` decides the sequential test that gates a commit (two versions of the same thing, log time ratios,
 10 to 24 blocks); `compare_verdict` and `sentence` describe two different things side by side.
@@ -34,8 +34,13 @@ WHOLE_MARGIN = 0.03
 BYTES_MARGIN = 0.01
 
 _COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
-_WHOLE = ("end_to_end_throughput", "loader_throughput", "compile_seconds", "energy_per_image")
-_BYTES = ("inference_peak_bytes", "training_peak_bytes")
+_MARGINS = {
+    **dict.fromkeys(_COUNTED, 0.0),
+    **dict.fromkeys(("inference_peak_bytes", "training_peak_bytes"), BYTES_MARGIN),
+    **dict.fromkeys(
+        ("end_to_end_throughput", "loader_throughput", "compile_seconds", "energy_per_image"), WHOLE_MARGIN
+    ),
+}
 
 
 def margin_of(metric: str) -> float:
@@ -44,11 +49,7 @@ def margin_of(metric: str) -> float:
     0 for what is counted, 1 % for reserved bytes, 3 % end to end and for loaders (and for compilation and
     energy, whose sensors are coarser), 2 % for device time.
     """
-    if metric in _COUNTED:
-        return 0.0
-    if metric in _BYTES:
-        return BYTES_MARGIN
-    return WHOLE_MARGIN if metric in _WHOLE else DEVICE_MARGIN
+    return _MARGINS.get(metric, DEVICE_MARGIN)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def ratios(record: Record) -> Drawn:
     axes.set_xticks([math.log2(t) for t in ticks], [f"{t:g}" for t in ticks])
     reference = _name(rows[0][1].to)
     axes.set_xlabel(f"times as good as {reference}: right of 1 is better")
-    who = "others" if several else _name(rows[0][1].of)
+    who = "others are" if several else f"{_name(rows[0][1].of)} is"
     return f"{who} better than {reference} in {verdicts.count(BETTER)} of {plural(len(rows), 'figure')}", figure
 
 

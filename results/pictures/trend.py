@@ -1,4 +1,4 @@
-"""The picture of a workload's history: its points, the medians between changes, and the changes named."""
+"""The picture of a workload's history: points, medians between changes, and the changes."""
 
 from __future__ import annotations
 

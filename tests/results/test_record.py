@@ -104,7 +104,7 @@ def change(path: list[Any], value: Any) -> dict[str, Any]:
         (["metrics", 1, "values"], [], r"values: expected an object"),
         (["metrics"], {}, r"metrics: expected a list"),
         (["metrics", 0], 3, r"metrics\[0\]: expected an object"),
-        (["operands"], ["resnet34"], r"'efficientnet_b0', which is no operand"),
+        (["operands"], ["resnet34"], r"'efficientnet_b0', which is not an operand"),
         (["operands"], ["resnet34", 4], r"operands\[1\].*expected text"),
         (["created"], "yesterday", r"ISO 8601"),
         (["complete"], 1, r"complete: expected true or false"),

@@ -113,7 +113,7 @@ def test_every_kind_has_its_section_with_command_and_machine(sections: list[Sect
     titles = [chart.title for section in sections for chart in section.charts]
     assert "lenet@fast is both the fastest and the smallest" in titles
     assert "lenet@fast is the fastest, resnet18 is the most accurate" in titles
-    assert "lenet@fast better than resnet18 in 2 of 2 figures" in titles
+    assert "lenet@fast is better than resnet18 in 2 of 2 figures" in titles
     assert "lenet@fast answers half of its images within 4.00 ms" in titles
     assert "batch-norm backward takes 50 % of the step" in titles
     assert "loader-bound by 50 %: decode 60 %, resize 40 %" in titles
