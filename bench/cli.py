@@ -82,13 +82,13 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _said_by_another(text: str) -> bool:
+def _reported_by_another(text: str) -> bool:
     """Whether one of the other processes that torchrun has started met the same error and printed it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
-    from models.training.distributed import said_by_another
+    from models.training.distributed import reported_by_another
 
-    return said_by_another(text)
+    return reported_by_another(text)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -123,7 +123,7 @@ def run(program: click.Command, name: str, arguments: list[str] | None = None, a
 
         if not isinstance(error, REPORTED):
             raise
-        if not _said_by_another(str(error)):
+        if not _reported_by_another(str(error)):
             click.echo(f"{name}: {error}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)

@@ -6,8 +6,8 @@ from torch import nn
 
 from models.errors import unknown
 
-# ReLU and leaky ReLU work in place: their backward needs only their own output, so the copy of their
-# input is never kept. The others need that input for backward.
+# ReLU and leaky ReLU work in place: their backward pass needs only their output, so no copy of their input is kept. The
+# others need that input.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),

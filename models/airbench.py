@@ -2,7 +2,7 @@
 
 After Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498): 2x2 whitening convolution,
 blocks of two 3x3 convolutions with pooling after the first, normalisation without scale, GELU, identity (dirac)
-initialisation of what passes a signal on, logits divided by 9.
+initialisation of the convolutions, logits divided by 9.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from models.activation import activation_layer
 from models.dropout import dropout_layer
-from models.errors import ModelError
+from models.errors import ModelError, check_counts
 
 
 def normalization(channels: int) -> nn.BatchNorm2d:
-    """Batch normalisation with a learnt shift and a scale fixed at 1; quick statistics, as the run is short."""
+    """Batch normalisation with a learnt shift and a scale fixed at 1; its statistics adapt fast, for a short run."""
     layer = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     layer.weight.requires_grad_(False)
     return layer
@@ -36,7 +36,7 @@ class Block(nn.Sequential):
     def __init__(self, inputs: int, channels: int, activation: str) -> None:
         super().__init__(
             convolution(inputs, channels),
-            # Pooled before it is normalised: a quarter of the values to normalise and to activate.
+            # Pooled before normalisation, which leaves a quarter of the values to normalise and activate.
             nn.MaxPool2d(2),
             normalization(channels),
             activation_layer(activation),
@@ -72,9 +72,8 @@ class Airbench(nn.Module):
         logit_scale: float = 1 / 9,
     ) -> None:
         super().__init__()
-        if len(widths) != 3 or not all(isinstance(width, int) and width > 0 for width in widths):
-            raise ModelError(f"widths must be three whole numbers above 0, not {tuple(widths)}")
-        # Twice the 12 values of a 2x2 patch: every eigenvector with both signs, since the activation keeps only one.
+        check_counts(3, widths=widths)
+        # Twice the 12 values of a 2x2 patch: every eigenvector with both signs, since the activation passes only one.
         self.whiten = nn.Conv2d(3, 24, 2)
         self.whiten.weight.requires_grad_(False)
         with torch.no_grad():
@@ -84,7 +83,7 @@ class Airbench(nn.Module):
         blocks = []
         for width in widths:
             if width < inputs:
-                raise ModelError(f"widths must not fall: a block of {width} channels follows {inputs}")
+                raise ModelError(f"widths must not decrease: a block of {width} channels follows {inputs}")
             blocks.append(Block(inputs, width, activation))
             inputs = width
         self.blocks = nn.Sequential(*blocks)
@@ -101,7 +100,7 @@ class Airbench(nn.Module):
         """
         patches = nn.functional.unfold(images, 2).transpose(1, 2).reshape(-1, 12).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        # The smallest directions are sensor noise; without a floor they would be blown up most.
+        # The smallest directions are sensor noise; without a floor they would be amplified most.
         rows = (vectors / torch.sqrt(values + 5e-4)).T.flip(0).reshape(12, 3, 2, 2)
         with torch.no_grad():
             self.whiten.weight.copy_(torch.cat([rows, -rows]))

@@ -1,4 +1,4 @@
-"""Work captured once as a CUDA graph: every launch of it in one."""
+"""Work on a CUDA device captured once as a graph, so that all its kernels are launched at once."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,16 +8,16 @@ from torch import Tensor
 
 from models.errors import ModelError
 
-WARM_UPS = 3  # runs before a capture: libraries choose their algorithms and allocate in the first ones
+WARM_UPS = 3  # runs before a capture, in which libraries choose their algorithms and allocate
 
 Captured = tuple[Callable[[], object], tuple[Tensor, ...]]
-"""What replays it, and its results, which each replay overwrites."""
+"""A function that replays the work, and its results, which each replay overwrites."""
 
 
 def capture(work: Callable[[], tuple[Tensor, ...]]) -> Captured:
-    """Run some work on the current CUDA device a few times, then record it: what replays it, and its results.
+    """Run some work on the current CUDA device a few times, then capture it.
 
-    Each replay reads and writes where the recorded run did; it is queued on the caller's stream and not waited for.
+    Each replay reads and writes where the captured run did; it is queued on the caller's stream and not waited for.
 
     Raises:
         ModelError: it cannot be captured, with CUDA's reason.
@@ -30,7 +30,7 @@ def capture(work: Callable[[], tuple[Tensor, ...]]) -> Captured:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        # Only this thread's own calls may spoil it: a loader's threads allocate and copy meanwhile.
+        # Only calls of this thread can break the capture: a loader's threads allocate and copy meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = work()
     except RuntimeError as error:
@@ -40,5 +40,5 @@ def capture(work: Callable[[], tuple[Tensor, ...]]) -> Captured:
 
 
 def _replay(graph: torch.cuda.CUDAGraph, work: Callable[[], tuple[Tensor, ...]]) -> None:
-    """Takes `work` along so that what the graph reads, such as an input that only `work` holds, is not given back."""
+    """Holds `work`, so that memory which the graph reads, such as an input that only `work` refers to, is not freed."""
     graph.replay()

@@ -1,7 +1,7 @@
 """Densely connected networks for small images: every layer reads the outputs of all layers before it.
 
 Huang et al. 2016 (arXiv:1608.06993), in the bottleneck form with compression (DenseNet-BC) and a 3x3 stem
-without normalisation or pooling. torchvision brings the ImageNet form.
+without normalisation or pooling. torchvision has the ImageNet form.
 """
 
 from collections import OrderedDict
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from models.activation import activation_layer
 from models.dropout import dropout_layer
-from models.errors import ModelError
+from models.errors import ModelError, check_counts
 
 
 class DenseLayer(nn.Module):
-    """[B, C, H, W] -> [B, C + growth, H, W]: its input with `growth` new channels before it."""
+    """[B, C, H, W] -> [B, C + growth, H, W]: `growth` new channels, then the input."""
 
     def __init__(self, inputs: int, growth: int, bottleneck: int, activation: str, dropout: float) -> None:
         super().__init__()
@@ -65,9 +65,7 @@ class DenseNet(nn.Sequential):
         block_dropout: float = 0.0,
         head_dropout: float = 0.0,
     ) -> None:
-        for name, values in (("depths", depths), ("growth", (growth,)), ("bottleneck", (bottleneck,))):
-            if not values or not all(isinstance(value, int) and value > 0 for value in values):
-                raise ModelError(f"{name} must be above 0 and whole, not {str(values)[1:-1]}")
+        check_counts(depths=depths, growth=growth, bottleneck=bottleneck)
         if not 0 < compression <= 1:
             raise ModelError(f"compression is {compression!r}; give a fraction above 0 and up to 1")
         channels = 2 * growth

@@ -1,4 +1,4 @@
-"""Dropout as an option of a network: absent, not idle, when its probability is 0."""
+"""Dropout layers of the networks, and a faster dropout for CPUs."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from models.errors import ModelError
 
 
 def check_probability(name: str, probability: float) -> None:
-    """Refuse what is not a probability below 1; `name` is the argument it was given for.
+    """Check the argument `name`, the probability of a dropout.
 
     Raises:
         ModelError: `probability` is not a number from 0 up to, but not including, 1.
@@ -18,7 +18,7 @@ def check_probability(name: str, probability: float) -> None:
 
 
 def dropout_layer(name: str, probability: float) -> nn.Module:
-    """A dropout layer, or an identity for 0; `name` is the argument that an error names.
+    """A dropout layer, or an identity if the argument `name` is 0.
 
     Raises:
         ModelError: not a probability below 1.
@@ -30,8 +30,8 @@ def dropout_layer(name: str, probability: float) -> nn.Module:
 class QuickDropout(nn.Dropout):
     """Dropout that draws one 64-bit number for four values: on a CPU, drawing is nearly all that dropout costs.
 
-    The probability is rounded to 1/65536, and values that stay are scaled by exactly what that leaves. The numbers
-    come from torch's generator, but they are others than nn.Dropout would draw from the same seed.
+    The probability is rounded to a multiple of 1/65536, and the values that stay are scaled accordingly. The numbers
+    come from torch's generator, but differ from those that nn.Dropout would draw from the same seed.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class QuickDropout(nn.Dropout):
         if not self.training or dropped == 0:
             return input
         words = torch.empty(-(-input.numel() // 4), dtype=torch.int64, device=input.device)
-        # The full range: by default random_ leaves the sign bit 0, which is one of four values' sign.
+        # The full range: by default random_ leaves the sign bit 0, and it is the sign of every fourth value.
         words.random_(-(2**63), None)
         kept = words.view(torch.int16)[: input.numel()] >= dropped - 32768
         mask = (kept.to(input.dtype) * (65536 / (65536 - dropped))).as_strided(input.shape, _dense(input))
@@ -47,7 +47,7 @@ class QuickDropout(nn.Dropout):
 
 
 def _dense(input: Tensor) -> tuple[int, ...]:
-    """Strides of a dense tensor in the memory order of `input`; a mask in that order is read along with it."""
+    """Strides of a dense tensor in the memory order of `input`, so that a mask is read in the same order."""
     return torch.empty_like(input, device="meta").stride()
 
 

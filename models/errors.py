@@ -1,6 +1,6 @@
-"""The one exception models raises for input the user can mend."""
+"""The one exception for input that the user can correct, and how it is worded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -9,9 +9,9 @@ class ModelError(ValueError):
 
 
 def unknown(kind: str, name: object, known: Iterable[str], listing: str = "") -> ModelError:
-    """The error for a `name` that is not among `known`: near names, then all of them if a line holds them.
+    """The error for a `name` that is not among `known`, with similar names and, if they are few, all of them.
 
-    `listing` says where to find them all if a line does not.
+    `listing` says where to find all of them if they are many.
     """
     names = sorted(known)
     near = get_close_matches(str(name).lower(), names, n=4)
@@ -21,3 +21,17 @@ def unknown(kind: str, name: object, known: Iterable[str], listing: str = "") ->
     elif listing:
         hints.append(listing)
     return ModelError(f"unknown {kind} {name!r}; {' '.join(hints)}")
+
+
+def check_counts(length: int | None = None, **arguments: int | Sequence[int]) -> None:
+    """Check that arguments are whole numbers above 0, or lists of them that are not empty and of this length.
+
+    Raises:
+        ModelError: one is not.
+    """
+    for name, value in arguments.items():
+        numbers = value if isinstance(value, Sequence) else (value,)
+        whole = all(isinstance(number, int) and number > 0 for number in numbers)
+        if not whole or not numbers or (length and len(numbers) != length):
+            wanted = f"{length} whole numbers" if length else "whole numbers" if numbers is value else "a whole number"
+            raise ModelError(f"{name} is {value}; give {wanted} above 0")

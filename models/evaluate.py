@@ -1,7 +1,7 @@
-"""How good a network is: loss, top-1, top-5 and the confusion matrix, each image counted exactly once."""
+"""Loss, top-1, top-5 and the confusion matrix of a network, each image counted exactly once."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,12 +18,13 @@ class Evaluation:
     """Figures of one pass over a data set.
 
     Attributes:
-        loss: mean cross-entropy, nats.
-        top1, top5: fractions; top5 is None for five classes or fewer, whose right one is always among the first five.
-        images: counted, each once.
+        loss: mean cross-entropy in nats.
+        top1, top5: fractions; top5 is None for five classes or fewer, where it is always 1.
+        images: number of images.
         confusion: int64 [classes, classes], rows true, columns predicted.
-        seconds: of the pass; loader_seconds of them waiting for the loader.
-        predicted: most likely class of every image in the order of the data set, empty unless asked for.
+        seconds: of the pass.
+        loader_seconds: of these, spent waiting for the loader.
+        predicted: most likely class of every image in the order of the data set; empty without `keep`.
         confidence: probability of that class, likewise.
     """
 
@@ -44,7 +45,7 @@ def mirrored(forward: Forward) -> Forward:
 
 
 class Counts:
-    """Sums on the device; nothing is copied to the host before `result`."""
+    """Sums on the device; nothing is copied to the host while images are counted."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes = classes
@@ -53,7 +54,7 @@ class Counts:
         self.confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
-        """Count a batch and return its predictions: logits [B, C], labels [B], real [B] (1 images, 0 padding)."""
+        """Count a batch and return its predictions [B]: logits [B, C], labels [B], real [B] (1 image, 0 padding)."""
         logits = logits.float()
         losses = functional.cross_entropy(logits, labels, reduction="none")
         best = logits.topk(min(5, self.classes), dim=1).indices
@@ -79,7 +80,7 @@ def evaluate(
     Args:
         forward: images [B, 3, H, W] -> logits [B, classes].
         batches: (images, labels) on the device; the last one may be smaller.
-        batch: its images are padded to this many, because a compiled network would compile anew for a smaller one.
+        batch: smaller batches are padded to it, because a compiled network would be compiled anew for them.
         keep: also return every prediction.
         total: sums a tensor over all processes, each of which evaluates its own part.
     """
@@ -100,7 +101,7 @@ def evaluate(
             real = everything
             if count < batch:
                 real = (part < count).long()
-                # In place of expand and cat, which lose the channels_last strides.
+                # Instead of expand and cat, which lose the channels_last strides.
                 padded = torch.empty_like(images[:1].expand(batch, -1, -1, -1), memory_format=_format(images))
                 padded[:count] = images
                 padded[count:] = images[:1]
@@ -131,8 +132,3 @@ def evaluate(
 def _format(images: Tensor) -> torch.memory_format:
     channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def class_names(names: Sequence[str], predicted: NDArray[np.int64]) -> list[str]:
-    """The names of predicted classes."""
-    return [names[i] for i in predicted.tolist()]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 
-# format -> (ending of its file, what it needs beside torch)
+# format -> (file name suffix, packages that it needs besides torch)
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnx": (".onnx", ("onnx", "onnxscript")),
     "openvino": (".xml", ("openvino",)),
@@ -19,12 +19,12 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how near it is.
+    """Files that were written, and how far their logits are from the network's.
 
     Attributes:
-        files: written, the one to load first.
-        error: largest difference of a logit from the network's own, as a share of their standard deviation; None where
-            no engine is here that runs the file.
+        files: the one to load first.
+        error: largest difference of a logit from the network's own, as a share of their standard deviation; None if no
+            engine that runs the file is installed.
         checked_by: that engine, or why nothing was checked.
     """
 
@@ -34,16 +34,16 @@ class Exported:
 
 
 def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dynamic: bool) -> Exported:
-    """Write a network, run the file, and compare logits.
+    """Write a network to a file, run the file, and compare logits.
 
     Args:
-        model: images [N, 3, size, size], fp32 on the CPU.
+        model: images [N, 3, size, size] -> logits, fp32 on the CPU.
         format: a key of FORMATS.
-        batch: images that the file takes at once.
+        batch: number of images that the file takes at once.
         dynamic: any number of them instead.
 
     Raises:
-        ModelError: an engine is missing, or the network cannot be exported; says why.
+        ModelError: a package is missing, or the network cannot be exported; with the reason.
     """
     import importlib.util
 
@@ -53,7 +53,7 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
                 f"export to {format} needs {needed}, which is not installed; pip install 'pixbench[peers]'"
             )
     model = model.eval()
-    # torch.export takes a dimension of 1 for a constant.
+    # torch.export makes a dimension of size 1 a constant.
     example = torch.randn(max(batch, 2) if dynamic else batch, 3, size, size)
     try:
         files, run, checked_by = _WRITERS[format](model, example, path, dynamic)
@@ -61,7 +61,7 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
         raise
     except Exception as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        hint = "; without --dynamic-batch it may work" if dynamic else ""
+        hint = "; it may work without --dynamic-batch" if dynamic else ""
         raise ModelError(f"the network cannot be exported to {format}: {first[:300]}{hint}") from error
     if run is None:
         return Exported(files, None, checked_by)
@@ -116,7 +116,7 @@ def _openvino(model: nn.Module, example: Tensor, path: Path, dynamic: bool) -> W
     import openvino
 
     converted = openvino.convert_model(_program(model, example, dynamic))
-    # Weights stay fp32: halving them is whoever loads the file's choice.
+    # Weights stay fp32: whoever loads the file may halve them.
     openvino.save_model(converted, str(path), compress_to_fp16=False)
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from models.activation import activation_layer
 from models.dropout import dropout_layer
-from models.errors import ModelError
+from models.errors import check_counts
 
 
 class LeNet(nn.Sequential):
@@ -35,9 +35,7 @@ class LeNet(nn.Sequential):
         activation: str = "relu",
         head_dropout: float = 0.0,
     ) -> None:
-        for name, values in (("widths", widths), ("hidden", hidden)):
-            if len(values) != 2 or not all(isinstance(value, int) and value > 0 for value in values):
-                raise ModelError(f"{name} must be two whole numbers above 0, not {tuple(values)}")
+        check_counts(2, widths=widths, hidden=hidden)
         super().__init__(
             OrderedDict(
                 conv1=nn.Conv2d(3, widths[0], 5),

@@ -1,4 +1,4 @@
-"""A trained network out of its checkpoint, and what it says about images."""
+"""A trained network loaded from its checkpoint, and its predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Classifier:
     """A network in evaluation mode.
 
     Attributes:
-        card: what its checkpoint says about it: class names, image size, normalisation.
-        prepared: the network as it was prepared.
+        card: class names, image size, normalisation and so on.
+        prepared: the network as prepared for its configuration.
         forward: images [N, 3, size, size], normalised -> logits [N, classes].
     """
 
@@ -32,11 +32,11 @@ class Classifier:
 
     @classmethod
     def from_checkpoint(cls, path: Path, configuration: Configuration, device: torch.device) -> "Classifier":
-        """Build the network a checkpoint names and put its weights in.
+        """The network of a checkpoint, with its weights.
 
         Args:
             path: a weights file, or a run's folder; see weights_file.
-            configuration: of inference; a training configuration without freezing serves as well.
+            configuration: of inference; a training configuration without freezing works as well.
 
         Raises:
             ModelError: no such file, damaged, or of a network that is not in the zoo.
@@ -50,10 +50,10 @@ class Classifier:
 
     @classmethod
     def from_pretrained(cls, name: str, configuration: Configuration, device: torch.device) -> "Classifier":
-        """A network of torchvision with its first published ImageNet weights, downloaded where they are not there yet.
+        """A network of torchvision with its first published ImageNet weights, downloaded if necessary.
 
         Raises:
-            ModelError: there are none, or they cannot be had.
+            ModelError: there are none, or they cannot be downloaded.
         """
         from models.torchvision import pretrained
 
@@ -66,7 +66,7 @@ class Classifier:
         return cls(card, prepared, prepared.forward)
 
     def top(self, images: Tensor, k: int = 5) -> list[list[tuple[str, float]]]:
-        """The k most likely classes of each image with their probabilities, likeliest first."""
+        """The k most likely classes of each image with their probabilities, the most likely first."""
         with torch.no_grad():
             probabilities = self.forward(images).float().softmax(1)
         best = probabilities.topk(min(k, len(self.card.classes)), dim=1)
@@ -77,7 +77,7 @@ class Classifier:
 
 
 def weights_file(path: Path) -> Path:
-    """A weights file from a path that may name a run's folder: the weights its recipe selects, or what there is."""
+    """The path of a weights file; of a run's folder, those that its recipe selects, or the only ones it has."""
     if not path.is_dir():
         return path
     names = [checkpoint.LAST, checkpoint.BEST]
@@ -87,12 +87,12 @@ def weights_file(path: Path) -> Path:
 
 
 def same_classes(card: Card, classes: Sequence[str]) -> str | None:
-    """Why images with these class names cannot be judged by these weights, or None."""
+    """Why a checkpoint cannot be used with data of these classes; None if it can."""
     if tuple(classes) == card.classes:
         return None
     if len(classes) != len(card.classes):
-        return f"the checkpoint knows {len(card.classes)} classes, the data has {len(classes)}"
+        return f"the checkpoint has {len(card.classes)} classes, the data has {len(classes)}"
     if set(classes) == set(card.classes):
         return "the data has the same classes in another order"
-    lost = sorted(set(classes) - set(card.classes))
-    return f"the data has classes the checkpoint does not know: {', '.join(lost[:3])}"
+    unknown = sorted(set(classes) - set(card.classes))
+    return f"the data has classes that the checkpoint lacks: {', '.join(unknown[:3])}"

@@ -1,8 +1,8 @@
-"""Residual networks: one class for every residual network of the zoo that torchvision does not bring.
+"""Residual networks: one class for all residual networks of the zoo that torchvision does not have.
 
-Blocks follow He et al. 2015 (arXiv:1512.03385), with the stride of a bottleneck on its 3x3 convolution as
-in torchvision; ResNeXt is a bottleneck with groups (Xie et al. 2016, arXiv:1611.05431). Parameters have
-torchvision's names, so that checkpoints of equal shape can be exchanged.
+Blocks follow He et al. 2015 (arXiv:1512.03385), with the stride of a bottleneck on its 3x3 convolution as in
+torchvision; ResNeXt is a bottleneck with groups (Xie et al. 2016, arXiv:1611.05431). Parameters have torchvision's
+names, so that checkpoints of equal shape can be exchanged.
 """
 
 from collections import OrderedDict
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models.activation import activation_layer
 from models.dropout import dropout_layer
-from models.errors import ModelError, unknown
+from models.errors import ModelError, check_counts, unknown
 from models.squeeze_excite import SqueezeExcite
 
 # kernel sizes of the convolutions of a residual branch
@@ -25,11 +25,11 @@ SHORTCUTS = ("projection", "pad")
 def subsample_and_pad(x: Tensor, extra: int, stride: int) -> Tensor:
     """Every `stride`-th pixel of [B, C, H, W] and `extra` channels of zeros, in the memory format of `x`.
 
-    One node to torch.fx, which could not trace the choice between the formats.
+    A single node for torch.fx, which could not trace the choice between the formats.
     """
     x = x[:, :, ::stride, ::stride]
-    # Channels are padded as the last axis where they lie so: a pad of [B, C, H, W] always answers in NCHW,
-    # and the addition that follows would convert in every block.
+    # Channels that are last in memory are padded as the last axis: a pad of [B, C, H, W] always returns NCHW, and the
+    # addition that follows would convert it in every block.
     if x.stride(1) == 1:
         return functional.pad(x.permute(0, 2, 3, 1), (0, extra)).permute(0, 3, 1, 2)
     return functional.pad(x, (0, 0, 0, 0, 0, extra))
@@ -55,7 +55,7 @@ class Block(nn.Module):
 
     [B, inputs, H, W] -> [B, channels, ceil(H / stride), ceil(W / stride)]. The branch is two or three
     convolutions, each followed by batch normalisation and all but the last by the activation; dropout
-    comes after the first normalisation, squeeze-and-excitation after the last.
+    follows the first normalisation, squeeze-and-excitation the last.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Block(nn.Module):
         super().__init__()
         kernels = BLOCKS[kind]
         edges = [inputs, *[width] * (len(kernels) - 1), channels]
-        # The first 3x3 convolution of the branch strides: a strided 1x1 would throw pixels away unseen.
+        # The first 3x3 convolution of the branch strides: a strided 1x1 would discard pixels unread.
         convolutions = [
             nn.Conv2d(
                 edges[index],
@@ -139,8 +139,8 @@ class ResNet(nn.Sequential):
         se_bias: whether its two layers have biases.
         block_dropout: probability of dropout after the first normalisation of each block.
         head_dropout: probability of dropout before the last layer.
-        softmax_output: fidelity switch. Ends the network with a softmax, which is a mistake before
-            cross-entropy (the loss cannot fall below 1.46 nats at 10 classes); one of the studies trained so.
+        softmax_output: fidelity switch: a softmax at the end, which is a mistake before cross-entropy (the loss
+            cannot fall below 1.46 nats at 10 classes); one of the studies trained that way.
 
     Activation and dropout change no parameter count.
 
@@ -177,28 +177,17 @@ class ResNet(nn.Sequential):
         if not depths or not len(depths) == len(widths) == len(strides):
             raise ModelError(
                 f"depths {tuple(depths)}, widths {tuple(widths)} and strides {tuple(strides)} "
-                "differ in length; give each one value a stage"
+                "differ in length; give each of them one value per stage"
             )
-        whole = {
-            "depths": depths,
-            "widths": widths,
-            "strides": strides,
-            "expansion": (expansion,),
-            "groups": (groups,),
-            "stem_width": (stem_width,),
-            "stem_kernel": (stem_kernel,),
-            "stem_stride": (stem_stride,),
-        }
-        for name, values in whole.items():
-            if not all(isinstance(value, int) and value > 0 for value in values):
-                raise ModelError(f"{name} must be above 0 and whole, not {str(values)[1:-1]}")
+        check_counts(depths=depths, widths=widths, strides=strides, expansion=expansion, groups=groups)
+        check_counts(stem_width=stem_width, stem_kernel=stem_kernel, stem_stride=stem_stride)
         if not isinstance(se_ratio, int) or se_ratio < 0:
-            raise ModelError(f"se_ratio is {se_ratio!r}; give the whole number to divide channels by, or 0")
+            raise ModelError(f"se_ratio is {se_ratio!r}; give a whole number that channels are divided by, or 0")
         if groups > 1 and (block != "bottleneck" or any(width % groups for width in widths)):
-            raise ModelError(f"groups {groups} needs bottlenecks and widths that it divides, not {tuple(widths)}")
+            raise ModelError(f"groups {groups} needs bottleneck blocks and widths that it divides, not {tuple(widths)}")
         outputs = [width * expansion if block == "bottleneck" else width for width in widths]
         if shortcut == "pad" and [stem_width, *outputs] != sorted([stem_width, *outputs]):
-            raise ModelError(f"shortcut 'pad' can only add channels: {stem_width} to {outputs} does not")
+            raise ModelError(f"shortcut 'pad' can only add channels, unlike from {stem_width} to {outputs}")
 
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv1"] = nn.Conv2d(3, stem_width, stem_kernel, stem_stride, stem_kernel // 2, bias=False)

@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 from models.dropout import DropoutLinear, check_probability
 from models.errors import ModelError
 
-# Auxiliary classifiers take part in training only, and only when a loss adds their outputs: without them the
-# network returns one tensor in training as in inference, and counts what inference runs. Their weights are
-# drawn as the networks' papers have it, which torchvision asks to be told.
+# Auxiliary classifiers take part in training only, and only when a loss adds their outputs: without them the network
+# returns one tensor in training as in inference, and its counts are those of inference. `init_weights` draws weights as
+# in the networks' papers; torchvision warns if it is not given.
 SINGLE_OUTPUT: dict[str, dict[str, bool]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -22,7 +22,7 @@ SINGLE_OUTPUT: dict[str, dict[str, bool]] = {
 
 
 class HostNumbers(TorchFunctionMode):
-    """Keeps tensors made of plain numbers on the host, whatever the default device is."""
+    """Within it tensors made of plain numbers are on the CPU, whatever the default device is."""
 
     def __torch_function__(
         self,
@@ -40,17 +40,16 @@ class HostNumbers(TorchFunctionMode):
 def build(name: str, classes: int = 1000, *, head_dropout: float | None = None) -> nn.Module:
     """torchvision's network `name` with random weights: images [B, 3, H, W] -> logits [B, classes].
 
-    GoogLeNet and Inception v3 come without their auxiliary classifiers, in training as in inference.
+    GoogLeNet and Inception v3 have no auxiliary classifiers, in training as in inference.
 
     Args:
         name: a name of `torchvision.models`.
         classes: outputs.
-        head_dropout: probability of dropout directly before the last layer, which torchvision gives some
-            networks (0.2 in EfficientNet-B0) and others not; None leaves it as torchvision has it. Parameters
-            and their names stay the same.
+        head_dropout: probability of dropout directly before the last layer, which only some of torchvision's networks
+            have (0.2 in EfficientNet-B0); None leaves it as it is. Parameters and their names stay the same.
 
     Raises:
-        ModelError: `head_dropout` is no probability below 1.
+        ModelError: `head_dropout` is not a probability below 1.
     """
     # RegNets work out their widths in tensors and read them back, which cannot be done on meta.
     with HostNumbers() if name.startswith("regnet_") else nullcontext():
@@ -75,23 +74,23 @@ def _set_head_dropout(name: str, model: nn.Module, probability: float) -> None:
     elif isinstance(last, nn.Linear):
         setattr(parent, names[place], DropoutLinear.replacing(last, probability))
     else:
-        raise ModelError(f"{name} ends in a convolution without dropout before it: it takes no head_dropout")
+        raise ModelError(f"{name} cannot have head_dropout: it ends in a convolution without dropout before it")
 
 
 def published_top1(name: str) -> float | None:
-    """Top-1 accuracy on ImageNet that torchvision publishes for its first weights of a network, a fraction."""
+    """The top-1 accuracy on ImageNet that torchvision publishes for its first weights of a network, as a fraction."""
     weights = _first_weights(name)
     if weights is None:
         return None
-    found = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
-    return None if found is None else float(found) / 100
+    percent = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    return None if percent is None else float(percent) / 100
 
 
 def pretrained(name: str) -> tuple[Mapping[str, torch.Tensor], tuple[str, ...]]:
     """torchvision's first ImageNet weights of a network, and its class names; downloaded once to TORCH_HOME.
 
     Raises:
-        ModelError: there are none, or they cannot be had.
+        ModelError: there are none, or they cannot be downloaded.
     """
     weights = _first_weights(name)
     if weights is None:
@@ -100,17 +99,17 @@ def pretrained(name: str) -> tuple[Mapping[str, torch.Tensor], tuple[str, ...]]:
         tensors: Mapping[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise ModelError(
-            f"cannot have torchvision's weights for {name} ({str(error).splitlines()[0]}); put {weights.url} into "
+            f"cannot download torchvision's weights for {name} ({str(error).splitlines()[0]}); put {weights.url} into "
             "$TORCH_HOME/hub/checkpoints, or name a checkpoint"
         ) from error
-    # Auxiliary classifiers are left out of these networks here.
+    # The networks built here have no auxiliary classifiers.
     own = {key: value for key, value in tensors.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
     return own, tuple(weights.meta["categories"])
 
 
 def _first_weights(name: str) -> Any:
     try:
-        found = torchvision.models.get_model_weights(name)
+        versions = torchvision.models.get_model_weights(name)
     except ValueError:
         return None
-    return next((one for one in found if "IMAGENET1K_V1" in one.name), None)
+    return next((version for version in versions if "IMAGENET1K_V1" in version.name), None)

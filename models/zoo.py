@@ -1,8 +1,7 @@
-"""One table of every network that can be named: what it is, its size, its classes, and how it is built.
+"""The table of all networks: what each is, its image size, its classes, and how it is built.
 
-Asking about a network imports nothing heavy; building one imports the module that holds it. To add a
-network, add a row. The studied networks keep the parameter counts that their authors published
-(tests/models/test_networks.py).
+Asking about a network imports nothing heavy; building one imports the module that holds it. To add a network, add a
+row. The studied networks keep the parameter counts that their authors published (tests/models/test_networks.py).
 """
 
 import importlib
@@ -24,11 +23,11 @@ class Network:
     """A row of the zoo.
 
     Attributes:
-        builder: "module:callable" of what builds it from `classes` and keyword arguments.
+        builder: "module:callable" that builds it from `classes` and keyword arguments.
         line: what it is, in one line.
-        classes: outputs when none are asked for.
-        size: height and width in pixels when none are asked for.
-        arguments: what the builder is given; keyword arguments of `build` replace all but `name`.
+        classes: outputs by default.
+        size: height and width of its images by default, in pixels.
+        arguments: passed to the builder; keyword arguments of `build` replace all but `name`.
     """
 
     builder: str
@@ -71,8 +70,8 @@ FAMILIES: dict[str, str] = {
     "Wide ResNet, Zagoruyko and Komodakis 2016": "wide_resnet50_2 wide_resnet101_2",
 }
 
-# The sizes at which torchvision evaluates its first ImageNet weights. vit_h_14 has none from plain training:
-# it is built for 224 px.
+# The sizes at which torchvision evaluates its first ImageNet weights. vit_h_14, which has none from plain training, is
+# built for 224 px.
 SIZES: dict[str, int] = {
     "efficientnet_b1": 240,
     "efficientnet_b2": 288,
@@ -90,85 +89,62 @@ SIZES: dict[str, int] = {
     "swin_v2_b": 256,
 }
 
-RESNET = "models.resnet:ResNet"
-SMALL_STEM: dict[str, object] = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
-NARROW: dict[str, object] = {
-    **SMALL_STEM,
-    "stem_width": 40,
-    "widths": (40, 80, 144, 176),
-    "head_dropout": 0.5,
-}
+CIFAR_STEM: dict[str, object] = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False}
+NARROW: dict[str, object] = {**CIFAR_STEM, "stem_width": 40, "widths": (40, 80, 144, 176), "head_dropout": 0.5}
+
+
+def _resnet(line: str, **arguments: object) -> Network:
+    """A network of models.resnet for CIFAR-10."""
+    return Network("models.resnet:ResNet", line, 10, 32, arguments)
+
 
 STUDIED: dict[str, Network] = {
     "resnet34_se": Network(
-        RESNET,
+        "models.resnet:ResNet",
         "ResNet-34 with squeeze-and-excitation (reduction 16) in every block",
         100,
         224,
         {"se_ratio": 16},
     ),
-    "narrow_resnet34": Network(RESNET, "ResNet-34 below 5M parameters for CIFAR: widths 40 to 176", 10, 32, NARROW),
-    "narrow_resnet50": Network(
-        RESNET,
-        "ResNet-50 below 5M parameters for CIFAR: widths 40 to 176",
-        10,
-        32,
-        {**NARROW, "block": "bottleneck"},
+    "narrow_resnet34": _resnet("ResNet-34 below 5M parameters for CIFAR: widths 40 to 176", **NARROW),
+    "narrow_resnet50": _resnet(
+        "ResNet-50 below 5M parameters for CIFAR: widths 40 to 176", **NARROW, block="bottleneck"
     ),
-    "narrow_resnet26": Network(
-        RESNET,
+    "narrow_resnet26": _resnet(
         "ResNet-26 below 5M parameters for CIFAR: published count, configuration ours",
-        10,
-        32,
-        {
-            **NARROW,
-            "block": "bottleneck",
-            "depths": (2, 2, 2, 2),
-            "stem_width": 32,
-            "widths": (40, 88, 176, 240),
-        },
+        **{**NARROW, "stem_width": 32, "widths": (40, 88, 176, 240)},
+        block="bottleneck",
+        depths=(2, 2, 2, 2),
     ),
-    "narrow_resnet34_se": Network(
-        RESNET,
+    "narrow_resnet34_se": _resnet(
         "narrow ResNet-34 with squeeze-and-excitation: widths 42 to 184",
-        10,
-        32,
-        {**NARROW, "stem_width": 44, "widths": (42, 84, 152, 184), "se_ratio": 16},
+        **{**NARROW, "stem_width": 44, "widths": (42, 84, 152, 184)},
+        se_ratio=16,
     ),
-    "narrow_resnet50_se": Network(
-        RESNET,
+    "narrow_resnet50_se": _resnet(
         "narrow ResNet-50 with squeeze-and-excitation without biases: above 5M",
-        10,
-        32,
-        {**NARROW, "block": "bottleneck", "se_ratio": 16, "se_bias": False},
+        **NARROW,
+        block="bottleneck",
+        se_ratio=16,
+        se_bias=False,
     ),
-    "cifar_resnet56": Network(
-        RESNET,
+    "cifar_resnet56": _resnet(
         "ResNet-56 for CIFAR, He et al. 2015: shortcuts without parameters",
-        10,
-        32,
-        {
-            **SMALL_STEM,
-            "stem_width": 16,
-            "depths": (9, 9, 9),
-            "widths": (16, 32, 64),
-            "strides": (1, 2, 2),
-            "shortcut": "pad",
-        },
+        **CIFAR_STEM,
+        stem_width=16,
+        depths=(9, 9, 9),
+        widths=(16, 32, 64),
+        strides=(1, 2, 2),
+        shortcut="pad",
     ),
-    "wide_cifar_resnet56": Network(
-        RESNET,
+    "wide_cifar_resnet56": _resnet(
         "ResNet-56 for CIFAR twice as wide, 12 blocks a stage (so 74 layers)",
-        10,
-        32,
-        {
-            **SMALL_STEM,
-            "stem_width": 32,
-            "depths": (12, 12, 12),
-            "widths": (32, 64, 128),
-            "strides": (1, 2, 2),
-            "shortcut": "pad",
-        },
+        **CIFAR_STEM,
+        stem_width=32,
+        depths=(12, 12, 12),
+        widths=(32, 64, 128),
+        strides=(1, 2, 2),
+        shortcut="pad",
     ),
     "airbench94": Network(
         "models.airbench:Airbench",
@@ -177,78 +153,54 @@ STUDIED: dict[str, Network] = {
         32,
     ),
     "lenet": Network("models.lenet:LeNet", "LeNet-5 with ReLU and max pooling, colour images of 32 px", 10, 32),
-    "cifar_resnet18": Network(
-        RESNET,
-        "ResNet-18 at full width with a 3x3 stem for CIFAR",
-        10,
-        32,
-        {**SMALL_STEM, "depths": (2, 2, 2, 2)},
-    ),
-    "cifar_resnext29_32x4d": Network(
-        RESNET,
+    "cifar_resnet18": _resnet("ResNet-18 at full width with a 3x3 stem for CIFAR", **CIFAR_STEM, depths=(2, 2, 2, 2)),
+    "cifar_resnext29_32x4d": _resnet(
         "ResNeXt-29 for CIFAR: three stages, 32 groups of 4, 1x1 stem",
-        10,
-        32,
-        {
-            **SMALL_STEM,
-            "stem_kernel": 1,
-            "block": "bottleneck",
-            "depths": (3, 3, 3),
-            "widths": (128, 256, 512),
-            "strides": (1, 2, 2),
-            "expansion": 2,
-            "groups": 32,
-        },
+        **{**CIFAR_STEM, "stem_kernel": 1},
+        block="bottleneck",
+        depths=(3, 3, 3),
+        widths=(128, 256, 512),
+        strides=(1, 2, 2),
+        expansion=2,
+        groups=32,
     ),
     "cifar_densenet121": Network(
         "models.densenet:DenseNet", "DenseNet-121 with a 3x3 stem for CIFAR, growth 32", 10, 32
     ),
-    "og_resnet": Network(
-        RESNET,
+    "og_resnet": _resnet(
         "ResNet below 5M parameters with the ImageNet stem, four stages from 32 channels",
-        10,
-        32,
-        {"stem_width": 32, "depths": (1, 4, 5, 3), "widths": (32, 64, 128, 256), "strides": (1, 1, 2, 2)},
+        stem_width=32,
+        depths=(1, 4, 5, 3),
+        widths=(32, 64, 128, 256),
+        strides=(1, 1, 2, 2),
     ),
-    "og_64_resnet": Network(
-        RESNET,
+    "og_64_resnet": _resnet(
         "ResNet below 5M parameters with the ImageNet stem, three stages from 64 channels",
-        10,
-        32,
-        {"depths": (3, 5, 3), "widths": (64, 128, 256), "strides": (1, 2, 2)},
+        depths=(3, 5, 3),
+        widths=(64, 128, 256),
+        strides=(1, 2, 2),
     ),
-    "res_block": Network(
-        RESNET,
+    "res_block": _resnet(
         "ResNet below 5M parameters, three 3x3 convolutions a block (softmax_output off)",
-        10,
-        32,
-        {
-            "block": "three_conv",
-            "stem_width": 32,
-            "depths": (4, 3, 2),
-            "widths": (64, 128, 256),
-            "strides": (1, 2, 2),
-        },
+        block="three_conv",
+        stem_width=32,
+        depths=(4, 3, 2),
+        widths=(64, 128, 256),
+        strides=(1, 2, 2),
     ),
-    "res_512": Network(
-        RESNET,
+    "res_512": _resnet(
         "ResNet below 5M parameters, three stages, the last of 512 channels",
-        10,
-        32,
-        {"depths": (3, 6, 1), "widths": (64, 128, 512), "strides": (1, 2, 2)},
+        depths=(3, 6, 1),
+        widths=(64, 128, 512),
+        strides=(1, 2, 2),
     ),
-    "res_512_d": Network(
-        RESNET,
+    "res_512_d": _resnet(
         "res_512 with dropout 0.1 in every block and leaky ReLU",
-        10,
-        32,
-        {
-            "depths": (3, 6, 1),
-            "widths": (64, 128, 512),
-            "strides": (1, 2, 2),
-            "activation": "leaky_relu",
-            "block_dropout": 0.1,
-        },
+        depths=(3, 6, 1),
+        widths=(64, 128, 512),
+        strides=(1, 2, 2),
+        activation="leaky_relu",
+        block_dropout=0.1,
     ),
 }
 
@@ -265,15 +217,15 @@ NETWORKS: dict[str, Network] = {**_torchvision(), **STUDIED}
 
 
 def names() -> tuple[str, ...]:
-    """Every network by name, torchvision's first; `timm:NAME` is understood besides. Imports no torch."""
+    """Names of all networks but those of timm, torchvision's first. Imports no torch."""
     return tuple(NETWORKS)
 
 
 def check(name: str) -> None:
-    """Do nothing if `name` can be built, as far as can be told without importing torch.
+    """Check that `name` can be built, as far as possible without importing torch.
 
     Raises:
-        ModelError: there is no such network (with near names), or it needs timm, which is not installed.
+        ModelError: there is no such network (similar names are listed), or it needs timm, which is not installed.
     """
     _network(name)
 
@@ -288,7 +240,7 @@ def describe(name: str) -> str:
 
 
 def default_classes(name: str) -> int:
-    """Outputs of the network when none are asked for: 1000, or as many as its study has.
+    """Outputs of the network by default: 1000, or as many as its study has.
 
     Raises:
         ModelError: there is no such network.
@@ -297,7 +249,7 @@ def default_classes(name: str) -> int:
 
 
 def default_size(name: str) -> int:
-    """Height and width, in pixels, of the network's images when none are asked for.
+    """Height and width of the network's images by default, in pixels.
 
     Raises:
         ModelError: there is no such network.
@@ -309,7 +261,7 @@ def default_size(name: str) -> int:
 
 
 def known_arguments(name: str) -> dict[str, object]:
-    """The keyword arguments that `build` takes for this network, with their defaults. Imports torch.
+    """The keyword arguments of `build` for this network, with their defaults. Imports torch.
 
     Raises:
         ModelError: there is no such network.
@@ -323,13 +275,13 @@ def known_arguments(name: str) -> dict[str, object]:
 def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Module":
     """The network with random weights, on the default device: images [B, 3, H, W] -> logits [B, classes].
 
-    Under `with torch.device("meta")` it is built without memory for its weights. In training it returns one
-    tensor like in inference; GoogLeNet and Inception v3 therefore come without auxiliary classifiers.
+    Under `with torch.device("meta")` it takes no memory for its weights. It returns one tensor in training as in
+    inference; GoogLeNet and Inception v3 therefore have no auxiliary classifiers.
 
     Args:
         name: one of `names()`, or `timm:NAME`.
         classes: outputs; `default_classes(name)` if None.
-        **arguments: activation, dropout, widths and so on; `known_arguments(name)` lists this network's.
+        **arguments: activation, dropout, widths and so on; `known_arguments(name)` lists them.
 
     Raises:
         ModelError: no such network or argument, or values it cannot be built from.
@@ -339,7 +291,7 @@ def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Mod
     for key in arguments:
         if key not in known:
             raise unknown(f"argument of {name}", key, known)
-        _check_form(name, key, arguments[key], known[key])
+        _check_kind(name, key, arguments[key], known[key])
     classes = network.classes if classes is None else classes
     if not isinstance(classes, int) or classes < 1:
         raise ModelError(f"classes is {classes!r}; {name} needs a whole number above 0")
@@ -363,20 +315,23 @@ def _network(name: str) -> Network:
     return NETWORKS[name]
 
 
-def _check_form(name: str, key: str, value: object, usual: object) -> None:
-    """Raise ModelError where an argument is a list and `value` is none, or the other way round, or no number."""
-    wanted = {tuple: "a list", bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
-    kind = tuple if isinstance(usual, list) else type(usual)
-    if kind not in wanted:
-        return
-    fits = {
-        tuple: isinstance(value, list | tuple),
-        float: isinstance(value, int | float) and not isinstance(value, bool),
-        int: isinstance(value, int) and not isinstance(value, bool),
-    }.get(kind, isinstance(value, kind))
-    if not fits:
-        example = json.dumps(usual) if kind is not str else usual
-        raise ModelError(f"{key} of {name} is {value!r}; give {wanted[kind]}, such as model.{key}={example}")
+# type of an argument's default -> types that are accepted, and what they are in words
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    tuple: ((list, tuple), "a list"),
+    bool: ((bool,), "true or false"),
+    str: ((str,), "a word"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+}
+
+
+def _check_kind(name: str, key: str, value: object, default: object) -> None:
+    """Raise ModelError if the value of an argument is of another kind than its default."""
+    kind = tuple if isinstance(default, list) else type(default)
+    accepted, words = _KINDS.get(kind, ((object,), ""))
+    if not isinstance(value, accepted) or (kind in (int, float) and isinstance(value, bool)):
+        example = json.dumps(default) if kind is not str else default
+        raise ModelError(f"{key} of {name} is {value!r}; give {words}, such as model.{key}={example}")
 
 
 def module_of(name: str) -> str:

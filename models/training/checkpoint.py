@@ -1,10 +1,9 @@
-"""Weights and state on disk, so that a kill at any moment leaves something whole.
+"""Weights and training state on disk, written so that a kill at any moment leaves a complete pair.
 
-Weights are safetensors files that say in their header what network they belong to (`Card`). What only a resumed run
-needs (optimiser, averages, random numbers, position in the data) is a second file, read with `weights_only`. A new
-state file is written first, under a name of its own; the weights file, which names its state, replaces the old one in
-a single rename; only then the old state is removed. Whatever moment a kill hits, the weights that are there name a
-state that is there.
+Weights are safetensors files whose header says what network they belong to (`Card`). What only a resumed run needs
+(optimiser, averages, random numbers, position in the data) is a second file, read with `weights_only`. A new state
+file is written first, under a name of its own; the weights file, which names its state, replaces the old one in a
+single rename; only then is the old state removed. At every moment the weights on the disk name a state on the disk.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ import pickle
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from models.errors import ModelError
+from models.training.recipe import as_tuples
 
 SCHEMA = 1
 HEADER = "pixbench"
@@ -39,14 +39,14 @@ class Card:
         model, arguments: how the zoo builds the network.
         classes: class names, in the order of the logits.
         size: pixels of the images it was evaluated on.
-        mean, std: of the normalisation, units of 0..1; unused where `normalization` is "per_image".
+        mean, std: of the normalisation, for pixels of 0..1; unused if `normalization` is "per_image".
         evaluation: how images are brought to that size ("center", "whole", "random").
         tta: "flip" if logits are averaged over an image and its mirror image.
         data: name of the data set.
         epoch, step: finished when the weights were stored.
         top1: on the validation images, None if they were not evaluated.
-        state: name of the file with the rest of the run's state; empty for weights alone.
-        digest: SHA-256 of the tensors, because the format itself notices no flipped bit.
+        state: name of the file with the run's state; empty for weights alone.
+        digest: SHA-256 of the tensors, because the format itself detects no flipped bit.
     """
 
     model: str
@@ -79,7 +79,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; checkpoints are shared like any other file.
+        # mkstemp makes files that only the owner can read; checkpoints are shared like any other file.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
@@ -96,7 +96,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, types and bytes of CPU tensors: equal exactly if every bit is equal."""
+    """SHA-256 over names, shapes, types and bytes of CPU tensors: equal if and only if every bit is equal."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
@@ -111,13 +111,13 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
-    """Store CPU tensors with their card, whole or not at all.
+    """Store CPU tensors with their card, completely or not at all.
 
     Raises:
         ModelError: the file cannot be written.
     """
-    said = {**asdict(card), "digest": digest(tensors)}
-    data = to_bytes(dict(tensors), {HEADER: json.dumps(said)})
+    header = json.dumps({**asdict(card), "digest": digest(tensors)})
+    data = to_bytes(dict(tensors), {HEADER: header})
     _replace(path, lambda temporary: temporary.write_bytes(data))
 
 
@@ -148,7 +148,7 @@ def _read(path: Path, tensors: bool) -> tuple[Card, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
-            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            weights = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except FileNotFoundError:
         raise ModelError(f"checkpoint {path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
@@ -157,21 +157,20 @@ def _read(path: Path, tensors: bool) -> tuple[Card, dict[str, Tensor]]:
                 f"checkpoint {path} is a pickle file (as torch.save writes); it is not opened, because that could run "
                 "code it carries; name a .safetensors file of bench train"
             ) from None
-        raise ModelError(f"checkpoint {path} cannot be read ({error}); it is damaged or no safetensors file") from None
+        raise ModelError(
+            f"checkpoint {path} cannot be read ({error}); it is damaged or not a safetensors file"
+        ) from None
     if header is None:
         raise ModelError(f"checkpoint {path} does not say what network it belongs to: not written by bench train")
     try:
-        said = json.loads(header)
-        known = {f.name for f in fields(Card)}
-        if said.get("schema") != SCHEMA or not set(said) <= known:
-            raise ModelError(f"checkpoint {path} has schema {said.get('schema')}; this version reads {SCHEMA}")
-        said = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
-        said["arguments"] = {k: _tuples(v) for k, v in said.get("arguments", {}).items()}
-        return Card(**said), found
+        values = {key: as_tuples(value) for key, value in json.loads(header).items()}
+        values["arguments"] = {key: as_tuples(value) for key, value in values.get("arguments", {}).items()}
+        card = Card(**values) if values.keys() <= {f.name for f in fields(Card)} else None
     except (TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(f"checkpoint {path} has a damaged header: {error}") from None
+    if card is None or card.schema != SCHEMA:
+        raise ModelError(f"checkpoint {path} has schema {values.get('schema')}; this version reads {SCHEMA}")
+    return card, weights
 
 
 def _is_pickle(path: Path) -> bool:
@@ -182,22 +181,18 @@ def _is_pickle(path: Path) -> bool:
     return False
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
 def put(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy weights into a network in place: its parameters stay the same tensors, as compiled programs need.
 
+    `where` names the source of the weights in errors.
+
     Raises:
-        ModelError: names or shapes differ; the message names the first differences.
+        ModelError: names or shapes differ; the first differences are listed.
     """
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing or extra:
-        raise ModelError(
-            f"{where} belongs to another network: it lacks {_few(missing)} and has {_few(extra)} in their place"
-        )
+        raise ModelError(f"{where} belongs to another network: it lacks {_few(missing)} and has {_few(extra)} instead")
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
             raise ModelError(
@@ -216,25 +211,25 @@ def _few(names: list[str]) -> str:
 
 
 def save_run(folder: Path, tensors: Mapping[str, Tensor], card: Card, state: Mapping[str, Any]) -> None:
-    """Replace the last weights of a run and the state that belongs to them.
+    """Replace the last weights of a run and their state.
 
     Raises:
         ModelError: the folder cannot be written.
     """
     name = f"state-{card.step:08d}.pt"
     if (folder / name).exists() and (folder / LAST).exists() and read_card(folder / LAST).state == name:
-        # Stored twice at one step, as at the end of an epoch that a timer has just stored: never write over the
-        # state that the present weights name.
+        # Stored twice at one step, as at the end of an epoch just after a timed checkpoint: never write over the state
+        # that the present weights name.
         name = f"state-{card.step:08d}b.pt"
     _replace(folder / name, lambda temporary: torch.save(dict(state), temporary))
-    save_weights(folder / LAST, tensors, Card(**{**asdict(card), "state": name}))
+    save_weights(folder / LAST, tensors, replace(card, state=name))
     for old in folder.glob("state-*.pt"):
         if old.name != name:
             old.unlink(missing_ok=True)
 
 
 def load_run(folder: Path) -> tuple[Card, dict[str, Tensor], dict[str, Any]]:
-    """Card, weights and state of a run that can go on.
+    """Card, weights and state of a run that can be resumed.
 
     Raises:
         ModelError: nothing stored yet, or damaged.
@@ -242,24 +237,21 @@ def load_run(folder: Path) -> tuple[Card, dict[str, Tensor], dict[str, Any]]:
     card, tensors = load_weights(folder / LAST)
     path = folder / card.state
     if not card.state or not path.is_file():
-        raise ModelError(f"run {folder} cannot be resumed: {folder / LAST} names a state that is not there")
+        raise ModelError(f"run {folder} cannot be resumed: the state that {folder / LAST} names is missing")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # PyTorch's own words advise to load the file without this guard, or name its archive library's insides.
+        # PyTorch's own message advises to load the file without this guard, or quotes its archive library.
         foreign = isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path)
-        what = (
-            "asks for more than tensors, so it is no state of a run" if foreign else "is damaged or no state of a run"
-        )
-        raise _unusable(folder, path, what) from None
+        reason = "holds more than tensors, so it is not a run's state" if foreign else "is damaged or not a run's state"
+        raise _unusable(folder, path, reason) from None
     if not isinstance(state, dict):
-        raise _unusable(folder, path, "is no state of a run")
+        raise _unusable(folder, path, "is not a run's state")
     return card, tensors, state
 
 
-def _unusable(folder: Path, path: Path, what: str) -> ModelError:
+def _unusable(folder: Path, path: Path, reason: str) -> ModelError:
     return ModelError(
-        f"run {folder} cannot be resumed: {path.name} {what}; it was not executed; "
-        f"put back a copy of it, or begin a new run with another --name ({folder / LAST} is whole: bench evaluate and "
-        "bench predict read it)"
+        f"run {folder} cannot be resumed: {path.name} {reason}; it was not executed; restore a copy of it, or begin a "
+        f"new run with another --name ({folder / LAST} is intact: bench evaluate and bench predict can use it)"
     )

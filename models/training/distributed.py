@@ -1,4 +1,4 @@
-"""This process among those that torchrun started: rank, device, sums over all of them."""
+"""This process among those that torchrun started: its rank and device, and sums over all of them."""
 
 import hashlib
 import os
@@ -13,22 +13,22 @@ from torch.distributed.rendezvous import rendezvous
 
 from models.errors import ModelError
 
-MEETING = timedelta(seconds=5)  # how long a process that fails looks for the others
+STORE_TIMEOUT = timedelta(seconds=5)  # for a failing process to reach the others' store
 
 
-def said_by_another(message: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether another process of the same torchrun has already said these very words.
+def reported_by_another(message: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether another process of the same torchrun has already reported this message.
 
-    The first process that comes with a message has it to say, whatever its rank; a message that no other process has
-    is thus never lost, and nobody waits for anybody. Where the processes' meeting place is not found, all speak.
+    The first process that has a message reports it, whatever its rank; so a message that only one process has is never
+    lost, and no process waits for another. If the processes' store cannot be reached, all of them report.
     """
     if int(environ.get("WORLD_SIZE", 1)) == 1 or environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return False
     run = environ.get("TORCHELASTIC_RUN_ID", ""), environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    key = "said/" + hashlib.sha256("/".join((*run, message)).encode()).hexdigest()
+    key = "reported/" + hashlib.sha256("/".join((*run, message)).encode()).hexdigest()
     try:
         store = distributed.TCPStore(  # type: ignore[attr-defined]
-            environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=MEETING
+            environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=STORE_TIMEOUT
         )  # fmt: skip
         return store.add(key, 1) > 1
     except (RuntimeError, KeyError, ValueError):
@@ -40,10 +40,10 @@ class World:
     """Processes that train one network together.
 
     Attributes:
-        rank: of this process; 0 writes files and talks.
+        rank: of this process; 0 writes files and reports.
         size: number of processes.
-        local: index of this process on its machine, which is the GPU it takes.
-        restarts: how often torchrun has started the processes again.
+        local: index of this process on its machine, and of its GPU.
+        restarts: how often torchrun has restarted the processes.
     """
 
     rank: int = 0
@@ -53,7 +53,7 @@ class World:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "World":
-        """What torchrun has set; a single process where it has not."""
+        """As torchrun has set it; a single process without torchrun."""
         return cls(
             rank=int(environ.get("RANK", 0)),
             size=int(environ.get("WORLD_SIZE", 1)),
@@ -85,13 +85,13 @@ class World:
         return device
 
     def open(self, device: torch.device) -> None:
-        """Meet the other processes: NCCL on GPUs, gloo on CPUs. Nothing for a single process."""
+        """Connect with the other processes: NCCL on GPUs, gloo on CPUs. Nothing for a single process."""
         if self.size > 1 and not distributed.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
             store, rank, size = next(rendezvous("env://"))
-            # torchrun serves one store to all attempts: without a prefix of their own, processes that are started again
-            # may read the addresses of those before them, and knock at closed doors until the time is up.
-            # Over several machines the counts of restarts may differ, so that they cannot name the attempt.
+            # torchrun serves one store to all attempts: without a prefix of their own, restarted processes may read the
+            # addresses of the earlier ones and try to connect to them until the timeout. On several machines the counts
+            # of restarts may differ, so they cannot name the attempt.
             if self.restarts and int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
                 store = PrefixStore(f"restart {self.restarts}", store)
             distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
@@ -101,7 +101,7 @@ class World:
             distributed.destroy_process_group()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes, in place; a single process sums nothing."""
+        """Sum over all processes, in place; a single process changes nothing."""
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
@@ -115,7 +115,7 @@ class World:
         if device.type == "cuda" and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             # Statistics over the whole batch, so that the result does not depend on how many GPUs share it.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        # Gradients live in the communication buckets: one copy of them less, in time and memory.
+        # Gradients live in the communication buckets: one copy less, in time and memory.
         wrapped: nn.Module = DistributedDataParallel(
             model, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )

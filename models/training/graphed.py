@@ -1,12 +1,11 @@
 """A whole update (forward, backward, optimiser) captured once as a CUDA graph and replayed.
 
-Launching the kernels of a step one by one costs the host some microseconds each, more than many of them run: networks
-of many small layers, small images and small batches wait for it. A replay launches them all at once.
+Launching the kernels of a step one by one costs the host some microseconds each, longer than many of them run: networks
+of many small layers, small images and small batches are limited by it. A replay launches them all at once.
 
-What a capture asks for, and where it is seen to: tensors that stay where they are (images and labels are copied into
-buffers of the graph's own, gradients come from its memory, learning rates lie in tensors that are filled), and nothing
-that waits for the device. Capturing runs the update a few times first, which must leave no trace: weights, batch norm
-statistics, optimiser state and random numbers are put back.
+A capture requires tensors that stay where they are (images and labels are copied into buffers of the graph, gradients
+come from its memory, learning rates are tensors that are filled), and nothing that waits for the device. Capturing runs
+the update a few times first; weights, batch norm statistics, optimiser state and random numbers are restored after it.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,13 +25,13 @@ class GraphedUpdate:
 
     Args:
         update: (images, labels) -> results. It zeroes the gradients (to None), computes them and steps `optimizer`,
-            and asks the device for nothing.
-        model: what it changes, beside `optimizer`.
-        optimizer: a fused one; its learning rates become tensors.
-        capture: how an update is captured.
+            and never waits for the device.
+        model: the network that it changes.
+        optimizer: the fused optimiser that it steps; its learning rates become tensors.
+        capture: captures an update; a test may pass a stand-in.
 
     Raises:
-        ModelError: the optimiser's state cannot be kept on the device.
+        ModelError: the optimiser is not a fused one.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class GraphedUpdate:
                 device = group["params"][0].device
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
             if "capturable" in group and group["params"][0].is_cuda:
-                # Adam's family asks for it, and is asked here not to warn of the warm-ups that are no captures.
+                # Adam and AdamW require it, and would warn about the warm-ups, which are not captured.
                 group["capturable"] = True
                 optimizer._warned_capturable_if_run_uncaptured = True
 
@@ -62,7 +61,7 @@ class GraphedUpdate:
         if key not in self._graphs:
             self._graphs[key] = self._captured(images, labels)
         held_images, held_labels, replay, results = self._graphs[key]
-        # A loader uses its buffers again, and a graph reads where it read when it was captured.
+        # A loader reuses its buffers, and a graph reads where it read when it was captured.
         held_images.copy_(images, non_blocking=True)
         held_labels.copy_(labels, non_blocking=True)
         replay()
@@ -72,22 +71,21 @@ class GraphedUpdate:
         self, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]]:
         held_images, held_labels = images.clone(), labels.clone()
-        before = _kept(self._model, self._optimizer)
-        random = _random_state(images.device)
-        replay, results = self._capture(lambda: self._update(held_images, held_labels))
+        before = {name: tensor.detach().clone() for name, tensor in _state(self._model, self._optimizer)}
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            replay, results = self._capture(lambda: self._update(held_images, held_labels))
         with torch.no_grad():
             for name, tensor in _state(self._model, self._optimizer):
-                # What the optimiser made in its first step is empty before it: momenta, averages, step counters.
+                # What the optimiser made in its first step begins with zeros: momenta, averages, step counters.
                 if name in before:
                     tensor.copy_(before[name])
                 else:
                     tensor.zero_()
-        _set_random_state(images.device, random)
         return held_images, held_labels, replay, results
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
-    """All tensors that an update changes, by a name of each."""
+    """All tensors that an update changes, each with a name."""
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:
             yield (kind, name), tensor
@@ -96,18 +94,3 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple
             for name, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     yield (group_number, number, name), value
-
-
-def _kept(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[tuple[Any, ...], Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in _state(model, optimizer)}
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

@@ -1,4 +1,4 @@
-"""Learning rate range test: train for a few steps at ever higher rates and look where the loss falls fastest."""
+"""Learning rate range test: train some steps at ever higher rates and find where the loss falls fastest."""
 
 import contextlib
 import copy
@@ -12,26 +12,26 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 
-DIVERGED = 4.0  # the test ends when the smoothed loss is this many times its least value
-# A fall of so many times the scatter of single losses is a fall; smoothed noise alone seldom goes so far.
+DIVERGED = 4.0  # the test ends when the smoothed loss is this many times its lowest value
+# A fall is clear if it is this many times the scatter of single losses; smoothed noise alone seldom falls so far.
 CLEAR = 2.0
 
 
 @dataclass(frozen=True)
 class LrCurve:
-    """What the range test saw.
+    """Result of a range test.
 
     Attributes:
         lrs: the rates tried, rising geometrically.
         losses: the loss at each, in nats, of the batch before its update.
         smoothed: their exponential average, corrected for its start.
-        suggestion: the rate at which the smoothed loss falls most steeply over the logarithm of the rate, looked for
-            up to its minimum; None if it never falls, or not clearly.
+        suggestion: the rate at which the smoothed loss falls most steeply over the logarithm of the rate, up to its
+            minimum; None if it never falls, or not clearly.
         minimum_tenth: a tenth of the rate at the minimum of the smoothed loss, the other common choice; None likewise.
-        stopped_early: the loss diverged, or was no longer a number, before the highest rate.
-        fall: from the mean of the first tenth of the losses to the least smoothed one, in nats.
-        scatter: standard deviation of single losses about their course, up to that least one.
-        interrupted: why the test was ended before the highest rate, None if it was not.
+        stopped_early: the loss diverged, or was not finite, before the highest rate.
+        fall: from the mean of the first tenth of the losses to the lowest smoothed one, in nats.
+        scatter: standard deviation of single losses about their course, up to that lowest one.
+        interrupted: the reason for which `stop` ended the test before the highest rate, None if it did not.
     """
 
     lrs: tuple[float, ...]
@@ -46,14 +46,14 @@ class LrCurve:
 
     @property
     def caution(self) -> str | None:
-        """Why this curve suggests no rate, None where it does."""
+        """Why this curve suggests no rate; None if it suggests one."""
         if self.suggestion is not None:
             return None
         if not self.fall > 0:
             return "the loss never fell"
         return (
             f"the loss fell by {self.fall:.2g} and single losses scatter by {self.scatter:.2g}, so this may be noise; "
-            "take more steps or a larger batch, or look at the images and labels"
+            "take more steps or a larger batch, or check the images and labels"
         )
 
 
@@ -71,22 +71,22 @@ def find(
 
     Args:
         model_step: (learning rate, images, labels) -> loss; makes one update at that rate.
-        batches: gone through again from the start if there are fewer than `steps`.
+        batches: used again from the start if there are fewer than `steps`.
         low, high: first and last rate.
-        steps: how many rates.
+        steps: number of rates.
         smoothing: share of the average loss that a step keeps.
-        watch: told after every step how many are done.
-        stop: asked after every step; a reason ends the test with the curve so far.
+        watch: called after every step with the number of steps done.
+        stop: called after every step; if it returns a reason, the test ends with the curve so far.
 
     Raises:
-        ModelError: no batches, a range that does not rise, or a loss that is no number at the first step.
+        ModelError: no batches, a range that does not rise, or a loss that is not finite at the first step.
     """
     if not 0 < low < high or not math.isfinite(high):
         raise ModelError(
             f"the range of learning rates is {low!r} to {high!r}; give two positive numbers, the lower first"
         )
     if steps < 3:
-        raise ModelError(f"steps is {steps!r}; a range test needs 3 at least")
+        raise ModelError(f"steps is {steps!r}; a range test needs at least 3")
     if not 0 <= smoothing < 1:
         raise ModelError(f"smoothing is {smoothing!r}; give 0 up to, but not including, 1")
     lrs: list[float] = []
@@ -113,7 +113,7 @@ def find(
         if interrupted is not None:
             break
     if not lrs:
-        raise ModelError(f"the loss is not a number at learning rate {low:g} already; look at the images or lower low")
+        raise ModelError(f"the loss is not finite at learning rate {low:g} already; check the images or lower low")
     minimum = smoothed.index(least)
     fall, scatter = _fall(losses, smoothed)
     clear = fall > CLEAR * scatter
@@ -125,19 +125,19 @@ def find(
 
 
 def _fall(losses: list[float], smoothed: list[float]) -> tuple[float, float]:
-    """How far the loss falls, and how far single losses scatter; a minimum at the very start is no fall."""
+    """How far the loss falls, and how much single losses scatter; a minimum at the very start is no fall."""
     minimum = smoothed.index(min(smoothed))
     first = max(3, len(losses) // 10)
     if minimum < first:
         return 0.0, math.inf
-    # Differences of neighbours do not see the course of the loss, their median not its steep part.
-    apart = statistics.median(abs(b - a) for a, b in zip(losses[:minimum], losses[1 : minimum + 1], strict=True))
+    # Differences of neighbours are free of the slow course of the loss, and their median of its steep part.
+    difference = statistics.median(abs(b - a) for a, b in zip(losses[:minimum], losses[1 : minimum + 1], strict=True))
     # For normally distributed losses: the median of |difference| is 0.6745 * sqrt(2) standard deviations.
-    return statistics.mean(losses[:first]) - smoothed[minimum], apart / 0.954
+    return statistics.mean(losses[:first]) - smoothed[minimum], difference / 0.954
 
 
 def _steepest(lrs: list[float], smoothed: list[float]) -> float | None:
-    # The rates are equally far apart on the logarithmic axis, so differences are slopes.
+    # The rates are equally spaced on the logarithmic axis, so differences are slopes.
     minimum = smoothed.index(min(smoothed))
     slopes = {place: smoothed[place + 1] - smoothed[place - 1] for place in range(1, min(minimum + 1, len(lrs) - 1))}
     place = min(slopes, key=slopes.__getitem__, default=None)
@@ -152,16 +152,16 @@ def _forever(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor,
             yield batch
         if empty:
             raise ModelError(
-                "the range test ran out of batches; give a data set with a batch at least, not an iterator"
+                "the range test ran out of batches; give a data set of at least one batch, not an iterator"
             )
 
 
 @contextlib.contextmanager
 def restored(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Whatever happens within it, model, optimiser and torch's random numbers are after it as before, bit for bit.
+    """After it, model, optimiser and torch's random numbers are as before it, bit for bit, whatever happened within.
 
-    Put back are parameters, buffers (also those not stored with the weights), gradients and training flags of the
-    model, state and settings of the optimiser, the generators of the CPU and of every CUDA device in use. Weights
+    Restored are parameters, buffers (also those not stored with the weights), gradients and training flags of the
+    model, state and settings of the optimiser, and the generators of the CPU and of every CUDA device in use. Weights
     are written into their own memory, so compiled programs stay valid.
     """
     tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
@@ -170,10 +170,10 @@ def restored(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Non
     training = [(module, module.training) for module in model.modules()]
     # state_dict refers to the optimiser's own tensors, which the steps change in place.
     state = copy.deepcopy(optimizer.state_dict())
-    cpu = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with torch.random.fork_rng(devices):
+            yield
     finally:
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
@@ -183,6 +183,3 @@ def restored(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Non
         for module, flag in training:
             module.training = flag
         optimizer.load_state_dict(state)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)

@@ -224,11 +224,11 @@ def test_dense_layers_read_everything_before_them():
         ({"block": "wide"}, "known: basic, bottleneck, three_conv"),
         ({"shortcut": "none"}, "known: pad, projection"),
         ({"widths": (16, 32)}, "differ in length"),
-        ({"depths": (), "widths": (), "strides": ()}, "differ in length|one value a stage"),
-        ({"depths": (1, 0, 1, 1)}, "depths must be above 0"),
-        ({"stem_width": 2.5}, "stem_width must be above 0"),
+        ({"depths": (), "widths": (), "strides": ()}, "differ in length|one value per stage"),
+        ({"depths": (1, 0, 1, 1)}, r"depths is \(1, 0, 1, 1\); give whole numbers above 0"),
+        ({"stem_width": 2.5}, "stem_width is 2.5; give a whole number above 0"),
         ({"se_ratio": 0.25}, "se_ratio is 0.25"),
-        ({"groups": 32}, "groups 32 needs bottlenecks"),
+        ({"groups": 32}, "groups 32 needs bottleneck blocks"),
         ({"groups": 48, "block": "bottleneck"}, "groups 48"),
         ({"shortcut": "pad", "stem_width": 128}, "can only add channels"),
         ({"block_dropout": -0.1}, "block_dropout is -0.1"),
@@ -250,7 +250,7 @@ def test_dense_arguments_that_do_not_fit_are_named(arguments, message):
 
 
 def test_lenet_takes_two_convolutions_and_two_hidden_layers():
-    with pytest.raises(ModelError, match="widths must be two whole numbers"):
+    with pytest.raises(ModelError, match="widths is .*; give 2 whole numbers above 0"):
         zoo.build("lenet", widths=(6, 16, 32))
-    with pytest.raises(ModelError, match="hidden must be two whole numbers"):
+    with pytest.raises(ModelError, match="hidden is .*; give 2 whole numbers above 0"):
         zoo.build("lenet", hidden=(120, 0))

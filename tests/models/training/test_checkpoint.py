@@ -125,16 +125,16 @@ def test_a_state_with_a_payload_is_refused_and_not_run(
     listed = io.BytesIO()
     torch.save([1], listed)
     for data, said in (
-        (pickle.dumps(Payload()), "damaged or no state of a run"),
-        (archive.getvalue(), "asks for more than tensors"),
-        (archive.getvalue()[:200], "damaged or no state of a run"),
-        (b"PK\x03\x04", "damaged or no state of a run"),
-        (listed.getvalue(), "is no state of a run"),
+        (pickle.dumps(Payload()), "damaged or not a run's state"),
+        (archive.getvalue(), "holds more than tensors"),
+        (archive.getvalue()[:200], "damaged or not a run's state"),
+        (b"PK\x03\x04", "damaged or not a run's state"),
+        (listed.getvalue(), "is not a run's state"),
     ):
         (tmp_path / "state-00000001.pt").write_bytes(data)
         with pytest.raises(ModelError, match=said) as caught:
             load_run(tmp_path)
-        assert "it was not executed; put back a copy of it, or begin a new run" in str(caught.value)
+        assert "it was not executed; restore a copy of it, or begin a new run" in str(caught.value)
         assert not any(word in str(caught.value) for word in ("weights_only", "torch.load", "miniz", "\n"))
     assert not (tmp_path / "ran").exists()
 
@@ -152,7 +152,7 @@ def test_a_pickle_is_no_checkpoint_and_is_not_opened(tmp_path: Path, monkeypatch
 def test_a_state_that_is_gone_is_one_clear_error(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     save_run(tmp_path, weights, CARD, {})
     next(tmp_path.glob("state-*")).unlink()
-    with pytest.raises(ModelError, match="names a state that is not there"):
+    with pytest.raises(ModelError, match="the state that .* names is missing"):
         load_run(tmp_path)
 
 

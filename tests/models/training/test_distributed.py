@@ -2,7 +2,7 @@
 
 from torch import distributed
 
-from models.training.distributed import said_by_another
+from models.training.distributed import reported_by_another
 
 
 def test_the_first_process_with_a_message_says_it_and_no_message_is_lost() -> None:
@@ -14,12 +14,12 @@ def test_the_first_process_with_a_message_says_it_and_no_message_is_lost() -> No
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(agent.port),
     }
-    assert [said_by_another("no such data", environ) for _ in range(3)] == [False, True, True]
-    assert not said_by_another("process 2 has no GPU of its own", environ)
-    assert not said_by_another("no such data", {**environ, "TORCHELASTIC_RESTART_COUNT": "1"})
+    assert [reported_by_another("no such data", environ) for _ in range(3)] == [False, True, True]
+    assert not reported_by_another("process 2 has no GPU of its own", environ)
+    assert not reported_by_another("no such data", {**environ, "TORCHELASTIC_RESTART_COUNT": "1"})
 
 
 def test_alone_or_where_the_others_are_not_found_everything_is_said() -> None:
-    assert not said_by_another("x", {})
-    assert not said_by_another("x", {"WORLD_SIZE": "2"})
-    assert not said_by_another("x", {"WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"})
+    assert not reported_by_another("x", {})
+    assert not reported_by_another("x", {"WORLD_SIZE": "2"})
+    assert not reported_by_another("x", {"WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"})
