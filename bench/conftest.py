@@ -1,4 +1,4 @@
-"""What `pytest bench` adds to pytest-benchmark: workloads as parameters, our clock, facts beside the times.
+"""Hooks of `pytest bench`: workloads as parameters, the device's clock, and facts beside the times.
 
 pytest-benchmark keeps time and decides when to stop; its timer is ours, which waits for the device. A
 benchmark's name in JSON is its workload's id. With --benchmark-disable each body runs once, on little.

@@ -1,3 +1,6 @@
-"""The door through which `bench check` enters the code of any commit: its name and `serve` stay for ever."""
+"""Entry point by which `bench check` starts a measuring process with the code of any commit.
+
+The name of this module and `serve` can never change: older and newer commits are started by it too.
+"""
 
 from bench.sides.session import serve as serve

@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from bench.machine.cpu import usable_cores
+
 REASON = "needs a CUDA device"
 
 
@@ -20,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _share_the_cores() -> None:
     """Beside other test processes (pytest-xdist) take a share of the cores, before anything loads OpenMP."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     # A test may start pytest itself: pytest-benchmark measures nothing where these say that others run beside it.
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
         del os.environ[name]
