@@ -1,4 +1,4 @@
-"""Errors a user can mend, and the one tuple that cli.py catches.
+"""Errors that a user can act on, and the one tuple of them that cli.py catches.
 
 The leaf packages may not import bench, so each has a root of its own for bad input;
 REPORTED joins the four into what is printed as one line with exit code 2.
@@ -7,7 +7,7 @@ REPORTED joins the four into what is printed as one line with exit code 2.
     ├── UsageError        the command's words make no sense
     ├── WorkloadError     a workload cannot run as described (no such device, lever or loader here)
     ├── OutOfMemoryError       a workload did not fit; recorded as a row, never made smaller
-    └── WorkerError       a measuring process died, hung or answered nonsense
+    └── WorkerError       a measuring process died, hung or gave no valid answer
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class OutOfMemoryError(BenchError):
 
 
 class WorkerError(BenchError):
-    """A measuring process died, hung or answered nonsense.
+    """A measuring process died, hung or gave no valid answer.
 
     Args:
         message: what happened.

@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.checking.check import confirmed
 from bench.checking.facts import Question, exact
-from bench.checking.looks import Duel, doubts, judged_self_test, subject_of_self_test
+from bench.checking.looks import Duel, doubts, measured_twice
 from bench.checking.sides import Spawn, open_caches
 from bench.checking.trees import Tree, running
 from bench.errors import UsageError
@@ -31,11 +30,11 @@ from results.verdict import ALPHAS, LOOKS, REGRESSED, Decision, look_unpaired, m
 def find(baseline: Path, say: Say) -> tuple[Path, Record]:
     """The stored check a path means: the file, or the newest of a folder that can be a measure.
 
-    A slowdown that was found, a run that voided itself and a tree that was no commit are none: the second check after
-    a slowdown would compare it with itself.
+    A check that found a slowdown, a void one and one of uncommitted changes cannot be: the next check would compare
+    the slowdown with itself.
 
     Raises:
-        UsageError: there is none; says what was passed over.
+        UsageError: there is none; what was skipped is said.
         RecordError: the file cannot be read.
     """
     if not baseline.is_dir():
@@ -47,13 +46,13 @@ def find(baseline: Path, say: Say) -> tuple[Path, Record]:
         return baseline, record
     stored, skipped = list_records(baseline)
     for path, reason in skipped:
-        say(f"passed over {path}: {reason}")
+        say(f"skipping {path}: {reason}")
     found = [entry for entry in stored if entry.record.kind == "check" and entry.record.complete]
     for entry in reversed(found):
         reason = unfit(entry.record)
         if not reason:
             return entry.path, entry.record
-        say(f"passed over {entry.path}: {reason}")
+        say(f"skipping {entry.path}: {reason}")
     raise UsageError(
         f"{baseline} holds no check{' that can be a baseline' if found else ''}; "
         "bench check --base REF stores one in the history, or name a file"
@@ -61,9 +60,9 @@ def find(baseline: Path, say: Say) -> tuple[Path, Record]:
 
 
 def unfit(record: Record) -> str:
-    """Why a stored check is not taken as a measure by itself; "" where nothing speaks against it."""
-    told = record.settings.get("check")
-    verdict = told.get("verdict") if isinstance(told, Mapping) else None
+    """Why a stored check is not chosen as a baseline by itself, "" if it can be."""
+    report = record.settings.get("check")
+    verdict = report.get("verdict") if isinstance(report, Mapping) else None
     if not record.metrics:
         return "it timed nothing"
     if verdict in (VOID, ERROR, REGRESSED):
@@ -140,28 +139,16 @@ def check_against(
     rows = list(gone)
     self_test, extra, notes = None, {}, []
     if known:
-        tested = subject_of_self_test(known)
 
-        def measured(
-            wanted: Sequence[Workload], seed: int, test: Workload | None, left: float = math.inf
-        ) -> tuple[Duel, list[Row]]:
+        def make(wanted: Sequence[Workload], seed: int, left: float, test: Workload | None) -> Duel:
             # The second process of the same code gives the self-test its pair.
-            duel = StoredDuel(
-                head, head, wanted, conditions, old, self_test=test, looks=looks, alphas=alphas, seed=seed, budget=left,
+            return StoredDuel(
+                old, head, head, wanted, conditions, self_test=test, looks=looks, alphas=alphas, seed=seed, budget=left,
                 say=say, spawn=spawn,
             )  # fmt: skip
-            duel.run()
-            return duel, [against(duel.row(workload), old[workload.id], duel.references) for workload in wanted]
 
-        duel, first = measured(known, seed, tested, budget - (time.monotonic() - begin))
-        self_test = judged_self_test(duel)
-
-        def again(names: list[str]) -> dict[str, Row]:
-            say(f"measuring again what is slower: {', '.join(names)}")
-            _, second = measured([w for w in known if w.id in names], seed + 1, None)
-            return {row.workload: row for row in second}
-
-        rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
+        duel, self_test, timed = measured_twice(make, known, seed, budget - (time.monotonic() - begin), say)
+        rows = [*timed, *rows]
         notes = doubts(duel, rows, self_test)
         extra = {"reference": reference.to_record(duel.references), "baseline": str(path)}
     commit = record.commit or {}
@@ -188,11 +175,12 @@ def check_against(
 class StoredDuel(Duel):
     """A duel whose looks compare one side with stored blocks."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.stored: Mapping[str, list[float]] = arguments[4]
-        super().__init__(*arguments[:4], **options)
+    def __init__(self, stored: Mapping[str, list[float]], *arguments: Any, **options: Any) -> None:
+        self.stored = stored
+        super().__init__(*arguments, **options)
 
     def decide(self, workload: Workload) -> Decision | None:
+        """What a workload's blocks say against the stored ones."""
         series = self.series[workload.id]
         seconds = [statistics.median(t["head"].seconds_per_step for t in block) for block in series.blocks]
         values = relative(seconds, self.references)
@@ -201,10 +189,10 @@ class StoredDuel(Duel):
         margin = margin_of(METRIC[workload.task])
         return look_unpaired(values, self.stored[workload.id], margin, self.looks, self.alphas)
 
-
-def against(row: Row, stored: Sequence[float], references: Sequence[float]) -> Row:
-    """The row with the stored run's time as its base, at the speed the machine has now."""
-    if row.decision is None:
-        return row
-    now = math.exp(statistics.median(stored)) * statistics.median(references)
-    return replace(row, base_seconds=now)
+    def row(self, workload: Workload) -> Row:
+        """The row with the stored run's time as its base, at the speed the machine has now."""
+        row = super().row(workload)
+        if row.decision is None:
+            return row
+        now = math.exp(statistics.median(self.stored[workload.id])) * statistics.median(self.references)
+        return replace(row, base_seconds=now)

@@ -5,18 +5,16 @@ How two commits are measured is handed in: here are only the search and its repo
 """
 
 import math
-import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.checking.trees import commit_of, top_of
+from bench.checking.trees import commit_of, git, top_of
 from bench.errors import BenchError, UsageError
 from bench.screen import Say
 from bench.timing.workload import Workload
-from results.gate import Row
+from results.gate import ERROR, Row
 from results.tables import render
 from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE
 
@@ -162,7 +160,7 @@ def _try(good: Commit, commit: Commit, workload: Workload, duel: Duellist, whole
         row = duel(good.hash, commit.hash, workload)
     except BenchError as error:
         # A commit that cannot be built or measured says nothing about its neighbours.
-        return Trial(commit, "ERROR", None, SKIPPED, reason=str(error))
+        return Trial(commit, ERROR, None, SKIPPED, reason=str(error))
     estimate = row.decision.estimate if row.decision is not None else None
     if row.verdict == REGRESSED:
         return Trial(commit, row.verdict, estimate, BAD)
@@ -190,12 +188,8 @@ def _history(top: Path, good: str, bad: str) -> tuple[Commit, list[Commit]]:
 
 
 def _git(top: Path, *words: str) -> str:
-    done = subprocess.run(["git", "--no-optional-locks", "-C", str(top), *words], capture_output=True, check=False)
     # merge-base says by 1 that the histories have nothing in common.
-    if done.returncode not in (0, 1):
-        said = os.fsdecode(done.stderr).strip().splitlines() or ["it gave no reason"]
-        raise UsageError(f"git {words[0]} failed in {top}: {said[-1]}")
-    return done.stdout.decode("utf-8", errors="replace")
+    return git(top, *words, fine=(0, 1)).decode("utf-8", errors="replace")
 
 
 def _line(trial: Trial) -> str:

@@ -8,13 +8,13 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.checking.facts import Question, computed, exact
-from bench.checking.looks import Duel, doubts, judged_self_test, subject_of_self_test
+from bench.checking.looks import Duel, confirmed, doubts, measured_twice
 from bench.checking.sides import Spawn, only_one, open_caches, said_by
 from bench.checking.trees import Tree, two_commits
 from bench.errors import BenchError, UsageError, WorkloadError
@@ -23,12 +23,11 @@ from bench.screen import Say
 from bench.sides.process import Worker
 from bench.timing.workload import METRIC, Conditions, LoaderOutput, Workload
 from models.configuration import Configuration
-from results.gate import ERROR, CheckReport, Fact, Row, row_verdict
+from results.gate import ERROR, CheckReport, Fact, Row
 from results.record import Metric, Record, utc_now
 from results.stats import interval, summarise
 from results.verdict import (
     LOOKS,
-    REGRESSED,
 )
 
 
@@ -54,31 +53,6 @@ def default_workloads(device: str, data: str) -> list[Workload]:
         )
     ]
     return [*networks, Workload("loading", "dali", LoaderOutput("bfloat16"), 32, size, data=data, device=device)]
-
-
-def confirmed(first: Sequence[Row], measure_again: Callable[[list[str]], Mapping[str, Row]]) -> list[Row]:
-    """Rows after what is REGRESSED was measured in a new run; both runs must agree."""
-    doubtful = [row.workload for row in first if row.verdict == REGRESSED]
-    if not doubtful:
-        return list(first)
-    second = measure_again(doubtful)
-    rows = []
-    for row in first:
-        again = second.get(row.workload)
-        if row.decision is None or again is None:
-            rows.append(row)
-        elif again.decision is None:
-            rows.append(replace(row, verdict=ERROR, reason=f"the second run gave no number: {again.reason}"))
-        else:
-            verdict, reason = row_verdict(row.decision, again.decision)
-            rows.append(replace(row, verdict=verdict, again=again.decision, reason=reason, again_blocks=again.blocks))
-    return rows
-
-
-# ---- both sides' processes, untimed ----
-
-
-# ---- sides ----
 
 
 def duel_refs(repository: Path, base_ref: str, head_ref: str, workload: Workload, say: Say) -> Row:
@@ -122,7 +96,7 @@ def check(
     """The whole check.
 
     Args:
-        budget: seconds after which no further look is gone for; what looks slower is still measured a second time.
+        budget: seconds after which no further look is begun; what looks slower is still measured a second time.
 
     Returns:
         the report, and what else a record keeps: {"reference": {"id", "seconds", "blocks"}}, empty with exact_only.
@@ -158,24 +132,23 @@ def check(
     known = [w for w in workloads if w.id not in {row.workload for row in rows}]
     self_test = None
     if not exact_only and known:
-        tested = subject_of_self_test(known)
-        duel = Duel(
-            base, head, known, conditions, self_test=tested, looks=looks, seed=seed,
-            budget=budget - (time.monotonic() - begin), say=say, spawn=spawn,
-        )  # fmt: skip
-        duel.run()
 
-        def again(names: list[str]) -> dict[str, Row]:
-            wanted = [w for w in known if w.id in names]
-            say(f"measuring again what is slower: {', '.join(names)}")
-            second = Duel(base, head, wanted, conditions, looks=looks, seed=seed + 1, say=say, spawn=spawn)
-            second.run()
-            return {w.id: second.row(w) for w in wanted}
+        def make(wanted: Sequence[Workload], seed: int, budget: float, test: Workload | None) -> Duel:
+            return Duel(
+                base,
+                head,
+                wanted,
+                conditions,
+                self_test=test,
+                looks=looks,
+                seed=seed,
+                budget=budget,
+                say=say,
+                spawn=spawn,
+            )
 
-        self_test = judged_self_test(duel)
-        first = [duel.row(workload) for workload in known]
-        # A void run's regressions are not worth a second one.
-        rows = [*(first if self_test.faults else confirmed(first, again)), *rows]
+        duel, self_test, timed = measured_twice(make, known, seed, budget - (time.monotonic() - begin), say)
+        rows = [*timed, *rows]
         notes += doubts(duel, rows, self_test)
         extra = {"reference": reference.to_record(duel.references)}
     order = {workload.id: number for number, workload in enumerate(workloads)}
@@ -230,11 +203,11 @@ def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Re
             pairs=[[{side: turns[side] for side in sides} for turns in block] for block in row.blocks],
         )
         metrics.append(metric)
-    told = report.to_json()
+    stored = report.to_json()
     # Raw times stand in the metrics already.
-    told["rows"] = [{**row, "blocks": (), "again_blocks": ()} for row in told["rows"]]
+    stored["rows"] = [{**row, "blocks": (), "again_blocks": ()} for row in stored["rows"]]
     commit = {"sha": report.head.commit, "dirty": report.head.dirty} if report.head.commit else None
-    machine = {k: v for k, v in told.pop("machine").items() if k != "commit"}
+    machine = {k: v for k, v in stored.pop("machine").items() if k != "commit"}
     return Record(
         kind="check",
         created=utc_now(),
@@ -243,18 +216,18 @@ def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Re
         machine=machine,
         operands=sides,
         metrics=tuple(metrics),
-        settings={**extra, "check": told},
+        settings={**extra, "check": stored},
     )
 
 
-def unknown_allowances(allow: tuple[str, ...]) -> None:
-    """Raises UsageError for a name that nothing is called."""
+def refuse_unknown(allow: tuple[str, ...]) -> None:
+    """Raises UsageError for a name in --allow that is no fact and no verdict."""
     from results.gate import FACTS, VANISHED
 
     known = (*FACTS, VANISHED)
     for name in allow:
         if name not in known:
-            raise UsageError(f"--allow {name}: nothing is called so; there are {', '.join(known)}")
+            raise UsageError(f"--allow {name}: there is no such fact or verdict; there are {', '.join(known)}")
 
 
 def subjects(
@@ -279,7 +252,7 @@ def subjects(
 
 
 def ids(words: tuple[str, ...]) -> list[str]:
-    """Ids out of comma lists and files; empty lines and lines that begin with # are passed over."""
+    """Ids out of comma lists and files; empty lines and lines that begin with # are skipped."""
     found: list[str] = []
     for word in words:
         path = Path(word)

@@ -6,7 +6,7 @@ import random
 import resource
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.checking.sides import Spawn, open_side, said_by
@@ -17,17 +17,15 @@ from bench.screen import Say
 from bench.sides.crew import WARM_UP_CAP, Crew, Needs
 from bench.sides.process import Worker
 from bench.timing.clock import Slice
-from bench.timing.duel import PAIRS, Plan, Round, Turn, keep, log_ratios, plan, take_turns
+from bench.timing.duel import PAIRS, Round, SlicePlan, Turn, log_ratios, plan_slice, steady_rounds, take_turns
 from bench.timing.workload import METRIC, Conditions, Workload
 from models.configuration import Configuration
-from results.gate import ERROR, Row, SelfTest
-from results.verdict import ALPHAS, LOOKS, UNSURE, Decision, instrument_faults, look, margin_of
+from results.gate import ERROR, Row, SelfTest, row_verdict
+from results.verdict import ALPHAS, LOOKS, REGRESSED, UNSURE, Decision, instrument_faults, look, margin_of
 
-# Far shorter than a comparison's: sides that are nearly alike are told apart by many pairs rather than by long slices,
-# because what disturbs a shared machine lasts longer than either.
+# Far shorter than a comparison's: many pairs tell nearly equal sides apart better than long slices do, because what
+# disturbs a shared machine lasts longer than either.
 SLICE_SECONDS = 0.04
-
-
 # A loader's batches come in bursts, and as many as it holds ready are taken out untimed at each turn.
 LOADER_SLICE_SECONDS = 0.3
 PAUSE_SECONDS = 0.01  # between two slices: what ran has to come to rest
@@ -35,7 +33,7 @@ TURNS_SECONDS = 4.0
 MOST_PAIRS = 64
 WARM_UP_SECONDS = 0.3
 SELF_TEST_SLOWDOWN = 20  # every 20th step is done twice: 5 %
-SELF_TEST_SECONDS = 1.0  # the longest slice of so many steps; there are 32 of them in a block
+SELF_TEST_SECONDS = 1.0  # the longest slice of that many steps; there are 32 of them in a block
 
 
 def small(device: str) -> Workload:
@@ -43,14 +41,14 @@ def small(device: str) -> Workload:
     return Workload("inference", "lenet", Configuration(), 4, 32, 10, device=device)
 
 
-def turns_of(seconds_per_step: float, prefetch: int) -> tuple[Plan, int]:
+def turns_of(seconds_per_step: float, prefetch: int) -> tuple[SlicePlan, int]:
     """A workload's slice, and the rounds of two slices that fill four seconds; at least 8.
 
     Args:
         seconds_per_step: of the slower side.
         prefetch: batches that a loader holds ready; 0 for everything else.
     """
-    how = plan(seconds_per_step, LOADER_SLICE_SECONDS if prefetch else SLICE_SECONDS, prefetch)
+    how = plan_slice(seconds_per_step, LOADER_SLICE_SECONDS if prefetch else SLICE_SECONDS, prefetch)
     if not prefetch and seconds_per_step >= SLICE_SECONDS:
         # What an untimed step cures is a small part of so long a step, the same for both sides; and it costs half the
         # pairs.
@@ -99,7 +97,8 @@ class Duel:
         self_test: a workload that base also does against itself, and slowed by 5 %; None without one.
         looks, alphas: after how many blocks is judged, and with which one-sided error.
         seed: of the order of turns.
-        budget: seconds; no look is gone for that would end beyond them, what is in doubt then stays UNSURE.
+        budget: seconds; after the first look no block is begun for a look that would end later, and what is still in
+            doubt stays UNSURE.
         say: one line for each thing begun.
         spawn: (name, environment, source, interpreter) -> a worker.
     """
@@ -173,7 +172,7 @@ class Duel:
             spent = time.monotonic() - block_begin
             overheads.append(spent - sum(self.series[w.id].latest for w in open_))
             if block == 0 and spent * self.looks[0] > 1.5 * self.budget:
-                # No look would mean no answer at all, so the first one is gone for whatever it takes.
+                # Without a look there is no answer at all, so the first one is reached whatever it takes.
                 self.say(
                     f"a block takes {spent:.0f} s: the first look, after {self.looks[0]}, comes in about "
                     f"{spent * self.looks[0] / 60:.0f} min, beyond --budget; choose fewer or smaller --workloads"
@@ -249,7 +248,7 @@ class Duel:
             how, rounds = turns_of(seconds, prefetch)
             if asked:
                 turns = {name: self.turn(name, workload, how) for name in ("base", "head")}
-                kept = keep(take_turns(turns, rounds, self.rng))
+                kept = steady_rounds(take_turns(turns, rounds, self.rng))
             if testing and asked and seconds * SELF_TEST_SLOWDOWN > SELF_TEST_SECONDS:
                 self.self_test = small(workload.device)
             elif testing:
@@ -272,7 +271,7 @@ class Duel:
             # An answer that comes late would be taken for the next one's.
             self.restart()
 
-    def ask_instrument(self, workload: Workload, how: Plan) -> None:
+    def ask_instrument(self, workload: Workload, how: SlicePlan) -> None:
         """The self-test's rounds, of slices in which at least one step is done twice.
 
         The two processes strictly take turns: one that also had the turn before would find its caches warm.
@@ -289,7 +288,7 @@ class Duel:
                     with on_side("base"):  # whose code both processes run
                         taken[name] = take()
             rounds.append(taken)
-        kept = keep(rounds)
+        kept = steady_rounds(rounds)
         if kept:
             self.instrument.blocks.append(kept)
 
@@ -306,7 +305,7 @@ class Duel:
                 seconds = max(seconds, self.crew[name].warm(workload, cap))
         return seconds, prefetch
 
-    def turn(self, name: str, workload: Workload, length: Plan, twice_every: int = 0) -> Turn:
+    def turn(self, name: str, workload: Workload, length: SlicePlan, twice_every: int = 0) -> Turn:
         """A turn of a side."""
         return self.crew.turn(name, workload, length, twice_every=twice_every)
 
@@ -363,13 +362,58 @@ class Busy:
         return max(0.0, (busy - own) / total)
 
 
+def measured_twice(
+    make: Callable[[Sequence[Workload], int, float, Workload | None], Duel],
+    workloads: Sequence[Workload],
+    seed: int,
+    budget: float,
+    say: Say,
+) -> tuple[Duel, SelfTest, list[Row]]:
+    """A duel, its self-test and its rows; what is REGRESSED is measured in a second duel, and both must agree.
+
+    Args:
+        make: (workloads, seed, budget, workload of the self-test) -> a duel that has not run.
+    """
+    duel = make(workloads, seed, budget, subject_of_self_test(workloads))
+    duel.run()
+    self_test = judged_self_test(duel)
+    rows = [duel.row(workload) for workload in workloads]
+
+    def again(names: list[str]) -> dict[str, Row]:
+        say(f"measuring again what is slower: {', '.join(names)}")
+        wanted = [workload for workload in workloads if workload.id in names]
+        second = make(wanted, seed + 1, math.inf, None)
+        second.run()
+        return {workload.id: second.row(workload) for workload in wanted}
+
+    # A void run's regressions are not worth a second one.
+    return duel, self_test, rows if self_test.faults else confirmed(rows, again)
+
+
+def confirmed(first: Sequence[Row], measure_again: Callable[[list[str]], Mapping[str, Row]]) -> list[Row]:
+    """Rows after what is REGRESSED was measured in a new run; both runs must agree."""
+    doubtful = [row.workload for row in first if row.verdict == REGRESSED]
+    second = measure_again(doubtful) if doubtful else {}
+    rows = []
+    for row in first:
+        again = second.get(row.workload)
+        if row.decision is None or again is None:
+            rows.append(row)
+        elif again.decision is None:
+            rows.append(replace(row, verdict=ERROR, reason=f"the second run gave no number: {again.reason}"))
+        else:
+            verdict, reason = row_verdict(row.decision, again.decision)
+            rows.append(replace(row, verdict=verdict, again=again.decision, reason=reason, again_blocks=again.blocks))
+    return rows
+
+
 def subject_of_self_test(workloads: Sequence[Workload]) -> Workload:
     """The one with the shortest steps, since 20 of them make a slice: the first that is no training step, no loader."""
     return min(workloads, key=lambda w: (w.reads_files, w.training))
 
 
 def judged_self_test(duel: Duel) -> SelfTest:
-    """Wrong answers are faults; no answer is none, but is said."""
+    """The self-test of a duel that has run: a wrong answer is a fault, and so is no answer."""
     workload = duel.self_test
     assert workload is not None
     reason = duel.series[workload.id].reason
@@ -383,13 +427,13 @@ FOREIGN = 0.05
 
 
 def doubts(duel: Duel, rows: Sequence[Row], self_test: SelfTest) -> list[str]:
-    """Why a machine could not see more, where something stayed UNSURE."""
+    """Why this machine could not show more, where something stayed UNSURE."""
     said = []
     if duel.ended_early:
         said.append(f"ended after {len(duel.load)} blocks: the next look was beyond --budget")
     unsure = [d for d in (self_test.same, self_test.slowed) if d is not None and d.verdict == UNSURE]
     if unsure:
-        said.append("the self-test stayed UNSURE: a change of 5 % could not be seen surely on this machine now")
+        said.append("the self-test stayed UNSURE: right now this machine is too noisy to show a change of 5 %")
     shares = [share for share in duel.load if share is not None]
     if shares and (unsure or self_test.faults or any(row.verdict == UNSURE for row in rows)):
         foreign = statistics.median(shares)

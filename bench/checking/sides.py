@@ -48,7 +48,7 @@ def check_folder() -> Path:
 
 
 def open_caches(limit: int = CACHE_BYTES) -> Path:
-    """The sides' folders; one that has grown beyond `limit` bytes begins anew. Returns a folder for files in passing.
+    """Make the sides' folders, emptying one that holds more than `limit` bytes. Returns a folder for temporary files.
 
     Raises:
         UsageError: the place cannot be written.

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,19 +82,19 @@ def running() -> Tree:
 
 def top_of(repository: Path) -> Path:
     """The folder a repository begins in. Raises UsageError where there is none."""
-    found = _git(repository, "rev-parse", "--show-toplevel")
+    found = _answer(repository, "rev-parse", "--show-toplevel")
     if found is None:
         raise UsageError(
-            f"{repository} lies in no git repository; go into one, or compare with a stored run by --baseline"
+            f"{repository} is not in a git repository; run this inside one, or compare with a stored run by --baseline"
         )
     return Path(found.strip())
 
 
 def commit_of(top: Path, ref: str) -> str:
     """The full hash of a commit. Raises UsageError where there is none."""
-    found = None if ref.startswith("-") else _git(top, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+    found = None if ref.startswith("-") else _answer(top, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     if not found:
-        shallow = _git(top, "rev-parse", "--is-shallow-repository")
+        shallow = _answer(top, "rev-parse", "--is-shallow-repository")
         advice = (
             "this clone is shallow: fetch its history first (git fetch --unshallow)"
             if shallow and shallow.strip() == "true"
@@ -119,7 +119,7 @@ def working(top: Path, folder: Path) -> Tree:
     root = folder / "head"
     _check_out(top, commit, root)
     changed = _names(top, "diff", "--name-only", "-z", "--no-renames", "HEAD")
-    # Of what is not tracked only what can be code of a side: data sets and results may lie beside it.
+    # Of untracked files only those that may be code: data sets and results may lie in the folder too.
     added = _names(top, "ls-files", "--others", "--exclude-standard", "-z", "--", *PACKAGES)
     with _full_disk():
         for name in [*changed, *added]:
@@ -131,7 +131,7 @@ def working(top: Path, folder: Path) -> Tree:
             elif not here.exists():
                 there.unlink(missing_ok=True)
     _refuse_old(root, "the working tree")
-    # A new file that is no code (a log, a picture) makes nothing dirty.
+    # A new file that is not code (a log, a picture) does not make the tree dirty.
     dirty = bool(changed) or any(name.endswith(".py") for name in added)
     return Tree(Side("head", "", commit, dirty), root, _digest(root), sys.executable)
 
@@ -144,7 +144,7 @@ def interpreter(environment: Path | None) -> str:
         if os.access(environment / place, os.X_OK):
             # Not resolved: a virtual environment is known by the place its interpreter is called at.
             return str((environment / place).absolute())
-    raise UsageError(f"{environment} is no virtual environment: it has no bin/python; give its folder")
+    raise UsageError(f"{environment} is not a virtual environment (it has no bin/python); name its folder")
 
 
 @contextlib.contextmanager
@@ -175,10 +175,7 @@ def _check_out(top: Path, commit: str, root: Path) -> None:
             # An index of its own: the repository's stays as it is.
             environment = {"GIT_INDEX_FILE": str(Path(place) / "index")}
             for words in (("read-tree", commit), ("checkout-index", "--all", f"--prefix={root}/")):
-                done = _run(top, *words, environment=environment)
-                if done.returncode:
-                    said = done.stderr.decode(errors="replace").strip().splitlines() or ["git gave no reason"]
-                    raise UsageError(f"cannot write the files of {commit[:10]}: {said[-1]}")
+                git(top, *words, environment=environment)
 
 
 def _refuse_old(root: Path, what: str) -> None:
@@ -198,19 +195,34 @@ def _digest(root: Path) -> str:
 
 
 def _names(top: Path, *words: str) -> list[str]:
-    done = _run(top, *words)
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["git gave no reason"]
-        raise UsageError(f"cannot tell what changed in {top}: git {words[0]}: {said[-1]}")
-    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+    return [os.fsdecode(name) for name in git(top, *words).split(b"\0") if name]
 
 
-def _git(place: Path, *words: str) -> str | None:
+def _answer(place: Path, *words: str) -> str | None:
+    """What a git command prints, None where it fails."""
     done = _run(place, *words)
     return None if done.returncode else os.fsdecode(done.stdout)
 
 
-def _run(place: Path, *words: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[bytes]":
+def git(place: Path, *words: str, environment: Mapping[str, str] | None = None, fine: Sequence[int] = (0,)) -> bytes:
+    """What a git command prints.
+
+    Args:
+        fine: exit codes that are an answer.
+
+    Raises:
+        UsageError: it failed, with git's reason; or git is not installed.
+    """
+    done = _run(place, *words, environment=environment)
+    if done.returncode not in fine:
+        reason = done.stderr.decode(errors="replace").strip().splitlines() or ["it gave no reason"]
+        raise UsageError(f"git {words[0]} failed in {place}: {reason[-1]}")
+    return done.stdout
+
+
+def _run(
+    place: Path, *words: str, environment: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[bytes]":
     try:
         return subprocess.run(
             ["git", "--no-optional-locks", "-C", str(place), *words],

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench.checking.check import subjects, unknown_allowances
+from bench.checking.check import refuse_unknown, subjects
 from bench.errors import UsageError
 from bench.output import check_output, write
 
@@ -43,13 +43,19 @@ FORMATS = ("text", "markdown", "json", "junit")
     metavar="NAME",
     help="A fact (state_dict, operators, output) or verdict (VANISHED) that may differ; repeatable.",
 )
-@click.option("--looks", type=click.IntRange(1, 3), default=3, show_default=True, help="Looks at 10, 16, 24 blocks.")
+@click.option(
+    "--looks",
+    type=click.IntRange(1, 3),
+    default=3,
+    show_default=True,
+    help="How many looks at the blocks measured so far there may be; fewer end sooner.",
+)
 @click.option(
     "--budget",
     type=click.FloatRange(0),
     default=570.0,
     show_default=True,
-    help="Seconds; no further look is gone for that would end later, what is in doubt then is UNSURE.",
+    help="Seconds. No further look is begun that would end later; what is in doubt by then is UNSURE.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
@@ -86,7 +92,7 @@ def command(
     fail_on_unsure: bool,
     wait: bool,
 ) -> int:
-    """Say whether the working tree is slower, bigger or computes something else than a base.
+    """Say whether the working tree is slower or bigger than a base, or computes something else.
 
     Counted facts are compared exactly, then fresh processes of both sides take turns, and what looks slower is
     measured a second time. Exit codes: 0 fine or not sure, 1 worse, 2 no answer.
@@ -102,7 +108,7 @@ def command(
     if baseline is not None and (exact or base_env):
         raise UsageError("--exact and --base-env go with --base: a stored run holds times only")
     check_output(output)
-    unknown_allowances(allow)
+    refuse_unknown(allow)
     screen = Screen()
     place = choose_device(device)
     cores = threads or usable_cores()
@@ -176,7 +182,7 @@ def stored(baseline: Path, words: tuple[str, ...], screen: Any) -> tuple[Path, A
 
 
 def _store(report: Any, extra: dict[str, Any], folder: Path | None, screen: Any) -> str:
-    """Append to the history; what could not be stored is said after what was found."""
+    """Append to the history; returns why it could not be stored, or ""."""
     import shlex
 
     from bench.checking.check import record_of

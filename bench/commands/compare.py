@@ -1,4 +1,4 @@
-"""`bench compare A B...`: measure side by side, or set stored results, runs or labels beside one another."""
+"""`bench compare A B...`: measure side by side, or compare stored results, runs or labels."""
 
 import shlex
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bench.commands.options import network_options
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 from bench.screen import Screen
@@ -16,26 +17,7 @@ from bench.screen import Screen
 
 @click.command()
 @click.argument("operands", nargs=-1, required=True, metavar="A B...")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to measure.",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="JPEGs to load; default: a generated set like ImageNet's.",
-)
-@click.option(
-    "--images",
-    type=click.IntRange(min=0),
-    default=1000,
-    show_default=True,
-    help="Use at most so many files of the data; 0 is all.",
-)
+@network_options
 @click.option(
     "--on-bad-image",
     type=click.Choice(["stop", "skip"]),
@@ -44,33 +26,25 @@ from bench.screen import Screen
     help="What to do about unreadable files.",
 )
 @click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    help="Images a step of inference and loading. Default: 32 on a CPU, 256 on a GPU.",
-)
-@click.option(
     "--training-batch",
     type=click.IntRange(min=1),
     help="Images a training step. Default: --batch if given, else 8 on a CPU, 256 on a GPU.",
 )
-@click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: each model's own.")
-@click.option("--classes", type=click.IntRange(min=1), help="Logits; default: each model's own.")
 @click.option(
     "--tasks",
     default="",
     metavar="TASK,...",
     help="Of models, only these: latency, inference, loading, training, end_to_end. Default: all.",
 )
-@click.option("--energy/--no-energy", default=True, show_default=True, help="Of an image, where there is a counter.")
-@click.option("--force", is_flag=True, help="Also on a GPU that other processes use.")
-@click.option("--loader", default="dali", show_default=True, help="What feeds the end-to-end step.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
+@click.option(
+    "--energy/--no-energy", default=True, show_default=True, help="Measure an image's energy where there is a counter."
+)
 @click.option(
     "--budget",
     default=100.0,
     show_default=True,
     metavar="SECONDS",
-    help="More blocks of fresh processes while this lasts; the first always ends.",
+    help="Add blocks of fresh processes while this lasts; the first is always completed.",
 )
 @click.option(
     "--rounds",
@@ -79,7 +53,6 @@ from bench.screen import Screen
     show_default=True,
     help="Turns of each side in a block.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of weights, data order and the order of turns.")
 @click.option("--resume", is_flag=True, help="Go on with the newest interrupted run of the same comparison.")
 @click.option(
     "--across",
@@ -133,7 +106,7 @@ def command(
     if chosen == RUN:
         folders, passed = run_folders(operands)
         for reason in passed:
-            click.echo(f"passed over {reason}", err=True)
+            click.echo(f"skipped {reason}", err=True)
         return _runs(folders, format, output, charts, sort)
     stored = files(operands)
     if stored:

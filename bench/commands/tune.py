@@ -26,17 +26,21 @@ TASKS = {"infer": "inference", "latency": "latency", "train": "training", "loadi
     help="infer, latency, train, loading: threads and batches ahead of the loader.",
 )
 @click.option(
-    "--budget", default=540.0, show_default=True, metavar="SECONDS", help="In all; what it does not reach is named."
+    "--budget",
+    default=540.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For everything; what there was no time for is named.",
 )
 @network_options
 @format_options
 def command(model: str, tasks: str, budget: float, format: str, output: str, **options: Any) -> int:
-    """Find the fastest configuration of MODEL on this machine and remember it: MODEL@tuned then stands for it.
+    """Find the fastest configuration of MODEL on this machine and remember it as MODEL@tuned.
 
-    Configurations meet the preset `fast` in turns, the slower half drops out of each rung, and the last one replaces
-    `fast` only where pairs of fresh processes show that it is faster. Accuracy is not traded: logits may lie twice as
-    far from plain fp32's as those of `fast`, and how far is printed. Then the winner is tried at other batches, and
-    each of its levers is put back, one at a time, to say what it is worth.
+    Each configuration takes turns with the preset `fast`. In every rung the slower half drops out, and the last one
+    left replaces `fast` only if pairs of fresh processes show that it is faster. Accuracy is not traded for speed:
+    logits may differ from plain fp32's at most twice as much as those of `fast` do. The winner is then tried with
+    other batch sizes, and each of its levers is undone in turn to show what it is worth.
     """
     from bench.errors import BenchError
     from bench.machine.tuned import remember
@@ -147,7 +151,9 @@ def _text(found: "Tuning", format: str) -> str:
     ]  # fmt: skip
     pieces.append(render(["configuration", "times fast", "rung", "error", ""], rows, format).rstrip("\n"))
     if found.hopeless:
-        pieces.append(f"{bullet}not tried, since a change in them is slower alone: {', '.join(found.hopeless)}")
+        pieces.append(
+            f"{bullet}not tried, because one of their changes is slower by itself: {', '.join(found.hopeless)}"
+        )
     if found.untried:
         pieces.append(f"{bullet}no time for: {', '.join(found.untried)}")
     return "\n\n".join(pieces) + "\n"

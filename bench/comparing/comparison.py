@@ -21,7 +21,7 @@ from bench.machine.tuned import Resolved, resolve, untuned
 from bench.screen import Say
 from bench.sides.crew import WARM_UP_CAP, Crew, Spawn, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import SLICE_SECONDS, Plan, Round, Turn, keep, plan, take_turns
+from bench.timing.duel import SLICE_SECONDS, Round, SlicePlan, Turn, plan_slice, steady_rounds, take_turns
 from bench.timing.images import describe_bad, refuse_bad
 from bench.timing.workload import Conditions, Workload
 from models.configuration import Device
@@ -217,7 +217,7 @@ class Comparison:
         with self.watched(group, sample):
             rounds = self.rounds(group, sample, turns)
         if rounds:
-            sample.blocks.append(list(keep(rounds)))
+            sample.blocks.append(list(steady_rounds(rounds)))
         # Once, after everything timed.
         built = {
             label: workloads[0]
@@ -278,13 +278,13 @@ class Comparison:
             turns[side(label, workload)] = self.crew.turn(label, workload, length, each=latency)
         return turns
 
-    def slice_of(self, workload: Workload, seconds_per_step: float, prefetch: int) -> Plan:
+    def slice_of(self, workload: Workload, seconds_per_step: float, prefetch: int) -> SlicePlan:
         """How long a workload's slice is; single images are timed until there are enough of them for p99."""
         seconds = SLICE_SECONDS
         if workload.task == "latency":
             wanted = -(-required_samples(0.99) // self.settings.rounds) * seconds_per_step
             seconds = min(LATENCY_SLICE_SECONDS, max(SLICE_SECONDS, wanted * 1.02))
-        return plan(seconds_per_step, seconds, prefetch)
+        return plan_slice(seconds_per_step, seconds, prefetch)
 
     def rounds(self, group: Group, sample: Sample, turns: dict[str, Turn]) -> list[Round]:
         """The rounds of one group; an operand that fails in one is dropped and the rounds start again."""
@@ -336,7 +336,7 @@ class Comparison:
                 self.warn(f"no memory figure for {label}: {error}")
 
     def compare_logits(self, built: Mapping[str, Workload], sample: Sample) -> None:
-        """How far each side's logits lie from plain fp32's: fast and wrong must not look like fast."""
+        """How much each side's logits differ from plain fp32's: fast but wrong must not look like fast."""
         for label, workload in built.items():
             if workload.network.plain:
                 continue

@@ -36,7 +36,7 @@ THROUGHPUT_TASKS = {
 
 @dataclass(frozen=True)
 class Parity:
-    """How far logits lie from those of the same weights and images in plain fp32.
+    """How much logits differ from those of the same weights and images in plain fp32.
 
     Attributes:
         rms: root mean square distance, as a share of the logits' standard deviation.

@@ -21,7 +21,7 @@ from bench.machine.tuned import resolve
 from bench.screen import Say
 from bench.sides.crew import WARM_UP_CAP, Crew, Needs, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import Turn, keep, plan, take_turns
+from bench.timing.duel import Turn, plan_slice, steady_rounds, take_turns
 from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import Device
 from results.profile import Break, Module, Operator, Profile, Stalls
@@ -125,7 +125,10 @@ def described(worker: Worker, asked: Asked, machine: Mapping[str, Any]) -> tuple
 def time_step(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> list[float]:
     """Seconds a step of several slices."""
     turns = {"step": enter(crew, name, workload, conditions).take}
-    return [turn["step"].seconds_per_step for turn in keep(take_turns(turns, ROUNDS, random.Random(conditions.seed)))]
+    return [
+        turn["step"].seconds_per_step
+        for turn in steady_rounds(take_turns(turns, ROUNDS, random.Random(conditions.seed)))
+    ]
 
 
 def measured_ceilings(worker: Worker, workload: Workload, conditions: Conditions) -> Ceilings:
@@ -155,8 +158,8 @@ def measure_stalls(crew: Crew, name: str, workload: Workload, conditions: Condit
     sides: dict[str, Turn] = {}
     for side, process, timed in (("step", name, alone), ("joined", name, workload), ("loader", feeding, loading)):
         seconds = crew[process].warm(timed, WARM_UP_CAP[timed.task])
-        sides[side] = crew.turn(process, timed, plan(seconds, prefetch=prefetch[timed.id]))
-    rounds = keep(take_turns(sides, ROUNDS, random.Random(conditions.seed)))
+        sides[side] = crew.turn(process, timed, plan_slice(seconds, prefetch=prefetch[timed.id]))
+    rounds = steady_rounds(take_turns(sides, ROUNDS, random.Random(conditions.seed)))
     rates = {
         side: workload.batch / statistics.median(turns[side].seconds_per_step for turns in rounds) for side in sides
     }

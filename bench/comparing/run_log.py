@@ -66,7 +66,7 @@ class RunLog:
         """
         stored, skipped = store.list_records(self.folder) if Path(self.folder).is_dir() else ([], [])
         for path, reason in skipped:
-            say(f"passed over {path}: {reason}")
+            say(f"skipped {path}: {reason}")
         for path, record in reversed(stored):
             same = {k: v for k, v in record.settings.items() if k not in ("state", "reference")} == self.settings
             if record.kind == self.kind and not record.complete and record.operands == self.operands and same:
@@ -74,7 +74,9 @@ class RunLog:
                 say(f"going on with {path}")
                 state: dict[str, Any] = record.settings.get("state", {})
                 return state
-        say("nothing to resume: no interrupted run of this comparison with these settings; starting anew")
+        say(
+            "nothing to resume: no run of this comparison with these settings was interrupted; starting from the beginning"
+        )
         return None
 
     @contextlib.contextmanager

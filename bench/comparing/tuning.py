@@ -6,7 +6,7 @@ first: a change that alone is clearly slower is not tried together with others. 
 has a fresh process and more turns. The last one standing meets `fast` in several pairs of fresh processes, and only a
 difference beyond what processes differ by anyway replaces it. Karnin et al. 2013 (sequential halving) for the scheme.
 
-A configuration whose logits lie further from plain fp32's than twice what those of `fast` do is not a challenger.
+A configuration whose logits differ from plain fp32's more than twice as much as those of `fast` is no challenger.
 """
 
 import math
@@ -26,7 +26,7 @@ from bench.machine.tuned import Resolved, Winner, fields
 from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Needs, Spawn, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import keep, log_ratios, take_turns
+from bench.timing.duel import log_ratios, steady_rounds, take_turns
 from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import LAYOUTS, MODES, PRECISIONS, Configuration, Device, check
 from models.errors import ModelError
@@ -198,7 +198,7 @@ class Tuner:
         return enter(self.crew, name, workload, self.conditions, begun)
 
     def error(self, name: str, workload: Workload) -> float | None:
-        """How far the logits of a workload that is built lie from plain fp32's; None where it has none."""
+        """How much the logits of a workload that is built differ from plain fp32's; None where it has none."""
         if workload.task not in ("inference", "latency"):
             return None
         answer = self.crew[name].ask("parity", 300, id=workload.id, conditions=asdict(self.conditions))
@@ -206,12 +206,12 @@ class Tuner:
 
     def turns(self, reference: Entrant, other: Entrant, rounds: int) -> list[float]:
         """log(how many times as fast as the reference) of each pair, per image."""
-        done = keep(take_turns({"reference": reference.take, "other": other.take}, rounds, self.rng))
+        done = steady_rounds(take_turns({"reference": reference.take, "other": other.take}, rounds, self.rng))
         images = {"reference": reference.images, "other": other.images}
         return log_ratios(done, "reference", "other", images)
 
     def tune(self, task: str, seconds: float) -> Tuning:
-        """Find the fastest configuration of a task within about so many seconds.
+        """Find the fastest configuration of a task within about this many seconds.
 
         Raises:
             BenchError: `fast` itself cannot be measured.

@@ -17,7 +17,7 @@ MEASURED, STORED, RUN, LABELS = "something to measure", "a stored result", "a tr
 def kind(word: str) -> str:
     """Which of the four kinds a word is: by its ending, and for folders and .json files by what is in them.
 
-    A model's name stays a model's, also where a folder is called so: write ./NAME for the folder.
+    A model's name means the model even if a folder has the same name: write ./NAME for the folder.
     """
     path = Path(word)
     if path.suffix.lower() in (".csv", ".txt"):
@@ -70,7 +70,7 @@ def files(words: Sequence[str]) -> list[Path]:
 
 
 def run_folders(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The runs that folders and summary files name, and what was passed over and why.
+    """The runs that folders and summary files name, and what was skipped and why.
 
     A folder of runs stands for all of them.
 

@@ -88,7 +88,7 @@ def _known() -> dict[str, Any]:
 
 
 def tuned_configuration(choice: Choice, model: str, task: str, machine: Mapping[str, Any]) -> Configuration | None:
-    """What `tuned` stands for, None where it was not asked for.
+    """The configuration that `tuned` stands for, None where it was not asked for.
 
     Raises:
         UsageError: it was, and this model was not tuned for the task on this machine.
@@ -145,5 +145,5 @@ def resolve(choice: Choice, device: Device, model: str, machine: Mapping[str, An
 
 
 def untuned(model: str, machine: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
-    """Of these tasks the ones that `tuned` stands for `fast` in, since nothing is remembered."""
+    """The tasks for which nothing is remembered, so that `tuned` means `fast`."""
     return [task for task in tasks if task in NETWORK_TASKS and recall(machine, model, task) is None]

@@ -16,7 +16,7 @@ from bench.screen import Say
 from bench.selfcheck.load import competing
 from bench.selfcheck.traces import SAMPLE_SECONDS, Block, Header, TraceWriter, read
 from bench.sides.process import Worker
-from bench.timing.duel import Plan, Turn
+from bench.timing.duel import SlicePlan, Turn
 from bench.timing.workload import Conditions, Workload
 from results.gate import Side
 from results.record import utc_now
@@ -26,7 +26,7 @@ from results.store import same_machine
 class Recorder(Duel):
     """The check's duel, also timing each step on its own: other tools' rules want single times."""
 
-    def turn(self, name: str, workload: Workload, length: Plan, twice_every: int = 0) -> Turn:
+    def turn(self, name: str, workload: Workload, length: SlicePlan, twice_every: int = 0) -> Turn:
         """A turn in which each step is timed on its own."""
         return self.crew.turn(name, workload, length, each=True)
 

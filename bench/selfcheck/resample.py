@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError
 from bench.selfcheck.traces import Trace
-from bench.timing.duel import Round, keep, log_ratios
+from bench.timing.duel import Round, log_ratios, steady_rounds
 from bench.timing.workload import METRIC
 from results.gate import row_verdict
 from results.verdict import LOOKS, REGRESSED, Decision, look, margin_of
@@ -129,7 +129,7 @@ def lower_bound(hits: int, tries: int, confidence: float = CONFIDENCE) -> float:
 
 def block_values(blocks: Sequence[Sequence[Round]]) -> list[float]:
     """log(time of head / time of base) of each block, as the check takes it: slices kept, then the median of pairs."""
-    kept = [keep(rounds) for rounds in blocks]
+    kept = [steady_rounds(rounds) for rounds in blocks]
     return [statistics.median(log_ratios(rounds, "head", "base")) for rounds in kept if rounds]
 
 
@@ -169,7 +169,7 @@ NORMAL = 1.4826  # standard deviation of a normal distribution by its median abs
 
 def noise(trace: Trace, workload: str) -> Noise:
     """The scatter of one workload of a trace."""
-    blocks = [log_ratios(rounds, "head", "base") for rounds in map(keep, trace.of(workload)) if rounds]
+    blocks = [log_ratios(rounds, "head", "base") for rounds in map(steady_rounds, trace.of(workload)) if rounds]
     values = [statistics.median(block) for block in blocks]
     within = [
         NORMAL * statistics.median(abs(pair - value) for pair in block)

@@ -8,7 +8,7 @@ from typing import Self
 from bench.errors import on_side
 from bench.sides.process import Built, Worker
 from bench.timing.clock import Slice
-from bench.timing.duel import SLICE_SECONDS, Plan, Turn, plan
+from bench.timing.duel import SLICE_SECONDS, SlicePlan, Turn, plan_slice
 from bench.timing.workload import Conditions, Workload
 from loaders.cache import cache_folder
 
@@ -154,7 +154,7 @@ class Crew:
         for name in workloads:
             self._workers[name].receive(60)
 
-    def turn(self, name: str, workload: Workload, length: Plan, each: bool = False, twice_every: int = 0) -> Turn:
+    def turn(self, name: str, workload: Workload, length: SlicePlan, each: bool = False, twice_every: int = 0) -> Turn:
         """A turn of a workload that this process has built, for take_turns; see Worker.slice."""
 
         def take() -> Slice:
@@ -189,5 +189,5 @@ def enter(crew: Crew, name: str, workload: Workload, conditions: Conditions, beg
     worker = crew[name]
     built = worker.built() if begun else worker.build([workload], conditions)
     seconds = worker.warm(workload, WARM_UP_CAP[workload.task])
-    length = plan(seconds, SLICE_SECONDS, built.prefetch[workload.id])
+    length = plan_slice(seconds, SLICE_SECONDS, built.prefetch[workload.id])
     return Entrant(crew.turn(name, workload, length), workload.batch)

@@ -1,4 +1,10 @@
-"""The parent's end of a measuring process."""
+"""The parent's end of a measuring process: asks it for something and waits for the answer.
+
+Parent and child speak one JSON object a line. The child's stdout is a private copy of the pipe, so that nothing a
+library prints can be taken for an answer; everything printed goes to a log whose end is shown if the child fails.
+The child lives in a session of its own (Ctrl-C in the terminal reaches only the parent, which then ends it) and
+dies with its parent, so no orphan is left however the parent ends.
+"""
 
 import contextlib
 import json
@@ -49,7 +55,7 @@ class Worker:
     Raises:
         WorkerError: from every method, if the process died or did not answer in time; with its last output.
         OutOfMemoryError: from `build`, `warm` and `slice`.
-        BenchError: what the child reported as the user's to mend.
+        BenchError: what the child reported as something the user can act on.
     """
 
     def __init__(
@@ -97,7 +103,7 @@ class Worker:
         try:
             self._process.stdin.write(line.encode())
         except OSError as error:
-            raise self._failure("went away") from error
+            raise self._failure("closed its input") from error
 
     def receive(self, timeout: float) -> dict[str, Any]:
         """The answer to the oldest question not yet answered, within `timeout` seconds."""
@@ -181,7 +187,7 @@ class Worker:
     def slice(
         self, workload: Workload, steps: int, drop: int, each: bool, timeout: float, twice_every: int = 0
     ) -> Slice:
-        """One turn of `steps` timed steps; with `twice_every` every so manyth does its work twice."""
+        """One turn of `steps` timed steps; every `twice_every`-th does its work twice, if that is not 0."""
         more = {"twice_every": twice_every} if twice_every else {}
         answer = self.ask("slice", timeout, id=workload.id, steps=steps, drop=drop, each=each, **more)
         return Slice.from_json(answer)

@@ -1,4 +1,4 @@
-"""The child's end: holds steps and answers the parent's questions."""
+"""The child's end of a measuring process: holds steps and answers the parent's questions."""
 
 import contextlib
 import gc
@@ -7,19 +7,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import REPORTED, OutOfMemoryError
 from bench.machine.allocator import keep_memory
 from bench.machine.gpu import THROTTLING
-from bench.machine.telemetry import sensor_for
+from bench.machine.telemetry import Sensor, sensor_for
 from bench.processes import SOURCE, end_with_parent
 from bench.timing.clock import CLOCKS, time_slice
 from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
+
+if TYPE_CHECKING:
+    from bench.timing.step import Step
 
 # How torch (CPU and CUDA) words an allocation that failed; MemoryError is Python's own.
 MEMORY_WORDS = (
@@ -43,9 +46,8 @@ def serve() -> None:
     session = Session()
     for line in sys.stdin:
         request = json.loads(line)
-        command = request.pop("command")
         try:
-            answer = session.commands[command](**request)
+            answer = session.answer(request.pop("command"), request)
         except Exception as error:
             answer = _describe(error)
         try:
@@ -81,32 +83,13 @@ class Session:
     """What a child holds: its steps by id, and the answer to each command."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, Any] = {}
-        self.sensors: dict[str, Any] = {}
-        self.commands: dict[str, Callable[..., dict[str, Any]]] = {
-            "hello": self.hello,
-            "imports": self.imports,
-            "cost": self.cost,
-            "build": self.build,
-            "warm": self.warm,
-            "slice": self.slice,
-            "memory": self.memory,
-            "energy": self.energy,
-            "release": self.release,
-            "ceilings": self.ceilings,
-            "machine": self.machine,
-            "device": self.device,
-            "missing": self.missing,
-            "unreadable": self.unreadable,
-            "parity": self.parity,
-            "trace": self.trace,
-            "annotate": self.annotate,
-            "stages": self.stages,
-            "sweep": self.sweep,
-            "facts": self.facts,
-            "outputs": self.outputs,
-            "reference": self.reference,
-        }
+        self.steps: dict[str, Step] = {}
+        self.sensors: dict[str, Sensor] = {}
+
+    def answer(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What a question is answered with: each method below is a command."""
+        answer: dict[str, Any] = getattr(self, command)(**arguments)
+        return answer
 
     def hello(self, compiler: bool = True) -> dict[str, Any]:
         """Import what measuring needs: not inside anything timed, and in all processes at the same time.
@@ -220,7 +203,7 @@ class Session:
         settle()
         return answer
 
-    def sensor(self, device: str) -> Any:
+    def sensor(self, device: str) -> Sensor:
         if device not in self.sensors:
             self.sensors[device] = sensor_for(device)
         return self.sensors[device]
@@ -256,7 +239,7 @@ class Session:
         return asdict(measure(self.steps[id]))
 
     def parity(self, id: str, conditions: dict[str, Any]) -> dict[str, Any]:
-        """How far an inference step's logits lie from plain fp32's; see bench.inspecting.exact."""
+        """How much an inference step's logits differ from plain fp32's; see bench.inspecting.exact."""
         from bench.inspecting.exact import parity
 
         return parity(self.steps[id], Conditions(**conditions))

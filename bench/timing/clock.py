@@ -35,7 +35,7 @@ class Slice:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Slice":
-        """From its fields by name; what other versions write besides is passed over."""
+        """From its fields by name; other keys, which other versions write, are ignored."""
         known = {name: data[name] for name in ("seconds", "steps", "clock_hertz", "throttled") if name in data}
         return cls(**known, samples=tuple(data.get("samples", ())))
 

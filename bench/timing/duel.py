@@ -1,9 +1,9 @@
-"""Sides taking turns: rounds of slices in random order, and the pairs they give. Knows no process and no torch.
+"""Sides taking turns: rounds of slices in random order, and the pairs they give.
 
 A slice is one side's turn. A round is one slice of every side in random order, so that drift of the machine falls
 on all sides alike; a pair is two of its slices. A block is a fresh set of processes and its rounds; its value is
-the median over pairs of log(time of one / time of the other). Source of the design: MEASURING's argument that the
-process, not the iteration, is the random effect.
+the median over pairs of log(time of one / time of the other). Processes of the same code differ (allocation,
+autotuning, clocks), so the block is the sample, not the iteration.
 """
 
 import math
@@ -25,7 +25,7 @@ Round = Mapping[str, Slice]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SlicePlan:
     """How long a side's slice is.
 
     Attributes:
@@ -37,7 +37,7 @@ class Plan:
     drop: int
 
 
-def plan(seconds_per_step: float, slice_seconds: float = SLICE_SECONDS, prefetch: int = 0) -> Plan:
+def plan_slice(seconds_per_step: float, slice_seconds: float = SLICE_SECONDS, prefetch: int = 0) -> SlicePlan:
     """Steps that fill a slice, and the untimed ones before them.
 
     What the untimed steps cure (caches and branch predictors emptied by the other side's turn, a clock that has
@@ -46,7 +46,7 @@ def plan(seconds_per_step: float, slice_seconds: float = SLICE_SECONDS, prefetch
     """
     steps = max(1, math.ceil(slice_seconds / seconds_per_step))
     drop = 2 if seconds_per_step < 0.03 else (1 if seconds_per_step < 0.3 else 0)
-    return Plan(steps, max(drop, prefetch + 1 if prefetch else 0))
+    return SlicePlan(steps, max(drop, prefetch + 1 if prefetch else 0))
 
 
 def take_turns(
@@ -55,7 +55,7 @@ def take_turns(
     rng: random.Random,
     enough: Callable[[int], bool] | None = None,
 ) -> list[Round]:
-    """`rounds` rounds; each side once a round, in an order drawn anew.
+    """`rounds` rounds, in each of which every side has one turn, in a new random order.
 
     Args:
         enough: called with the number of rounds done; True ends the block early.
@@ -77,7 +77,7 @@ def take_turns(
     return done
 
 
-def keep(rounds: Sequence[Round]) -> list[Round]:
+def steady_rounds(rounds: Sequence[Round]) -> list[Round]:
     """The rounds in which no side throttled and every side's clock is within 5 % of its own median.
 
     Of its own, because under a power cap two networks settle at different clocks, and that difference is theirs.

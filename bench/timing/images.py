@@ -1,17 +1,17 @@
 """The images a measurement reads: the user's folder or the generated set, checked before anything is timed."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 from bench.errors import WorkloadError
+from bench.screen import Say
 from bench.timing.workload import Conditions
 from loaders.datasets import Dataset, open_dataset
 
 LISTED = 20
 
 
-def find_data(root: Path | None, progress: Callable[[str], None]) -> tuple[str, Path]:
+def find_data(root: Path | None, progress: Say) -> tuple[str, Path]:
     """Name and folder of the images: `root`, or the generated set, made on first use.
 
     Raises:
@@ -28,15 +28,12 @@ def find_data(root: Path | None, progress: Callable[[str], None]) -> tuple[str, 
 def open_images(conditions: Conditions) -> Dataset:
     """The data set as a step reads it: a seeded choice of `images` files, without the excluded ones."""
     dataset = open_dataset(conditions.data_root, "train")
-    chosen = range(len(dataset))
+    chosen = list(range(len(dataset)))
     if conditions.images and conditions.images < len(dataset):
-        chosen_ = sorted(random.Random(conditions.seed).sample(chosen, conditions.images))
-    else:
-        chosen_ = list(chosen)
-    if conditions.exclude:
-        exclude = set(conditions.exclude)
-        chosen_ = [i for i in chosen_ if dataset.files[i] not in exclude]
-    return dataset if len(chosen_) == len(dataset) else dataset.select(chosen_, dataset.name)
+        chosen = sorted(random.Random(conditions.seed).sample(chosen, conditions.images))
+    exclude = set(conditions.exclude)
+    chosen = [i for i in chosen if dataset.files[i] not in exclude]
+    return dataset if len(chosen) == len(dataset) else dataset.select(chosen, dataset.name)
 
 
 def unreadable(conditions: Conditions) -> tuple[int, list[tuple[str, str]]]:
@@ -66,4 +63,4 @@ def describe_bad(bad: list[tuple[str, str]], files: int) -> str:
 
 def refuse_bad(bad: list[tuple[str, str]], files: int) -> None:
     """Raise WorkloadError with the list and what to do about it."""
-    raise WorkloadError(describe_bad(bad, files) + "\nmend or remove them, or pass over them with --on-bad-image skip")
+    raise WorkloadError(describe_bad(bad, files) + "\nrepair or remove them, or skip them with --on-bad-image skip")

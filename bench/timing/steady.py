@@ -6,13 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.timing.clock import time_slice
 
 
 def slowed(call: Callable[[], object], every: int, skip: int = 0) -> Callable[[], object]:
-    """`call`, doing its work twice at every so manyth call: 20 makes it 5 % slower, by real work on any device.
+    """`call`, doing its work twice at every `every`-th call: 20 makes it 5 % slower, by real work on any device.
 
     Args:
         skip: calls that pass before counting begins: the untimed ones of a slice.
@@ -29,7 +28,9 @@ def slowed(call: Callable[[], object], every: int, skip: int = 0) -> Callable[[]
     return step
 
 
-def warm_up(step: Any, clock: Any, cap: float, agreement: float = 0.01, least: int = 1) -> tuple[float, bool]:
+def warm_up(
+    step: Callable[[], object], clock: Callable[[], float], cap: float, agreement: float = 0.01, least: int = 1
+) -> tuple[float, bool]:
     """Run slices until three in a row agree within `agreement`, at most `cap` seconds of them (at least one).
 
     Args:
@@ -37,7 +38,7 @@ def warm_up(step: Any, clock: Any, cap: float, agreement: float = 0.01, least: i
             time at all.
 
     Returns:
-        seconds a step in the last slice, of slices that did not agree in the middle one of three, and whether they did.
+        seconds a step in the last slice, or their median where the last three did not agree; and whether they did.
     """
     recent: list[float] = []
     steps = least
@@ -57,14 +58,14 @@ def settle(limit: float = 3.0, proc: Path = Path("/proc")) -> float:
     """Wait until this process and its children have stopped using the CPU, so that the other side has it alone.
 
     After a turn a loader goes on filling its queue, and a team of threads spins for some milliseconds; those seconds
-    would be charged to whoever measures next.
+    would be charged to the side that measures next.
 
     Returns:
         seconds waited.
     """
     begin = time.perf_counter()
     helpers = children(proc)
-    # A child's time is told in ticks of 10 ms; this process's own in nanoseconds.
+    # The time of a child is counted in ticks of 10 ms, this process's own in nanoseconds.
     window = 0.02 if helpers else 0.002
     used = cpu_seconds(helpers, proc)
     while time.perf_counter() - begin < limit:

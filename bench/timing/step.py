@@ -36,7 +36,7 @@ class Step:
         inputs: constant tensors the step reads, counted with its memory.
         compiled: the first call compiles.
         converted: building it already compiled, in a foreign engine.
-        prefetch: batches a loader holds ready; the first so many calls after a pause cost nothing to load.
+        prefetch: batches a loader holds ready; that many calls after a pause cost nothing to load.
         notes: what a reader of the number must know.
     """
 

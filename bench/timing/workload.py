@@ -29,7 +29,7 @@ _ID = re.compile(
 
 @dataclass(frozen=True)
 class LoaderOutput:
-    """What a loader delivers, and with how many hands.
+    """What a loader delivers, and how many workers it has.
 
     Attributes:
         dtype: of the batches, by torch's name.
@@ -245,9 +245,9 @@ class Conditions:
         data_root: folder of the images, "" where no file is read.
         threads: CPU threads of the network and of the loader; both get all of them, as in a real training run.
         seed: of the weights, the constant batch and the loader's shuffle.
-        images: use only the first so many files of a shuffled list; 0 is all of them.
+        images: use only this many files of a shuffled list; 0 is all of them.
         on_bad_image: "stop" or "skip": what to do about unreadable files.
-        exclude: files to pass over, found unreadable before.
+        exclude: files to skip, found unreadable before.
     """
 
     data_root: str = ""

@@ -21,7 +21,7 @@ from bench.inspecting import reference
 from bench.machine.cpu import CpuTimes
 from bench.sides.process import Built, Worker
 from bench.timing.clock import Slice
-from bench.timing.duel import PAIRS, Plan
+from bench.timing.duel import PAIRS, SlicePlan
 from bench.timing.workload import Conditions, Workload
 from results.gate import Side
 from results.record import Record
@@ -196,7 +196,7 @@ def test_nothing_changed() -> None:
     ],
 )
 def test_turns_fill_four_seconds(seconds: float, prefetch: int, steps: int, drop: int, rounds: int) -> None:
-    assert turns_of(seconds, prefetch) == (Plan(steps, drop), rounds)
+    assert turns_of(seconds, prefetch) == (SlicePlan(steps, drop), rounds)
 
 
 def test_what_is_slower_is_found_and_measured_a_second_time() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bench.timing.clock import Slice
-from bench.timing.duel import keep, log_ratios, plan, take_turns
+from bench.timing.duel import log_ratios, plan_slice, steady_rounds, take_turns
 from results.stats import interval
 
 
@@ -71,17 +71,17 @@ def test_a_throttled_slice_takes_its_whole_round_with_it() -> None:
     good = {"a": Slice(1.0, 1, clock_hertz=1e9), "b": Slice(1.0, 1, clock_hertz=8e8)}
     throttled = {**good, "b": replace(good["b"], throttled=True)}
     slow = {**good, "a": replace(good["a"], clock_hertz=0.94e9)}
-    assert keep([good, throttled, good, slow, good]) == [good, good, good]
+    assert steady_rounds([good, throttled, good, slow, good]) == [good, good, good]
 
 
 def test_two_sides_may_run_at_clocks_of_their_own() -> None:
     rounds = [{"a": Slice(1.0, 1, clock_hertz=1.9e9), "b": Slice(1.0, 1, clock_hertz=1.2e9)}] * 4
-    assert keep(rounds) == rounds
+    assert steady_rounds(rounds) == rounds
 
 
 def test_without_clocks_nothing_is_dropped() -> None:
     rounds = [{"a": Slice(1.0, 1)}] * 3
-    assert keep(rounds) == rounds
+    assert steady_rounds(rounds) == rounds
 
 
 @pytest.mark.parametrize(
@@ -91,5 +91,5 @@ def test_without_clocks_nothing_is_dropped() -> None:
 def test_slices_are_a_quarter_second_and_drop_what_a_pause_spoiled(
     seconds: float, prefetch: int, steps: int, drop: int
 ) -> None:
-    planned = plan(seconds, prefetch=prefetch)
+    planned = plan_slice(seconds, prefetch=prefetch)
     assert (planned.steps, planned.drop) == (steps, drop)
