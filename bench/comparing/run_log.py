@@ -74,9 +74,7 @@ class RunLog:
                 say(f"going on with {path}")
                 state: dict[str, Any] = record.settings.get("state", {})
                 return state
-        say(
-            "nothing to resume: no run of this comparison with these settings was interrupted; starting from the beginning"
-        )
+        say("nothing to resume: no comparison with these settings was interrupted; starting from the beginning")
         return None
 
     @contextlib.contextmanager

@@ -154,7 +154,7 @@ def test_commits_that_make_no_sense(history: tuple[Path, list[str]], tmp_path: P
     ):
         with pytest.raises(UsageError, match=words):
             bisect(good, bad, WORKLOAD, folder, never, lambda text: None)
-    with pytest.raises(UsageError, match="no git repository"):
+    with pytest.raises(UsageError, match="not in a git repository"):
         bisect("a", "b", WORKLOAD, tmp_path, never, lambda text: None)
 
 

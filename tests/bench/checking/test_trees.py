@@ -111,13 +111,13 @@ def test_a_base_older_than_the_command(repository: Path) -> None:
 
 
 def test_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no git repository"):
+    with pytest.raises(UsageError, match="not in a git repository"):
         top_of(tmp_path)
 
 
 def test_interpreter(tmp_path: Path) -> None:
     assert interpreter(None) == sys.executable
-    with pytest.raises(UsageError, match="no virtual environment"):
+    with pytest.raises(UsageError, match="not a virtual environment"):
         interpreter(tmp_path)
     place = tmp_path / "bin" / "python"
     place.parent.mkdir()

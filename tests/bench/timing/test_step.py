@@ -30,7 +30,7 @@ def test_a_kernel_runs_on_its_own_input() -> None:
     [
         ("triton-bfloat16", r"normalize@triton cannot run here: .*(CUDA device|Triton)"),
         ("cuda-bfloat16", "no implementation 'cuda'"),
-        ("torch-float64", "not float64"),
+        ("torch-float64", "unknown dtype 'float64'"),
     ],
 )
 def test_a_kernel_that_cannot_run_says_why(configuration: str, reason: str) -> None:
