@@ -1,1 +1,1 @@
-"""Everything done to a network: the zoo and its networks, preparation, training, evaluation, prediction."""
+"""Networks and what is done to them: preparation, training, evaluation, prediction, export."""

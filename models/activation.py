@@ -1,4 +1,4 @@
-"""The activations a network can be built with, by name."""
+"""The activations that a network can be built with, by name."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The blocks of a network in execution order, with what runs inside them, shortcuts and repetitions.
+"""The blocks of a network in execution order: the layers in each, shortcuts and repetitions.
 
 They are read off one forward pass of one image on the meta device: hooks see the layers, a torch function mode sees
 the additions and concatenations between them.
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from models.summary import hooked, run, shape_of
 
-# Functions that are shown beside layers, by the names under which torch calls them.
+# Functions that are shown besides layers -> how they are called.
 _FUNCTIONS = {"__add__": "add", "__iadd__": "add", "add": "add", "add_": "add", "cat": "concatenate", "relu": "ReLU"}
 _JOINS = ("add", "concatenate")
 _SEQUENCES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -38,7 +38,7 @@ class Block:
     Attributes:
         names: paths in the network of all repetitions, in execution order.
         title: class of the block; empty for layers outside of blocks.
-        lines: what runs in it, in order; what follows a weighted layer stands in its line.
+        lines: layers and functions in order; the line of a weighted layer also holds what follows it.
         shortcuts: residual, dense and parallel paths inside.
         output_shape: of one image; that of the last repetition.
         params: parameters of all repetitions together.
@@ -121,7 +121,7 @@ class _Recorder(TorchFunctionMode):
         self._steps: list[_Step] = []
         # A block, or None for layers outside of blocks, and the numbers of its steps.
         self._groups: list[tuple[nn.Module | None, list[int]]] = [(None, [])]
-        # Tensors are kept alive beside the number of the step that made them, so that no id is used again.
+        # id of a tensor -> the tensor, kept alive so that no id is used again, and the step that made it.
         self._makers: dict[int, tuple[Tensor, int]] = {}
         self._running: list[nn.Module] = []
         self._layer: tuple[nn.Module, list[int]] | None = None
@@ -129,7 +129,7 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        # Looked up first: a function that works in place makes its operand anew.
+        # Looked up before the call: a function that works in place makes its operand anew.
         sources = self._sources(args)
         result = func(*args, **(kwargs or {}))
         if self._layer is None and sources:
@@ -161,7 +161,7 @@ class _Recorder(TorchFunctionMode):
         if text:
             block, numbers = self._groups[-1]
             if isinstance(layer, _WEIGHTED) and not block and any(self._steps[n].weighted for n in numbers):
-                # Layers outside of blocks share a box that has one weighted layer at most.
+                # Layers outside of blocks share a box, with at most one weighted layer.
                 numbers = []
                 self._groups.append((None, numbers))
             number = len(self._steps)
@@ -224,7 +224,7 @@ def _tensors(value: object) -> list[Tensor]:
 
 
 def _block_modules(network: nn.Module) -> set[nn.Module]:
-    """The modules that are one box each; opened are sequences, and what holds the same block again and again."""
+    """The modules that are one box each. Sequences and modules that repeat a block are opened."""
     found: set[nn.Module] = set()
     for child in network.children():
         parts = [
@@ -240,7 +240,7 @@ def _block_modules(network: nn.Module) -> set[nn.Module]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether a module is one thing to a reader: without children, or an attention or squeeze-and-excitation."""
+    """Whether a module is shown as one layer: it has no children, or is an attention or squeeze-and-excitation."""
     name = type(module).__name__.lower().removesuffix("v2")
     return (
         not any(module.children()) or name.endswith("attention") or name.startswith(("squeezeex", "seblock", "semod"))

@@ -1,4 +1,4 @@
-"""Densely connected networks for small images: every layer reads the outputs of all layers before it.
+"""Densely connected networks for small images: each layer reads the outputs of all earlier ones.
 
 Huang et al. 2016 (arXiv:1608.06993), in the bottleneck form with compression (DenseNet-BC) and a 3x3 stem
 without normalisation or pooling. torchvision has the ImageNet form.

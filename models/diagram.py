@@ -1,4 +1,4 @@
-"""A picture of a network as SVG or PNG: its blocks from top to bottom, shapes between them, shortcuts beside them."""
+"""A picture of a network as SVG or PNG: blocks from top to bottom, with shapes and shortcuts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def write(
         raise ModelError(f"a diagram is an .svg or .png file, not {Path(path).name!r}")
     module, title, pixels = on_meta(network, classes, size, arguments)
     figure = draw(module, title, pixels)
-    # Without a date and with fixed ids, the same network gives the same file; its words stay words.
+    # Without a date and with fixed ids the same network gives the same file. Text stays text.
     metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         try:
@@ -67,7 +67,7 @@ def draw(module: nn.Module, title: str, size: int) -> "Figure":
     top = _MARGIN + _LEADING * len(head)
     down = top + _GAP + max(sum(_height(box) + _GAP for box in column) for column in columns) + _MARGIN / 2
 
-    # Without pyplot: nothing global is touched and no display is asked for.
+    # Without pyplot, which would change global state and look for a display.
     figure = Figure(figsize=(across / 72, down / 72))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, across), ylim=(down, 0))
@@ -83,7 +83,7 @@ def draw(module: nn.Module, title: str, size: int) -> "Figure":
             _box(axes, box, x, y, width)
             y += _height(box)
             shape = _shape(box.output_shape)
-        # Goes on at the top of the next column, under the same shape.
+        # Continued at the top of the next column, with the same shape.
         _arrow(axes, x + width / 2, y, shape)
     return figure
 
@@ -130,7 +130,7 @@ def _box(axes: "Axes", box: Block, x: float, y: float, width: float) -> None:
     for row, line in zip(rows[1:], box.lines, strict=False):
         _text(axes, x + _PADDING, row, line)
     _text(axes, x + _PADDING, rows[-1], _count(box), color=_FAINT)
-    # Shortcuts run to the right of the lines that they pass, each in a lane of its own.
+    # Shortcuts run to the right of the lines, each in a lane of its own.
     ways: dict[tuple[int, int], list[str]] = {}
     for cut in box.shortcuts:
         ways.setdefault((cut.start, cut.end), []).append(cut.label)
@@ -155,6 +155,6 @@ def _head(color: str) -> dict[str, object]:
 def _text(
     axes: "Axes", x: float, y: float, text: str, size: float = _FONT, color: str = _INK, bold: bool = False
 ) -> None:
-    # Words are not formulas: a dollar sign or an underscore means itself.
+    # Not parsed as formulas: a dollar sign or an underscore means itself.
     weight = "bold" if bold else "normal"
     axes.text(x, y, text, fontsize=size, color=color, weight=weight, va="center", zorder=4, parse_math=False)

@@ -1,11 +1,11 @@
-"""The one exception for input that the user can correct, and how it is worded."""
+"""The exception for input that the user can correct, and checks that raise it."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
 class ModelError(ValueError):
-    """A model, an argument of one, or a configuration that does not exist or cannot work."""
+    """A model, argument, recipe or configuration that does not exist or cannot work."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str], listing: str = "") -> ModelError:

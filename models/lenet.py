@@ -1,4 +1,4 @@
-"""LeNet-5 in its present-day form: ReLU and max pooling, colour images of 32 x 32."""
+"""LeNet-5 in its modern form: ReLU and max pooling, colour images of 32 x 32 pixels."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Residual networks: one class for all residual networks of the zoo that torchvision does not have.
+"""Residual networks: one class for all those of the zoo that torchvision does not have.
 
 Blocks follow He et al. 2015 (arXiv:1512.03385), with the stride of a bottleneck on its 3x3 convolution as in
 torchvision; ResNeXt is a bottleneck with groups (Xie et al. 2016, arXiv:1611.05431). Parameters have torchvision's

@@ -154,10 +154,10 @@ SWEEPS: dict[str, Sweep] = {
         {"optimizer": ("sgd", "adam", "rmsprop", "adadelta", "adagrad")},
         {"epochs": 50, "model.activation": "relu"},
         {"sgd": 0.8462, "adam": 0.8084, "rmsprop": 0.7801, "adadelta": 0.8285},
-        note="one rate for all favours SGD: the study did so; its Adagrad run is unfinished and in fact uses Adam",
+        note="one rate for all favours SGD, but the study did so; its Adagrad run is unfinished and in fact uses Adam",
     ),
     "epochs": Sweep(
-        "LeNet by number of epochs: one run, tested on the way",
+        "LeNet by number of epochs: one run, tested after each of them",
         "four-families-lenet",
         {"epochs": (5, 10, 20, 30, 40, 55, 70, 95)},
         {},
@@ -172,15 +172,15 @@ SWEEPS: dict[str, Sweep] = {
             "95": 0.615,
         },
         within_one_run=True,
-        note="tested on the test images: choosing the number of epochs by this chart, as the study did, is a "
-        "selection on the test set",
+        note="tested on the test images: choosing the number of epochs by this chart, as the study did, is selection "
+        "on the test set",
     ),
     "augmentation": Sweep(
         "ResNet-18 without augmentation, and mirrored, tilted and turned",
         "four-families-resnet18",
         {"augment": ("none", "cifar_tilt")},
         {"one_at_a_time": False},
-        note="the study's augmented runs stayed at 10 %, for the filling of 255 on a scale of 0..1; nothing to compare",
+        note="the study's augmented runs stayed at 10 %, for filling with 255 on a scale of 0..1: nothing to compare",
     ),
     "learning-rates": Sweep(
         "ResNet-18 by optimiser and learning rate",

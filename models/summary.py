@@ -1,6 +1,6 @@
-"""What a network consists of: its layers in the order in which they run, with shapes, parameters and MACs.
+"""The layers of a network in the order in which they run, with shapes, parameters and MACs.
 
-Everything is read off one forward pass of one image on the meta device, so that no weight is drawn and nothing is
+They are read off one forward pass of one image on the meta device, so that no weights are drawn and nothing is
 computed. MACs are those of `torch.utils.flop_counter`, the counter of `bench cost`, and add up to its figure.
 """
 
@@ -24,8 +24,8 @@ class Layer:
     Attributes:
         name: its path in the network, as in the state dict; "(network)" for parameters of the network itself.
         type: its class.
-        output_shape: of one image, without the batch axis; of the first tensor where there are several.
-        params: its parameters, counted at its first call only and once if layers share them.
+        output_shape: of one image, without the batch axis; of the first tensor if there are several.
+        params: its parameters, counted at its first call only, and only once if layers share them.
         macs: multiply-adds of convolutions and matrix products in this call.
     """
 
@@ -44,14 +44,14 @@ def summarise(
 ) -> tuple[Layer, ...]:
     """The layers of a network, one row for each call of a module without children, in execution order.
 
-    A module with children has a row of its own, where it starts, only for what it does itself: parameters that it
-    holds (the class token of a vision transformer) and products that it computes (attention). Identities have none.
+    A module with children has a row, at its start, only for what it does itself: for parameters that it holds (the
+    class token of a vision transformer) and products that it computes (attention). Identities have no row.
 
     Args:
-        network: a name of `models.zoo`, or a module, which stays as it is.
-        classes: outputs of a named network; its own if None.
-        size: height and width of the image in pixels; a named network's own if None.
-        arguments: of a named network, as `models.zoo.build` takes them.
+        network: a name of `models.zoo`, or a module, which is not changed.
+        classes: outputs of a named network; None for its default.
+        size: height and width of the image in pixels; None for a named network's default.
+        arguments: of a named network, as in `models.zoo.build`.
 
     Raises:
         ModelError: no such network or argument, a module without a size, or an image that does not fit.
@@ -82,10 +82,10 @@ def on_meta(
     """
     if isinstance(network, nn.Module):
         if classes is not None or arguments:
-            raise ModelError("classes and arguments build a network from its name; here is a finished module")
+            raise ModelError("classes and arguments are for a network built by its name, not for a module")
         if size is None:
-            raise ModelError("a module does not know the size of its images; give size in pixels")
-        # Copied to the meta device first: a deep copy of the weights would only be thrown away.
+            raise ModelError("a module has no default size of images; give size in pixels")
+        # Copied with meta tensors in place of the weights, which would be copied for nothing.
         memo = {id(tensor): _without_values(tensor) for tensor in (*network.parameters(), *network.buffers())}
         module, title, pixels = copy.deepcopy(network, memo), type(network).__name__, size
     else:
@@ -101,7 +101,7 @@ def on_meta(
 def run(module: nn.Module, title: str, size: int) -> Tensor:
     """One forward pass of one image on the meta device.
 
-    Gradients are on: without them attention is one fused kernel, in which no product is seen.
+    Gradients are on: without them attention is one fused kernel, whose products are not counted.
 
     Raises:
         ModelError: the network takes no image of this size.
@@ -152,7 +152,7 @@ def _without_values(tensor: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class _Call:
-    """A module that is running: where its row stands, what was counted before it, and what its children had."""
+    """A module that is running: number of its row, FLOPs counted before it, and FLOPs of its children."""
 
     row: int
     before: int
@@ -160,7 +160,7 @@ class _Call:
 
 
 class _Recorder:
-    """What the hooks on every module of a network note during one forward pass, and the counter they read."""
+    """Records the calls of a network's modules during one forward pass, with the FLOPs of each."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
@@ -192,10 +192,10 @@ class _Recorder:
         return tuple(layers)
 
     def _owned(self) -> dict[nn.Module, int]:
-        """Module -> parameters that its first row answers for.
+        """Module -> parameters that are counted in its first row.
 
-        Parameters of a module that is never called itself, as the output layer of nn.MultiheadAttention, belong to
-        the nearest module around it that is.
+        Parameters of a module that is never called itself, such as the output layer of nn.MultiheadAttention, belong
+        to the nearest module around it that is called.
         """
         called = {module for module, _, _ in self._rows}
         owned: dict[nn.Module, int] = {}

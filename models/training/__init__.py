@@ -1,1 +1,1 @@
-"""Training a network: the recipe as data, one loop, and what the loop is made of."""
+"""Training a network: the recipe as data, the loop, and its parts."""

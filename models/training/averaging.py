@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, kept beside them and swapped in for evaluation."""
+"""Exponential moving average of the weights, swapped in for evaluation."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

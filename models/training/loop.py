@@ -118,7 +118,7 @@ class Observer(Protocol):
 
 
 class DivergedError(ModelError):
-    """The loss is no longer a finite number."""
+    """The loss is not finite."""
 
 
 @dataclass
@@ -175,7 +175,7 @@ def _check_finite(step: int, loss: float) -> None:
 
 
 def graph_obstacles(recipe: Recipe, processes: int) -> list[str]:
-    """What keeps a recipe's update from being one CUDA graph, by name; empty where nothing does."""
+    """The recipe keys and circumstances that keep an update from being one CUDA graph; none if it can be one."""
     obstacles = {
         "accumulate": recipe.accumulate > 1,
         "sam_rho": bool(recipe.sam_rho),
@@ -221,7 +221,7 @@ class Training:
         if recipe.batch % world.size:
             raise ModelError(f"batch {recipe.batch} cannot be shared among {world.size} processes")
         if configuration.precision == "bf16" and configuration.peer is None:
-            raise ModelError("training needs weights of 24 bits; use amp (bf16 autocast) in place of bf16")
+            raise ModelError("training needs float32 weights; use amp (bf16 autocast) instead of bf16")
         self.raw = model
         self._initialize()
         model = apply_layout(model.to(device), configuration.layout)
@@ -551,7 +551,7 @@ class Training:
         checkpoint.save_run(self.folder, weights, card, self.state())
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs beside the weights: plain values and tensors."""
+        """Everything that a resumed run needs besides the weights: plain values and tensors."""
         return {
             "position": asdict(self.position),
             "batch": self.recipe.batch * self.recipe.accumulate,
@@ -628,7 +628,7 @@ def _one_at_a_time(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Te
 
 
 def _mixed_seed(seed: int, epoch: int, rank: int) -> int:
-    """One number for three, far apart for neighbours (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """A seed made of three numbers, unrelated for neighbouring ones (finaliser of SplitMix64, Steele et al. 2014)."""
     mixed = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03 + rank + 1) % 2**64
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> shift)) * factor % 2**64

@@ -1,4 +1,4 @@
-"""Cross-entropy of plain and mixed labels with label smoothing, and distillation; float32 within any autocast."""
+"""Cross-entropy of plain and mixed labels with label smoothing, and distillation, in float32."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Learning rate range test: train some steps at ever higher rates and find where the loss falls fastest."""
+"""Learning rate range test: steps at ever higher rates show where the loss falls fastest."""
 
 import contextlib
 import copy

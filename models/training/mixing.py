@@ -1,10 +1,10 @@
-"""Several images of a batch mixed into one, with their labels: mixup, CutMix and RICAP, on the images' device.
+"""Images of a batch mixed with one another, and their labels: mixup, CutMix and RICAP.
 
-Each image meets partners that lie a random number of places further on in its batch. Training batches are shuffled
-already, so these are random partners, and no index list has to reach the device: all copies are slices.
+The partners of an image are a random number of places further on in its batch. Training batches are already shuffled,
+so these are random partners, and no list of indices has to be copied to the device: all copies are slices.
 
 Random numbers are drawn on the host and depend on (seed, epoch, step, shard) alone, so a resumed training mixes the
-same images in the same way. Call `mix` outside compiled code: places are Python numbers there, and shapes never change.
+same images in the same way. Call `mix` outside of compiled code: it slices at Python numbers. Shapes never change.
 """
 
 import math
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What is on, by name, with the parameter of its symmetric Beta distribution: mixup (Zhang et al. 2018,
+# Ways of mixing that are on, with the parameter of their symmetric Beta distribution: mixup (Zhang et al. 2018,
 # arXiv 1710.09412), cutmix (Yun et al. 2019, arXiv 1905.04899), ricap (Takahashi et al. 2018, arXiv 1811.09030, which
-# uses 0.3). Of several, each batch gets one, all equally likely.
+# uses 0.3). Each batch is mixed in one of them, all equally likely.
 Ways = Mapping[str, float]
 WAYS = ("mixup", "cutmix", "ricap")
 # The third word of the counter: the loaders draw with the same seed and epoch and small numbers there.
@@ -45,8 +45,8 @@ class Plan(NamedTuple):
         way: mixup, cutmix, ricap or "none".
         shifts: K numbers: part k of image i comes from image i - shifts[k] of the batch.
         weights: K shares summing to 1.
-        boxes: K (top, left, height, width) in pixels, where a part lies in the mixed image (cutmix, ricap).
-        origins: K (top, left) in pixels, where it is cut from (cutmix, ricap).
+        boxes: K (top, left, height, width) in pixels, the place of each part in the mixed image (cutmix, ricap).
+        origins: K (top, left) in pixels, the place of each part in its source (cutmix, ricap).
     """
 
     way: str
@@ -68,7 +68,7 @@ def plan(batch: int, height: int, width: int, ways: Ways, key: tuple[int, int, i
         key=np.array([seed, epoch], np.uint64), counter=np.array([0, step, STREAM + shard, 0], np.uint64)
     )
     generator = np.random.Generator(philox)
-    # Decides nothing, but runs stored when it did go on with the same numbers.
+    # Not used any more, but drawn so that runs stored when it was used continue with the same numbers.
     generator.random()
     # K is the same for every batch of a training, so that nothing is compiled twice.
     parts = 4 if "ricap" in ways else 2
@@ -103,7 +103,7 @@ def mix(images: Tensor, labels: Tensor, ways: Ways, key: tuple[int, int, int], s
 
 
 def dominant(mixed: Mixed) -> Tensor:
-    """The label of greatest weight of each image, int64 [B]; parts of one class count together."""
+    """The label of each image with the greatest weight, int64 [B]; parts of the same class count together."""
     same = mixed.labels[:, None] == mixed.labels[None]
     totals = (same * mixed.weights[:, None]).sum(1)
     return mixed.labels.gather(0, totals.argmax(0, keepdim=True))[0]
@@ -115,7 +115,7 @@ def _mixed_images(images: Tensor, chosen: Plan) -> Tensor:
     if chosen.way == "mixup":
         result = torch.empty_like(images)
         for target, source in _pairs(len(images), chosen.shifts[1]):
-            # Written straight into its place; roll would copy the batch once more and lose channels_last.
+            # Written directly into the result; roll would copy the batch once more and lose channels_last.
             torch.lerp(images[target], images[source], chosen.weights[1], out=result[target])
         return result
     # CutMix leaves most pixels where they are; RICAP's four parts cover all.
@@ -132,7 +132,7 @@ def _mixed_images(images: Tensor, chosen: Plan) -> Tensor:
 
 
 def _pairs(batch: int, shift: int) -> tuple[tuple[slice, slice], ...]:
-    """Slices (to, from) that move a batch on by `shift` places, what falls off the end coming in at the start."""
+    """Slices (to, from) that shift a batch cyclically by `shift` places."""
     if shift == 0:
         return ((slice(None), slice(None)),)
     return (slice(shift, None), slice(None, batch - shift)), (slice(None, shift), slice(batch - shift, None))
@@ -158,7 +158,7 @@ def _padded(chosen: Plan, parts: int) -> Plan:
 
 
 def _cutmix(generator: np.random.Generator, shift: int, height: int, width: int, alpha: float) -> Plan:
-    """A rectangle of the partner at the same place, cut off at the image's edge; weights are the areas that show."""
+    """A rectangle of the partner at the same place, clipped at the image's edge; weights are the visible areas."""
     cut = math.sqrt(1 - float(generator.beta(alpha, alpha)))
     tall, wide = int(height * cut), int(width * cut)
     centre_y, centre_x = int(generator.integers(height)), int(generator.integers(width))
@@ -184,7 +184,7 @@ def _ricap(generator: np.random.Generator, batch: int, height: int, width: int, 
         (int(generator.integers(height - tall + 1)), int(generator.integers(width - wide + 1)))
         for _, _, tall, wide in boxes
     )
-    # Shuffling made the first partner random already; the others may coincide, as the paper's permutations may.
+    # The batch is shuffled, so the first partner is random; the others may coincide, as the paper's permutations may.
     shifts = (0, *(int(shift) for shift in generator.integers(batch, size=3)))
     weights = tuple(tall * wide / (height * width) for _, _, tall, wide in boxes)
     return Plan("ricap", shifts, weights, boxes, origins)

@@ -1,4 +1,4 @@
-"""Optimisers by name over parameter groups that say what decays, and sharpness-aware minimisation around any of them.
+"""Optimisers over parameter groups that say what decays, and sharpness-aware minimisation.
 
 Imports no torch until something is built, so that a mistyped optimiser is reported at once.
 """
@@ -100,7 +100,7 @@ def parameter_groups(model: "nn.Module", recipe: "Recipe") -> list[dict[str, Any
     numbers = {
         "weights": (recipe.lr, recipe.weight_decay),
         "rest": (recipe.lr, decay),
-        # Every step shrinks them by the same share as all others.
+        # Decay shrinks them by the same share per step as all others.
         "norm_biases": (recipe.lr * recipe.bias_lr_factor, decay / recipe.bias_lr_factor),
     }
     return [

@@ -1,7 +1,7 @@
 """A training run as data: a TOML file read into a Recipe, with strict keys and checked values. Imports no torch.
 
-A recipe says everything that decides what a run learns; where the images are and how the machine is used (threads,
-device, time limits) is said on the command line.
+A recipe holds everything that decides what a run learns; the command line says where the images are and how the
+machine is used (threads, device, time limits).
 """
 
 import difflib
@@ -119,7 +119,7 @@ class Recipe:
         eps: of all but sgd; 0 is torch's default, which differs between them.
         alpha: smoothing of squared gradients, `alpha` of rmsprop and `rho` of adadelta; 0 is torch's default.
         sam_rho: radius of sharpness-aware minimisation.
-        sam_interval: every how many steps one is sharpness-aware.
+        sam_interval: steps from one sharpness-aware step to the next.
         schedule: a key of models.training.schedules.SCHEDULES. After its end a schedule stays where it ended.
         schedule_per: "step" changes the rate at every step, "epoch" only between epochs.
         warmup_epochs: linear warm-up before the schedule (all but onecycle, which has its own).
@@ -144,8 +144,8 @@ class Recipe:
         one_at_a_time: fidelity switch: the network sees the images of a batch one by one, so that batch norm
             normalises each by itself, as one study did by mistake.
         tta: "flip" averages the logits of an image and its mirror image when evaluating.
-        checkpoint_epochs: keep the weights every so many epochs, besides the last and the best.
-        checkpoint_minutes: store the state also inside an epoch, so often.
+        checkpoint_epochs: interval at which weights are kept, besides the last and the best.
+        checkpoint_minutes: interval at which the state is also stored inside an epoch.
         max_minutes: stop cleanly after this time.
         published: what a study published for this run.
     """

@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of how far training has come, so that resuming needs no state.
+"""Learning rate as a pure function of the progress of training, so that resuming needs no state.
 
 A schedule yields a factor; the learning rate is that factor times the recipe's `lr`. A resumed run with another
 schedule, batch or number of epochs evaluates another function at the same place, and nothing has to be undone. Only
@@ -22,7 +22,7 @@ def factor(recipe: "Recipe", progress: float, steps_per_epoch: int) -> float:
     """What the recipe's learning rate is multiplied by; for "plateau" that of warm-up alone.
 
     Args:
-        progress: epochs finished when the step is made: 0 at the first step, 1.5 in the middle of the second epoch.
+        progress: epochs before the step: 0 at the first step, 1.5 in the middle of the second epoch.
             With `schedule_per` "epoch" only whole epochs count.
         steps_per_epoch: with `schedule_per` "step", "onecycle" reaches its last rate at the last step, and warm-up
             begins with the share of one step.
@@ -40,7 +40,7 @@ def factor(recipe: "Recipe", progress: float, steps_per_epoch: int) -> float:
 def apply(optimizer: "torch.optim.Optimizer", factor: float) -> None:
     """Set the learning rate of each group to `factor` times its `initial_lr`.
 
-    A rate held in a tensor is filled, not replaced: a captured or compiled update reads it where it lies.
+    A rate held in a tensor is filled, not replaced: a captured or compiled update reads that tensor.
     """
     for group in optimizer.param_groups:
         rate = group["initial_lr"] * factor

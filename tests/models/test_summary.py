@@ -106,8 +106,11 @@ def test_a_module_stays_as_it_is():
         (lambda: summarise("lenet", size=0), "size is 0"),
         (lambda: summarise("lenett"), "did you mean lenet"),
         (lambda: summarise("lenet", arguments={"width": 1}), "unknown argument of lenet"),
-        (lambda: summarise(nn.Flatten()), "does not know the size of its images"),
-        (lambda: summarise(nn.Flatten(), classes=3, size=8), "classes and arguments build a network from its name"),
+        (lambda: summarise(nn.Flatten()), "a module has no default size of images"),
+        (
+            lambda: summarise(nn.Flatten(), classes=3, size=8),
+            "classes and arguments are for a network built by its name",
+        ),
     ],
 )
 def test_what_cannot_be_summarised_says_why(call, message):
