@@ -1,6 +1,7 @@
 """`bench check`: did a change make anything slower, bigger or wrong?"""
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 import click
 
-from bench.checking.check import refuse_unknown, subjects
 from bench.errors import UsageError
 from bench.output import check_output, write
 
@@ -97,10 +97,16 @@ def command(
     Counted facts are compared exactly, then fresh processes of both sides take turns, and what looks slower is
     measured a second time. Exit codes: 0 fine or not sure, 1 worse, 2 no answer.
     """
+    from bench.checking.baseline import check_against, find, stored_values
+    from bench.checking.check import check, record_of, refuse_unknown, subjects
     from bench.checking.sides import only_one
+    from bench.checking.trees import trees
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
     from bench.screen import Screen
+    from results import gate_report, tables
+    from results import store as records
+    from results.errors import RecordError
     from results.verdict import LOOKS
 
     if (base is None) == (baseline is None):
@@ -110,9 +116,8 @@ def command(
     check_output(output)
     refuse_unknown(allow)
     screen = Screen()
-    place = choose_device(device)
-    cores = threads or usable_cores()
     begin = time.monotonic()
+    place = choose_device(device)
     how: dict[str, Any] = {
         "allow": allow,
         "fail_on_unsure": fail_on_unsure,
@@ -121,98 +126,37 @@ def command(
         "budget": budget,
         "say": screen.progress if screen.moving else screen.say,
     }
-    record: Any = None
     if baseline is not None:
-        baseline, record, workloads = stored(baseline, workloads, screen)
-    chosen, conditions = subjects(workloads, place, cores, data, seed, screen.progress)
+        path, record = find(baseline, screen.say)
+        # Without workloads of one's own, everything that the baseline timed.
+        workloads = workloads or tuple(stored_values(path, record))
+    chosen, conditions = subjects(workloads, place, threads or usable_cores(), data, seed, screen.progress)
     with only_one(place, wait, screen.say):
-        if base is not None:
-            report, extra = _against_commit(base, base_env, chosen, conditions, exact, how, screen)
+        if baseline is not None:
+            report, extra = check_against(path, record, chosen, conditions, **how)
         else:
-            from bench.checking.baseline import check_against
-
-            assert baseline is not None
-            report, extra = check_against(baseline, record, chosen, conditions, **how)
+            assert base is not None
+            screen.progress("writing both sides' files")
+            with trees(Path.cwd(), base, base_env) as (old, new):
+                report, extra = check(old, new, chosen, conditions, exact_only=exact, **how)
     screen.clear()
     failure = ""
     if report.machine and not no_store:
-        failure = _store(report, extra, store, screen)
-    _show(report, format, output)
-    for text in _tell_ci(report, os.environ):
-        screen.say(text)
+        try:
+            kept = record_of(report, extra, shlex.join(["bench", *sys.argv[1:]]))
+            screen.say(f"stored in {records.save(kept, records.new_path('check', store or records.FOLDER))}")
+        except RecordError as error:
+            # Said after what was found: that something is worse matters more.
+            failure = str(error)
+    write(gate_report.as_text(report, format, output == "-" and tables.coloured(sys.stdout)), output)
+    warning = gate_report.summary_file(report, os.environ)
+    if warning:
+        screen.say(warning)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        # Commands to the runner are read from either stream; stdout stays data.
+        for annotation in gate_report.annotations(report):
+            screen.say(annotation)
     screen.say(f"took {time.monotonic() - begin:.0f} s")
-    code: int = report.exit_code
     if failure:
         screen.say(f"bench: {failure}")
-        # That something is worse is the graver news.
-        return code or 2
-    return code
-
-
-def _against_commit(
-    base: str,
-    base_env: Path | None,
-    workloads: list[Any],
-    conditions: Any,
-    exact: bool,
-    how: dict[str, Any],
-    screen: Any,
-) -> tuple[Any, dict[str, Any]]:
-    from bench.checking.check import check
-    from bench.checking.trees import trees
-
-    screen.progress("writing both sides' files")
-    with trees(Path.cwd(), base, base_env) as (old, new):
-        return check(
-            old,
-            new,
-            workloads,
-            conditions,
-            exact_only=exact,
-            **how,
-        )
-
-
-def stored(baseline: Path, words: tuple[str, ...], screen: Any) -> tuple[Path, Any, tuple[str, ...]]:
-    """A baseline's file and record, and what is measured against it: `words`, or everything that it timed."""
-    from bench.checking.baseline import find, stored_values
-
-    path, record = find(baseline, screen.say)
-    return path, record, words or tuple(stored_values(path, record))
-
-
-def _store(report: Any, extra: dict[str, Any], folder: Path | None, screen: Any) -> str:
-    """Append to the history; returns why it could not be stored, or ""."""
-    import shlex
-
-    from bench.checking.check import record_of
-    from results import store
-    from results.errors import RecordError
-
-    command = shlex.join(["bench", *sys.argv[1:]])
-    try:
-        path = store.save(record_of(report, extra, command), store.new_path("check", folder or store.FOLDER))
-    except RecordError as error:
-        return str(error)
-    screen.say(f"stored in {path}")
-    return ""
-
-
-def _show(report: Any, format: str, output: str) -> None:
-    from results import gate_report, tables
-
-    write(gate_report.as_text(report, format, output == "-" and tables.coloured(sys.stdout)), output)
-
-
-def _tell_ci(report: Any, environment: Any) -> list[str]:
-    """GitHub's own channels, where they are there."""
-    from results import gate_report
-
-    said = []
-    warning = gate_report.summary_file(report, environment)
-    if warning:
-        said.append(warning)
-    if environment.get("GITHUB_ACTIONS") == "true":
-        # Commands to the runner are read from either stream; stdout stays data.
-        said += gate_report.annotations(report)
-    return said
+    return report.exit_code or (2 if failure else 0)
