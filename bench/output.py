@@ -12,19 +12,20 @@ from bench.errors import UsageError
 
 FORMATS = ("text", "markdown", "csv", "json")
 
+output_option = click.option(
+    "-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout."
+)
+
 
 def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--format` and `-o/--output` to a click command; they arrive as `format` and `output`."""
-    command = click.option(
-        "-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout."
-    )(command)
     return click.option(
         "--format",
         type=click.Choice(FORMATS),
         default="text",
         show_default=True,
         help="How the table is written.",
-    )(command)
+    )(output_option(command))
 
 
 def check_output(output: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.output import write
+from bench.output import output_option, write
 
 if TYPE_CHECKING:
     from bench.machine.diagnosis import Finding
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: machine and findings.")
-@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@output_option
 def command(as_json: bool, output: str) -> int:
     """Describe this machine, what would spoil a measurement on it, and what to do about it.
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench.errors import UsageError
-from bench.output import check_output, format_options, write
+from bench.output import check_output, format_options, output_option, write
 from results.store import FOLDER
 
 FORMATS = ("text", "table", "markdown", "csv", "json", "html", "svg")
@@ -78,7 +78,7 @@ def bisect_command(good: str, bad: str, id: str, format: str, output: str) -> in
 )
 @click.option("--since", metavar="DATE", help="Only runs from then on: 2026-05-01, or with a time.")
 @click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
-@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@output_option
 def command(id: str | None, store: Path, since: str | None, format: str, output: str) -> int:
     """List the history of every workload, the worst change first, or draw the one called ID.
 

@@ -9,7 +9,7 @@ import click
 
 from bench.cli import CONTEXT
 from bench.cli import run as exiting
-from bench.output import check_output, write
+from bench.output import check_output, output_option, write
 
 SECONDS = 540.0
 
@@ -62,7 +62,7 @@ def run(
 
 @app.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@output_option
 def report(folder: Path, output: str) -> None:
     """The table of a device, in markdown, of the files in FOLDER."""
     from bench.gpu.report import report as text
@@ -77,7 +77,7 @@ def report(folder: Path, output: str) -> None:
 @click.option("--images", type=click.IntRange(1), default=2000, show_default=True, help="Generated files.")
 @click.option("--batch", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: every usable core.")
-@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@output_option
 def sweep(device: str, data: Path | None, images: int, batch: int, threads: int | None, output: str) -> None:
     """Find the share of images that the GPU's JPEG engine should decode, and remember it for this GPU."""
     import torch
@@ -111,7 +111,7 @@ def sweep(device: str, data: Path | None, images: int, batch: int, threads: int 
 @click.option("--networks", required=True, metavar="MODEL,...", help="What the later parts measure.")
 @click.option("--batch", type=click.IntRange(1), required=True, help="Images a step.")
 @click.option("--size", type=click.IntRange(0), default=0, help="Pixels; 0 is each network's own.")
-@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@output_option
 def compile_(device: str, networks: str, batch: int, size: int, output: str) -> None:
     """Compile what later parts measure, many processes at a time, so that they find the caches warm."""
     from bench.gpu.warming import at_once, warm, workloads

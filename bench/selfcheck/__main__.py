@@ -1,4 +1,4 @@
-"""`python -m bench.selfcheck`: measures how often `bench check` errs. For those who change it; not part of `bench`."""
+"""`python -m bench.selfcheck`: measures how often `bench check` errs, for those who change it."""
 
 from pathlib import Path
 from typing import NoReturn
@@ -7,24 +7,29 @@ import click
 
 from bench.cli import CONTEXT
 from bench.cli import run as exiting
-from bench.output import check_output, write
+from bench.output import check_output, output_option, write
+from bench.screen import Screen
 
 FORMATS = ("text", "markdown", "json")
 LOADS = ("none", "core")
+
+format_option = click.option(
+    "--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written."
+)
 
 
 @click.group(context_settings={**CONTEXT, "auto_envvar_prefix": None})
 def app() -> None:
     """How often `bench check` errs: record traces of equal code, judge decisions drawn from them, run it in a loop.
 
-    And how often `bench trend` does.
+    And how often `bench trend` errs.
     """
 
 
 @app.command()
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--blocks", type=click.IntRange(1), required=True, help="Go on until OUT holds so many.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=float("inf"), help="Stop after these.")
+@click.option("--blocks", type=click.IntRange(1), required=True, help="Record until OUT holds so many.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=float("inf"), help="Stop after that time.")
 @click.option("--load", type=click.Choice(LOADS), default="none", show_default=True, help="core: a busy competitor.")
 @click.option("--workloads", multiple=True, metavar="ID,...|FILE", help="Default: those of `bench check`.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -50,7 +55,7 @@ def record(
     seed: int,
     sampled_rounds: int,
 ) -> None:
-    """Measure equal code against itself into OUT (.json.gz), a line a block; goes on with a file that is there."""
+    """Measure equal code against itself into OUT (.json.gz), a line for each block; adds to an OUT that exists."""
     from bench.checking.check import subjects
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
@@ -58,6 +63,7 @@ def record(
     from bench.selfcheck.record import snapshot
 
     check_output(str(out))
+    say = Screen().say
     chosen, conditions = subjects(workloads, choose_device(device), threads or usable_cores(), data, seed, say)
     with snapshot() as tree:
         done = measure(out, tree, blocks, seconds, load, chosen, conditions, say, sampled_rounds)
@@ -77,8 +83,8 @@ def record(
     help="Of the check, at 10, 16, 24 blocks; 1 where its budget allows no more.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
-@click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
-@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@format_option
+@output_option
 def judge(traces: tuple[Path, ...], decisions: int, looks: int, seed: int, format: str, output: str) -> None:
     """False alarms and power of the check's rule on recorded TRACES, and of other tools' rules beside it."""
     from bench.selfcheck import resample
@@ -86,27 +92,27 @@ def judge(traces: tuple[Path, ...], decisions: int, looks: int, seed: int, forma
     from bench.selfcheck.traces import read
 
     check_output(output)
-    found = resample.judge([read(path) for path in traces], decisions, seed, say, looks=looks)
-    write(report(found, format), output)
+    judgement = resample.judge([read(path) for path in traces], decisions, seed, Screen().say, looks=looks)
+    write(report(judgement, format), output)
 
 
 @app.command()
-@click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Go on until FILE holds so many.")
-@click.option("--slow", type=click.IntRange(0, 99), default=0, help="Head does so many percent more work.")
+@click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Run until FILE holds so many.")
+@click.option("--slow", type=click.IntRange(0, 99), default=0, help="Percentage of extra work of head.")
 @click.option("--workloads", multiple=True, metavar="ID,...|FILE", help="Default: inference of lenet.")
 @click.option(
     "--file",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("live.jsonl"),
     show_default=True,
-    help="Outcomes, a line each.",
+    help="Outcomes, a line for each run.",
 )
 @click.option(
     "--budget", type=click.FloatRange(0), default=570.0, show_default=True, help="Seconds, as given to each check."
 )
 @click.option("--timeout", type=click.FloatRange(1), default=3600.0, show_default=True, help="Seconds of one run.")
-@click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
-@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@format_option
+@output_option
 def live(
     runs: int,
     slow: int,
@@ -117,7 +123,7 @@ def live(
     format: str,
     output: str,
 ) -> None:
-    """Run `bench check` in a loop, on equal code or with head made slower, and count what it says."""
+    """Run `bench check` in a loop, on equal code or with head made slower, and count its verdicts."""
     from bench.checking.check import ids
     from bench.selfcheck.live import WORKLOADS, loop, summary
     from bench.timing.workload import Workload
@@ -125,25 +131,20 @@ def live(
     check_output(output)
     check_output(str(file))
     chosen = tuple(Workload.from_id(text).id for text in ids(workloads)) or WORKLOADS
-    write(summary(loop(file, runs, slow, chosen, budget, say, timeout), format), output)
+    write(summary(loop(file, runs, slow, chosen, budget, Screen().say, timeout), format), output)
 
 
 @app.command()
 @click.option("--series", type=click.IntRange(1), default=4000, show_default=True, help="Of each kind of noise.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
-@click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
-@click.option("-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout.")
+@format_option
+@output_option
 def trend(series: int, seed: int, format: str, output: str) -> None:
-    """False changes and found ones of `bench trend` in simulated series of 100 points."""
+    """Changes that `bench trend` shows in simulated series of 100 points, without a change and with one."""
     from bench.selfcheck.simulated import simulate
 
     check_output(output)
     write(simulate(series, seed, format), output)
-
-
-def say(text: str) -> None:
-    """One line of progress: recordings and loops take hours, and their log is a file more often than a terminal."""
-    click.echo(text, err=True)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

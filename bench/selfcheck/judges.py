@@ -1,8 +1,8 @@
 """Other tools' rules for "slower than before", each with its own constants, on the same times as ours.
 
 They time one process of the old code, then one of the new, and look at single times or repetitions. A rule here takes
-what both measured and says whether it would fail a build. Where a tool only prints, what its documentation calls a
-regression counts. Each docstring names the source it follows; the code is ours.
+both sides' times and says whether it would fail a build. Where a tool only prints, the rule is what its documentation
+calls a regression. Each docstring names the source it follows; the code is ours.
 """
 
 import math
@@ -15,36 +15,37 @@ from numpy.typing import NDArray
 
 from bench.errors import UsageError
 from bench.timing.duel import Round
+from results.stats import rank_sum_counts
 
 Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a tool has of one side.
+    """What a tool measures of one side.
 
     Attributes:
         times: seconds a step, in the order they were taken [samples].
-        seconds: spent on them.
+        seconds: their sum.
     """
 
     times: Times
     seconds: float
 
     def slowed(self, factor: float) -> "Run":
-        """The same on code that takes `factor` times as long."""
+        """The same for code that takes `factor` times as long."""
         return Run(self.times * factor, self.seconds * factor)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One tool's.
+    """One tool's rule.
 
     Attributes:
         name: as tables show it.
         slower: (base, head) -> whether it would call head a regression.
-        processes: of a side that the tool times by default.
-        source: what it was taken from.
+        processes: how many of a side the tool times by default.
+        source: where it was taken from.
     """
 
     name: str
@@ -120,18 +121,6 @@ def mann_whitney(x: Times, y: Times) -> float:
     counts = rank_sum_counts(m, n)
     whole = sum(counts)
     return min(1.0, 2 * sum(counts[: tail + 1]) / whole) if tail < centre else 1.0
-
-
-def rank_sum_counts(m: int, n: int) -> list[int]:
-    """How many orders of m and n distinct values give each U = 0..m*n (Mann and Whitney 1947)."""
-    # The number of ways to write u as a sum of at most m parts of at most n: coefficients of a Gaussian binomial.
-    counts = [1] + [0] * (m * n)
-    for part in range(1, m + 1):
-        for u in range(m * n, n + part - 1, -1):
-            counts[u] -= counts[u - n - part]
-        for u in range(part, m * n + 1):
-            counts[u] += counts[u - part]
-    return counts
 
 
 GOOGLE_ALPHA = 0.05

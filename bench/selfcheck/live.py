@@ -1,11 +1,9 @@
-"""Whole checks in a loop: `bench check` as a user runs it, on code that is known to be equal or known to be slower.
+"""Whole checks in a loop: `bench check` as a user runs it, on equal code or with head made slower.
 
-Each run's outcome is one JSON line, on the disk before the next run begins: an interrupted loop goes on.
+Each run's outcome is a JSON line, on the disk before the next run begins, so that an interrupted loop can go on.
 """
 
-import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -13,9 +11,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.checking.trees import top_of, working
 from bench.errors import BenchError, UsageError
@@ -23,18 +20,18 @@ from bench.processes import SOURCE
 from bench.screen import Say
 from bench.selfcheck.resample import upper_bound
 from results.errors import RecordError
-from results.gate import GRAVITY
-from results.store import GrowingFile
+from results.gate import GRAVITY, CheckReport
+from results.lines import LineFile, read_lines
+from results.store import read_json
 from results.tables import Cell, render, to_json
 from results.verdict import CLEAN, REGRESSED
 
-# Steps of half a millisecond: a slice holds a hundred or so, and with them nearly the same share of extra work.
+# Its steps take half a millisecond: a slice holds a hundred or so, and nearly the same share of extra work each time.
 WORKLOADS = ("inference/lenet@fp32-nchw-eager/b4/s32/c10/cpu",)
 TIMEOUT = 3600.0
 
-
-# Appended to STEP of the slower side. The share is made up of whole steps, so that it is real work of the
-# right kind on any device; the first calls, which are counted and compared, stay single.
+# Appended to STEP on the slower side. The extra work is whole steps, so that it is real work of the right kind on any
+# device; the first calls, which are counted and compared, stay single.
 STEP = Path("bench", "timing", "step.py")
 SLOWER = """
 
@@ -73,11 +70,11 @@ class Outcome:
         workloads: ids.
         budget: seconds, as given to the check.
         started: Unix time, seconds.
-        seconds: it took.
+        seconds: how long it took.
         exit_code: of the process.
-        verdict: of the whole; "" where there was none.
+        verdict: of the whole check; "" where there was none.
         rows: verdict of each workload.
-        error: last line that the process wrote, where it gave no report.
+        error: why there is no report, and the last line that the process wrote.
     """
 
     slow: int
@@ -90,50 +87,6 @@ class Outcome:
     verdict: str
     rows: dict[str, str]
     error: str = ""
-
-
-class OutcomeFile(GrowingFile):
-    """Adds runs to a file, a JSON line each, behind its last whole line. Raises RecordError as `outcomes` does."""
-
-    def __init__(self, path: Path) -> None:
-        whole = _read(path)[1] if path.exists() else 0
-        super().__init__(path, binary=True)
-        with self._writing():
-            self._file.truncate(whole)
-
-    def add(self, outcome: Outcome) -> None:
-        """Store a run; on return it is on the disk."""
-        with self._writing():
-            self._file.write((json.dumps(vars(outcome), allow_nan=False) + "\n").encode())
-        self.flush()
-
-
-def outcomes(path: Path) -> list[Outcome]:
-    """The runs in a file, none where there is no file; a last line without its end is passed over.
-
-    Raises:
-        RecordError: it cannot be read, or holds something else.
-    """
-    return _read(path)[0] if path.exists() else []
-
-
-def _read(path: Path) -> tuple[list[Outcome], int]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror or error}") from error
-    whole = data.rfind(b"\n") + 1
-    known = {field.name for field in fields(Outcome)}
-    found = []
-    for number, line in enumerate(data[:whole].splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or set(row) != known:
-                raise ValueError(f"a run has {', '.join(sorted(known))}")
-        except ValueError as error:
-            raise RecordError(f"{path}, line {number} is no run of this program: {error}") from error
-        found.append(Outcome(**{**row, "workloads": tuple(row["workloads"])}))
-    return found, whole
 
 
 def scratch(folder: Path, slow: int) -> tuple[Path, str, str]:
@@ -191,23 +144,17 @@ def run_once(
             timeout=timeout,
             check=False,
         )
-        exit_code, said = done.returncode, done.stderr
+        exit_code, stderr = done.returncode, done.stderr
     except subprocess.TimeoutExpired:
-        exit_code, said = 124, f"did not end within {timeout:.0f} s"
+        exit_code, stderr = 124, f"did not end within {timeout:.0f} s"
     seconds = time.monotonic() - begin
-    verdict, rows, error = report_of(output)
-    if error:
-        error = f"{error}: {(said.strip().splitlines() or [''])[-1]}"
-    return Outcome(slow, code, tuple(workloads), budget, started, seconds, exit_code, verdict, rows, error)
-
-
-def report_of(path: Path) -> tuple[str, dict[str, str], str]:
-    """Verdict of a report, verdict of each of its rows, and why there is none."""
+    verdict, rows, error = "", {}, ""
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return str(report["verdict"]), {row["workload"]: row["verdict"] for row in report["rows"]}, ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return "", {}, f"no report ({type(error).__name__})"
+        report = CheckReport.from_json(read_json(output), str(output))
+        verdict, rows = report.verdict, {row.workload: row.verdict for row in report.rows}
+    except RecordError as reason:
+        error = f"no report ({reason}): {(stderr.strip().splitlines() or [''])[-1]}"
+    return Outcome(slow, code, tuple(workloads), budget, started, seconds, exit_code, verdict, rows, error)
 
 
 def loop(
@@ -227,52 +174,48 @@ def loop(
         RecordError: it is no such file, or cannot be written.
         BenchError: this code lies in no repository, or git fails.
     """
-    found = outcomes(path)
-    folder = Path(tempfile.mkdtemp(prefix="bench-selfcheck-"))
-    try:
-        root, base, code = scratch(folder, slow)
-        for one in found:
-            if (one.workloads, one.budget) != (tuple(workloads), budget):
-                what = f"{', '.join(one.workloads)}, a budget of {one.budget:g} s"
-                now = f"{', '.join(workloads)}, {budget:g} s"
-                raise UsageError(f"{path} holds runs of {what}; now it is {now}: name another file")
-        others = sorted({one.code for one in found} - {code})
+    outcomes = read_lines(Outcome, path) if path.exists() else []
+    with tempfile.TemporaryDirectory(prefix="bench-selfcheck-", ignore_cleanup_errors=True) as folder:
+        root, base, code = scratch(Path(folder), slow)
+        for earlier in outcomes:
+            if (earlier.workloads, earlier.budget) != (tuple(workloads), budget):
+                theirs = f"{', '.join(earlier.workloads)}, a budget of {earlier.budget:g} s"
+                ours = f"{', '.join(workloads)}, {budget:g} s"
+                raise UsageError(f"{path} holds runs of {theirs}; now it is {ours}: name another file")
+        others = sorted({earlier.code for earlier in outcomes} - {code})
         if others:
-            say(f"{path} also holds runs of other code ({', '.join(others)}, now {code}); going on with this one")
-        done = sum(one.slow == slow for one in found)
-        with OutcomeFile(path) as file:
-            for number in range(done, runs):
+            say(f"{path} also holds runs of other code ({', '.join(others)}, now {code}); continuing with this one")
+        with LineFile(path) as file:
+            for number in range(sum(earlier.slow == slow for earlier in outcomes), runs):
                 outcome = once(root, base, slow, code, workloads, budget, timeout)
                 file.add(outcome)
-                found.append(outcome)
-                what = outcome.verdict or outcome.error
-                say(f"run {number + 1} of {runs}: {what}, exit code {outcome.exit_code}, {outcome.seconds:.0f} s")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return found
+                outcomes.append(outcome)
+                result = outcome.verdict or outcome.error
+                say(f"run {number + 1} of {runs}: {result}, exit code {outcome.exit_code}, {outcome.seconds:.0f} s")
+    return outcomes
 
 
 HEADERS = ("head slower by", "runs", "exit codes", "verdicts", "rows", "of rows", "median seconds", "judgement")
 
 
-def summary(found: Sequence[Outcome], format: str = "text") -> str:
-    """A row for each slowdown: exit codes, verdicts of whole runs and of single rows, and what that means."""
+def summary(outcomes: Sequence[Outcome], format: str = "text") -> str:
+    """A row for each slowdown: exit codes, verdicts of whole runs and of single rows, and what they amount to."""
     if format == "json":
-        return to_json([{**vars(one), "workloads": list(one.workloads)} for one in found])
+        return to_json([asdict(outcome) for outcome in outcomes])
     rows: list[list[Cell]] = []
-    for slow in sorted({one.slow for one in found}):
-        part = [one for one in found if one.slow == slow]
-        of_rows = Counter(verdict for one in part for verdict in one.rows.values())
+    for slow in sorted({outcome.slow for outcome in outcomes}):
+        part = [outcome for outcome in outcomes if outcome.slow == slow]
+        of_rows = Counter(verdict for outcome in part for verdict in outcome.rows.values())
         rows.append(
             [
                 f"{slow} %",
                 len(part),
-                _counts(Counter(str(one.exit_code) for one in part)),
-                _counts(Counter(one.verdict or "no report" for one in part)),
+                _counts(Counter(str(outcome.exit_code) for outcome in part)),
+                _counts(Counter(outcome.verdict or "no report" for outcome in part)),
                 sum(of_rows.values()),
                 _counts(of_rows),
-                f"{statistics.median(one.seconds for one in part):.0f}",
-                _meaning(slow, of_rows),
+                f"{statistics.median(outcome.seconds for outcome in part):.0f}",
+                _judgement(slow, of_rows),
             ]
         )
     return render(HEADERS, rows, format)
@@ -285,7 +228,7 @@ def _counts(counter: Counter[str]) -> str:
     )
 
 
-def _meaning(slow: int, of_rows: Counter[str]) -> str:
+def _judgement(slow: int, of_rows: Counter[str]) -> str:
     total = sum(of_rows.values())
     if not total:
         return "nothing was measured"

@@ -1,4 +1,4 @@
-"""A competing process: keeps one core busy at random times, so that a machine's speed changes within a decision."""
+"""A competing process that keeps one core busy at random times, so that speeds change within a decision."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ MEAN_SECONDS = 20.0
 
 @contextlib.contextmanager
 def competing(load: str, seed: int) -> Iterator[None]:
-    """Runs the competitor meanwhile; nothing for "none"."""
+    """Runs a competitor meanwhile; none for the load "none"."""
     if load == "none":
         yield
         return
-    # It ends when its stdin closes, and that the system does however this process ends.
+    # It ends when its stdin closes, which the system sees to however this process ends.
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", f"from bench.selfcheck.load import compete; compete({seed}, 0)"],
         stdin=subprocess.PIPE,
@@ -39,7 +39,7 @@ def competing(load: str, seed: int) -> Iterator[None]:
 
 
 def compete(seed: int, descriptor: int, mean: float = MEAN_SECONDS) -> None:
-    """Work and rest in turns of exponentially distributed length until `descriptor` can be read: its end is closed."""
+    """Work and rest by turns, of exponentially distributed length, until the other end of `descriptor` is closed."""
     rng = random.Random(seed)
     working = False
     while True:

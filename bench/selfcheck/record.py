@@ -1,4 +1,4 @@
-"""Records traces: blocks of the code against itself, measured by the engine of `bench check` itself."""
+"""Records traces: blocks of this code against itself, measured by the engine of `bench check`."""
 
 import tempfile
 import time
@@ -24,7 +24,7 @@ from results.store import same_machine
 
 
 class Recorder(Duel):
-    """The check's duel, also timing each step on its own: other tools' rules want single times."""
+    """The check's duel, which also times each step on its own: other tools' rules need single times."""
 
     def turn(self, name: str, workload: Workload, length: SlicePlan, twice_every: int = 0) -> Turn:
         """A turn in which each step is timed on its own."""
@@ -34,7 +34,7 @@ class Recorder(Duel):
         """One block of every workload.
 
         Raises:
-            WorkloadError: a workload gave nothing, with the reason.
+            WorkloadError: a workload could not be measured, with the reason.
         """
         start, begin, before = time.time(), time.monotonic(), Busy.now()
         try:
@@ -43,18 +43,18 @@ class Recorder(Duel):
                 self.measure(workload, False)
         finally:
             self.crew.close()
-        found = []
+        rounds = []
         for workload in self.workloads:
             series = self.series[workload.id]
             if series.reason:
                 raise WorkloadError(f"{workload.id}: {series.reason}")
-            found.append(tuple(series.blocks[-1]) if series.blocks else ())
-        return Block(start, time.monotonic() - begin, Busy.now().foreign(before), self.references[-1], tuple(found))
+            rounds.append(tuple(series.blocks[-1]) if series.blocks else ())
+        return Block(start, time.monotonic() - begin, Busy.now().foreign(before), self.references[-1], tuple(rounds))
 
 
 @contextmanager
 def snapshot() -> Iterator[Tree]:
-    """A copy of this code: a long recording must not follow what is edited meanwhile."""
+    """A copy of this code, so that edits do not change what a long recording measures."""
     with tempfile.TemporaryDirectory(prefix="bench-selfcheck-") as folder:
         yield working(top_of(SOURCE), Path(folder))
 
@@ -74,9 +74,9 @@ def record(
     """Measure `tree` against itself until `path` holds `blocks` blocks or `seconds` have passed; how many it holds.
 
     Raises:
-        UsageError: `path` was begun under other settings.
-        RecordError: it was recorded on another machine, is no trace, or cannot be written.
-        WorkloadError: a workload gave no time.
+        UsageError: `path` was begun under other settings or on another machine.
+        RecordError: it is not a trace, or cannot be written.
+        WorkloadError: a workload could not be measured.
     """
     begin = time.monotonic()
     worker = open_side(tree, "base", conditions.threads, spawn)
@@ -96,7 +96,7 @@ def record(
         seed=conditions.seed,
         code=tree.digest,
     )
-    done = going_on(path, header, say)
+    done = blocks_in(path, header, say)
     base = replace(tree, side=Side("base", tree.side.ref, tree.side.commit, tree.side.dirty))
     with TraceWriter(path, header) as writer, only_one(workloads[0].device, True, say), competing(load, done):
         while done < blocks and time.monotonic() - begin < seconds:
@@ -105,17 +105,17 @@ def record(
             block = Recorder(base, tree, workloads, conditions, seed=seed, say=say, spawn=spawn).block()
             writer.add(block)
             done += 1
-            others = "" if block.foreign is None else f", others had {block.foreign:.0%} of the machine"
+            others = "" if block.foreign is None else f", others used {block.foreign:.0%} of the machine"
             say(f"block {done} of {blocks}: {block.seconds:.0f} s{others}")
     return done
 
 
-def going_on(path: Path, header: Header, say: Say) -> int:
+def blocks_in(path: Path, header: Header, say: Say) -> int:
     """How many blocks `path` holds already.
 
     Raises:
         UsageError: it was begun under other settings or on another machine.
-        RecordError: it is no trace.
+        RecordError: it is not a trace.
     """
     if not path.exists() or not path.stat().st_size:
         return 0
@@ -128,8 +128,8 @@ def going_on(path: Path, header: Header, say: Say) -> int:
     if other:
         raise UsageError(f"{path} was begun on another machine ({'; '.join(other)}); name another file")
     if trace.torn:
-        say(f"{path} ended within a block, which is measured again")
+        say(f"{path} ends within a block, which is measured again")
     if trace.header.code != header.code:
-        say(f"{path} was begun with other code ({trace.header.code}, now {header.code}); going on with this one")
-    say(f"going on after block {len(trace.blocks)} of {path}")
+        say(f"{path} was begun with other code ({trace.header.code}, now {header.code}); continuing with this one")
+    say(f"continuing after block {len(trace.blocks)} of {path}")
     return len(trace.blocks)

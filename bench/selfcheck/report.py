@@ -1,9 +1,10 @@
-"""What was found, as tables: false alarms, power, and other tools' rules beside ours."""
+"""A judgement as tables: noise, false alarms, power, and other tools' rules beside ours."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from bench.selfcheck.resample import AS_USED, RULE_LEVELS, SAME_TIME, Found, Judgement, Noise, Tally, lower_bound
+from bench.selfcheck.resample import AS_USED, RULE_LEVELS, SAME_TIME, Judgement, Noise, Tally, lower_bound
 from results.tables import WIDTH, Cell, render, to_json
 from results.verdict import CLEAN, IMPROVED, LOOKS, REGRESSED, UNSURE
 
@@ -32,52 +33,51 @@ OTHERS = (
 )
 
 
-def report(found: Judgement, format: str = "text") -> str:
-    """The whole judgement. Raises RecordError for an unknown format."""
-    if format == "json":
-        return to_json(found.to_json())
-    same = [one for one in found.ours if one.level == 0]
-    slower = [one for one in found.ours if one.level > 0]
-    looks = f" Looks after {' and '.join(map(str, LOOKS[: found.looks]))} blocks."
-    parts = [
-        _headed("Noise", NOISE, NOISE_HEADERS, [_noise_row(one) for one in found.scatter], format),
-        _headed("False alarms", EXPLANATION + looks, ALARM_HEADERS, [_alarm_row(one) for one in same], format),
-        _headed("Power", POWER, POWER_HEADERS, [_power_row(one) for one in slower], format),
-        _headed("Beside other rules", OTHERS, OTHER_HEADERS, _other_rows(found), format),
-        "\n".join(("- " if format == "markdown" else "") + note for note in found.notes) + "\n",
-    ]
-    return "\n".join(parts)
+T = TypeVar("T")
+Columns = Mapping[str, Callable[[T], Cell]]
+"""Header -> the cell of a row."""
 
 
-NOISE_HEADERS = ("load", "workload", "pairs a block", "scatter of a pair", "scatter of a block", "mean")
-ALARM_HEADERS = (
-    "load",
-    "workload",
-    "blocks",
-    "decisions",
-    "REGRESSED",
-    "at most",
-    "before confirmation",
-    "IMPROVED",
-    "UNSURE",
-    "CLEAN",
-    "median blocks",
-    "disjoint",
-    "at most (disjoint)",
-)
-POWER_HEADERS = (
-    "load",
-    "workload",
-    "slower by",
-    "decisions",
-    "found",
-    "at least",
-    "UNSURE",
-    "CLEAN",
-    "median blocks",
-    "disjoint found",
-)
-OTHER_HEADERS = (
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+NOISE_COLUMNS: Columns[Noise] = {
+    "load": lambda noise: noise.load,
+    "workload": lambda noise: noise.workload,
+    "pairs a block": lambda noise: f"{noise.pairs:g}",
+    "scatter of a pair": lambda noise: _percent(noise.pair),
+    "scatter of a block": lambda noise: _percent(noise.block),
+    "mean": lambda noise: _percent(noise.mean),
+}
+ALARM_COLUMNS: Columns[Tally] = {
+    "load": lambda tally: tally.load,
+    "workload": lambda tally: tally.workload,
+    "blocks": lambda tally: tally.blocks,
+    "decisions": lambda tally: tally.decisions,
+    "REGRESSED": lambda tally: tally.regressed,
+    "at most": lambda tally: _percent(tally.bound),
+    "before confirmation": lambda tally: tally.alarms,
+    "IMPROVED": lambda tally: tally.verdicts.get(IMPROVED, 0),
+    "UNSURE": lambda tally: _percent(tally.share(UNSURE)),
+    "CLEAN": lambda tally: _percent(tally.share(CLEAN)),
+    "median blocks": lambda tally: f"{tally.used:g}",
+    "disjoint": lambda tally: f"{tally.disjoint_regressed} of {tally.disjoint}",
+    "at most (disjoint)": lambda tally: _percent(tally.disjoint_bound),
+}
+POWER_COLUMNS: Columns[Tally] = {
+    "load": lambda tally: tally.load,
+    "workload": lambda tally: tally.workload,
+    "slower by": lambda tally: f"{tally.level:.0%}",
+    "decisions": lambda tally: tally.decisions,
+    "found": lambda tally: _percent(tally.share(REGRESSED)),
+    "at least": lambda tally: _percent(lower_bound(tally.regressed, tally.decisions)),
+    "UNSURE": lambda tally: _percent(tally.share(UNSURE)),
+    "CLEAN": lambda tally: tally.verdicts.get(CLEAN, 0),
+    "median blocks": lambda tally: f"{tally.used:g}",
+    "disjoint found": lambda tally: f"{tally.disjoint_regressed} of {tally.disjoint}",
+}
+RULE_HEADERS = (
     "load",
     "rule",
     "span",
@@ -88,79 +88,47 @@ OTHER_HEADERS = (
 )
 
 
-def _headed(title: str, text: str, headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str) -> str:
-    head = f"## {title}\n\n{text}\n\n" if format == "markdown" else f"{title}\n\n{textwrap.fill(text, WIDTH)}\n\n"
-    return head + render(headers, rows, format)
-
-
-def _noise_row(one: Noise) -> list[Cell]:
-    return [one.load, one.workload, f"{one.pairs:g}", *map(_percent, (one.pair, one.block, one.mean))]
-
-
-def _alarm_row(one: Tally) -> list[Cell]:
-    return [
-        one.load,
-        one.workload,
-        one.blocks,
-        one.decisions,
-        one.verdicts.get(REGRESSED, 0),
-        _percent(one.bound),
-        one.alarms,
-        one.verdicts.get(IMPROVED, 0),
-        _percent(one.share(UNSURE)),
-        _percent(one.share(CLEAN)),
-        f"{one.used:g}",
-        f"{one.disjoint_regressed} of {one.disjoint}",
-        _percent(one.disjoint_bound),
+def report(judgement: Judgement, format: str = "text") -> str:
+    """The whole judgement. Raises RecordError for an unknown format."""
+    if format == "json":
+        return to_json(judgement.to_json())
+    same = [tally for tally in judgement.ours if tally.level == 0]
+    slower = [tally for tally in judgement.ours if tally.level > 0]
+    looks = f" Looks after {' and '.join(map(str, LOOKS[: judgement.looks]))} blocks."
+    bullet = "- " if format == "markdown" else ""
+    parts = [
+        _section("Noise", NOISE, _table(NOISE_COLUMNS, judgement.scatter, format), format),
+        _section("False alarms", EXPLANATION + looks, _table(ALARM_COLUMNS, same, format), format),
+        _section("Power", POWER, _table(POWER_COLUMNS, slower, format), format),
+        _section("Beside other rules", OTHERS, render(RULE_HEADERS, _rule_rows(judgement), format), format),
+        "\n".join(bullet + note for note in judgement.notes) + "\n",
     ]
+    return "\n".join(parts)
 
 
-def _power_row(one: Tally) -> list[Cell]:
-    hits = one.verdicts.get(REGRESSED, 0)
-    return [
-        one.load,
-        one.workload,
-        f"{one.level:.0%}",
-        one.decisions,
-        _percent(hits / one.decisions),
-        _percent(lower_bound(hits, one.decisions)),
-        _percent(one.share(UNSURE)),
-        one.verdicts.get(CLEAN, 0),
-        f"{one.used:g}",
-        f"{one.disjoint_regressed} of {one.disjoint}",
-    ]
+def _section(title: str, text: str, table: str, format: str) -> str:
+    if format == "markdown":
+        return f"## {title}\n\n{text}\n\n{table}"
+    return f"{title}\n\n{textwrap.fill(text, WIDTH)}\n\n{table}"
 
 
-def _other_rows(found: Judgement) -> list[list[Cell]]:
+def _table(columns: Columns[T], rows: Sequence[T], format: str) -> str:
+    return render(list(columns), [[cell(row) for cell in columns.values()] for row in rows], format)
+
+
+def _rule_rows(judgement: Judgement) -> list[list[Cell]]:
     """Over all workloads, a row for each load, rule and span; ours first."""
     rows: list[list[Cell]] = []
-    ours = [one for one in found.ours if one.workload == "all"]
-    others = [one for one in found.others if one.workload == "all"]
-    for load in dict.fromkeys(one.load for one in ours):
-        mine = {one.level: one for one in ours if one.load == load}
-        same = mine[0.0]
-        rows.append(
-            [
-                load,
-                "bench check",
-                "",
-                f"{same.used:g}",
-                same.decisions,
-                *(_percent(mine[level].share(REGRESSED)) for level in RULE_LEVELS),
-            ]
-        )
-        for rule in dict.fromkeys(one.rule for one in others):
+    ours = [tally for tally in judgement.ours if tally.workload == "all"]
+    others = [tally for tally in judgement.others if tally.workload == "all"]
+    for load in dict.fromkeys(tally.load for tally in ours):
+        check = {tally.level: tally for tally in ours if tally.load == load}
+        shares = [_percent(check[level].share(REGRESSED)) for level in RULE_LEVELS]
+        rows.append([load, "bench check", "", f"{check[0.0].used:g}", check[0.0].decisions, *shares])
+        for rule in dict.fromkeys(tally.rule for tally in others):
             for span in (AS_USED, SAME_TIME):
-                part = [one for one in others if (one.load, one.rule, one.span) == (load, rule, span)]
+                part = {t.level: t for t in others if (t.load, t.rule, t.span) == (load, rule, span)}
                 if part:
-                    rows.append([load, rule, span, f"{part[0].processes:g}", part[0].runs, *_shares(part)])
+                    shares = [_percent(part[level].share) for level in RULE_LEVELS]
+                    rows.append([load, rule, span, f"{part[0.0].processes:g}", part[0.0].runs, *shares])
     return rows
-
-
-def _shares(part: Sequence[Found]) -> list[Cell]:
-    by_level = {one.level: one for one in part}
-    return [_percent(by_level[level].found / by_level[level].runs) for level in RULE_LEVELS]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"

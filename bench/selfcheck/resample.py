@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import UsageError
 from bench.selfcheck.traces import Trace
 from bench.timing.duel import Round, log_ratios, steady_rounds
-from bench.timing.workload import METRIC
+from bench.timing.workload import METRIC, Workload
 from results.gate import row_verdict
 from results.verdict import LOOKS, REGRESSED, Decision, look, margin_of
 
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from bench.selfcheck.judges import Rule, Run
 
 LEVELS = (0.0, 0.02, 0.03, 0.05, 0.10)
-"""Slowdowns of head that ours is judged at; 0 is identical code."""
+"""Slowdowns of head that our rule is judged at; 0 is identical code."""
 RULE_LEVELS = (0.0, 0.03, 0.05)
 CONFIDENCE = 0.95
+AS_USED = "as used"
+SAME_TIME = "same time"
+NORMAL = 1.4826  # standard deviation of a normal distribution by its median absolute deviation
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How the decisions about one workload of one trace came out, or about several together.
+    """How our decisions about one workload of one trace came out, or about several together.
 
     Attributes:
         trace: the file's name; "" over several.
@@ -38,10 +41,10 @@ class Tally:
         workload: its id; "all", or "all of margin 2%", over several.
         margin: of the workload's metric; None over several margins.
         level: how much slower head was made, 0.05 for +5 %.
-        blocks: that there were to draw from.
-        decisions: drawn.
-        verdicts: how many had each verdict, after confirmation.
-        alarms: REGRESSED before confirmation.
+        blocks: how many there were to draw from.
+        decisions: how many were drawn.
+        verdicts: how many decisions had each verdict, after confirmation.
+        alarms: how many were REGRESSED before confirmation.
         used: median blocks of a decision, without its confirmation.
         disjoint, disjoint_regressed: decisions that share no block, and how many of them were REGRESSED.
     """
@@ -64,9 +67,14 @@ class Tally:
         return self.verdicts.get(verdict, 0) / self.decisions
 
     @property
+    def regressed(self) -> int:
+        """Decisions whose verdict was REGRESSED."""
+        return self.verdicts.get(REGRESSED, 0)
+
+    @property
     def bound(self) -> float:
         """95 % upper bound of the share of REGRESSED, as if the decisions were independent."""
-        return upper_bound(self.verdicts.get(REGRESSED, 0), self.decisions)
+        return upper_bound(self.regressed, self.decisions)
 
     @property
     def disjoint_bound(self) -> float:
@@ -77,23 +85,23 @@ class Tally:
         """Plain types, with the bounds."""
         return {
             **vars(self),
-            "regressed": self.verdicts.get(REGRESSED, 0),
+            "regressed": self.regressed,
             "bound": self.bound,
             "disjoint_bound": self.disjoint_bound,
         }
 
 
 @dataclass(frozen=True)
-class Found:
+class RuleTally:
     """How often another tool's rule called head slower.
 
     Attributes:
         rule: its name.
         trace, load, workload, level: as in Tally.
-        span: "as used" (one process a side, or as many as the tool takes), or "same time" as our median decision.
+        span: "as used" (as many processes as the tool takes), or "same time" as our median decision.
         processes: of a side, one after another; the median over several.
-        runs: judged.
-        found: in how many the rule fired.
+        runs: how many were judged.
+        found: in how many of them the rule fired.
     """
 
     rule: str
@@ -106,41 +114,14 @@ class Found:
     runs: int
     found: int
 
+    @property
+    def share(self) -> float:
+        """Of the runs, 0..1."""
+        return self.found / self.runs
+
     def to_json(self) -> dict[str, Any]:
         """Plain types, with the share."""
-        return {**vars(self), "share": self.found / self.runs}
-
-
-AS_USED = "as used"
-SAME_TIME = "same time"
-
-
-def upper_bound(hits: int, tries: int, confidence: float = CONFIDENCE) -> float:
-    """One-sided upper bound of a share (Clopper and Pearson 1934); 1 without any try."""
-    from scipy.stats import beta
-
-    return 1.0 if hits >= tries else float(beta.ppf(confidence, hits + 1, tries - hits))
-
-
-def lower_bound(hits: int, tries: int, confidence: float = CONFIDENCE) -> float:
-    """One-sided lower bound of a share; 0 without any hit."""
-    return 1 - upper_bound(tries - hits, tries, confidence)
-
-
-def block_values(blocks: Sequence[Sequence[Round]]) -> list[float]:
-    """log(time of head / time of base) of each block, as the check takes it: slices kept, then the median of pairs."""
-    kept = [steady_rounds(rounds) for rounds in blocks]
-    return [statistics.median(log_ratios(rounds, "head", "base")) for rounds in kept if rounds]
-
-
-def decide(values: Sequence[float], margin: float, looks: int = len(LOOKS)) -> Decision:
-    """The check's rule: the first `looks` of its looks, at 10, 16 and 24 blocks, until one is final."""
-    decision = look(values[: LOOKS[0]], margin)
-    for size in LOOKS[1:looks]:
-        if decision.final:
-            break
-        decision = look(values[:size], margin)
-    return decision
+        return {**vars(self), "share": self.share}
 
 
 @dataclass(frozen=True)
@@ -164,16 +145,45 @@ class Noise:
     mean: float
 
 
-NORMAL = 1.4826  # standard deviation of a normal distribution by its median absolute deviation
+def upper_bound(hits: int, tries: int, confidence: float = CONFIDENCE) -> float:
+    """One-sided upper bound of a share (Clopper and Pearson 1934); 1 without any try."""
+    from scipy.stats import beta
+
+    return 1.0 if hits >= tries else float(beta.ppf(confidence, hits + 1, tries - hits))
+
+
+def lower_bound(hits: int, tries: int, confidence: float = CONFIDENCE) -> float:
+    """One-sided lower bound of a share; 0 without any hit."""
+    return 1 - upper_bound(tries - hits, tries, confidence)
+
+
+def pair_values(blocks: Sequence[Sequence[Round]]) -> list[list[float]]:
+    """log(time of head / time of base) of each pair of each block that has any, after dropping disturbed rounds."""
+    return [log_ratios(rounds, "head", "base") for rounds in map(steady_rounds, blocks) if rounds]
+
+
+def block_values(blocks: Sequence[Sequence[Round]]) -> list[float]:
+    """The value of each block, as the check takes it: the median of its pairs."""
+    return [statistics.median(pairs) for pairs in pair_values(blocks)]
+
+
+def decide(values: Sequence[float], margin: float, looks: int = len(LOOKS)) -> Decision:
+    """The check's rule: the first `looks` of its looks, at 10, 16 and 24 blocks, until one is final."""
+    decision = look(values[: LOOKS[0]], margin)
+    for size in LOOKS[1:looks]:
+        if decision.final:
+            break
+        decision = look(values[:size], margin)
+    return decision
 
 
 def noise(trace: Trace, workload: str) -> Noise:
     """The scatter of one workload of a trace."""
-    blocks = [log_ratios(rounds, "head", "base") for rounds in map(steady_rounds, trace.of(workload)) if rounds]
-    values = [statistics.median(block) for block in blocks]
+    blocks = pair_values(trace.of(workload))
+    values = [statistics.median(pairs) for pairs in blocks]
     within = [
-        NORMAL * statistics.median(abs(pair - value) for pair in block)
-        for block, value in zip(blocks, values, strict=True)
+        NORMAL * statistics.median(abs(pair - value) for pair in pairs)
+        for pairs, value in zip(blocks, values, strict=True)
     ]
     return Noise(
         trace=trace.path.name,
@@ -189,19 +199,19 @@ def noise(trace: Trace, workload: str) -> Noise:
 class Draws:
     """Draws decisions from one workload's blocks.
 
-    A decision is a stretch of neighbours from a random start, around the end to the beginning, so that slow drift of
-    the machine stays in it; its confirmation is another stretch that shares no block with the first. In each block the
-    two sides change names at random: both ran the same code, so either could have been head. Without that few different
-    decisions could be drawn from a recording; and since blocks that once were in the first run are missing from the
+    A decision is a stretch of neighbours from a random start, continued at the beginning after the last, so that slow
+    drift of the machine stays in it; its confirmation is another stretch that shares no block with the first. In each
+    block the two sides change names at random: both ran the same code, so either could have been head. Without that few
+    different decisions could be drawn from a recording. And since the blocks of the first stretch are missing from the
     second, a chance excess of one name would be missing there too, which makes false alarms look rarer than they are.
 
     Args:
-        values: log ratios, one a block, in the order of time.
+        values: log ratios, one for each block, oldest first.
         margin: of the workload's metric.
         looks: how many of the check's looks are taken.
 
     Raises:
-        UsageError: fewer than two decisions' blocks: 48, or 20 with one look.
+        UsageError: fewer blocks than two decisions take: 48, or 20 with one look.
     """
 
     def __init__(self, values: Sequence[float], margin: float, looks: int = len(LOOKS)) -> None:
@@ -229,7 +239,7 @@ class Draws:
 
         A last alarm that has too few blocks left for its confirmation takes the first ones again.
         """
-        found: list[tuple[Decision, Decision | None]] = []
+        decisions: list[tuple[Decision, Decision | None]] = []
         ring = [*self.values, *self.values]
         place = 0
         while place + self.most <= len(self.values):
@@ -239,8 +249,8 @@ class Draws:
             if first.verdict == REGRESSED:
                 again = self._judge(ring[place : place + self.most], shift)
                 place += again.blocks
-            found.append((first, again))
-        return found
+            decisions.append((first, again))
+        return decisions
 
     def _stretch(self, start: int, rng: random.Random, shift: float) -> Decision:
         places = ((start + offset) % len(self.values) for offset in range(self.most))
@@ -255,7 +265,7 @@ def outcome(first: Decision, again: Decision | None) -> str:
     return row_verdict(first, again)[0]
 
 
-def tally(
+def tally_check(
     trace: Trace,
     workload: str,
     decisions: int,
@@ -264,22 +274,20 @@ def tally(
     looks: int = len(LOOKS),
 ) -> list[Tally]:
     """Our rule on one workload of a trace, at each level. Raises UsageError for too few blocks."""
-    from bench.timing.workload import Workload
-
     margin = margin_of(METRIC[Workload.from_id(workload).task])
     values = block_values(trace.of(workload))
     try:
         draws = Draws(values, margin, looks)
     except UsageError as error:
         raise UsageError(f"{trace.path}, {workload}: {error}") from None
-    found = []
+    tallies = []
     for level in levels:
         # The same draws at each level, and others for each workload of each file.
         rng = random.Random(f"{seed} {trace.path.name} {workload}")
         shift = math.log1p(level)
         drawn = [draws.draw(rng, shift) for _ in range(decisions)]
-        apart = draws.disjoint(shift)
-        found.append(
+        disjoint = draws.disjoint(shift)
+        tallies.append(
             Tally(
                 trace=trace.path.name,
                 load=trace.header.load,
@@ -291,55 +299,14 @@ def tally(
                 verdicts=dict(Counter(outcome(*pair) for pair in drawn)),
                 alarms=sum(first.verdict == REGRESSED for first, _ in drawn),
                 used=statistics.median(first.blocks for first, _ in drawn),
-                disjoint=len(apart),
-                disjoint_regressed=sum(outcome(*pair) == REGRESSED for pair in apart),
+                disjoint=len(disjoint),
+                disjoint_regressed=sum(outcome(*pair) == REGRESSED for pair in disjoint),
             )
         )
-    return found
+    return tallies
 
 
-def together(tallies: Sequence[Tally], load: str, name: str) -> Tally:
-    """Several tallies of one level as one; `used` is the median of medians."""
-    margins = {one.margin for one in tallies}
-    verdicts: Counter[str] = Counter()
-    for one in tallies:
-        verdicts.update(one.verdicts)
-    return Tally(
-        trace="",
-        load=load,
-        workload=name,
-        margin=margins.pop() if len(margins) == 1 else None,
-        level=tallies[0].level,
-        blocks=sum(one.blocks for one in tallies),
-        decisions=sum(one.decisions for one in tallies),
-        verdicts=dict(verdicts),
-        alarms=sum(one.alarms for one in tallies),
-        used=statistics.median(one.used for one in tallies),
-        disjoint=sum(one.disjoint for one in tallies),
-        disjoint_regressed=sum(one.disjoint_regressed for one in tallies),
-    )
-
-
-def totals(tallies: Sequence[Tally], load: str) -> list[Tally]:
-    """All tallies as one for each level; before that those of each margin, where there are several.
-
-    A slowdown of 3 % lies on a loader's margin and beyond that of device time, so their mean says little.
-    """
-    margins = list(dict.fromkeys(one.margin for one in tallies))
-    names: list[tuple[str, float | None]] = [("all", None)]
-    if len(margins) > 1:
-        names = [*((f"all of margin {margin:.0%}", margin) for margin in margins), *names]
-    found = []
-    for name, margin in names:
-        by_level: dict[float, list[Tally]] = {}
-        for one in tallies:
-            if margin is None or one.margin == margin:
-                by_level.setdefault(one.level, []).append(one)
-        found += [together(part, load, name) for part in by_level.values()]
-    return found
-
-
-def rivals(
+def tally_rules(
     trace: Trace,
     workload: str,
     used: float,
@@ -347,7 +314,7 @@ def rivals(
     seed: int,
     rules: "Sequence[Rule] | None" = None,
     levels: Sequence[float] = RULE_LEVELS,
-) -> list[Found]:
+) -> list[RuleTally]:
     """Other tools' rules on one workload of a trace: base's slices of some blocks, then head's of the next ones.
 
     Every start that the trace has is one run, `most` of them at random where there are more. "As used" takes the
@@ -380,51 +347,80 @@ def rivals(
             ]
         return runs[processes]
 
-    found = []
-    longest = len(blocks) // 2
+    tallies = []
     for rule in RULES if rules is None else rules:
-        for span, processes in ((AS_USED, rule.processes), (SAME_TIME, round(used))):
-            pairs = drawn(min(max(1, processes), longest))
+        for span, wanted in ((AS_USED, rule.processes), (SAME_TIME, round(used))):
+            processes = min(max(1, wanted), len(blocks) // 2)
+            pairs = drawn(processes)
             for level in levels:
-                fired = sum(rule.slower(base, head.slowed(1 + level)) for base, head in pairs)
-                found.append(
-                    Found(
-                        rule.name,
-                        trace.path.name,
-                        trace.header.load,
-                        workload,
-                        level,
-                        span,
-                        min(max(1, processes), longest),
-                        len(pairs),
-                        fired,
-                    )
-                )
-    return found
+                found = sum(rule.slower(base, head.slowed(1 + level)) for base, head in pairs)
+                of = (trace.path.name, trace.header.load, workload)
+                tallies.append(RuleTally(rule.name, *of, level, span, processes, len(pairs), found))
+    return tallies
 
 
-def found_together(found: Sequence[Found], load: str) -> Found:
-    """Several results of one rule, level and span as one."""
-    one = found[0]
-    return Found(
-        one.rule,
-        "",
-        load,
-        "all",
-        one.level,
-        one.span,
-        statistics.median(each.processes for each in found),
-        sum(each.runs for each in found),
-        sum(each.found for each in found),
+def totals(tallies: Sequence[Tally], load: str) -> list[Tally]:
+    """All tallies as one for each level; before that those of each margin, where there are several.
+
+    A slowdown of 3 % lies on a loader's margin and beyond that of device time, so their mean says little.
+    """
+    margins = list(dict.fromkeys(tally.margin for tally in tallies))
+    groups = [(f"all of margin {margin:.0%}", [t for t in tallies if t.margin == margin]) for margin in margins]
+    if len(margins) == 1:
+        groups = []
+    return [
+        _together([tally for tally in group if tally.level == level], load, name)
+        for name, group in (*groups, ("all", tallies))
+        for level in dict.fromkeys(tally.level for tally in group)
+    ]
+
+
+def _together(tallies: Sequence[Tally], load: str, name: str) -> Tally:
+    """Several tallies of one level as one; `used` is the median of medians."""
+    margins = {tally.margin for tally in tallies}
+    return Tally(
+        trace="",
+        load=load,
+        workload=name,
+        margin=margins.pop() if len(margins) == 1 else None,
+        level=tallies[0].level,
+        blocks=sum(tally.blocks for tally in tallies),
+        decisions=sum(tally.decisions for tally in tallies),
+        verdicts=dict(sum((Counter(tally.verdicts) for tally in tallies), Counter())),
+        alarms=sum(tally.alarms for tally in tallies),
+        used=statistics.median(tally.used for tally in tallies),
+        disjoint=sum(tally.disjoint for tally in tallies),
+        disjoint_regressed=sum(tally.disjoint_regressed for tally in tallies),
     )
+
+
+def rule_totals(tallies: Sequence[RuleTally], load: str) -> list[RuleTally]:
+    """All tallies as one for each rule, span and level; `processes` is the median."""
+    groups: dict[tuple[str, str, float], list[RuleTally]] = {}
+    for tally in tallies:
+        groups.setdefault((tally.rule, tally.span, tally.level), []).append(tally)
+    return [
+        RuleTally(
+            rule=rule,
+            trace="",
+            load=load,
+            workload="all",
+            level=level,
+            span=span,
+            processes=statistics.median(tally.processes for tally in group),
+            runs=sum(tally.runs for tally in group),
+            found=sum(tally.found for tally in group),
+        )
+        for (rule, span, level), group in groups.items()
+    ]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Everything `judge` says.
+    """What `judge` found.
 
     Attributes:
-        decisions: drawn for each workload of each trace and each level.
+        decisions: how many were drawn for each workload of each trace and each level.
         seed: of the draws.
         ours, others: by workload and trace, then together by load, then over all loads where there are several.
         looks: how many of the check's looks our decisions had.
@@ -435,7 +431,7 @@ class Judgement:
     decisions: int
     seed: int
     ours: tuple[Tally, ...]
-    others: tuple[Found, ...]
+    others: tuple[RuleTally, ...]
     looks: int
     scatter: tuple[Noise, ...]
     notes: tuple[str, ...]
@@ -447,9 +443,9 @@ class Judgement:
             "seed": self.seed,
             "confidence": CONFIDENCE,
             "looks": list(LOOKS[: self.looks]),
-            "noise": [vars(one) for one in self.scatter],
-            "ours": [one.to_json() for one in self.ours],
-            "others": [one.to_json() for one in self.others],
+            "noise": [vars(noise) for noise in self.scatter],
+            "ours": [tally.to_json() for tally in self.ours],
+            "others": [tally.to_json() for tally in self.others],
             "notes": list(self.notes),
         }
 
@@ -465,40 +461,32 @@ def judge(
     """Our rule and the others' on every workload of every trace.
 
     Args:
-        looks: how many of the check's looks ours has: a check whose budget ends early has one.
+        looks: how many of the check's looks our rule has: a check whose budget ends early has one.
 
     Raises:
         UsageError: too few blocks, or no single times.
     """
     ours: list[Tally] = []
-    others: list[Found] = []
+    others: list[RuleTally] = []
     scatter: list[Noise] = []
     notes: list[str] = []
     for trace in traces:
-        sampled = trace.header.sampled_rounds
         notes.append(
             f"{trace.path.name}: {len(trace.blocks)} blocks, load {trace.header.load}, single times of the first "
-            f"{sampled} rounds, steps below {trace.header.sample_seconds:g} s averaged up to that"
+            f"{trace.header.sampled_rounds} rounds, steps below {trace.header.sample_seconds:g} s averaged up to that"
             + (f"; {trace.torn} bytes of a torn last line were passed over" if trace.torn else "")
         )
         for workload in trace.header.workloads:
             say(f"{trace.path.name}: {workload}")
-            mine = tally(trace, workload, decisions, seed, looks=looks)
+            tallies = tally_check(trace, workload, decisions, seed, looks=looks)
             scatter.append(noise(trace, workload))
-            ours += mine
-            others += rivals(trace, workload, mine[0].used, decisions, seed, rules)
+            ours += tallies
+            others += tally_rules(trace, workload, tallies[0].used, decisions, seed, rules)
     loads = list(dict.fromkeys(trace.header.load for trace in traces))
-    groups: list[tuple[str, Callable[[str], bool]]] = [(load, load.__eq__) for load in loads]
-    if len(loads) > 1:
-        groups.append(("all", lambda load: True))
-    whole: list[Tally] = []
-    whole_others: list[Found] = []
-    for name, chosen in groups:
-        whole += totals([one for one in ours if chosen(one.load)], name)
-        by_rule: dict[tuple[str, str, float], list[Found]] = {}
-        for other in others:
-            if chosen(other.load):
-                by_rule.setdefault((other.rule, other.span, other.level), []).append(other)
-        whole_others += [found_together(part, name) for part in by_rule.values()]
-    everything = (*ours, *whole), (*others, *whole_others)
+    together: list[Tally] = []
+    rules_together: list[RuleTally] = []
+    for load in [*loads, *(["all"] if len(loads) > 1 else [])]:
+        together += totals([tally for tally in ours if load in ("all", tally.load)], load)
+        rules_together += rule_totals([tally for tally in others if load in ("all", tally.load)], load)
+    everything = (*ours, *together), (*others, *rules_together)
     return Judgement(decisions, seed, *everything, looks, tuple(scatter), tuple(notes))

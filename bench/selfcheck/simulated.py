@@ -1,4 +1,4 @@
-"""How often `bench trend` shows a change in a simulated series that has none, and finds one that is there."""
+"""How often `bench trend` shows a change in simulated series without one, and in series with one."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ MARGIN = 0.02
 POINTS = 100
 SCATTERS = (0.02, 0.1)
 STEP, NEAR = 0.05, 2
-"""A step of 5 % in the middle, shown at most so many points beside its place, is found."""
+"""A step of 5 % in the middle counts as found if it is shown at most so many points from its place."""
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
-# name -> log times, of independent noise whose standard deviation (Student's: scale) is 1 before it is scaled.
+# Name -> log times of independent noise, whose standard deviation (Student's: scale) is 1 before it is scaled.
 NOISES: dict[str, Draw] = {
     "normal": lambda rng, n: rng.standard_normal(n),
     "Student's t, 3 degrees": lambda rng, n: rng.standard_t(3, n),
@@ -26,7 +26,7 @@ NOISES: dict[str, Draw] = {
 
 
 def simulate(series: int, seed: int, format: str) -> str:
-    """A row for each noise and scatter: series without a change that show one, series with a step that show it.
+    """A row for each noise and scatter: how many series without a change show one, and with a step show it.
 
     Args:
         series: of each kind, 100 points each.

@@ -1,43 +1,44 @@
-"""Traces as files: blocks of identical code against itself, as `bench check` measures them, one line a block.
+"""Traces: files of blocks of code measured against itself, as `bench check` measures.
 
 A trace is gzip over JSON lines: a header, then a line for each block. Every line is a gzip member of its own and is on
-the disk before the next block begins, so a killed recording loses only the block it was in; members that were packed
-together afterwards read the same. Nothing is rounded but single times: they are whole ten thousandths of their slice's
-mean away from it, which is below what the clock resolves in a step of milliseconds and keeps a trace small.
+the disk before the next block begins, so that a killed recording loses only the block it was in; members that were
+packed together afterwards read the same. Only single times are rounded: each is stored as its distance from its slice's
+mean in whole ten thousandths of that mean, which is finer than the clock resolves in a step of milliseconds.
 """
 
 import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.timing.clock import Slice
 from bench.timing.duel import Round
 from results.errors import RecordError
+from results.reading import read as read_object
 from results.store import GrowingFile
 
 SCHEMA = 1
 SIDES = ("base", "head")
 SAMPLE_SECONDS = 0.01
-"""Shortest time stored as one sample: asv's sample_time, the finest grain that any of the judged rules asks for."""
+"""Shortest time stored as one sample: asv's sample_time, the finest that any of the judged rules needs."""
 STEP = 1e-4
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a whole trace was recorded with.
+    """How a trace was recorded.
 
     Attributes:
         created: when, as in a record.
         machine: as in a record.
         load: "none", or "core" for a process that keeps one core busy now and then.
         workloads: ids, in the order that blocks list them.
-        slice_seconds: aimed at for a side's turn.
-        sample_seconds: steps shorter than this are averaged up to it in what is stored as single times.
-        sampled_rounds: rounds of a block whose single times are stored, counted from the first.
+        slice_seconds: intended length of a side's turn.
+        sample_seconds: single times of steps shorter than this are averaged up to it.
+        sampled_rounds: how many of a block's first rounds have their single times stored.
         threads, seed: see Conditions.
         code: digest of the code that was measured.
     """
@@ -56,14 +57,14 @@ class Header:
 
 @dataclass(frozen=True)
 class Block:
-    """A fresh pair of processes.
+    """What a fresh pair of processes measured.
 
     Attributes:
         start: Unix time, seconds.
-        seconds: it took in all.
-        foreign: share of the machine that others had meanwhile, 0..1; None where the system does not say.
+        seconds: how long it took in all.
+        foreign: share of the machine that other programs used meanwhile, 0..1; None where that is not known.
         reference: seconds of one step of the pinned reference, measured when the block began.
-        rounds: for each workload its rounds, each side's slice by name; empty where it gave none.
+        rounds: for each workload its rounds, each side's slice by name; empty where there were none.
     """
 
     start: float
@@ -75,13 +76,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Trace:
-    """A file, read.
+    """A trace as read from its file.
 
     Attributes:
-        path: where from.
+        path: of the file.
         header, blocks: what it holds.
-        whole: bytes up to the end of the last whole line; what follows was torn by a kill.
-        torn: bytes after that.
+        whole: bytes up to the end of the last whole line.
+        torn: bytes after that, torn by a kill.
     """
 
     path: Path
@@ -91,7 +92,7 @@ class Trace:
     torn: int
 
     def of(self, workload: str) -> list[Sequence[Round]]:
-        """Rounds of each block that measured a workload, in the order of time. Raises RecordError for an unknown id."""
+        """Rounds of each block that measured a workload, oldest first. Raises RecordError for an unknown id."""
         if workload not in self.header.workloads:
             raise RecordError(f"{self.path} holds no {workload}; it holds {', '.join(self.header.workloads)}")
         place = self.header.workloads.index(workload)
@@ -99,20 +100,20 @@ class Trace:
 
 
 class TraceWriter(GrowingFile):
-    """Adds blocks to a trace; a new file gets its header, an old one goes on behind its last whole line.
+    """Adds blocks to a trace: to a new file after its header, to an old one after its last whole line.
 
-    Raises RecordError where the file cannot be written, and for a file that is no trace.
+    Raises RecordError where the file cannot be written, and for a file that is not a trace.
     """
 
     def __init__(self, path: Path, header: Header) -> None:
-        found = read(path) if path.exists() and path.stat().st_size else None
+        earlier = read(path) if path.exists() and path.stat().st_size else None
         super().__init__(path, binary=True)
-        self._header = found.header if found else header
-        with self._writing():
-            if found and found.torn:
-                self._file.truncate(found.whole)
-            if found is None:
-                self._line({"trace": SCHEMA, **asdict(header)})
+        self._header = earlier.header if earlier else header
+        if earlier is None:
+            self._line({"trace": SCHEMA, **asdict(header)})
+        else:
+            with self._writing():
+                self._file.truncate(earlier.whole)
 
     def add(self, block: Block) -> None:
         """Store a block; on return it is on the disk."""
@@ -134,10 +135,10 @@ class TraceWriter(GrowingFile):
 
 
 def read(path: Path) -> Trace:
-    """A trace, without a last line that a kill has torn.
+    """Read a trace, without a last line that a kill has torn.
 
     Raises:
-        RecordError: no such file, no trace, a newer form, or damage before the end.
+        RecordError: no such file, not a trace, another version, or damage before the end.
     """
     try:
         data = path.read_bytes()
@@ -151,12 +152,12 @@ def read(path: Path) -> Trace:
         header = _header(json.loads(lines[0]), path)
         blocks = tuple(_block(json.loads(line), header) for line in lines[1:])
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise RecordError(f"{path} is no trace of this program: {error!r}; name a file that record wrote") from error
+        raise RecordError(f"{path} is not a trace: {error!r}; name a file that record wrote") from error
     return Trace(path, header, blocks, whole, len(data) - whole)
 
 
 def _unpacked(data: bytes, path: Path) -> tuple[str, int]:
-    """Text of the whole gzip members, and the number of bytes that they fill."""
+    """Text of the whole gzip members, and how many bytes these are."""
     parts: list[bytes] = []
     whole = 0
     while whole < len(data):
@@ -172,18 +173,14 @@ def _unpacked(data: bytes, path: Path) -> tuple[str, int]:
     try:
         return b"".join(parts).decode(), whole
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is no trace: {error}") from error
+        raise RecordError(f"{path} is not a trace: {error}") from error
 
 
-def _header(data: Mapping[str, Any], path: Path) -> Header:
-    known = [field.name for field in fields(Header)]
-    if not isinstance(data, dict) or data.get("trace") != SCHEMA:
-        found = data.get("trace") if isinstance(data, dict) else None
-        raise RecordError(f"{path}: its first line says trace {found!r}; this program reads trace {SCHEMA}")
-    wrong = set(data) ^ {"trace", *known}
-    if wrong:
-        raise RecordError(f"{path}: the header has {', '.join(sorted(wrong))} too much or too little")
-    return Header(**{**{name: data[name] for name in known}, "workloads": tuple(data["workloads"])})
+def _header(data: object, path: Path) -> Header:
+    version = data.get("trace") if isinstance(data, dict) else None
+    if version != SCHEMA:
+        raise RecordError(f"{path}: its first line says trace {version!r}; this program reads trace {SCHEMA}")
+    return read_object(Header, data, str(path), ignore=("trace",))
 
 
 def _block(data: Mapping[str, Any], header: Header) -> Block:
@@ -194,7 +191,7 @@ def _block(data: Mapping[str, Any], header: Header) -> Block:
 
 
 def _packed(rounds: Sequence[Round], header: Header) -> dict[str, Any] | None:
-    """Steps of a slice, and by side lists over rounds: seconds a step, single times, clock and throttling if read."""
+    """Steps of a slice, and by side lists over rounds: seconds a step, single times, clock and throttling if known."""
     if not rounds:
         return None
     slices = {side: [turns[side] for turns in rounds] for side in SIDES}
@@ -202,7 +199,7 @@ def _packed(rounds: Sequence[Round], header: Header) -> dict[str, Any] | None:
     for side, turns in slices.items():
         if {turn.steps for turn in turns} != {packed["steps"]}:
             raise ValueError("slices of a block differ in their number of steps")
-        kept: dict[str, Any] = {
+        lists: dict[str, Any] = {
             "seconds": [float(f"{turn.seconds_per_step:.7g}") for turn in turns],
             "samples": [
                 _samples(turn, header.sample_seconds) if number < header.sampled_rounds else []
@@ -210,15 +207,15 @@ def _packed(rounds: Sequence[Round], header: Header) -> dict[str, Any] | None:
             ],
         }
         if any(turn.clock_hertz is not None for turn in turns):
-            kept["clock_hertz"] = [turn.clock_hertz for turn in turns]
+            lists["clock_hertz"] = [turn.clock_hertz for turn in turns]
         if any(turn.throttled for turn in turns):
-            kept["throttled"] = [turn.throttled for turn in turns]
-        packed[side] = kept
+            lists["throttled"] = [turn.throttled for turn in turns]
+        packed[side] = lists
     return packed
 
 
 def _samples(turn: Slice, least: float) -> list[int]:
-    """Single times in ten thousandths of the mean away from it, neighbours averaged where a step is too short."""
+    """Distances of single times from their mean in its ten thousandths; neighbours averaged where a step is short."""
     times = turn.samples
     if not times:
         return []
@@ -231,21 +228,15 @@ def _samples(turn: Slice, least: float) -> list[int]:
 def _rounds(packed: Mapping[str, Any] | None) -> tuple[Round, ...]:
     if packed is None:
         return ()
-    sides = {side: _slices(packed["steps"], packed[side]) for side in SIDES}
-    return tuple({"base": a, "head": b} for a, b in zip(sides["base"], sides["head"], strict=True))
+    base, head = (_slices(packed["steps"], packed[side]) for side in SIDES)
+    return tuple({"base": a, "head": b} for a, b in zip(base, head, strict=True))
 
 
 def _slices(steps: int, packed: Mapping[str, Any]) -> list[Slice]:
-    rounds = len(packed["seconds"])
-    clocks = packed.get("clock_hertz", [None] * rounds)
-    throttled = packed.get("throttled", [False] * rounds)
+    means = packed["seconds"]
+    clocks = packed.get("clock_hertz", [None] * len(means))
+    throttled = packed.get("throttled", [False] * len(means))
     return [
-        Slice(
-            mean * steps,
-            steps,
-            samples=tuple(mean * (1 + STEP * away) for away in samples),
-            clock_hertz=clock,
-            throttled=slow,
-        )
-        for mean, samples, clock, slow in zip(packed["seconds"], packed["samples"], clocks, throttled, strict=True)
+        Slice(mean * steps, steps, tuple(mean * (1 + STEP * distance) for distance in distances), clock, slow)
+        for mean, distances, clock, slow in zip(means, packed["samples"], clocks, throttled, strict=True)
     ]

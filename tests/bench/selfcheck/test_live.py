@@ -1,4 +1,4 @@
-"""The loop of whole checks, without a check: outcomes are kept, counted and gone on with."""
+"""The loop of whole checks, without a check: outcomes are stored, counted and continued."""
 
 import json
 import subprocess
@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fabricated_check
 import pytest
 
 from bench.errors import BenchError, UsageError
 from bench.selfcheck import live
-from bench.selfcheck.live import Outcome, OutcomeFile, outcomes, report_of, scratch, summary
+from bench.selfcheck.live import Outcome, scratch, summary
 from results.errors import RecordError
+from results.lines import LineFile, read_lines
 from results.verdict import CLEAN, REGRESSED, UNSURE
 
 WORKLOADS = ("a", "b")
@@ -47,21 +49,21 @@ def test_a_loop_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         file.write('{"slow": 0, "co')
     found, asked = looping(path, 3)
     assert (len(found), asked) == (3, 1)
-    assert outcomes(path) == found
+    assert read_lines(Outcome, path) == found
     # Runs of another slowdown are counted on their own.
     assert looping(path, 2, slow=5)[1] == 2
-    assert len(outcomes(path)) == 5
+    assert len(read_lines(Outcome, path)) == 5
 
 
 @pytest.mark.usefixtures("no_repository")
 def test_runs_of_other_code_are_named_and_stay_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "live.jsonl"
-    with OutcomeFile(path) as file:
+    with LineFile(path) as file:
         file.add(run(code="other"))
-    said: list[str] = []
-    live.loop(path, 2, 0, WORKLOADS, 90.0, said.append, once=lambda *of: run())
-    assert "also holds runs of other code (other, now code)" in said[0]
-    assert [one.code for one in outcomes(path)] == ["other", "code"]
+    messages: list[str] = []
+    live.loop(path, 2, 0, WORKLOADS, 90.0, messages.append, once=lambda *of: run())
+    assert "also holds runs of other code (other, now code)" in messages[0]
+    assert [outcome.code for outcome in read_lines(Outcome, path)] == ["other", "code"]
 
 
 @pytest.mark.usefixtures("no_repository")
@@ -72,11 +74,11 @@ def test_runs_of_another_budget_are_not_mixed(tmp_path: Path) -> None:
         looping(path, 2, budget=30.0)
 
 
-def test_a_foreign_file_is_named(tmp_path: Path) -> None:
+def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "live.jsonl"
     path.write_text('{"slow": 0}\n')
-    with pytest.raises(RecordError, match="line 1 is no run"):
-        outcomes(path)
+    with pytest.raises(RecordError, match="live.jsonl, line 1: missing 'code'"):
+        looping(path, 1)
 
 
 def test_the_summary_counts_false_alarms_and_what_was_missed() -> None:
@@ -88,21 +90,32 @@ def test_the_summary_counts_false_alarms_and_what_was_missed() -> None:
     assert len(json.loads(summary(found, "json"))) == 33
 
 
-def test_a_run_without_a_report_is_an_outcome_too(tmp_path: Path) -> None:
-    assert report_of(tmp_path / "none.json")[2] == "no report (FileNotFoundError)"
-    path = tmp_path / "report.json"
-    path.write_text('{"verdict": "CLEAN", "rows": [{"workload": "a", "verdict": "CLEAN"}]}')
-    assert report_of(path) == (CLEAN, {"a": CLEAN}, "")
+@pytest.mark.parametrize(
+    ("report", "verdict", "error"),
+    [(json.dumps(fabricated_check.report().to_json()), CLEAN, ""), ("", "", "no report")],
+)
+def test_a_run_is_what_its_report_says(
+    report: str, verdict: str, error: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2]); sys.exit('last words')"
+    root = tmp_path / "repository"
+    root.mkdir()
+    monkeypatch.setattr(live, "command", lambda base, of, budget, path: [sys.executable, "-Sc", code, path, report])
+    outcome = live.run_once(root, "HEAD", 0, "code", WORKLOADS, 90.0, timeout=60)
+    assert (outcome.exit_code, outcome.verdict) == (1, verdict)
+    assert outcome.rows == ({fabricated_check.INFERENCE: CLEAN} if verdict else {})
+    assert outcome.error.startswith(error)
+    assert outcome.error.endswith("last words" if error else "")
 
 
 def test_a_check_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     root = tmp_path / "repository"
     root.mkdir()
-    hanging = [sys.executable, "-S", "-c", "import sys; sys.stdin = open('/dev/zero'); [0 for _ in iter(int, 1)]"]
+    hanging = [sys.executable, "-S", "-c", "while True: pass"]
     monkeypatch.setattr(live, "command", lambda base, workloads, budget, output: hanging)
-    found = live.run_once(root, "HEAD", 0, "code", WORKLOADS, 90.0, timeout=0.3)
-    assert (found.exit_code, found.verdict) == (124, "")
-    assert "did not end within" in found.error
+    outcome = live.run_once(root, "HEAD", 0, "code", WORKLOADS, 90.0, timeout=0.2)
+    assert (outcome.exit_code, outcome.verdict) == (124, "")
+    assert "did not end within" in outcome.error
 
 
 def test_extra_work_is_the_given_share_of_whole_steps(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_recording_goes_on_with_what_is_there(tmp_path: Path) -> None:
     after = read(path)
     assert after.blocks[0] == before[0]
     assert (len(after.blocks), after.torn) == (3, 0)
-    assert any("ended within a block" in text for text in said)
+    assert any("ends within a block" in text for text in said)
     assert any("after block 1" in text for text in said)
     assert recording(path, 2) == 3, "nothing is measured when enough is there"
 

@@ -19,8 +19,8 @@ from bench.selfcheck.resample import (
     lower_bound,
     noise,
     outcome,
-    rivals,
-    tally,
+    tally_check,
+    tally_rules,
     upper_bound,
 )
 from bench.selfcheck.traces import Block, Header, Trace
@@ -92,7 +92,7 @@ def test_a_check_that_may_look_once_only_decides_on_ten_blocks() -> None:
     values = [0.05 + i * 1e-6 for i in range(50)]
     assert [len(Draws(values, 0.02, looks).disjoint(0.0)) for looks in (1, 3)] == [3, 2]
     noisy = trace(process=0.05)
-    once, thrice = (tally(noisy, INFERENCE, 200, 0, levels=(0.05,), looks=looks)[0] for looks in (1, 3))
+    once, thrice = (tally_check(noisy, INFERENCE, 200, 0, levels=(0.05,), looks=looks)[0] for looks in (1, 3))
     assert (once.used, thrice.used) == (10, 24)
     assert once.share(REGRESSED) < thrice.share(REGRESSED)
 
@@ -107,7 +107,7 @@ def test_noise_is_that_of_pairs_and_that_of_blocks() -> None:
 
 
 def test_equal_code_is_clean_and_slower_code_is_found() -> None:
-    same, two, three, five, ten = tally(trace(), INFERENCE, 300, 0)
+    same, two, three, five, ten = tally_check(trace(), INFERENCE, 300, 0)
     assert same.share(CLEAN) == 1.0
     assert (same.alarms, same.used) == (0, 10)
     assert same.bound == pytest.approx(1 - 0.05 ** (1 / 300))
@@ -173,12 +173,12 @@ def test_too_few_blocks_are_refused() -> None:
     with pytest.raises(UsageError, match="need 20 blocks, here are 19; record on$"):
         Draws([0.0] * 19, 0.02, looks=1)
     with pytest.raises(UsageError, match=r"none\.json\.gz, inference/lenet"):
-        tally(trace(blocks=3), INFERENCE, 10, 0)
+        tally_check(trace(blocks=3), INFERENCE, 10, 0)
 
 
 def test_the_seed_fixes_every_draw() -> None:
     noisy = trace(process=0.03, noise=0.02)
-    one, same, other = (tally(noisy, INFERENCE, 200, seed) for seed in (1, 1, 2))
+    one, same, other = (tally_check(noisy, INFERENCE, 50, seed, levels=(0.03,)) for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
@@ -186,9 +186,9 @@ def test_the_seed_fixes_every_draw() -> None:
 def test_processes_that_differ_fool_the_others_and_not_ours() -> None:
     """Processes of equal code differ by 2 %, iterations by far less: the case that single times cannot see."""
     noisy = trace(process=0.02, blocks=200)
-    same = tally(noisy, INFERENCE, 500, 0, levels=(0.0,))[0]
+    same = tally_check(noisy, INFERENCE, 200, 0, levels=(0.0,))[0]
     assert same.verdicts.get(REGRESSED, 0) == 0
-    found = {(one.rule, one.span): one for one in rivals(noisy, INFERENCE, same.used, 100, 0, levels=(0.0,))}
+    found = {(one.rule, one.span): one for one in tally_rules(noisy, INFERENCE, same.used, 100, 0, levels=(0.0,))}
     google = found["google/benchmark U test 0.05", AS_USED]
     assert google.runs == 100
     assert google.found > 30
@@ -197,13 +197,13 @@ def test_processes_that_differ_fool_the_others_and_not_ours() -> None:
 
 
 def test_the_others_get_as_many_processes_as_they_use_or_as_we_do() -> None:
-    found = rivals(trace(blocks=40), INFERENCE, 10.0, 1000, 0, levels=(0.0, 0.05))
+    found = tally_rules(trace(blocks=40), INFERENCE, 10.0, 1000, 0, levels=(0.0, 0.05))
     spans = {(one.rule, one.span): (one.processes, one.runs) for one in found}
     assert spans["pytest-benchmark mean:5%", AS_USED] == (1, 39)
     assert spans["asv continuous, factor 1.1", AS_USED] == (2, 37)
     assert spans["pytest-benchmark mean:5%", SAME_TIME] == (10, 21)
     # A trace too short for two spans as long as ours gives what it has.
-    short = rivals(trace(blocks=20), INFERENCE, 24.0, 1000, 0, RULES[:1], levels=(0.0,))
+    short = tally_rules(trace(blocks=20), INFERENCE, 24.0, 1000, 0, RULES[:1], levels=(0.0,))
     assert [(one.processes, one.runs) for one in short] == [(1, 19), (10, 1)]
 
 
@@ -229,6 +229,6 @@ def test_a_judgement_covers_each_workload_and_load_and_all_together() -> None:
 
 
 def test_levels_are_slowdowns_of_head() -> None:
-    slower, faster = tally(trace(), INFERENCE, 50, 0, levels=(0.05, -0.05))
+    slower, faster = tally_check(trace(), INFERENCE, 50, 0, levels=(0.05, -0.05))
     assert slower.share(REGRESSED) == 1.0
     assert faster.verdicts == {"IMPROVED": 50}

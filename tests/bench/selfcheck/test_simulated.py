@@ -7,7 +7,7 @@ from bench.selfcheck.simulated import NOISES, SCATTERS, simulate
 
 
 def test_few_false_changes_and_the_step_where_noise_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = json.loads(simulate(20, 0, "json"))
+    rows = json.loads(simulate(8, 0, "json"))
     assert len(rows) == len(NOISES) * len(SCATTERS)
     assert all(row["false changes in"] <= 1 for row in rows)
     quiet = [float(row["step of 5 % found"].rstrip("%")) for row in rows if row["scatter"] == "2%"]
