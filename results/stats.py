@@ -11,7 +11,6 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from results.errors import RecordError
@@ -146,64 +145,31 @@ def percentile_value(values: Sequence[float], q: float, confidence: float = 0.95
     return Value(estimate, min(low, estimate), max(high, estimate), samples=len(values), confidence=reached)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """Estimate and bounds of a log ratio; `low` and `high` are -inf and inf where there is no bound.
-
-    `within_process` says that one pair of processes is all there was, so that their difference from the next
-    pair is not in the interval.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    confidence: float
-    blocks: int
-    pairs: int
-    within_process: bool
-
-    def ratio(self, of: str, to: str) -> Ratio:
-        """As value[of] / value[to], for log ratios taken that way round."""
-        return Ratio(
-            of,
-            to,
-            _exp(self.estimate),
-            _exp(self.low) if self.low > -math.inf else None,
-            _exp(self.high) if self.high < math.inf else None,
-            confidence=self.confidence,
-            blocks=self.blocks,
-            pairs=self.pairs,
-        )
-
-
 def block_values(log_ratios_by_block: Sequence[Sequence[float]]) -> list[float]:
     """The sample of every duel: each block's median over its pairs. Blocks without pairs are left out."""
     return [median(block) for block in log_ratios_by_block if block]
 
 
-def interval(log_ratios_by_block: Sequence[Sequence[float]], confidence: float = 0.95) -> Interval:
-    """What the blocks say about log(value[of] / value[to]).
+def ratio_of(of: str, to: str, log_ratios_by_block: Sequence[Sequence[float]], confidence: float = 0.95) -> Ratio:
+    """The ratio that the pairs of slices of each block show, given log(value[of] / value[to]) of each pair.
 
     From 6 blocks up: Hodges-Lehmann with signed-rank bounds over the block values. 2 to 5 blocks cannot reach
     95 %: their range, with the confidence that a range has, 1 - 2**(1 - n). One block: the same two rules
-    over its pairs, flagged `within_process`. A single pair has no bounds. Raises RecordError without any
-    pair.
+    over its pairs, so that the difference between processes is not in the interval. A single pair has no bounds.
+    Raises RecordError without any pair.
     """
     blocks = [list(b) for b in log_ratios_by_block if b]
     if not blocks:
         raise RecordError("no pair was measured, or every one was dropped; measure again, longer or on an idle machine")
-    pairs = sum(len(b) for b in blocks)
-    alone = len(blocks) == 1
-    values = _finite(blocks[0]) if alone else block_values(blocks)
-    alpha = (1 - confidence) / 2
-    if _rank(len(values), alpha):
-        low, high = signed_rank_bounds(values, alpha)
-        reached = confidence
+    values = _finite(blocks[0]) if len(blocks) == 1 else block_values(blocks)
+    low = high = None
+    reached = 0.0
+    if _rank(len(values), (1 - confidence) / 2):
+        (low, high), reached = signed_rank_bounds(values, (1 - confidence) / 2), confidence
     elif len(values) > 1:
         low, high, reached = min(values), max(values), 1 - 2.0 ** (1 - len(values))
-    else:
-        low, high, reached = -math.inf, math.inf, 0.0
-    return Interval(hodges_lehmann(values), low, high, reached, len(blocks), pairs, within_process=alone)
+    estimate, low, high = (None if x is None else _exp(x) for x in (hodges_lehmann(values), low, high))
+    return Ratio(of, to, estimate, low, high, reached, len(blocks), sum(map(len, blocks)))
 
 
 def supported_decimals(value: float, low: float | None, high: float | None, most: int = 4) -> int:

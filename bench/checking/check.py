@@ -25,7 +25,7 @@ from bench.timing.workload import METRIC, Conditions, LoaderOutput, Workload
 from models.configuration import Configuration
 from results.gate import ERROR, CheckReport, Fact, Row
 from results.record import Metric, Record, utc_now
-from results.stats import interval, summarise
+from results.stats import ratio_of, summarise
 from results.verdict import (
     LOOKS,
 )
@@ -196,7 +196,7 @@ def record_of(report: CheckReport, extra: Mapping[str, Any], command: str) -> Re
             name,
             values,
             batch=workload.batch,
-            ratio=interval(logs).ratio("head", "base") if len(sides) == 2 else None,
+            ratio=ratio_of("head", "base", logs) if len(sides) == 2 else None,
             verdict=row.verdict,
             workloads={"head": row.workload},
             notes=(row.reason,) if row.reason else (),

@@ -14,7 +14,7 @@ from bench.timing.workload import Workload
 from results.profile import memory_text
 from results.reading import read
 from results.record import Metric, Ratio, Value
-from results.stats import interval, percentile_value, quantile_interval, summarise
+from results.stats import percentile_value, quantile_interval, ratio_of, summarise
 from results.tables import quantity, ratio_text
 from results.verdict import compare_verdict, margin_of
 
@@ -206,7 +206,7 @@ class Figures:
                 continue
             images = {of: chosen[other].batch, to: chosen[self.reference].batch}
             logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.blocks]
-            ratios[other] = interval(logs).ratio(other, self.reference) if any(logs) else None
+            ratios[other] = ratio_of(other, self.reference, logs) if any(logs) else None
         notes = [*sample.notes, *(f"{label}: {parity.text}" for label, parity in sample.parity.items())]
         if task == "end_to_end":
             notes += [self._overlap(label, sample) for label in timed]
@@ -224,7 +224,7 @@ class Figures:
         """How much of the step's own rate is left when it has to be fed, and which of the two sets the pace."""
         alone = f"{label}|training"
         logs = [log_ratios(block, alone, f"{label}|end_to_end") for block in sample.blocks]
-        share = ratio_text(interval(logs).ratio("end_to_end", "training"))
+        share = ratio_text(ratio_of("end_to_end", "training", logs))
         text = f"{label}: {share} of the same step on a constant batch"
         step = statistics.median(turns[alone].seconds_per_step for block in sample.blocks for turns in block)
         loading = self.samples.get("loading", Sample())
@@ -288,7 +288,7 @@ class Figures:
                 [math.log(quantile(turns[of].samples, q) / quantile(turns[to].samples, q)) for turns in block]
                 for block in sample.blocks
             ]
-            return interval(logs).ratio(other, self.reference)
+            return ratio_of(other, self.reference, logs)
         a, b = quantile_interval(pooled[other], q, 0.975), quantile_interval(pooled[self.reference], q, 0.975)
         pairs = sum(len(block) for block in sample.blocks)
         return Ratio(

@@ -31,7 +31,7 @@ from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import LAYOUTS, MODES, PRECISIONS, Configuration, Device, check
 from models.errors import ModelError
 from results.record import Ratio, utc_now
-from results.stats import interval
+from results.stats import ratio_of
 from results.verdict import BETTER, compare_verdict
 
 MARGIN = 0.02
@@ -379,7 +379,7 @@ class Tuner:
                 found.results.append(replace(best, reason=failure.summary))
                 return kept
             longest = max(longest, time.monotonic() - begin)
-        ratio = interval(blocks).ratio(name, fast)
+        ratio = ratio_of(name, fast, blocks)
         found.results += [replace(best, ratio=ratio.estimate), *left[1:]]
         shown = compare_verdict(ratio, "higher", MARGIN)
         found.verdict = duel_words(name, fast, ratio, shown)
@@ -461,7 +461,7 @@ class Tuner:
                 try:
                     entrant = self.enter(changed.text, workload)
                     logs = [-x for x in self.turns(reference, entrant, LATER)]
-                    ratio = interval([logs]).ratio("with", "without")
+                    ratio = ratio_of("with", "without", [logs])
                     found.levers.append(Lever(lever, changed.text, ratio.estimate, ratio.low, ratio.high))
                 except BenchError as error:
                     found.levers.append(Lever(lever, changed.text, None, None, None, error.summary))
@@ -472,8 +472,7 @@ class Tuner:
 
 def judged(one: Result, logs: Sequence[float]) -> Result:
     """A result with what its last turns gave; `logs` are of how many times as fast as the reference."""
-    found = interval([logs])
-    ratio = found.ratio("one", "reference")
+    ratio = ratio_of("one", "reference", [logs])
     return replace(one, ratio=ratio.estimate, low=ratio.low, high=ratio.high)
 
 

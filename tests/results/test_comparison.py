@@ -32,7 +32,7 @@ def timed(
     logs = [[[rng.gauss(0, noise) for _ in range(8)] for _ in range(blocks)] for _ in operands]
     ratios: list[Ratio] = []
     for i, o in enumerate(operands[:-1]):
-        found = stats.interval(logs[i]).ratio(o, operands[-1])
+        found = stats.ratio_of(o, operands[-1], logs[i])
         factor = medians[i] / medians[-1]
         bounds = [None if x is None else x * factor for x in (found.estimate, found.low, found.high)]
         ratios.append(Ratio(o, operands[-1], *bounds, found.confidence, found.blocks, found.pairs))

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats as reference
 
 from results import stats
 from results.errors import RecordError
+from results.record import Ratio
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 10])
@@ -135,45 +137,45 @@ def test_summarise() -> None:
     assert stats.summarise([]).missing == "no samples"
 
 
-def test_interval_of_one_block_is_within_process() -> None:
+def ratio_of(blocks: Sequence[Sequence[float]]) -> Ratio:
+    return stats.ratio_of("a", "b", blocks)
+
+
+def test_a_ratio_of_one_block_is_within_process() -> None:
     pairs = [0.70, 0.71, 0.72, 0.73, 0.74, 0.75, 0.76, 0.77]
-    found = stats.interval([pairs])
-    assert found.within_process
+    found = ratio_of([pairs])
+    assert (found.of, found.to, found.within_process) == ("a", "b", True)
     assert (found.confidence, found.blocks, found.pairs) == (0.95, 1, 8)
-    assert (found.low, found.high) == stats.signed_rank_bounds(pairs, 0.025)
-    ratio = found.ratio("a", "b")
-    assert ratio.estimate == pytest.approx(math.exp(0.735))
-    assert ratio.within_process
+    assert found.estimate == pytest.approx(math.exp(0.735))
+    assert (found.low, found.high) == tuple(map(math.exp, stats.signed_rank_bounds(pairs, 0.025)))
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_interval_of_a_few_blocks_is_their_range(n: int) -> None:
-    found = stats.interval([[0.1 * i, 0.1 * i, 9.0] for i in range(1, n + 1)])
-    assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.1 * n))
+def test_a_ratio_of_a_few_blocks_has_their_range(n: int) -> None:
+    found = ratio_of([[0.1 * i, 0.1 * i, 9.0] for i in range(1, n + 1)])
+    assert (found.low, found.high) == (pytest.approx(math.exp(0.1)), pytest.approx(math.exp(0.1 * n)))
     assert found.confidence == 1 - 2.0 ** (1 - n)
     assert (found.blocks, found.pairs, found.within_process) == (n, 3 * n, False)
 
 
-def test_interval_of_many_blocks() -> None:
+def test_a_ratio_of_many_blocks() -> None:
     blocks = [[0.01 * i] * 3 for i in range(10)]
-    found = stats.interval([*blocks, []])
+    found = ratio_of([*blocks, []])
     values = stats.block_values(blocks)
-    assert found.estimate == stats.hodges_lehmann(values)
-    assert (found.low, found.high) == stats.signed_rank_bounds(values, 0.025)
+    assert found.estimate == math.exp(stats.hodges_lehmann(values))
+    assert (found.low, found.high) == tuple(map(math.exp, stats.signed_rank_bounds(values, 0.025)))
     assert (found.confidence, found.blocks) == (0.95, 10)
 
 
-def test_interval_of_next_to_nothing() -> None:
-    found = stats.interval([[0.5]])
-    assert (found.low, found.high, found.confidence) == (-math.inf, math.inf, 0.0)
-    ratio = found.ratio("a", "b")
-    assert (ratio.low, ratio.high) == (None, None)
-    assert stats.interval([[0.1, 0.2, 0.3]]).confidence == 0.75
+def test_a_ratio_of_next_to_nothing() -> None:
+    found = ratio_of([[0.5]])
+    assert (found.low, found.high, found.confidence) == (None, None, 0.0)
+    assert ratio_of([[0.1, 0.2, 0.3]]).confidence == 0.75
     with pytest.raises(RecordError, match="measure again"):
-        stats.interval([[], []])
+        ratio_of([[], []])
     with pytest.raises(RecordError, match="not finite"):
-        stats.interval([[math.nan, 0.1]])
-    assert stats.interval([[1e6, 1e6]]).ratio("a", "b").estimate is None
+        ratio_of([[math.nan, 0.1]])
+    assert ratio_of([[1e6, 1e6]]).estimate is None
 
 
 @pytest.mark.parametrize(
