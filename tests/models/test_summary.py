@@ -81,18 +81,29 @@ def test_parameters_and_products_outside_of_layers_have_a_row_of_the_module_that
     assert attention.macs > 0
 
 
-@pytest.mark.parametrize("name", ["resnet34_se", "efficientnet_b0", "cifar_densenet121", "vit_b_32", "swin_t"])
-def test_every_parameter_is_in_one_row(name):
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet34_se", {"depths": (1, 1, 1, 1)}),
+        ("efficientnet_b0", {}),
+        ("cifar_densenet121", {"depths": (2, 2)}),
+        ("vit_b_32", {}),
+        ("swin_t", {}),
+    ],
+)
+def test_every_parameter_is_in_one_row(name, arguments):
     with torch.device("meta"):
-        network = zoo.build(name)
-    assert totals(summarise(name))[0] == sum(parameter.numel() for parameter in network.parameters())
+        network = zoo.build(name, **arguments)
+    layers = summarise(name, arguments=arguments)
+    assert totals(layers)[0] == sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_a_module_stays_as_it_is():
-    network = zoo.build("og_resnet")
+    arguments = {"depths": (1, 1, 1, 1)}
+    network = zoo.build("og_resnet", **arguments)
     weight = network.conv1.weight.detach().clone()
     hooks = [len(module._forward_hooks) for module in network.modules()]
-    assert summarise(network, size=32) == summarise("og_resnet")
+    assert summarise(network, size=32) == summarise("og_resnet", arguments=arguments)
     assert network.training
     assert torch.equal(network.conv1.weight, weight)
     assert not network.conv1.weight.is_meta

@@ -37,30 +37,42 @@ def test_torchvision_sizes_are_those_of_its_first_weights(name):
     assert zoo.default_classes(name) == 1000
 
 
-def test_torchvision_networks_have_the_published_parameters():
+def check_published_parameters(name):
     # torchvision publishes Inception v3 with its auxiliary classifier.
     published = {"inception_v3": 23_834_568}
-    for name in TORCHVISION:
-        weights = list(torchvision.models.get_model_weights(name))[-1]
-        with torch.device("meta"):
-            model = zoo.build(name)
-        params = sum(parameter.numel() for parameter in model.parameters())
-        assert params == published.get(name, weights.meta["num_params"]), name
+    weights = list(torchvision.models.get_model_weights(name))[-1]
+    with torch.device("meta"):
+        model = zoo.build(name)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    assert params == published.get(name, weights.meta["num_params"])
 
 
-@pytest.mark.parametrize("name", [*zoo.STUDIED, "resnet18", "efficientnet_b0", "squeezenet1_1", "vit_b_32"])
-def test_networks_answer_with_one_logit_a_class(name):
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "regnet_y_400mf", "vgg11"])
+def test_torchvision_networks_have_the_published_parameters(name):
+    check_published_parameters(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_all_torchvision_networks_have_the_published_parameters(name):
+    check_published_parameters(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("lenet", "fc3"), ("resnet18", "fc"), ("squeezenet1_1", "classifier.1"), ("vit_b_32", "heads.head")]
+)
+def test_networks_answer_with_one_logit_a_class(name, head):
     with torch.device("meta"):
         model = zoo.build(name, 7).eval()
         size = zoo.default_size(name)
         assert model(torch.empty(2, 3, size, size)).shape == (2, 7)
+    assert 7 in model.get_submodule(head).weight.shape
 
 
 def test_classes_default_to_the_networks_own():
     with torch.device("meta"):
-        assert zoo.build("resnet34_se").fc.out_features == 100
-        assert zoo.build("og_resnet").fc.out_features == 10
-        assert zoo.build("resnet18").fc.out_features == 1000
+        for name, classes in (("resnet34_se", 100), ("og_resnet", 10), ("resnet18", 1000)):
+            assert zoo.build(name).fc.out_features == zoo.default_classes(name) == classes
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

@@ -226,10 +226,11 @@ def test_a_teacher_pulls_the_loss() -> None:
 
 @pytest.mark.parametrize("words", ["amp", "fp16"])
 def test_mixed_precision_learns_on_a_cpu(words: str) -> None:
-    heard, _ = run(recipe(epochs=4), configuration=Configuration(words, "nhwc", "eager"))
+    heard, _ = run(recipe(epochs=2), configuration=Configuration(words, "nhwc", "eager"))
     assert heard.rows[-1].train_loss < heard.rows[0].train_loss
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_training_agree() -> None:
     eager, _ = run(recipe(epochs=1))
     compiled, _ = run(recipe(epochs=1), configuration=Configuration("fp32", "nhwc", "compile"))
@@ -259,6 +260,7 @@ world.close()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_same_global_batch(tmp_path: Path) -> None:
     one, _ = run(recipe(epochs=2, batch=16))
     environ = {
@@ -279,6 +281,7 @@ def test_two_processes_are_one_with_the_same_global_batch(tmp_path: Path) -> Non
     assert rows == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
     """SIGKILL after the third step of the second epoch."""
     _, expected = run(recipe())
