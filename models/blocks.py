@@ -160,7 +160,7 @@ class _Recorder(TorchFunctionMode):
         """Note a step; without a text its result stands for the latest of its sources."""
         if text:
             block, numbers = self._groups[-1]
-            if isinstance(layer, _WEIGHTED) and not block and any(self._steps[n].weighted for n in numbers):
+            if isinstance(layer, _WEIGHTED) and block is None and any(self._steps[n].weighted for n in numbers):
                 # Layers outside of blocks share a box, with at most one weighted layer.
                 numbers = []
                 self._groups.append((None, numbers))
@@ -179,42 +179,45 @@ class _Recorder(TorchFunctionMode):
         return sorted({self._makers[id(t)][1] for t in _tensors(values) if id(t) in self._makers})
 
     def blocks(self) -> list[Block]:
-        found = []
+        """A block for each group that has any steps; parameters are counted where they are used first."""
+        blocks = []
         counted: set[nn.Parameter] = set()
         for block, numbers in self._groups:
-            if not numbers:
-                continue
             steps = [self._steps[number] for number in numbers]
-            modules = [step.layer for step in steps if step.layer is not None] if block is None else [block]
+            if not steps:
+                continue
+            if block is None:
+                name, title = steps[0].name or "(network)", ""
+                modules = [step.layer for step in steps if step.layer is not None]
+            else:
+                name, title, modules = self._names[block], type(block).__name__, [block]
             params = {parameter for module in modules for parameter in module.parameters()} - counted
             counted |= params
-            name, title = (
-                (steps[0].name or "(network)", "") if block is None else (self._names[block], type(block).__name__)
-            )
             lines, shortcuts = self._read(numbers)
-            found.append(Block((name,), title, lines, shortcuts, steps[-1].shape, sum(p.numel() for p in params)))
-        return found
+            blocks.append(Block((name,), title, lines, shortcuts, steps[-1].shape, sum(p.numel() for p in params)))
+        return blocks
 
     def _read(self, numbers: Sequence[int]) -> tuple[tuple[str, ...], tuple[Shortcut, ...]]:
         """Lines and shortcuts of a block: the longest way through it is its own path, all others are shortcuts."""
         path = self._steps[numbers[-1]].way
-        found: list[tuple[int, int, str]] = []  # step before the fork (-1: the block's input), step of the join, label
+        # Step before the fork (-1: the block's input), step of the join, label.
+        shortcuts: list[tuple[int, int, str]] = []
         for previous, join in zip(path, path[1:], strict=False):
             for source in self._steps[join].sources:
                 if self._steps[join].text in _JOINS and source != previous:
                     behind = self._steps[source].behind if source >= numbers[0] else set()
                     label = " \u00b7 ".join(self._steps[number].text for number in sorted(behind.difference(path)))
-                    found.append((max(behind.intersection(path), default=-1), join, label or "identity"))
+                    shortcuts.append((max(behind.intersection(path), default=-1), join, label or "identity"))
         lines: list[str] = []
         place = {-1: -1}
         for previous, number in zip([-1, *path], path, strict=False):
             step = self._steps[number]
-            if not lines or step.leads or any(fork == previous for fork, _, _ in found):
+            if not lines or step.leads or any(fork == previous for fork, _, _ in shortcuts):
                 lines.append(step.text)
             else:
                 lines[-1] += f" \u00b7 {step.text}"
             place[number] = len(lines) - 1
-        return tuple(lines), tuple(Shortcut(place[fork] + 1, place[join], label) for fork, join, label in found)
+        return tuple(lines), tuple(Shortcut(place[fork] + 1, place[join], label) for fork, join, label in shortcuts)
 
 
 def _tensors(value: object) -> list[Tensor]:

@@ -59,7 +59,8 @@ def test_all_torchvision_networks_have_the_published_parameters(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("lenet", "fc3"), ("resnet18", "fc"), ("squeezenet1_1", "classifier.1"), ("vit_b_32", "heads.head")]
+    ("name", "head"),
+    [("lenet", "fc3"), ("resnet18", "fc"), ("squeezenet1_1", "classifier.1"), ("vit_b_32", "heads.head")],
 )
 def test_networks_answer_with_one_logit_a_class(name, head):
     with torch.device("meta"):
