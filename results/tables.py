@@ -27,11 +27,11 @@ WIDTH = 100
 
 Cell: TypeAlias = str | int | float | None
 
-_COLOURS = {"good": "32", "bad": "31", "doubt": "33", "faint": "2", "strong": "1"}
-_TONES = {
-    **dict.fromkeys(("better", "IMPROVED", "CLEAN"), "good"),
-    **dict.fromkeys(("worse", "REGRESSED", "CHANGED", "VANISHED", "ERROR", "VOID"), "bad"),
-    **dict.fromkeys(("unsure", "UNSURE", "NEW"), "doubt"),
+_GREEN, _RED, _YELLOW = "32", "31", "33"
+_COLOURS = {
+    **dict.fromkeys(("better", "IMPROVED", "CLEAN"), _GREEN),
+    **dict.fromkeys(("worse", "REGRESSED", "CHANGED", "VANISHED", "ERROR", "VOID"), _RED),
+    **dict.fromkeys(("unsure", "UNSURE", "NEW"), _YELLOW),
 }
 
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
@@ -73,15 +73,10 @@ def width_of(text: str) -> int:
     return max((len(line) for line in re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")), default=0)
 
 
-def paint(text: str, tone: str | None, colour: bool) -> str:
-    """The one place that emits colour; `tone` is a key of good, bad, doubt, faint, strong, or None."""
-    code = _COLOURS.get(tone or "")
-    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
-
-
 def paint_verdict(word: str, colour: bool) -> str:
-    """A verdict in its colour."""
-    return paint(word, _TONES.get(word), colour)
+    """A verdict in its colour: the one place that emits colour."""
+    code = _COLOURS.get(word)
+    return f"\x1b[{code}m{word}\x1b[0m" if colour and code else word
 
 
 def unit_for(numbers: Sequence[Number | None], unit: str) -> tuple[float, str]:
@@ -118,7 +113,7 @@ def quantity(x: Number | None, unit: str, low: Number | None = None, high: Numbe
     factor, name = unit_for([x], unit)
     counted = isinstance(x, int) and factor == 1.0 and low is None
     digits = str(x) if counted else fixed(x / factor, *(None if b is None else b / factor for b in (low, high)))
-    return f"{digits} {name}".rstrip() if name != "%" else f"{digits} %"
+    return f"{digits} {name}".rstrip()
 
 
 def fixed(x: float, low: float | None = None, high: float | None = None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from results.errors import RecordError
 from results.pictures.style import COLOURS, colour, label_axes, legend_below, legible, new_figure, shortened, styled
+from results.runs import RunSummary
 from results.tables import fixed, quantity, time_unit, unit_for
 
 MISSING = "missing"
@@ -23,19 +23,6 @@ Rows = Mapping[str, Mapping[str, float | None]]
 """Row -> series -> number, for example {"resnet18": {"train": 0.97, "test": 0.78}}."""
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 """Row -> series -> low and high."""
-
-
-class Sized(Protocol):
-    """What `sizes` draws; a RunSummary is one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def weight_bytes(self) -> int | None: ...
-    @property
-    def checkpoint_bytes(self) -> int | None: ...
-    @property
-    def params(self) -> int | None: ...
 
 
 @styled()
@@ -117,7 +104,7 @@ def draw_bars(
 
 
 @styled()
-def sizes(rows: Sequence[Sized], title: str | None = None) -> Figure:
+def sizes(rows: Sequence[RunSummary], title: str | None = None) -> Figure:
     """Bytes of the weights alone and of a full checkpoint as bars, the number of parameters as points between them.
 
     The two sizes are never mixed: each has its bar, and one that is not known says so. Raises RecordError when

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,15 +36,8 @@ NAMED_CLASSES = 12
 
 _GREY = "#888888"
 
-
-@dataclass(frozen=True)
-class _Point:
-    """A number with its interval, and the colour of its mark."""
-
-    x: float
-    low: float | None
-    high: float | None
-    colour: str
+_Point = tuple[float, float | None, float | None, str]
+"""A number, the ends of its interval, and the colour of its mark."""
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -58,10 +50,10 @@ def _name(text: str) -> str:
 
 def _rows(axes: Axes, points: Sequence[_Point], names: Sequence[str]) -> None:
     """A row a point, the first on top: its mark on its interval."""
-    for place, point in enumerate(points):
-        if point.low is not None and point.high is not None:
-            axes.plot([point.low, point.high], [place, place], color=point.colour, linewidth=2.5)
-        axes.plot([point.x], [place], "o", color=point.colour, markersize=5)
+    for place, (x, low, high, colour) in enumerate(points):
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color=colour, linewidth=2.5)
+        axes.plot([x], [place], "o", color=colour, markersize=5)
     axes.axvline(0, color=FAINT, linewidth=1)
     axes.set_yticks(range(len(points)), names)
     axes.set_ylim(len(points) - 0.5, -0.5)
@@ -106,7 +98,7 @@ def ratios(record: Record) -> Drawn:
         turned = ratio if metric.better == "higher" else ratio.inverse()
         x, low, high = (math.log2(x) if x else None for x in (turned.estimate, turned.low, turned.high))
         paint = {BETTER: COLOURS[2], WORSE: COLOURS[1]}.get(verdicts[-1], _GREY)
-        points.append(_Point(x or 0.0, low, high, paint))
+        points.append((x or 0.0, low, high, paint))
         names.append(_metric_words(metric) + (f": {_name(ratio.of)}" if several else ""))
     figure, axes = _figure(0.9 + 0.24 * len(rows))
     _rows(axes, points, names)
@@ -222,7 +214,7 @@ def changes(report: CheckReport) -> Drawn:
     for place, (row, decision) in enumerate(rows):
         axes.barh(place, 200 * decision.margin, 0.8, left=-100 * decision.margin, color=GRID, alpha=0.5)
         low, high = (None if x is None else 100 * (x - 1) for x in (decision.clean_low, decision.clean_high))
-        points.append(_Point(100 * (decision.estimate - 1), low, high, colours.get(row.verdict, _GREY)))
+        points.append((100 * (decision.estimate - 1), low, high, colours.get(row.verdict, _GREY)))
     _rows(axes, points, [shortened("/".join(row.workload.split("/")[:2]), 34) for row, _ in rows])
     axes.set_xlabel("change of time [%]; grey: the margin")
     verdicts = [row.verdict for row, _ in rows]
