@@ -137,11 +137,11 @@ class Survey:
     def reading(self) -> Conditions:
         """The conditions of what reads files: the images exist and all of them decode."""
         from loaders.datasets import open_dataset
-        from loaders.images import select_readable
+        from loaders.images import require_readable
         from loaders.sample import default_sample
 
         root = self.root or default_sample(self.images)
-        select_readable(open_dataset(root, "train"), "stop", self.conditions.threads)
+        require_readable(open_dataset(root, "train"), self.conditions.threads)
         return replace(self.conditions, data_root=str(root))
 
 

@@ -191,7 +191,6 @@ def depthwise_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     """The kernel; arguments as for `depthwise`."""
     x = channels_last(x)
     B, C, H, W = x.shape
-    side = weight.shape[2]
     out = empty_output(x, stride)
     tall, wide = out.shape[2:]
     if not out.numel():
@@ -201,26 +200,10 @@ def depthwise_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     sums = torch.empty((B, tiles_y * tiles_x, C), dtype=torch.float32, device=x.device)
     with on_device_of(x):
         _depthwise_kernel[(B * tiles_y * tiles_x, triton.cdiv(C, block_c))](
-            x,
-            by_position(weight),
-            bias.contiguous(),
-            out,
-            sums,
-            C,
-            H,
-            W,
-            tall,
-            wide,
-            tiles_y,
-            tiles_x,
-            KERNEL=side,
-            STRIDE=stride,
-            ACTIVATION=activation,
-            ROWS=rows,
-            BLOCK_X=block_x,
-            BLOCK_C=block_c,
-            num_warps=4,
-        )
+            x, by_position(weight), bias.contiguous(), out, sums, C, H, W, tall, wide, tiles_y, tiles_x,
+            KERNEL=weight.shape[2], STRIDE=stride, ACTIVATION=activation,
+            ROWS=rows, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4,
+        )  # fmt: skip
     return out, sums.sum(1)
 
 

@@ -138,27 +138,15 @@ def _pointwise_triton(
         return out
     block_m, block_n, block_k = blocks(C, N)
     pixels = B * H * W
+    added = out if residual is None else channels_last(residual)
+    # Triton's interpreter would multiply the bits of bfloat16 as integers.
+    exact = x.dtype == torch.float32 or INTERPRETED
     with on_device_of(x):
         _pointwise_kernel[(triton.cdiv(pixels, block_m) * triton.cdiv(N, block_n),)](
-            x,
-            scale.contiguous(),
-            weight.contiguous(),
-            bias.contiguous(),
-            out if residual is None else channels_last(residual),
-            out,
-            pixels,
-            H * W,
-            C,
-            N,
-            RESIDUAL=residual is not None,
-            # Triton's interpreter would multiply the bits of bfloat16 as integers.
-            EXACT=x.dtype == torch.float32 or INTERPRETED,
-            BLOCK_M=block_m,
-            BLOCK_N=block_n,
-            BLOCK_K=block_k,
-            num_warps=4,
-            num_stages=3,
-        )
+            x, scale.contiguous(), weight.contiguous(), bias.contiguous(), added, out, pixels, H * W, C, N,
+            RESIDUAL=residual is not None, EXACT=exact,
+            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=4, num_stages=3,
+        )  # fmt: skip
     return out
 
 

@@ -1,28 +1,30 @@
-"""Augmentation of whole batches on the device: bytes in, bytes out, the same few operators whatever the batch.
+"""Augmentation of whole batches on the device: bytes in, bytes out, the same few operators whatever the batch size.
 
-All random numbers are drawn on the host (loaders.epochs), so nothing here waits for the device: no value is read
-back, no mask selects images. Where images go through different operations, as in AutoAugment, the host knows from its
-own numbers which images take which, and each operation runs once on its images.
+All random numbers are drawn on the host (loaders.epochs), so nothing here waits for the device: no value is read back,
+no mask selects images. Where images go through different operations, as in AutoAugment, the host knows from its own
+numbers which images take which, and each operation runs once on its images.
 
-Windows, mirrors, rotations and slants that follow each other become one table of pixel numbers: each of them only
-says from where a pixel is taken, and taking the nearest pixel several times in a row is taking one pixel once. The
-images are then read once, however many such operations there are.
+Windows, mirrors, rotations and shears that follow each other become one table of pixel numbers: each of them only says
+where a pixel comes from, and taking the nearest pixel several times in a row is taking one pixel once. The images are
+then read once, however many such operations there are.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby, takewhile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+from torchvision.transforms.v2 import functional as transform
 
+from kernels.augment import clamp, reflect, take_pixels
 from loaders import geometry
-from loaders.epochs import AREA, Epochs, flips, windows
-from loaders.errors import DataError
+from loaders.epochs import AREA, Epochs, shifts, windows
 from loaders.options import LoaderOptions
-from loaders.policies import LARGEST_CIFAR, STANDARD_RESIDENT, Operation, parse
+from loaders.policies import BORDERED, FLIPS, PAINTING, STANDARD_RESIDENT, Operation, autoaugment_images, check_border
 
-_MOVES = ("crop", "crop_reflect", "flip", "alternating_flip", "rotate", "affine", "perspective")
+_MOVES = (*BORDERED, *FLIPS, "rotate", "affine", "perspective")
 
 # What RandAugment and TrivialAugment choose from.
 _CHOICES = (
@@ -33,27 +35,21 @@ _WARPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 _SIGNED = (*_WARPS, "Brightness", "Color", "Contrast", "Sharpness")
 
 Floats = NDArray[np.float64]
+Numbered = tuple[int, Operation]
+Place = tuple[int, int]
+"""Epoch and number of a batch: where its random numbers come from."""
 
 
 class Augmentation:
-    """A policy for one data set of square images that lie on the device.
-
-    Attributes:
-        operations: what is done, in order.
-    """
+    """A policy for one data set of square images on the device."""
 
     def __init__(self, options: LoaderOptions, epochs: Epochs, side: int) -> None:
-        self.operations = parse(options.augment, STANDARD_RESIDENT)
+        self._operations = list(enumerate(options.operations(STANDARD_RESIDENT)))
         self._epochs = epochs
         self._options = options
         self._side = side
         self._device = torch.device(options.device)
-        self._steps = torch.arange(side, device=self._device, dtype=torch.int32)
-        border = max(
-            (self._border(operation) for operation in self.operations if operation.name == "crop_reflect"), default=0
-        )
-        if border >= side:
-            raise DataError(f"loader option padding is {border}; a reflected border must be smaller than the image")
+        check_border(tuple(operation for _, operation in self._operations), side)
 
     def __call__(self, images: torch.Tensor, indices: NDArray[np.int64], epoch: int, batch: int) -> torch.Tensor:
         """One augmented batch.
@@ -64,162 +60,122 @@ class Augmentation:
             epoch, batch: where the random numbers come from.
 
         Returns:
-            uint8 [batch, side, side, 3]; a resized_crop comes out at the size asked for.
+            uint8 [batch, side, side, 3]; after a resized_crop the images have the options' size.
         """
+        place = (epoch, batch)
         chosen = torch.from_numpy(indices).to(self._device, non_blocking=True)
-        made: torch.Tensor | None = None
-        moves: list[tuple[int, Operation]] = []
-        for number, operation in enumerate(self.operations):
-            if operation.name in _MOVES:
-                moves.append((number, operation))
-                continue
-            if moves or made is None:
-                made = self._moved(
-                    images if made is None else made, chosen if made is None else None, moves, epoch, batch
-                )
-                moves = []
-            made = self._changed(made, number, operation, epoch, batch)
-        if moves or made is None:
-            made = self._moved(images if made is None else made, chosen if made is None else None, moves, epoch, batch)
-        return made
+        moves = list(takewhile(_moves, self._operations))
+        result = self._moved(images, chosen, moves, place) if moves else images.index_select(0, chosen)
+        for moving, group in groupby(self._operations[len(moves) :], _moves):
+            if moving:
+                every = torch.arange(len(result), device=self._device)
+                result = self._moved(result, every, list(group), place)
+            else:
+                for number, operation in group:
+                    result = self._changed(result, number, operation, place)
+        return result
 
     @property
-    def fused(self) -> str | None:
-        """The border ("black", "reflect") with which kernels.augment does all of it; None where it cannot.
+    def fused_border(self) -> str | None:
+        """The border ("black", "reflect") with which kernels.augment does the whole policy; None where it cannot.
 
         It can move by one window, mirror, and paint one rectangle last.
         """
-        names = [operation.name for operation in self.operations]
-        if names and names[-1] in ("erasing", "cutout"):
+        names = [operation.name for _, operation in self._operations]
+        if names and names[-1] in PAINTING:
             names.pop()
-        if not set(names) <= {"crop", "crop_reflect", "flip", "alternating_flip"}:
+        if not set(names) <= {*BORDERED, *FLIPS}:
             return None
         return "reflect" if "crop_reflect" in names else "black"
 
     def table(self, indices: NDArray[np.int64], epoch: int, batch: int) -> NDArray[np.int32]:
-        """What a batch is made of, for kernels.augment: [batch, 8], see its COLUMNS. Only where `fused` is not None."""
+        """What kernels.augment makes a batch of, [batch, 8], see its COLUMNS. Only where `fused_border` is not None."""
         count = len(indices)
         row, column, sign = np.zeros(count, np.int64), np.zeros(count, np.int64), np.ones(count, np.int64)
         painted = np.zeros((count, 4), np.int64)
-        for number, operation in reversed(list(enumerate(self.operations))):
-            if operation.name in ("erasing", "cutout"):
-                draws = self._epochs.extras(epoch, batch, geometry.COLUMNS[operation.name], number)
-                painted = geometry.painted(operation, draws, self._side)
-            elif operation.name in ("flip", "alternating_flip"):
-                mirror = self._mirrors(operation, epoch, batch)
+        for number, operation in reversed(self._operations):
+            if operation.name in PAINTING:
+                painted = geometry.rectangles(operation, self._extras(number, operation, (epoch, batch)), self._side)
+            elif operation.name in FLIPS:
+                mirror = self._epochs.mirrored(operation.name, epoch, batch)
                 sign = np.where(mirror, -sign, sign)
                 column = np.where(mirror, self._side - 1 - column, column)
             else:
-                top, left = self._shifts(operation, epoch, batch)
+                top, left = self._shifts(operation, (epoch, batch))
                 row, column = row + top, column + left
         return np.column_stack([indices, row, sign, column, painted]).astype(np.int32)
 
-    def _mirrors(self, operation: Operation, epoch: int, batch: int) -> NDArray[np.bool_]:
-        """Which images of a batch are mirrored."""
-        if operation.name == "flip":
-            return flips(self._epochs.draws(epoch, batch))
-        return self._epochs.mirrors(epoch, batch)
-
-    def _shifts(self, operation: Operation, epoch: int, batch: int) -> NDArray[np.int64]:
+    def _shifts(self, operation: Operation, place: Place) -> NDArray[np.int64]:
         """By how many rows and columns a window is moved, [2, images]."""
-        border = self._border(operation)
-        moved = np.floor(self._epochs.draws(epoch, batch)[:, -3:-1] * (2 * border + 1)) - border
-        return moved.T.astype(np.int64)
+        return (shifts(self._epochs.draws(*place), operation.pixels) - operation.pixels).T
 
-    def _border(self, operation: Operation) -> int:
-        return self._options.padding if operation.value is None else int(operation.value)
+    def _extras(self, number: int, operation: Operation, place: Place) -> Floats:
+        return self._epochs.extras(*place, geometry.COLUMNS[operation.name], number)
 
     def _put(self, values: NDArray[np.generic], dtype: torch.dtype) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(dtype).to(self._device, non_blocking=True)
 
     def _moved(
-        self,
-        images: torch.Tensor,
-        chosen: torch.Tensor | None,
-        moves: Sequence[tuple[int, Operation]],
-        epoch: int,
-        batch: int,
+        self, images: torch.Tensor, chosen: torch.Tensor, moves: Sequence[Numbered], place: Place
     ) -> torch.Tensor:
-        """Take every pixel of the moved images from where it was before; what lies outside is black.
-
-        `chosen` None stands for all images in order.
-        """
-        if not moves:
-            return images if chosen is None else images.index_select(0, chosen)
+        """Fetch every pixel of the chosen images from where it was before the moves; what lies outside is black."""
         side = images.shape[1]
-        steps = self._steps if side == self._side else torch.arange(side, device=self._device, dtype=torch.int32)
         # Rows [n or 1, side, 1] and columns [n or 1, 1, side] until an operation mixes them.
-        rows, columns = steps.view(1, -1, 1), steps.view(1, 1, -1)
+        rows, columns = _pixel_numbers(side, self._device)
         inside: torch.Tensor | None = None
         for number, operation in reversed(moves):
-            rows, columns, kept = self._before(rows, columns, side, number, operation, epoch, batch)
-            if kept is not None:
-                inside = kept if inside is None else inside & kept
-        first = torch.arange(len(images), device=self._device) if chosen is None else chosen
-        # Whole pixels by their number: on a CPU five times as fast as indexing three dimensions at once.
-        pixels = (first.view(-1, 1, 1) * side + rows) * side + columns
-        taken = images.view(-1, 3).index_select(0, pixels.flatten()).view(-1, side, side, 3)
-        if inside is not None:
-            taken.mul_(inside.unsqueeze(-1))
-        return taken
+            rows, columns, here = self._before(rows, columns, side, number, operation, place)
+            if here is not None:
+                inside = here if inside is None else inside & here
+        return take_pixels(images, chosen.view(-1, 1, 1), rows, columns, inside)
 
     def _before(
-        self,
-        rows: torch.Tensor,
-        columns: torch.Tensor,
-        side: int,
-        number: int,
-        operation: Operation,
-        epoch: int,
-        batch: int,
+        self, rows: torch.Tensor, columns: torch.Tensor, side: int, number: int, operation: Operation, place: Place
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Rows and columns before an operation, and which of them lie inside the image (None: all)."""
         name = operation.name
-        if name in ("flip", "alternating_flip"):
-            mirror = self._put(self._mirrors(operation, epoch, batch), torch.int32).view(-1, 1, 1)
+        if name in FLIPS:
+            mirror = self._put(self._epochs.mirrored(name, *place), torch.int32).view(-1, 1, 1)
             # A mirrored image is one whose columns are read backwards; sums are cheaper than a choice.
             return rows, columns * (1 - 2 * mirror) + (side - 1) * mirror, None
-        if name in ("crop", "crop_reflect"):
-            top, left = self._put(self._shifts(operation, epoch, batch), torch.int32).view(2, -1, 1, 1)
+        if name in BORDERED:
+            top, left = self._put(self._shifts(operation, place), torch.int32).view(2, -1, 1, 1)
             rows, columns = rows + top, columns + left
             if name == "crop_reflect":
-                return _reflected(rows, side), _reflected(columns, side), None
-            return (*_kept(rows, columns, side),)
-        columns_needed = geometry.COLUMNS[name]
-        matrices = geometry.maps(operation, self._epochs.extras(epoch, batch, columns_needed, number), side)
+                return reflect(rows, side), reflect(columns, side), None
+            return clamp(rows, columns, side)
+        matrices = geometry.maps(operation, self._extras(number, operation, place), side)
         return _warped(rows, columns, self._put(matrices, torch.float32), side, name == "perspective")
 
-    def _changed(self, images: torch.Tensor, number: int, operation: Operation, epoch: int, batch: int) -> torch.Tensor:
-        """One operation that is more than taking pixels from elsewhere."""
-        name, value = operation.name, operation.value or 0.0
+    def _changed(self, images: torch.Tensor, number: int, operation: Operation, place: Place) -> torch.Tensor:
+        """One operation that does more than move pixels."""
+        name, value = operation.name, operation.value
         side = images.shape[1]
         if name == "resized_crop":
             sides = np.full(len(images), side)
-            placed = windows(self._epochs.draws(epoch, batch), sides, sides, (value, AREA[1]))
+            placed = windows(self._epochs.draws(*place), sides, sides, (value, AREA[1]))
             return resized_windows(images, self._put(placed, torch.float32), self._options.size)
-        if name in ("erasing", "cutout"):
-            draws = self._epochs.extras(epoch, batch, geometry.COLUMNS[name], number)
-            return paint(images, self._put(geometry.painted(operation, draws, side), torch.int32), self._options.mean)
+        draws = self._extras(number, operation, place)
+        if name in PAINTING:
+            rectangles = self._put(geometry.rectangles(operation, draws, side), torch.int32)
+            return paint(images, rectangles, self._options.mean)
         if name == "jitter":
-            around = 2 * self._epochs.extras(epoch, batch, 4, number) - 1
-            return jitter(images, *self._put(around * value * [[1, 1, 1, 0.5]], torch.float32).T)
+            return jitter(images, *self._put((2 * draws - 1) * value * [[1, 1, 1, 0.5]], torch.float32).T)
         if name == "blur":
-            deviation = 0.1 + 1.9 * self._epochs.extras(epoch, batch, 1, number)[:, 0]
-            return blur(images, self._put(deviation, torch.float32), int(value))
-        draws = self._epochs.extras(epoch, batch, 6, number)
-        for chosen, magnitudes in automatic(operation, draws, side):
-            images = self._applied(images, chosen, magnitudes)
+            return blur(images, self._put(0.1 + 1.9 * draws[:, 0], torch.float32), operation.pixels)
+        for names, magnitudes in automatic(operation, draws, side):
+            images = self._applied(images, names, magnitudes)
         return images
 
-    def _applied(self, images: torch.Tensor, chosen: NDArray[np.str_], magnitudes: Floats) -> torch.Tensor:
+    def _applied(self, images: torch.Tensor, names: NDArray[np.str_], magnitudes: Floats) -> torch.Tensor:
         """Each image through the operation chosen for it. Writes into `images`, which belong to this batch."""
-        warped = np.flatnonzero(np.isin(chosen, _WARPS))
+        warped = np.flatnonzero(np.isin(names, _WARPS))
         if len(warped):
             where = self._put(warped, torch.int64)
-            matrices = _matrices(chosen[warped], magnitudes[warped], images.shape[1])
+            matrices = _matrices(names[warped], magnitudes[warped], images.shape[1])
             images.index_copy_(0, where, warp(images.index_select(0, where), self._put(matrices, torch.float32)))
         for name, change in _CHANGES.items():
-            numbers = np.flatnonzero(chosen == name)
+            numbers = np.flatnonzero(names == name)
             if len(numbers):
                 where = self._put(numbers, torch.int64)
                 part, strength = images.index_select(0, where), self._put(magnitudes[numbers], torch.float32)
@@ -227,15 +183,15 @@ class Augmentation:
         return images
 
 
-def _kept(rows: torch.Tensor, columns: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows and columns brought into the image, and which ones were in it."""
-    low_row, low_column = rows.clamp(0, side - 1), columns.clamp(0, side - 1)
-    return low_row, low_column, (low_row == rows) & (low_column == columns)
+def _moves(numbered: Numbered) -> bool:
+    """Whether an operation only says where pixels come from."""
+    return numbered[1].name in _MOVES
 
 
-def _reflected(places: torch.Tensor, side: int) -> torch.Tensor:
-    """Places up to side - 1 beyond an edge, reflected at the outermost pixel."""
-    return (side - 1) - ((side - 1) - places.abs()).abs()
+def _pixel_numbers(side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [1, side, 1] and columns [1, 1, side] of an image, int32."""
+    steps = torch.arange(side, device=device, dtype=torch.int32)
+    return steps.view(1, -1, 1), steps.view(1, 1, -1)
 
 
 def _warped(
@@ -249,8 +205,8 @@ def _warped(
     if perspective:
         depth = m[6] * x + (m[7] * y + m[8])
         before_x, before_y = before_x / depth, before_y / depth
-    # To whole numbers before they are compared; clamped first, for a slant may send a pixel beyond any integer.
-    return _kept(
+    # To whole numbers before they are compared; clamped first, as a perspective may send a pixel beyond any integer.
+    return clamp(
         before_y.clamp_(-1, side).floor_().to(torch.int32), before_x.clamp_(-1, side).floor_().to(torch.int32), side
     )
 
@@ -258,18 +214,14 @@ def _warped(
 def warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """uint8 [n, s, s, 3] through maps [n, 3, 3] of loaders.geometry without perspective: nearest pixel, else black."""
     side = images.shape[1]
-    steps = torch.arange(side, device=images.device, dtype=torch.int32)
-    rows, columns, inside = _warped(steps.view(1, -1, 1), steps.view(1, 1, -1), matrices, side, False)
-    first = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    pixels = (first * side + rows) * side + columns
-    taken = images.view(-1, 3).index_select(0, pixels.flatten()).view(images.shape)
-    return taken.mul_(inside.unsqueeze(-1))
+    rows, columns, inside = _warped(*_pixel_numbers(side, images.device), matrices, side, False)
+    return take_pixels(images, torch.arange(len(images), device=images.device).view(-1, 1, 1), rows, columns, inside)
 
 
 def resized_windows(images: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
     """Windows of uint8 [n, s, s, 3], resized to [n, size, size, 3] with torchvision's antialiased bilinear filter.
 
-    A resize weighs rows and columns apart, so it is two products of matrices for the whole batch.
+    A resize weights rows and columns separately, so it is two products of matrices for the whole batch.
 
     Args:
         images: one for each window.
@@ -282,17 +234,17 @@ def resized_windows(images: torch.Tensor, places: torch.Tensor, size: int) -> to
     pixels = images.to(torch.float32).view(count, side, side * 3)
     narrowed = torch.bmm(down, pixels).view(count, size, side, 3)
     # Rounded between the two as at the end: torchvision does one direction after the other on bytes.
-    made = torch.einsum("nxw,nywc->nyxc", across, narrowed.round_())
-    return made.round_().clamp_(0, 255).to(torch.uint8).contiguous()
+    resized = torch.einsum("nxw,nywc->nyxc", across, narrowed.round_())
+    return _bytes(resized.round_()).contiguous()
 
 
 def _weights(start: torch.Tensor, length: torch.Tensor, side: int, size: int) -> torch.Tensor:
-    """How much every pixel of a line counts for every pixel of the resized window, [n, size, side]."""
+    """The weight of every pixel of a line in every pixel of the resized window, [n, size, side]."""
     step = (length / size).view(-1, 1, 1)
     centre = (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5) * step
     place = torch.arange(side, device=start.device).view(1, 1, -1) + 0.5 - start.view(-1, 1, 1)
     weight = (1 - (place - centre).abs() / step.clamp(min=1)).clamp_(min=0)
-    # A window's edge is where its image ends: what lies beside it does not shine in.
+    # The window is resized as an image of its own: pixels beside it have no weight.
     weight = weight * ((place > 0) & (place < length.view(-1, 1, 1)))
     return weight / weight.sum(-1, keepdim=True)
 
@@ -360,7 +312,7 @@ def solarize(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
 
 
 def autocontrast(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    """Every channel stretched to 0..255; one of a single value stays."""
+    """Every channel stretched to 0..255; a constant one stays."""
     pixels = images.to(torch.float32)
     low, high = pixels.amin((1, 2), keepdim=True), pixels.amax((1, 2), keepdim=True)
     flat = low == high
@@ -369,19 +321,9 @@ def autocontrast(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
 
 
 def equalize(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    """Every channel's levels spread so that each is about as frequent as any other (Pillow's ImageOps.equalize)."""
-    count, tall, wide, _channels = images.shape
-    planes = images.permute(0, 3, 1, 2).reshape(count * 3, tall * wide).to(torch.int64)
-    histogram = torch.zeros(count * 3, 256, dtype=torch.int64, device=images.device)
-    histogram.scatter_add_(1, planes, torch.ones_like(planes))
-    total = histogram.cumsum(1)
-    # The last occupied level is not counted for the width of a step.
-    last = histogram.gather(1, planes.amax(1, keepdim=True))
-    step = (tall * wide - last) // 255
-    table = (total - histogram + step // 2) // step.clamp(min=1)
-    unchanged = torch.arange(256, device=images.device).expand_as(table)
-    table = torch.where(step == 0, unchanged, table.clamp_(0, 255))
-    return table.gather(1, planes).view(count, 3, tall, wide).permute(0, 2, 3, 1).to(torch.uint8)
+    """Every channel's levels spread so that each is about as frequent as any other."""
+    planes: torch.Tensor = transform.equalize(images.permute(0, 3, 1, 2))
+    return planes.permute(0, 2, 3, 1)
 
 
 def invert(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -433,8 +375,8 @@ def blur(images: torch.Tensor, deviation: torch.Tensor, kernel: int) -> torch.Te
         total = torch.zeros_like(pixels)
         for number in range(kernel):
             place = torch.arange(number - radius, length + number - radius, device=images.device)
-            taken = pixels.index_select(dimension, _reflected(place, length).clamp_(0, length - 1))
-            total.addcmul_(taken, weight[:, number].view(-1, 1, 1, 1))
+            shifted = pixels.index_select(dimension, reflect(place, length).clamp_(0, length - 1))
+            total.addcmul_(shifted, weight[:, number].view(-1, 1, 1, 1))
         pixels = total
     return _bytes(pixels.round_())
 
@@ -455,11 +397,11 @@ _CHANGES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 def _matrices(names: NDArray[np.str_], magnitudes: Floats, side: int) -> Floats:
     """Maps of the operations that move pixels, [n, 3, 3]."""
-    made = np.where((names == "Rotate")[:, None, None], geometry.turned(magnitudes, side), np.eye(3))
+    matrices = np.where((names == "Rotate")[:, None, None], geometry.rotations(magnitudes, side), np.eye(3))
     places = (("ShearX", 0, 1, 1), ("ShearY", 1, 0, 1), ("TranslateX", 0, 2, -1), ("TranslateY", 1, 2, -1))
     for name, row, column, sign in places:
-        made[:, row, column] = np.where(names == name, sign * magnitudes, made[:, row, column])
-    return made
+        matrices[:, row, column] = np.where(names == name, sign * magnitudes, matrices[:, row, column])
+    return matrices
 
 
 def _magnitude(name: str, share: float, wide: bool, side: int) -> float:
@@ -495,19 +437,17 @@ def automatic(operation: Operation, draws: Floats, side: int) -> list[tuple[NDAr
         side: pixels.
     """
     if operation.name == "autoaugment":
-        kind = AutoAugmentPolicy.CIFAR10 if side <= LARGEST_CIFAR else AutoAugmentPolicy.IMAGENET
-        policies = AutoAugment(kind).policies
-        taken = [policies[int(draw * len(policies))] for draw in draws[:, 0]]
-        plans = []
-        for step in (0, 1):
-            plans.append(
-                [
-                    (pair[step][0], (pair[step][2] or 0) / 9) if draw < pair[step][1] else ("Identity", 0.0)
-                    for pair, draw in zip(taken, draws[:, 2 + step], strict=True)
-                ]
-            )
+        policies = AutoAugment(AutoAugmentPolicy(autoaugment_images(side))).policies
+        pairs = [policies[int(draw * len(policies))] for draw in draws[:, 0]]
+        plans = [
+            [
+                (pair[step][0], (pair[step][2] or 0) / 9) if draw < pair[step][1] else ("Identity", 0.0)
+                for pair, draw in zip(pairs, draws[:, 2 + step], strict=True)
+            ]
+            for step in (0, 1)
+        ]
     elif operation.name == "randaugment":
-        share = (operation.value or 0.0) / 30
+        share = operation.value / 30
         plans = [[(_CHOICES[int(draw * len(_CHOICES))], share) for draw in draws[:, step]] for step in (0, 1)]
     else:
         shares = np.floor(draws[:, 1] * 31) / 30

@@ -1,29 +1,29 @@
 """NVIDIA DALI: only the random window of a JPEG is decoded, by native threads or by the GPU.
 
-What makes the CPU path fast (`bench compare pil dali` shows by how much; records lie in results/published):
+What makes the CPU path fast (`bench compare pil dali` shows by how much; records are in results/published):
 
 - Windows are drawn before decoding, from the header, so that rows below a window are not decoded and pixels beside it
   not converted.
 - The resize is torch's, not DALI's: for uint8 in channels-last order it has vectorised fixed-point code with Pillow's
   antialiasing, where DALI's resize costs as much as its decoding. The result equals torchvision's bit for bit.
   `resize="dali"` keeps everything inside DALI.
-- Convert, scale and shift run image by image while it is in the cache, straight into the batch that is handed over.
-- That batch lies in memory that is used again (see loaders.buffers): the kernel need not clear it again.
-- File names come from `Epochs`, not from DALI's reader, whose shuffle is local (a buffer of 1,024) and cannot go on in
-  the middle of an epoch. `fn.io.file.read` still reads in DALI's threads.
+- Convert, scale and shift run image by image while the image is in the cache, straight into the finished batch.
+- That batch lies in memory that is used again (see loaders.buffers): the kernel does not have to clear it again.
+- File names come from `Epochs`, not from DALI's reader, whose shuffle is local (a buffer of 1,024) and cannot continue
+  in the middle of an epoch. `fn.io.file.read` still reads in DALI's threads.
 
 Decoding at half or quarter scale is not offered: DALI does not expose it, and it would seldom apply, because windows
 of ImageNet files are rarely twice the size of the output.
 
 Policies of a window and mirrors take the path above; others run as DALI's own operators, on the CPU or the GPU. Their
 random numbers come from `Epochs`, except those of autoaugment, randaugment and trivialaugment: DALI's module for them
-draws itself, so after a resume these draws are new ones.
+draws its own, so they differ after a resume.
 
 Stored EXIF orientation is ignored, as by torchvision's ImageFolder, so that all engines see the same pixels.
 
-Buffers. On the CPU images are copied out of DALI's buffers (the resize writes the batch). On the GPU they are handed
-over through DLPack without a copy: under the default (dynamic) executor an output lives as long as a tensor refers to
-it, so nothing is overwritten, and `run` ties it to the caller's current stream.
+On the CPU images are copied out of DALI's buffers (the resize writes the batch). On the GPU they are passed on through
+DLPack without a copy: under the default (dynamic) executor an output lives as long as a tensor refers to it, so nothing
+is overwritten, and `run` ties it to the caller's current stream.
 """
 
 import collections
@@ -31,12 +31,11 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-import queue
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -45,22 +44,26 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
+from kernels.formats import dtype_of
+from kernels.runtime import scale_and_bias
 from loaders import geometry
 from loaders.buffers import Buffers
 from loaders.datasets import Dataset
-from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
+from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, shifts, windows
 from loaders.errors import DataError
+from loaders.images import check
 from loaders.normalization import normalized, standardize
 from loaders.options import LoaderOptions
-from loaders.policies import LARGEST_CIFAR, Operation, parse
+from loaders.policies import AUTOMATIC, BORDERED, FLIPS, PAINTING, Operation, autoaugment_images, parse
+
+Place = tuple[int, int]
+"""Epoch and number of a batch."""
 
 
-def missing(device: str) -> str | None:
+def missing() -> str | None:
     """Why this engine cannot run here, or None."""
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         return "DALI is not installed; pip install nvidia-dali-cuda130"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return "there is no CUDA device"
     return None
 
 
@@ -74,75 +77,68 @@ class _Feed:
         self._options = options
         self._epochs = epochs
         self._operations = operations
-        self.cursor = (0, 0)
-        self.flight: collections.deque[tuple[int, int]] = collections.deque()
+        self.cursor: Place = (0, 0)
+        self.flight: collections.deque[Place] = collections.deque()
 
-    def next(self) -> tuple[int, int]:
-        """Epoch and number of the batch that comes out of the pipeline next."""
+    def next(self) -> Place:
+        """The batch that comes out of the pipeline next."""
         return self.flight[0] if self.flight else self.cursor
 
     def __call__(self) -> list[Any]:
-        epoch, batch = self.cursor
-        self.flight.append(self.cursor)
-        # Runs on into the next epoch: the pipeline never empties between two epochs.
-        self.cursor = (epoch, batch + 1) if batch + 1 < self._epochs.batches else (epoch + 1, 0)
-        indices = self._epochs.indices(epoch, batch)
-        inputs: list[Any] = [[np.frombuffer(self._files[i].encode(), np.uint8) for i in indices]]
+        place = self.cursor
+        self.flight.append(place)
+        # Continues into the next epoch: the pipeline never empties between two epochs.
+        self.cursor = self._epochs.after(*place)
+        inputs: list[Any] = [[np.frombuffer(self._files[i].encode(), np.uint8) for i in self._epochs.indices(*place)]]
         for number, operation in enumerate(self._operations):
-            inputs += map(np.ascontiguousarray, self._numbers(number, operation, epoch, batch))
+            inputs += map(np.ascontiguousarray, self._arrays(number, operation, place))
         return inputs
 
-    def _numbers(self, number: int, operation: Operation, epoch: int, batch: int) -> list[NDArray[Any]]:
-        """What the operators of an operation are told, one row an image; as many arrays as _INPUTS says."""
-        name, value, size = operation.name, operation.value or 0.0, self._options.size
-        if name == "alternating_flip":
-            return [self._epochs.mirrors(epoch, batch).astype(np.int32)]
-        if name in ("resized_crop", "flip", "crop", "crop_reflect"):
-            draws = self._epochs.draws(epoch, batch)
-            if name == "resized_crop":
-                return [draws]
-            if name == "flip":
-                return [flips(draws).astype(np.int32)]
-            border = _border(operation, self._options)
-            start = np.floor(draws[:, -3:-1] * (2 * border + 1))
-            return [(start - border if name == "crop" else start).astype(np.int32)]
+    def _arrays(self, number: int, operation: Operation, place: Place) -> list[NDArray[Any]]:
+        """The arguments of an operation's operators, one row an image; as many arrays as _INPUTS says."""
+        name, value, size = operation.name, operation.value, self._options.size
+        if name == "resized_crop":
+            return [self._epochs.draws(*place)]
+        if name in FLIPS:
+            return [self._epochs.mirrored(name, *place).astype(np.int32)]
+        if name in BORDERED:
+            starts = shifts(self._epochs.draws(*place), operation.pixels)
+            return [(starts - operation.pixels if name == "crop" else starts).astype(np.int32)]
         if name not in _INPUTS:
             return []
-        draws = self._epochs.extras(epoch, batch, geometry.COLUMNS.get(name, _INPUTS[name]), number)
+        draws = self._epochs.extras(*place, geometry.COLUMNS[name], number)
         if name == "rotate":
             return [geometry.angles(draws[:, 0], value).astype(np.float32)]
         if name == "affine":
             return [geometry.maps(operation, draws, size)[:, :2].astype(np.float32)]
-        if name in ("erasing", "cutout"):
-            places = geometry.painted(operation, draws, size).astype(np.float32)
-            return [places[:, :2], places[:, 2:]]
+        if name in PAINTING:
+            rectangles = geometry.rectangles(operation, draws, size).astype(np.float32)
+            return [rectangles[:, :2], rectangles[:, 2:]]
         if name == "blur":
             return [(0.1 + 1.9 * draws[:, 0]).astype(np.float32)]
-        around = (2 * draws - 1) * value
-        return [*(1 + around[:, :3].T).astype(np.float32), (180 * around[:, 3]).astype(np.float32)]
+        changes = (2 * draws - 1) * value
+        return [*(1 + changes[:, :3].T).astype(np.float32), (180 * changes[:, 3]).astype(np.float32)]
 
 
-# Arrays an operation gets from the feed; those that are not here draw for themselves.
+# Arrays that an operation gets from the feed; operations that are not listed draw their own random numbers.
 _INPUTS = {
-    **dict.fromkeys(("resized_crop", "flip", "alternating_flip", "crop", "crop_reflect"), 1),
-    **{"rotate": 1, "affine": 1, "blur": 1, "jitter": 4, "erasing": 2, "cutout": 2},
+    **dict.fromkeys(("resized_crop", *FLIPS, *BORDERED, "rotate", "affine", "blur"), 1),
+    **dict.fromkeys(PAINTING, 2),
+    "jitter": 4,
 }
-_AUTOMATIC = ("autoaugment", "randaugment", "trivialaugment")
-_SIMPLE = ("resized_crop", "flip", "alternating_flip")
 
 
-def _border(operation: Operation, options: LoaderOptions) -> int:
-    return options.padding if operation.value is None else int(operation.value)
+def _windowed(operations: Sequence[Operation]) -> bool:
+    """Whether only a random window of each image is decoded."""
+    return bool(operations) and operations[0].name == "resized_crop"
 
 
 def _simple(operations: Sequence[Operation]) -> bool:
     """Whether a policy is a window and mirrors, or nothing: what the fast path does."""
-    return not operations or (
-        operations[0].name == "resized_crop" and all(operation.name in _SIMPLE for operation in operations)
-    )
+    return not operations or (_windowed(operations) and all(operation.name in FLIPS for operation in operations[1:]))
 
 
-def _place(
+def _drawn_windows(
     least: float, shapes: list[NDArray[np.int64]], draws: list[NDArray[np.float64]]
 ) -> tuple[list[Any], list[Any]]:
     """Window starts and sizes (rows, columns) for a batch of header shapes (height, width, channels)."""
@@ -151,8 +147,8 @@ def _place(
     return list(places[:, :2]), list(places[:, 2:])
 
 
-def _centre(size: int, margin: float, shapes: list[NDArray[np.int64]]) -> tuple[list[Any], list[Any]]:
-    """Where the evaluation crop lies in the undecoded image: corners (row, column), in fractions of a pixel."""
+def _centre_crop(size: int, margin: float, shapes: list[NDArray[np.int64]]) -> tuple[list[Any], list[Any]]:
+    """Corners (row, column) of the evaluation crop in the image as it is stored, in fractions of a pixel."""
     starts, ends = [], []
     for tall, wide, _ in shapes:
         resized_tall, resized_wide, top, left = evaluation_shape(int(tall), int(wide), size, margin)
@@ -165,19 +161,17 @@ def _centre(size: int, margin: float, shapes: list[NDArray[np.int64]]) -> tuple[
 
 def _decoded(fn: Any, encoded: Any, shapes: Any, draws: Any, least: float | None, options: LoaderOptions) -> Any:
     """The graph from JPEG bytes to a uint8 window (of area `least` or more) or image (None), rows x columns x RGB."""
-    decoding: dict[str, Any] = {"adjust_orientation": False, "use_fast_idct": options.fast_idct}
+    decoding: dict[str, Any] = {"adjust_orientation": False}
     if options.device != "cpu" and options.decoder != "cpu":
         decoding |= {
             "device": "mixed",
             "hw_decoder_load": options.hw_decoder_load,
             "preallocate_width_hint": options.preallocate_width,
             "preallocate_height_hint": options.preallocate_height,
-            "device_memory_padding": options.device_memory_padding,
-            "host_memory_padding": options.host_memory_padding,
         }
     if least is None:
         return fn.decoders.image(encoded, **decoding)
-    place = functools.partial(_place, least)
+    place = functools.partial(_drawn_windows, least)
     start, size = fn.python_function(shapes, draws, function=place, batch_processing=True, num_outputs=2)
     window: dict[str, Any] = {"start": start, "shape": size, "axes": [0, 1]}
     if options.decoder == "mixed-whole":
@@ -189,23 +183,23 @@ def _build(
     feed: _Feed, options: LoaderOptions, operations: Sequence[Operation], device_id: int | None, inside: bool
 ) -> Any:
     """The DALI pipeline: uint8 windows of any size, or (`inside`) finished images of one size."""
-    # Untyped, and not to be imported with this module: missing() is asked where it is not installed.
+    # Untyped, and not to be imported with this module: missing() has to answer where it is not installed.
     dali: Any = importlib.import_module("nvidia.dali")
     fn: Any = importlib.import_module("nvidia.dali.fn")
     types: Any = importlib.import_module("nvidia.dali.types")
     count = 1 + sum(_INPUTS.get(operation.name, 0) for operation in operations)
-    windowed = bool(operations) and operations[0].name == "resized_crop"
+    windowed = _windowed(operations)
     automatic = {
         operation.name: _automatic(operation, options.size, types)
         for operation in operations
-        if operation.name in _AUTOMATIC
+        if operation.name in AUTOMATIC
     }
 
     def graph() -> Any:
         inputs = fn.external_source(source=feed, num_outputs=count, batch=True)
         encoded = fn.io.file.read(inputs[0])
         shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
-        least = (operations[0].value or 0.0) if windowed else None
+        least = operations[0].value if windowed else None
         images = _decoded(fn, encoded, shapes, inputs[1] if windowed else None, least, options)
         if inside:
             images = _finished(fn, types, images, shapes, list(inputs[1:]), operations, automatic, options)
@@ -214,20 +208,19 @@ def _build(
     # Only DALI's automatic augmentations branch inside the graph, which changes how it is traced.
     make = dali.pipeline_def(graph, enable_conditionals=bool(automatic))
     # DALI's automatic augmentations call operators by names that DALI has deprecated, and it sets the filters itself.
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         pipeline = make(
             batch_size=options.batch,
             num_threads=max(1, options.threads),
             device_id=device_id,
             prefetch_queue_depth=options.prefetch,
-            set_affinity=options.set_affinity,
             seed=options.seed,
             exec_dynamic=True,
         )
         pipeline.build()
-    for one in seen:
-        if not (automatic and issubclass(one.category, DeprecationWarning)):
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    for warning in caught:
+        if not (automatic and issubclass(warning.category, DeprecationWarning)):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return pipeline
 
 
@@ -246,27 +239,25 @@ def _finished(
     if on_gpu and options.decoder == "cpu":
         images = images.gpu()
     place: dict[str, Any] = {}
-    names = [operation.name for operation in operations]
-    if "resized_crop" not in names:
+    if not _windowed(operations):
         # One operator resizes and crops: pixels outside the crop are never computed.
-        margin = 1.0 if "crop" in names or "crop_reflect" in names else options.eval_margin
-        centre = functools.partial(_centre, size, margin)
+        centre = functools.partial(_centre_crop, size, options.margin)
         start, end = fn.python_function(shapes, function=centre, batch_processing=True, num_outputs=2)
         place = {"roi_start": start, "roi_end": end}
-    images = fn.resize(images, size=[size, size], antialias=options.antialias, **place)
+    images = fn.resize(images, size=[size, size], antialias=True, **place)
     mirror: Any = 0
     for operation in operations:
         arrays = [inputs.pop(0) for _ in range(_INPUTS.get(operation.name, 0))]
-        if operation is operations[-1] and operation.name in ("flip", "alternating_flip"):
+        if operation is operations[-1] and operation.name in FLIPS:
             mirror = arrays[0]
         elif operation.name in automatic:
             images = automatic[operation.name](images)
         elif operation.name != "resized_crop":
             images = _augmented(fn, types, images, operation, arrays, options)
     scaled: dict[str, Any] = {"mean": [255 * m for m in options.mean], "std": [255 * s for s in options.std]}
-    dtype = {"float32": types.FLOAT, "float16": types.FLOAT16}.get(options.dtype)
-    if dtype is None or options.normalization == "per_image":
-        # DALI has no bfloat16: it hands over bytes, a quarter of the float traffic, and one kernel normalises them.
+    # DALI has no bfloat16: it hands over bytes, a quarter of the float traffic, and one kernel normalises them.
+    dtype = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.UINT8}[options.dtype]
+    if dtype == types.UINT8 or options.normalization == "per_image":
         dtype, scaled = types.UINT8, {"mean": [0.0], "std": [1.0]}
     layout = "HWC" if options.layout == "nhwc" or dtype == types.UINT8 else "CHW"
     return fn.crop_mirror_normalize(images, mirror=mirror, dtype=dtype, output_layout=layout, **scaled)
@@ -276,12 +267,12 @@ def _augmented(
     fn: Any, types: Any, images: Any, operation: Operation, arrays: list[Any], options: LoaderOptions
 ) -> Any:
     """One operation on uint8 [size, size, 3]; `arrays` as `_Feed` made them."""
-    name, value, size = operation.name, operation.value or 0.0, options.size
-    if name in ("flip", "alternating_flip"):
+    name, size = operation.name, options.size
+    if name in FLIPS:
         return fn.flip(images, horizontal=arrays[0])
-    if name in ("crop", "crop_reflect"):
+    if name in BORDERED:
         if name == "crop_reflect":
-            images = _framed(fn, images, size, _border(operation, options))
+            images = _framed(fn, images, size, operation.pixels)
         window: dict[str, Any] = {"start": arrays[0], "shape": [size, size], "axes": (0, 1)}
         return fn.slice(images, **window, out_of_bounds_policy="pad", fill_values=0)
     if name == "rotate":
@@ -292,25 +283,25 @@ def _augmented(
         light, contrast, saturation, hue = arrays
         return fn.color_twist(images, brightness=light, contrast=contrast, saturation=saturation, hue=hue)
     if name == "blur":
-        return fn.gaussian_blur(images, sigma=arrays[0], window_size=int(value))
-    if name in ("erasing", "cutout"):
+        return fn.gaussian_blur(images, sigma=arrays[0], window_size=operation.pixels)
+    if name in PAINTING:
         colour = [float(round(255 * level)) for level in options.mean]
         return fn.erase(images, anchor=arrays[0], shape=arrays[1], axes=(0, 1), fill_value=colour)
     raise AssertionError(name)
 
 
 def _automatic(operation: Operation, size: int, types: Any) -> Callable[[Any], Any]:
-    """DALI's own AutoAugment, RandAugment or TrivialAugment. Loaded here: inside the graph DALI would trace it."""
+    """DALI's own AutoAugment, RandAugment or TrivialAugment; imported here because DALI traces what its graph does."""
     warping: dict[str, Any] = {"shape": (size, size), "fill_value": 0, "interp_type": types.INTERP_NN}
-    # Translations up to the share of a side that torchvision's have.
+    # The largest translation as a share of a side, as in torchvision.
     limited = {**warping, "max_translate_rel": 150 / 331}
     if operation.name == "autoaugment":
         module: Any = importlib.import_module("nvidia.dali.auto_aug.auto_augment")
-        policy = "reduced_cifar10" if size <= LARGEST_CIFAR else "image_net"
+        policy = {"cifar10": "reduced_cifar10", "imagenet": "image_net"}[autoaugment_images(size)]
         return functools.partial(module.auto_augment, policy_name=policy, **limited)
     if operation.name == "randaugment":
         module = importlib.import_module("nvidia.dali.auto_aug.rand_augment")
-        strength = int(operation.value or 0.0)
+        strength = int(operation.value)
         return functools.partial(module.rand_augment, n=2, m=strength, num_magnitude_bins=31, **limited)
     module = importlib.import_module("nvidia.dali.auto_aug.trivial_augment")
     return functools.partial(module.trivial_augment_wide, num_magnitude_bins=31, **warping)
@@ -320,13 +311,9 @@ def _framed(fn: Any, images: Any, size: int, border: int) -> Any:
     """Square images with a reflected border: DALI has no operator for it, but it flips and joins."""
     if border == 0:
         return images
-    for axis, way in ((1, "horizontal"), (0, "vertical")):
+    for axis in (1, 0):
         strips = [
-            fn.flip(
-                fn.slice(images, start=[start], shape=[border], axes=[axis]),
-                horizontal=int(way == "horizontal"),
-                vertical=int(way == "vertical"),
-            )
+            fn.flip(fn.slice(images, start=[start], shape=[border], axes=[axis]), horizontal=axis, vertical=1 - axis)
             for start in (1, size - 1 - border)
         ]
         images = fn.cat(strips[0], images, strips[1], axis=axis)
@@ -336,15 +323,36 @@ def _framed(fn: Any, images: Any, size: int, border: int) -> Any:
 def _work_alone() -> None:
     """Keep the calling thread's torch operators on this thread.
 
-    An image is too small to share; the team of threads would fight with the decoders for the cores.
+    An image is too small to share; the threads of a team would compete with the decoders for the cores.
     """
     torch.set_num_threads(1)
     # A thread takes over the process-wide default when it first asks; asked now, it keeps the 1 for good.
     torch.get_num_threads()
 
 
+class _Threads:
+    """A thread that assembles batches and those that fill parts of them, none of which shares torch's work."""
+
+    def __init__(self, fillers: int) -> None:
+        threads = torch.get_num_threads()
+        self.assembler = ThreadPoolExecutor(1, "dali-batches", _work_alone)
+        self.fillers = ThreadPoolExecutor(fillers, "dali-images", _work_alone)
+        together = threading.Barrier(fillers)
+        self.assembler.submit(int).result()
+        # Each waits for the others: otherwise one thread could answer several calls and the rest start later.
+        list(self.fillers.map(lambda _: together.wait(), range(fillers)))
+        # OpenMP's thread count belongs to each thread, torch's default for new threads to the process: the threads
+        # lowered both for themselves, the default is restored here.
+        torch.set_num_threads(threads)
+
+    def end(self) -> None:
+        """Drop the work that has not begun and wait for the rest."""
+        self.assembler.shutdown(cancel_futures=True)
+        self.fillers.shutdown()
+
+
 class _Stream:
-    """The pipeline and, on the CPU, the thread that turns its windows into batches ahead of the caller."""
+    """The pipeline and, on the CPU, the threads that turn its windows into batches ahead of the caller."""
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
         self._files = dataset.need_files("dali")
@@ -352,113 +360,77 @@ class _Stream:
         self._options = options
         self._epochs = epochs
         self._device = torch.device(options.device)
-        operations = parse(options.augment) if options.augmented else ()
-        self._windowed = bool(operations) and operations[0].name == "resized_crop"
+        operations = options.operations()
+        self._windowed = _windowed(operations)
         self.inside = self._device.type != "cpu" or options.resize == "dali" or not _simple(operations)
-        # Outside DALI the mirrors are applied here, so the graph is not told about them.
-        self._flip = next((operation.name for operation in operations if operation.name.endswith("flip")), None)
-        told = operations if self.inside else operations[:1]
-        self._feed = _Feed(self._files, options, epochs, told)
+        # Outside DALI the mirrors are applied here, so its graph leaves them out.
+        self._flip = next((operation.name for operation in operations if operation.name in FLIPS), None)
+        in_graph = operations if self.inside else operations[:1]
+        self._feed = _Feed(self._files, options, epochs, in_graph)
         device_id = None
         if self._device.type != "cpu":
             device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
-        self._pipeline = _build(self._feed, options, told, device_id, self.inside)
+        self._pipeline = _build(self._feed, options, in_graph, device_id, self.inside)
         self._stale = 0
         self._failed: DataError | None = None
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(options.prefetch)
-        self._upcoming = (0, 0)
-        # Seven parts of the work are decoding, one is resizing: a quarter of the threads is enough and never idle.
+        self._threads: _Threads | None = None
+        self._ahead: collections.deque[Future[Batch]] = collections.deque()
+        self._upcoming: Place = (0, 0)
+        # Seven eighths of the work are decoding, one is resizing: a quarter of the threads is enough and never idle.
         self._fillers = max(1, options.threads // 4)
-        scale = [1 / (255 * s) for s in options.std]
-        shift = [-m / s for m, s in zip(options.mean, options.std, strict=True)]
+        self._buffers = Buffers(dtype_of(options.dtype), options.batch * options.size**2 * 3)
         # One row of the image: long enough for vector code, which a broadcast over three channels is not.
-        self._buffers = Buffers(getattr(torch, options.dtype), options.batch * options.size**2 * 3)
-        self._scale = torch.tensor(scale, dtype=torch.float32).repeat(options.size)
-        self._shift = torch.tensor(shift, dtype=torch.float32).repeat(options.size)
+        self._scale, self._shift = (
+            torch.tensor(values, dtype=torch.float32).repeat(options.size)
+            for values in scale_and_bias(options.mean, options.std)
+        )
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """Batches of one epoch, going on with what was made ahead when that is what is asked for."""
-        wanted = (epoch, first)
+        """Batches of one epoch; what was made ahead is used if it is what is asked for."""
         if self._failed is not None:
             raise self._failed
-        if self._device.type != "cpu" or self.inside:
+        wanted = (epoch, first)
+        if self.inside:
             self._seek(wanted)
             for _ in range(first, self._epochs.batches):
                 yield self._run()
             return
-        if self._thread is None or self._upcoming != wanted:
+        if self._threads is None or self._upcoming != wanted:
             self.stop()
             self._seek(wanted)
-            self._start()
-        for number in range(first, self._epochs.batches):
-            made = self._ready.get()
-            if isinstance(made, BaseException):
+            self._threads, self._upcoming = _Threads(self._fillers), wanted
+            for _ in range(self._options.prefetch + 1):
+                self._assemble_ahead(self._threads)
+        for _ in range(first, self._epochs.batches):
+            try:
+                batch = self._ahead.popleft().result()
+            except BaseException:
                 self.stop()
-                raise made
-            self._upcoming = (epoch, number + 1) if number + 1 < self._epochs.batches else (epoch + 1, 0)
-            yield made
+                raise
+            self._assemble_ahead(self._threads)
+            self._upcoming = self._epochs.after(*self._upcoming)
+            yield batch
 
     def stop(self) -> None:
-        """End the thread; what it had made ahead is dropped."""
-        if self._thread is None:
-            return
-        self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._ready.get(timeout=0.01)
-            except queue.Empty:
-                continue
-        self._thread.join()
-        self._thread = None
-        while not self._ready.empty():
-            self._ready.get_nowait()
+        """End the threads; what they made ahead is dropped."""
+        if self._threads is not None:
+            self._threads.end()
+        self._threads = None
+        self._ahead.clear()
 
-    def _start(self) -> None:
-        self._stop.clear()
-        started = threading.Event()
-        threads = torch.get_num_threads()
-        self._upcoming = self._feed.cursor if not self._feed.flight or self._stale else self._feed.next()
-        self._thread = threading.Thread(target=self._produce, args=(started,), name="dali-batches", daemon=True)
-        self._thread.start()
-        started.wait()
-        # OpenMP's thread count belongs to each thread, torch's default for new threads to the process: the producer
-        # lowered both for itself, the default goes back here.
-        torch.set_num_threads(threads)
+    def _assemble_ahead(self, threads: _Threads) -> None:
+        self._ahead.append(threads.assembler.submit(self._assemble, threads.fillers))
 
-    def _produce(self, started: threading.Event) -> None:
-        try:
-            _work_alone()
-            with ThreadPoolExecutor(self._fillers, initializer=_work_alone) as pool:
-                # Starts the pool's threads before the process-wide default goes back to what it was.
-                for _ in pool.map(lambda _: None, range(self._fillers)):
-                    pass
-                started.set()
-                while not self._stop.is_set():
-                    self._offer(self._assemble(pool))
-        except BaseException as error:
-            self._offer(error)  # raised again where the caller waits
-        finally:
-            started.set()
-
-    def _offer(self, made: Batch | BaseException) -> None:
-        """Put into the queue, but never wait for a caller who has gone."""
-        while not self._stop.is_set():
-            try:
-                self._ready.put(made, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def _seek(self, wanted: tuple[int, int]) -> None:
-        """Make `wanted` the next batch; batches already under way are dropped when they come out."""
+    def _seek(self, wanted: Place) -> None:
+        """Make `wanted` the next batch; batches already in the pipeline are dropped when they come out."""
         upcoming = self._feed.cursor if self._stale else self._feed.next()
         if upcoming != wanted:
             self._stale = len(self._feed.flight)
             self._feed.cursor = wanted
 
-    def _outputs(self) -> tuple[Any, tuple[int, int]]:
+    def _outputs(self) -> tuple[Any, Place]:
+        if self._failed is not None:
+            raise self._failed
         stream = None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
         try:
             while self._stale:
@@ -472,10 +444,8 @@ class _Stream:
         return images, self._feed.flight.popleft()
 
     def _explain(self, error: RuntimeError) -> DataError:
-        """Name the file DALI failed on: its message does not."""
-        from loaders.images import check
-
-        files = [self._files[i] for token in self._feed.flight for i in self._epochs.indices(*token)]
+        """Name the file that DALI failed on: its message does not."""
+        files = [self._files[i] for place in self._feed.flight for i in self._epochs.indices(*place)]
         bad = check(files, max(1, self._options.threads))
         if bad:
             return DataError(f"cannot decode {bad[0].path}: {bad[0].reason}; find all with: bench data check")
@@ -483,10 +453,10 @@ class _Stream:
 
     def _run(self) -> Batch:
         """One batch whose images DALI finished itself; torch owns a reference to the buffer, nothing is copied."""
-        output, token = self._outputs()
+        output, place = self._outputs()
         with torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext():
             images = from_dlpack(output.as_tensor())
-        labels = self._labels[torch.from_numpy(self._epochs.indices(*token))].to(self._device, non_blocking=True)
+        labels = self._labels[torch.from_numpy(self._epochs.indices(*place))].to(self._device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = normalized(images, self._options)
         elif self._options.layout == "nhwc":
@@ -495,48 +465,42 @@ class _Stream:
             images = images.contiguous()
         return images, labels
 
-    def _assemble(self, pool: ThreadPoolExecutor) -> Batch:
+    def _assemble(self, fillers: ThreadPoolExecutor) -> Batch:
         """One batch resized, mirrored and normalised here."""
-        output, (epoch, batch) = self._outputs()
+        output, place = self._outputs()
         count, size = len(output), self._options.size
-        indices = torch.from_numpy(self._epochs.indices(epoch, batch))
-        mirror = [False] * count
-        if self._flip == "flip":
-            mirror = flips(self._epochs.draws(epoch, batch)).tolist()
-        elif self._flip == "alternating_flip":
-            mirror = self._epochs.mirrors(epoch, batch).tolist()
+        mirror = [False] * count if self._flip is None else self._epochs.mirrored(self._flip, *place).tolist()
         rows = self._buffers.take((count, size, size, 3))
         if self._fillers == 1:
             self._fill(output, mirror, rows, range(count))
         else:
             parts = [range(part, count, self._fillers) for part in range(self._fillers)]
-            for _ in pool.map(lambda part: self._fill(output, mirror, rows, part), parts):
-                pass
+            list(fillers.map(lambda part: self._fill(output, mirror, rows, part), parts))
         images = rows.permute(0, 3, 1, 2)
         if self._options.layout == "nchw":
             images = images.contiguous()
-        return images, self._labels[indices]
+        return images, self._labels[torch.from_numpy(self._epochs.indices(*place))]
 
     def _fill(self, windows: Any, mirror: list[bool], rows: torch.Tensor, part: range) -> None:
         """Resize, mirror and normalise the windows of `part` into their rows of the batch."""
-        size, antialias = self._options.size, self._options.antialias
+        size = self._options.size
         scratch = torch.empty(size, 3 * size)
         direct = rows.dtype == torch.float32
-        margin, alone = self._options.eval_margin, self._options.normalization == "per_image"
+        margin, per_image = self._options.eval_margin, self._options.normalization == "per_image"
         flat = rows.view(len(rows), size, 3 * size)
         for i in part:
-            # The batch dimension goes in before the transposition: only then do the strides say channels-last,
-            # without which the resize takes a path six times slower.
+            # The batch dimension is added before the transposition: only then do the strides say channels-last, without
+            # which the resize takes a path six times slower.
             image = from_dlpack(windows[i]).unsqueeze(0).permute(0, 3, 1, 2)
             if self._windowed:
-                image = interpolate(image, (size, size), mode="bilinear", antialias=antialias)
+                image = interpolate(image, (size, size), mode="bilinear", antialias=True)
             else:
                 tall, wide, top, left = evaluation_shape(image.shape[2], image.shape[3], size, margin)
-                image = interpolate(image, (tall, wide), mode="bilinear", antialias=antialias)
+                image = interpolate(image, (tall, wide), mode="bilinear", antialias=True)
                 image = image[:, :, top : top + size, left : left + size]
             if mirror[i]:
                 image = image.flip(-1)
-            if alone:
+            if per_image:
                 rows[i] = standardize(image.permute(0, 2, 3, 1), rows.dtype)[0].permute(1, 2, 0)
                 continue
             scratch.view(size, size, 3).copy_(image[0].permute(1, 2, 0))
@@ -547,7 +511,7 @@ class _Stream:
 
 
 def decode_windows(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Iterator[int]:
-    """Decode random windows and drop them, for ever: yields the number of images of each batch.
+    """Decode random windows and drop them, endlessly: yields the number of images of each batch.
 
     The cost of reading JPEGs without resizing; CPU only.
     """
@@ -560,14 +524,14 @@ def decode_windows(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> 
         yield len(images)
 
 
-class Dali:
+class Dali(Engine):
     """See the module's text."""
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
         self._stream: _Stream | None = _Stream(dataset, options, epochs)
-        # DALI's own queue; on the CPU also a queue of finished batches behind it and one at that queue's door.
+        # DALI's own queue; on the CPU also the batches assembled behind it.
         self.ahead = options.prefetch if self._stream.inside else 2 * options.prefetch + 1
-        # Also runs at exit, before the interpreter tears down what the thread still uses.
+        # Also runs at exit, before the interpreter tears down what the threads still use.
         self._finalizer = weakref.finalize(self, self._stream.stop)
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
@@ -580,12 +544,3 @@ class Dali:
         """Stop the threads and give back the pipeline's memory."""
         self._finalizer()
         self._stream = None
-
-
-def open_engine(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Engine:
-    """Open the engine.
-
-    Raises:
-        DataError: the data set has no files.
-    """
-    return Dali(dataset, options, epochs)

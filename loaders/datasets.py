@@ -3,7 +3,6 @@
 Nothing is decoded here. Listing is sorted, so that the same folder is the same data set everywhere.
 """
 
-import difflib
 import hashlib
 import io
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from loaders.errors import DataError, NoSplitError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -27,13 +27,13 @@ _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation", "test"), 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Published figures of a data set: mean and std per channel of the training images, in units of 0..1.
+    """Published figures of a data set.
 
     Attributes:
         classes: number of classes.
         images: training and validation (or test) images.
-        size: pixels a network is usually given.
-        mean, std: red, green, blue.
+        size: pixels at which networks usually see it.
+        mean, std: of the training images, red, green, blue, in units of 0..1.
     """
 
     classes: int
@@ -43,32 +43,19 @@ class Known:
     std: tuple[float, float, float]
 
 
-# imagenet100 is the one of 1,300 training and 50 validation images a class; it has no statistics of its own.
+# imagenet100 is the version with 1,300 training and 50 validation images a class; it has no statistics of its own.
 KNOWN: dict[str, Known] = {
     "cifar10": Known(10, (50_000, 10_000), 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": Known(100, (50_000, 10_000), 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "tinyimagenet": Known(200, (100_000, 10_000), 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
-    "imagenet100": Known(100, (130_000, 5_000), 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "imagenet": Known(1000, (1_281_167, 50_000), 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet100": Known(100, (130_000, 5_000), 224, IMAGENET_MEAN, IMAGENET_STD),
+    "imagenet": Known(1000, (1_281_167, 50_000), 224, IMAGENET_MEAN, IMAGENET_STD),
 }
-
-
-def known(name: str) -> Known:
-    """The published figures of a data set.
-
-    Raises:
-        DataError: there is no such data set in KNOWN.
-    """
-    if name not in KNOWN:
-        near = difflib.get_close_matches(name, KNOWN, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise DataError(f"unknown data set {name}{hint} Known: {', '.join(sorted(KNOWN))}")
-    return KNOWN[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Unlabelled:
-    """Images whose classes nobody has told, to be predicted.
+    """Images without labels, to be predicted.
 
     Attributes:
         name: the file or folder, for messages.
@@ -84,10 +71,6 @@ class Unlabelled:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def as_dataset(self, classes: Sequence[str]) -> "Dataset":
-        """For a loader: every label is 0, which says nothing."""
-        return Dataset(self.name, self.name, "all", self.files, (0,) * len(self), tuple(classes), self.pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,33 +124,30 @@ def placeholder(images: int, classes: int) -> Dataset:
     return Dataset("synthetic", "", "all", (), labels, tuple(str(i) for i in range(classes)))
 
 
-def open_dataset(path: str | Path | Sequence[str | Path], split: str = "train") -> Dataset:
-    """Find out the layout of `path` and list one split of it.
+def open_dataset(path: str | Path, split: str = "train") -> Dataset:
+    """Recognise the layout of `path` and list one split of it.
 
-    Understood: CIFAR-10 and CIFAR-100 python batches; Tiny-ImageNet; ImageNet with val as a flat folder and a text of
+    Known layouts: CIFAR-10 and CIFAR-100 python batches; Tiny-ImageNet; ImageNet with a flat val folder and a text of
     true classes beside it; a folder with train and val (or test) folders of class folders, the training part possibly
     spread over train.X1, train.X2, ...; a folder of class folders; a flat folder of images (one class). The last two
-    have no splits: each split is the whole set. Several paths are merged.
+    have no splits: each split is the whole set.
 
     Raises:
         NoSplitError: the folder has other splits, but not this one.
-        DataError: nothing there, nothing readable, an empty class, or training and validation classes that differ.
+        DataError: no such folder, nothing readable, an empty class, or training and validation classes that differ.
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    if not isinstance(path, (str, Path)):
-        return merge_folders(list(path), split)
     root = Path(path)
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data folder {root} {what}; name a folder of images, or make one with: bench data make {root}")
-    for find in (_open_cifar, _open_tiny_imagenet, _open_flat_val, _open_splits):
-        dataset = find(root, split)
+    for open_layout in (_open_cifar, _open_tiny_imagenet, _open_flat_val, _open_splits):
+        dataset = open_layout(root, split)
         if dataset is not None:
             return dataset
-    classes = _class_folders(root)
-    if classes:
-        return _folder_dataset(f"{root.name}", root, "all", [root])
+    if _class_folders(root):
+        return _folder_dataset(root.name, root, "all", [root])
     files = _images_below(str(root))
     if not files:
         raise DataError(f"no images in {root}; expected class folders, train and val folders, or {EXTENSIONS} files")
@@ -180,25 +160,25 @@ def open_splits(path: str | Path) -> list[Dataset]:
     Raises:
         DataError: as `open_dataset`, or a split has other classes than the training images.
     """
-    found = [open_dataset(path, "train")]
+    parts = [open_dataset(path, "train")]
     for split in SPLITS[1:]:
-        if found[0].split == "all":
+        if parts[0].split == "all":
             break
         try:
             dataset = open_dataset(path, split)
         except NoSplitError:
             continue
         # A folder named test serves as val where there is no other: one split, not two.
-        if split == "val" or (dataset.files, dataset.labels) != (found[-1].files, found[-1].labels):
-            check_same_classes(found[0], dataset)
-            found.append(dataset)
-    return found
+        if split == "val" or (dataset.files, dataset.labels) != (parts[-1].files, parts[-1].labels):
+            check_same_classes(parts[0], dataset)
+            parts.append(dataset)
+    return parts
 
 
 def merge_folders(folders: Sequence[str | Path], split: str = "train") -> Dataset:
-    """One data set out of several folders of class folders, as ImageNet-100's train.X1 .. train.X4.
+    """One data set from several folders of class folders, such as ImageNet-100's train.X1 .. train.X4.
 
-    A class may lie in one folder or be spread over several. Classes are sorted by name over all folders.
+    A class may be in one folder or spread over several. Classes are sorted by name over all folders.
 
     Raises:
         DataError: a folder is missing or holds no class folders.
@@ -215,13 +195,13 @@ def merge_folders(folders: Sequence[str | Path], split: str = "train") -> Datase
 def holdout(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Set a part of the training images aside: (the rest, the part held out), without an image in both.
 
-    Every class gives the same share; what rounding leaves over goes to the classes with the largest remainders, and no
-    class gives its last image. The same arguments give the same parts, and both keep the order of the data set.
+    Every class gives the same share; what rounding leaves over comes from the classes with the largest remainders, and
+    no class gives its last image. The same arguments give the same parts, and both keep the order of the data set.
 
     Args:
-        dataset: the images to part.
+        dataset: the images to divide.
         share: of the images, in 0..1; above 1 it counts images.
-        seed: which of them.
+        seed: of the choice.
 
     Raises:
         DataError: nothing would be held out, or nothing would be left.
@@ -249,16 +229,16 @@ def holdout(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dat
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """16 hexadecimal digits that stand for the classes, the labels and the file names below the set's folder.
+    """16 hexadecimal digits that identify the classes, the labels and the file names below the set's folder.
 
-    Equal wherever the same data lies; contents of files are not read. For sets that come as arrays every pixel of up
-    to 1,000 evenly spread images counts in place of names.
+    The same data has the same fingerprint in any folder; contents of files are not read. For sets that come as arrays
+    every pixel of up to 1,000 evenly spread images counts instead of names.
     """
     digest = hashlib.sha256()
     digest.update("\0".join(dataset.classes).encode())
     digest.update(np.asarray(dataset.labels, np.int32).tobytes())
     if dataset.files:
-        # Only the last two parts of a path: a split may lie anywhere.
+        # Only the last two parts of a path: a split may be in any folder.
         digest.update("\0".join("/".join(path.split(os.sep)[-2:]) for path in dataset.files).encode())
     elif dataset.pixels is not None:
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(1000, len(dataset))).astype(np.int64))
@@ -270,10 +250,10 @@ def open_unlabelled(path: str | Path) -> Unlabelled:
     """Images to be predicted: a pickle of b'data' and b'ids', or a folder of image files.
 
     b'data' is uint8, [n, 3072] with one colour after the other or [n, 32, 32, 3]; a pickle without b'ids' is numbered
-    from 0. Nothing the pickle may hold is run.
+    from 0. Code in the pickle is never run.
 
     Raises:
-        DataError: nothing there, a pickle that asks for anything but arrays, or one of another form.
+        DataError: no such file, a pickle that asks for anything but arrays, or one of another form.
     """
     path = Path(path)
     if path.is_dir():
@@ -289,12 +269,12 @@ def open_unlabelled(path: str | Path) -> Unlabelled:
     pixels = pixels_of(content["data"], path)
     ids = content.get("ids", range(len(pixels)))
     try:
-        named = tuple(one.decode() if isinstance(one, bytes) else str(one) for one in ids)
+        names = tuple(map(_text, ids))
     except (TypeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: ids cannot be read: {error}") from None
-    if len(named) != len(pixels):
-        raise DataError(f"{path} has {len(pixels)} images but {len(named)} ids")
-    return Unlabelled(str(path), named, pixels)
+    if len(names) != len(pixels):
+        raise DataError(f"{path} has {len(pixels)} images but {len(names)} ids")
+    return Unlabelled(str(path), names, pixels)
 
 
 def check_same_classes(train: Dataset, val: Dataset) -> None:
@@ -321,27 +301,30 @@ def _class_folders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
+def _classes_in(folders: Sequence[Path]) -> list[str]:
+    return sorted({label for folder in folders for label in _class_folders(folder)})
+
+
 def _images_below(folder: str) -> list[str]:
     """Paths of the images in `folder` and the folders in it, sorted; hidden files are left out."""
-    found: list[str] = []
-    below: list[str] = []
+    images: list[str] = []
+    folders: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # The name decides before the type is asked for: on some file systems is_dir() is a call to the server.
+            # The name decides first: on some file systems is_dir() is a call to the server.
             if entry.name.lower().endswith(EXTENSIONS):
-                found.append(entry.path)
+                images.append(entry.path)
             elif entry.is_dir():
-                below.append(entry.path)
-    for path in below:
-        found.extend(_images_below(path))
-    found.sort()
-    return found
+                folders.append(entry.path)
+    for path in folders:
+        images.extend(_images_below(path))
+    return sorted(images)
 
 
 def _folder_dataset(name: str, root: Path, split: str, folders: list[Path]) -> Dataset:
-    classes = sorted({label for folder in folders for label in _class_folders(folder)})
+    classes = _classes_in(folders)
     if not classes:
         raise DataError(f"no class folders in {', '.join(map(str, folders))}; expected <class>/<image>")
     files: list[str] = []
@@ -379,22 +362,22 @@ def _split_folders(root: Path, split: str) -> list[Path]:
 
 def _open_splits(root: Path, split: str) -> Dataset | None:
     train, val = _split_folders(root, "train"), _split_folders(root, "val")
-    if not train or not (val or split == "train"):
-        if not train:
-            return None
+    if not train:
+        return None
+    if not val and split != "train":
         raise NoSplitError(f"{root} has {train[0].name} but no folder for split {split}: {', '.join(_FOLDERS[split])}")
     wanted = _split_folders(root, split)
     # ImageNet's test images come without classes, beside a val folder that has them.
     if not wanted or (split == "test" and val != wanted and not any(map(_class_folders, wanted))):
         raise NoSplitError(f"{root} has no folder for split {split}: expected {', '.join(_FOLDERS[split])}")
     if val:
-        # Names only: a wrong split should not cost the listing of a million files first.
-        names = [tuple(sorted({label for part in parts for label in _class_folders(part)})) for parts in (train, val)]
-        sides = [
-            Dataset(f"{root.name}/{parts[0].name}", str(root), split, (), (), classes)
-            for parts, classes in zip((train, val), names, strict=True)
-        ]
-        check_same_classes(*sides)
+        # Names only: a wrong split is refused before a million files are listed.
+        check_same_classes(
+            *(
+                Dataset(f"{root.name}/{parts[0].name}", str(root), split, (), (), tuple(_classes_in(parts)))
+                for parts in (train, val)
+            )
+        )
     return _folder_dataset(f"{root.name}/{split}", root, split, wanted)
 
 
@@ -423,16 +406,16 @@ def _open_tiny_imagenet(root: Path, split: str) -> Dataset | None:
     return Dataset("tiny-imagenet/val", str(root), split, tuple(files), tuple(labels), classes)
 
 
-# The texts that ImageNet copies with a flat val folder bring, best first.
+# The texts that come with copies of ImageNet whose val folder is flat, best first.
 _TRUTHS = ("val_annotations.txt", "val.txt", "LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")
 
 
 def _open_flat_val(root: Path, split: str) -> Dataset | None:
-    """ImageNet as some copies hold it: class folders in train, val a flat folder, its classes in a text.
+    """ImageNet as some copies have it: class folders in train, a flat val folder and its classes in a text.
 
-    A line of the text is an image and its class (a folder of train, or its number in sorted order), divided by blanks
-    or a comma; or the folder alone, in the order of the sorted images. The numbers in ImageNet's own development kit
-    are in another order, so a number alone is refused.
+    A line of the text is an image and its class (a folder of train, or its number in sorted order), separated by blanks
+    or a comma; or only the folder, in the order of the sorted images. The numbers in ImageNet's own development kit are
+    in another order, so a number without an image is refused.
     """
     if split == "test" or not (root / "train").is_dir() or not (root / "val").is_dir() or _class_folders(root / "val"):
         return None
@@ -466,7 +449,7 @@ def _open_flat_val(root: Path, split: str) -> Dataset | None:
     return Dataset(f"{root.name}/val", str(root), split, tuple(files), tuple(labels), classes)
 
 
-# What unpickling a CIFAR batch needs: dictionaries, lists, bytes and numpy arrays. Nothing here can run a command.
+# What a CIFAR batch is pickled from besides plain containers. Nothing here can run a command.
 _HARMLESS = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -483,12 +466,12 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _HARMLESS:
-            raise DataError(f"it asks for {module}.{name}, which no image batch needs, so it was not run")
+            raise DataError(f"it asks for {module}.{name}, which no image batch needs, and was not run")
         return super().find_class(module, name)
 
 
 def read_batch(path: str | Path) -> dict[str, Any]:
-    """Read a CIFAR-style pickle without running what it may hold.
+    """Read a CIFAR-style pickle without running any code in it.
 
     Returns:
         The pickled dictionary, keys as text.
@@ -497,7 +480,7 @@ def read_batch(path: str | Path) -> dict[str, Any]:
         DataError: not a pickle of a dictionary, or one that asks for anything but arrays.
     """
     try:
-        # bytes: the batches were written by Python 2, whose strings are neither text nor ASCII.
+        # The batches were written by Python 2, whose strings are bytes.
         content = _ArrayUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="bytes").load()
     except DataError as error:
         raise DataError(f"refused to read {path}: {error}") from None
@@ -507,7 +490,11 @@ def read_batch(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{path} is not a readable pickle of image arrays: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}; expected a dictionary with b'data'")
-    return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}
+    return {_text(key): value for key, value in content.items()}
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def pixels_of(data: Any, path: str | Path) -> NDArray[np.uint8]:
@@ -547,10 +534,10 @@ def _cifar(folder: Path, split: str, parts: list[str], key: str, meta: str, name
                 f"unpack the {name} archive again"
             )
         labels += [int(label) for label in batch[key]]
-    read = read_batch(folder / meta) if (folder / meta).is_file() else {}
-    if names not in read:
+    described = read_batch(folder / meta) if (folder / meta).is_file() else {}
+    if names not in described:
         raise DataError(f"{folder / meta} lacks {names}; unpack the {name} archive again")
-    classes = tuple(label.decode() if isinstance(label, bytes) else str(label) for label in read[names])
+    classes = tuple(map(_text, described[names]))
     pixels = np.concatenate(arrays)
     if len(pixels) != len(labels) or (labels and not 0 <= min(labels) <= max(labels) < len(classes)):
         raise DataError(f"{folder}: {len(pixels)} images, {len(labels)} labels and {len(classes)} classes do not fit")

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from loaders import policies
-from loaders.errors import DataError
+from loaders.errors import DataError, unknown
 
 if TYPE_CHECKING:
     from loaders.datasets import Dataset
-    from loaders.epochs import Loader
+    from loaders.epochs import Engine, Epochs, Loader
     from loaders.options import LoaderOptions
 
-# name -> (module that holds missing() and open(), one line)
-ENGINES: dict[str, tuple[str, str]] = {
-    "dali": ("loaders.dali", "NVIDIA DALI: decodes only the random crop, on CPU threads or on the GPU"),
-    "pil": ("loaders.pil", "what a first script does: Pillow and torchvision transforms in DataLoader workers"),
-    "resident": ("loaders.resident", "a small data set decoded once, kept on the device as uint8, cropped there"),
-    "spdl": ("loaders.spdl", "SPDL: threads that decode with FFmpeg's libraries"),
-    "synthetic": ("loaders.synthetic", "one constant batch: the upper bound of any loader"),
+# name -> (module, its class, one line); a module whose library may be missing has a function `missing`.
+ENGINES: dict[str, tuple[str, str, str]] = {
+    "dali": ("loaders.dali", "Dali", "NVIDIA DALI: decodes only the random crop, on CPU threads or on the GPU"),
+    "pil": ("loaders.pil", "Pil", "what a first script does: Pillow and torchvision transforms in DataLoader workers"),
+    "resident": (
+        "loaders.resident",
+        "Resident",
+        "a small data set decoded once, kept on the device as uint8, cropped there",
+    ),
+    "spdl": ("loaders.spdl", "Spdl", "SPDL: threads that decode with FFmpeg's libraries"),
+    "synthetic": ("loaders.synthetic", "Synthetic", "one constant batch: the upper bound of any loader"),
     "torchvision": (
         "loaders.torchvision",
+        "Torchvision",
         "torchvision's decode_image and transforms.v2 on uint8 in DataLoader workers",
     ),
 }
@@ -46,22 +51,24 @@ def names() -> tuple[str, ...]:
 def describe(name: str) -> str:
     """One line about an engine."""
     check(name)
-    return ENGINES[name][1]
+    return ENGINES[name][2]
 
 
 def check(name: str) -> None:
-    """Raise DataError, with near names, when there is no engine of this name."""
+    """Raise DataError, with a similar name, when there is no engine of this name."""
     if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise DataError(f"unknown loader {name}{hint} Known: {', '.join(names())}")
+        raise unknown("loader", name, names())
 
 
 def missing(name: str, device: str = "cpu") -> str | None:
     """Why an engine cannot run here for `device`, or None when it can."""
     check(name)
-    reason = importlib.import_module(ENGINES[name][0]).missing(device)
-    assert reason is None or isinstance(reason, str)
+    module = importlib.import_module(ENGINES[name][0])
+    reason: str | None = module.missing() if hasattr(module, "missing") else None
+    if reason is None and device.startswith("cuda"):
+        import torch
+
+        return None if torch.cuda.is_available() else "there is no CUDA device"
     return reason
 
 
@@ -73,12 +80,12 @@ def operations(name: str, augment: str) -> tuple[policies.Operation, ...]:
     """
     check(name)
     standard = policies.STANDARD_RESIDENT if name == "resident" else policies.STANDARD_FILES
-    found = policies.parse(augment, standard)
-    for operation in found:
+    parsed = policies.parse(augment, standard)
+    for operation in parsed:
         if operation.name in LACKING[name]:
-            able = [other for other in names() if operation.name not in LACKING[other] and other != "synthetic"]
-            raise DataError(f"loader {name} has no augmentation {operation.name}; these have: {', '.join(able)}")
-    return found
+            others = [other for other in names() if operation.name not in LACKING[other] and other != "synthetic"]
+            raise DataError(f"loader {name} has no augmentation {operation.name}; these have: {', '.join(others)}")
+    return parsed
 
 
 def build(name: str, dataset: Dataset, options: LoaderOptions) -> Loader:
@@ -95,5 +102,6 @@ def build(name: str, dataset: Dataset, options: LoaderOptions) -> Loader:
         raise DataError(f"loader {name} cannot run here: {reason}")
     if options.augmented:
         operations(name, options.augment)
-    module = importlib.import_module(ENGINES[name][0])
-    return Loader(name, len(dataset), options, lambda epochs: module.open_engine(dataset, options, epochs))
+    module, engine, _ = ENGINES[name]
+    make: Callable[[Dataset, LoaderOptions, Epochs], Engine] = getattr(importlib.import_module(module), engine)
+    return Loader(name, len(dataset), options, lambda epochs: make(dataset, options, epochs))

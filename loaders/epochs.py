@@ -1,10 +1,10 @@
 """Which image comes when, and with which random numbers: the part all engines share.
 
 Order and random numbers depend on (seed, epoch, batch) alone, through the counter-based Philox generator (Salmon et
-al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A loader can therefore go on at any batch of any epoch
-without replaying what came before, and two engines with one seed cut the same windows out of the same images. A shard
-takes every shards-th row of what one process with the batches of all shards together would draw: in how many parts a
-training is run changes neither the images of a step nor what is done to them.
+al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A loader can therefore continue at any batch of any epoch
+without replaying what came before, and two engines with the same seed cut the same windows out of the same images. Of
+N shards, each takes every Nth row of what one process with the batches of all shards together would draw: the number
+of processes changes neither the images of a training step nor what is done to them.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class Epochs:
 
     Training shards all have images // shards images, so that every process makes the same number of steps; the order
     is a new permutation of the whole set each epoch, so the few images left over differ from epoch to epoch.
-    Evaluation shards part the set exactly.
+    Evaluation shards divide the set exactly.
     """
 
     def __init__(self, images: int, options: LoaderOptions) -> None:
@@ -41,19 +41,21 @@ class Epochs:
         self._options = options
         if options.train:
             self.images = images // options.shards
-            if self.images == 0:
-                raise DataError(f"{images} images cannot be shared among {options.shards} shards; use fewer shards")
             # A set smaller than a batch is repeated to fill one: dropping it would leave nothing.
             self.batches = max(1, self.images // options.batch)
         else:
             self.images = len(range(options.shard, images, options.shards))
-            if self.images == 0:
-                raise DataError(f"{images} images cannot be shared among {options.shards} shards; use fewer shards")
             self.batches = -(-self.images // options.batch)
+        if self.images == 0:
+            raise DataError(f"{images} images cannot be shared among {options.shards} shards; use fewer shards")
         self._cached: tuple[int, NDArray[np.int64]] | None = None
-        # One generator, set to a key and counter each time: a new one first asks the system for entropy it never
-        # uses, which takes longer than the drawing.
+        # One generator, set to a key and counter each time: a new one asks the system for entropy that it never uses,
+        # which takes longer than the drawing.
         self._philox = np.random.Philox(key=[0, 0])
+
+    def after(self, epoch: int, batch: int) -> tuple[int, int]:
+        """Epoch and number of the batch that follows this one."""
+        return (epoch, batch + 1) if batch + 1 < self.batches else (epoch + 1, 0)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Indices of this shard's images in the order of `epoch`, shape [images]."""
@@ -77,13 +79,13 @@ class Epochs:
 
         A row holds ATTEMPTS areas, ATTEMPTS aspect ratios, the window's vertical and horizontal place, the flip.
         """
-        # The order of the epoch is drawn with 0 in the counter's third word; these never meet it.
+        # The order of the epoch is drawn with 0 in the counter's third word, these with 1: they never meet.
         return self._rows(epoch, batch, 2 * ATTEMPTS + 3, 0)
 
     def extras(self, epoch: int, batch: int, columns: int, stream: int) -> NDArray[np.float64]:
         """More uniform random numbers in 0..1, [images in the batch, columns]; every `stream` has its own.
 
-        Apart from `draws`, so that adding an operation to a policy leaves windows and flips as they were.
+        They are separate from `draws`, so that adding an operation to a policy changes no window and no flip.
         """
         return self._rows(epoch, batch, columns, 1 + stream)
 
@@ -92,14 +94,17 @@ class Epochs:
         count = options.batch
         if not options.train:
             count = min(count, self.images - batch * count)
-        everyone = options.batch * options.shards
-        rows = self._generator(epoch, batch, 1, stream).random((everyone, columns))
+        rows = self._generator(epoch, batch, 1, stream).random((options.batch * options.shards, columns))
         return rows[options.shard :: options.shards][:count]
+
+    def mirrored(self, flip: str, epoch: int, batch: int) -> NDArray[np.bool_]:
+        """Which images of a batch `flip` or `alternating_flip` mirrors, shape [images in the batch]."""
+        return flips(self.draws(epoch, batch)) if flip == "flip" else self.mirrors(epoch, batch)
 
     def mirrors(self, epoch: int, batch: int) -> NDArray[np.bool_]:
         """Which images of a batch `alternating_flip` mirrors, shape [images in the batch].
 
-        A fair coin thrown once an image decides the first epoch; from then on each image changes sides every epoch,
+        A coin tossed once for each image decides the first epoch; from then on each image changes sides every epoch,
         so that two epochs show every image both ways (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
         """
         start = np.uint64(self._options.seed * 0x9E3779B97F4A7C15 % 2**64)
@@ -112,7 +117,7 @@ class Epochs:
     def _generator(self, epoch: int, batch: int, kind: int, stream: int = 0) -> np.random.Generator:
         counter = np.array([0, batch, kind, stream], np.uint64)
         words: Any = {"counter": counter, "key": np.array([self._options.seed, epoch], np.uint64)}
-        # An empty buffer (its position at the end) makes the next number come from the counter.
+        # With an empty buffer (its position at the end) the next number comes from the counter.
         self._philox.state = {**self._philox.state, "state": words, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
         return np.random.Generator(self._philox)
 
@@ -150,18 +155,23 @@ def windows(
     place = draws[:, 2 * ATTEMPTS : 2 * ATTEMPTS + 2]
     top = np.floor(place[:, 0] * (heights - height + 1))
     left = np.floor(place[:, 1] * (widths - width + 1))
-    lost = ~fits.any(axis=1)
-    if lost.any():
-        width = np.where(lost, np.minimum(widths, np.rint(heights * aspect[1])), width)
-        height = np.where(lost, np.minimum(heights, np.rint(widths / aspect[0])), height)
-        top = np.where(lost, (heights - height) // 2, top)
-        left = np.where(lost, (widths - width) // 2, left)
+    none = ~fits.any(axis=1)
+    if none.any():
+        width = np.where(none, np.minimum(widths, np.rint(heights * aspect[1])), width)
+        height = np.where(none, np.minimum(heights, np.rint(widths / aspect[0])), height)
+        top = np.where(none, (heights - height) // 2, top)
+        left = np.where(none, (widths - width) // 2, left)
     return np.stack([top, left, height, width], axis=1).astype(np.int64)
 
 
 def flips(draws: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which images of a batch are mirrored: half of them, shape [n]."""
     return np.asarray(draws[:, -1] < 0.5)
+
+
+def shifts(draws: NDArray[np.float64], border: int) -> NDArray[np.int64]:
+    """Top and left of windows out of images with a border, 0..2 * border, shape [n, 2]."""
+    return np.floor(draws[:, -3:-1] * (2 * border + 1)).astype(np.int64)
 
 
 def evaluation_shape(height: int, width: int, size: int, margin: float = EVAL_MARGIN) -> tuple[int, int, int, int]:
@@ -176,16 +186,17 @@ def evaluation_shape(height: int, width: int, size: int, margin: float = EVAL_MA
 
 
 class Engine(Protocol):
-    """What an engine's `open_engine(dataset, options, epochs)` returns.
+    """What makes batches; made from (dataset, options, epochs).
 
     Attributes:
         ahead: batches it holds ready at most.
     """
 
-    ahead: int
+    ahead: int = 0
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of `epoch` from number `first` on."""
+        ...
 
     def close(self) -> None:
         """Stop threads and processes; a second call does nothing."""
@@ -194,13 +205,13 @@ class Engine(Protocol):
 class Loader:
     """An iterable of (images, labels) on the device; every iter() is the next epoch.
 
-    images: [batch, 3, size, size] in the asked dtype and memory order, normalised; labels: [batch] int64.
-    A batch belongs to the caller: no engine writes to it again, except that synthetic hands out one batch for ever.
+    images: [batch, 3, size, size] in the requested dtype and memory order, normalised; labels: [batch] int64.
+    A batch belongs to the caller: no engine writes to it again. Only synthetic returns the same batch every time.
 
     Attributes:
         name: the engine.
         batch: images a batch.
-        images: images a full epoch of this shard hands over (training: full batches only).
+        images: images of a full epoch of this shard (training: full batches only).
     """
 
     def __init__(self, name: str, images: int, options: LoaderOptions, open_engine: Callable[[Epochs], Engine]) -> None:
@@ -221,14 +232,12 @@ class Loader:
             self._epoch, self._next = self._epoch + 1, 0
         self._restored = False
         for batch in self._engine.batches(self._epoch, self._next):
-            self._next += 1
-            if self._next == len(self):
-                self._epoch, self._next = self._epoch + 1, 0
+            self._epoch, self._next = self._epochs.after(self._epoch, self._next)
             yield batch
 
     @property
     def prefetch(self) -> int:
-        """Batches that may lie ready after a pause: so many come out faster than the engine makes them."""
+        """Batches that may lie ready after a pause: this many come out faster than the engine makes them."""
         return self._engine.ahead
 
     def state(self) -> dict[str, int]:
@@ -236,7 +245,7 @@ class Loader:
         return {"epoch": self._epoch, "batch": self._next}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Make the next iter() go on at `state`.
+        """Make the next iter() continue at `state`.
 
         Raises:
             DataError: the state is not one of a loader with as many batches.

@@ -1,6 +1,8 @@
-"""The exceptions that loaders raises for input the user can mend, and how a cause is told."""
+"""The exceptions of loaders, for input that a user can correct, and the messages they share."""
 
+import difflib
 import re
+from collections.abc import Collection
 
 
 class DataError(ValueError):
@@ -8,7 +10,19 @@ class DataError(ValueError):
 
 
 class NoSplitError(DataError):
-    """A data set that is whole, but has no such split."""
+    """A data set without problems that has no such split."""
+
+
+def unknown(kind: str, name: str, known: Collection[str], listing: str | None = None) -> DataError:
+    """The error for a name that does not exist: with a similar one, and all known ones or `listing` in their place."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return DataError(f"unknown {kind} {name}{hint} {listing or 'Known: ' + ', '.join(known)}")
+
+
+def undecodable(path: str, error: Exception) -> DataError:
+    """The error for a file that a decoder refused."""
+    return DataError(f"cannot decode {path}: {reason(error)}; find all with: bench data check")
 
 
 def without_traceback(error: DataError) -> DataError:
@@ -17,6 +31,6 @@ def without_traceback(error: DataError) -> DataError:
 
 
 def reason(error: Exception) -> str:
-    """What a decoder complains of, in one line, without the place in its own source files."""
+    """A decoder's message in one line, without the place in its own source files."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"^.*?/\S+\.(?:cpp|cc|h):\d+\W*", "", lines[0])

@@ -1,35 +1,36 @@
-"""What decoding on a GPU needs to know and to prove: its share of the JPEG engine, image sizes, and right pixels.
+"""Decoding JPEGs on a GPU: with which settings, remembered for each GPU, and a check that the pixels are right.
 
 The share of images that the JPEG engine takes (the rest is decoded by CUDA cores) has no best value for all GPUs, image
-sizes and versions of DALI: it is measured once (bench.gpu.sweep) and remembered for a GPU and a version.
+sizes and versions of DALI: bench.inspecting.jpeg_share measures it, and it is remembered for a GPU and a version.
 
 Batched decoding on the engine of Hopper GPUs has given wrong pixels without an error (meta-pytorch/torchcodec issue
-1634), so that what it decodes is compared with what the CPU decodes, in every run. Decoding windows alone has brought
-processes down on others (NVIDIA/nvImageCodec issue 55): which way of decoding a GPU survives is tried once, in a
-process of its own, and remembered too.
+1634), so every run compares what it decodes with what the CPU decodes. Decoding only windows has crashed processes on
+other GPUs (NVIDIA/nvImageCodec issue 55), so the way of decoding that works is tried once, in a process of its own, and
+remembered too.
 """
 
 import contextlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle, islice
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from loaders import engines
+from loaders.cache import cache_folder
 from loaders.datasets import Dataset
 from loaders.errors import DataError
 from loaders.options import LoaderOptions
 
 DEFAULT_LOAD = 0.65
-LOOKED_AT = 512  # files whose headers are read for the largest image
+HEADERS = 512  # files that are opened to find the largest image
 CHECKED = 4  # batches that are compared
 PROBE_SECONDS = 180.0
 WAYS = ("mixed", "mixed-whole")  # of decoding on the GPU, the faster one first
@@ -37,16 +38,11 @@ TILES = 8  # along each side of an image
 # In grey levels, of a tile's mean. Two decoders differ in their inverse DCT and in how they enlarge the colour planes,
 # by one or two; a block that is missing, shifted, or another image's, by dozens.
 MOST_DIFFERENCE = 16.0
-
-
-def remembered_loads() -> Path:
-    """The file that holds measured shares."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixbench"
-    return cache / "hw_decoder_load.json"
+FILE = "hw_decoder_load.json"
 
 
 def key_of(device: torch.device) -> str:
-    """The GPU's name and DALI's version: what a measured share holds for."""
+    """The GPU's name and DALI's version: what a remembered setting holds for."""
     installed = "no DALI"
     for name in ("nvidia-dali-cuda130", "nvidia-dali-cuda120"):
         with contextlib.suppress(PackageNotFoundError):
@@ -56,58 +52,58 @@ def key_of(device: torch.device) -> str:
 
 def remembered(key: str) -> float | None:
     """The measured share, None if there is none or the file cannot be read."""
-    found = _known().get(key)
-    return float(found) if isinstance(found, int | float) and 0 <= found <= 1 else None
+    load = _read().get(key)
+    return float(load) if isinstance(load, int | float) and 0 <= load <= 1 else None
 
 
 def remembered_way(key: str) -> str | None:
-    """The way of decoding that this GPU survived, "cpu" if none; None if it was not tried."""
-    found = _known().get(_way(key))
-    return found if found in ("cpu", *WAYS) else None
+    """The way of decoding that works on this GPU, "cpu" if none does; None if that was never tried."""
+    way = _read().get(f"{key}: way")
+    return way if way in ("cpu", *WAYS) else None
 
 
-def _way(key: str) -> str:
-    return f"{key}: way"
-
-
-def _known() -> dict[str, float | str]:
+def _read() -> dict[str, float | str]:
     try:
-        read = json.loads(remembered_loads().read_text(encoding="utf-8"))
+        settings = json.loads((cache_folder() / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return read if isinstance(read, dict) else {}
+    return settings if isinstance(settings, dict) else {}
 
 
-def remember(key: str, load: float) -> None:
-    """Keep a measured share beside those of other GPUs. Raises DataError where it cannot be written."""
-    _keep(key, load)
+def remember(key: str, setting: float | str) -> None:
+    """Write a setting beside those of other GPUs.
 
-
-def _keep(key: str, value: float | str) -> None:
-    path = remembered_loads()
-    known = {**_known(), key: value}
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = cache_folder() / FILE
+    settings = {**_read(), key: setting}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Complete or not at all: other processes read it at any moment.
         draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
+        draft.write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
         draft.replace(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
 
 
-def largest_image(dataset: Dataset, most: int = LOOKED_AT) -> tuple[int, int]:
+def largest_image(dataset: Dataset, most: int = HEADERS) -> tuple[int, int]:
     """Width and height that hold every one of up to `most` evenly spread files, from their headers; 0 without files."""
     step = max(1, len(dataset) // most)
-    width = height = 0
-    for path in dataset.files[::step][:most]:
+    sizes = [image.size for _, image in _opened(dataset.files[::step][:most])]
+    return max((width for width, _ in sizes), default=0), max((height for _, height in sizes), default=0)
+
+
+def _opened(files: Sequence[str]) -> Iterator[tuple[int, Image.Image]]:
+    """Number and header of every file that Pillow can open."""
+    for number, path in enumerate(files):
         with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError), Image.open(path) as image:
-            width, height = max(width, image.width), max(height, image.height)
-    return width, height
+            yield number, image
 
 
 def on_gpu(options: LoaderOptions, dataset: Dataset, load: float | None, way: str = WAYS[0]) -> LoaderOptions:
-    """DALI's options for decoding on the GPU: its buffers allocated ahead for the set's largest image."""
+    """DALI's options for decoding on the GPU, with buffers for the largest image of the set."""
     width, height = largest_image(dataset)
     return replace(
         options,
@@ -121,10 +117,10 @@ def on_gpu(options: LoaderOptions, dataset: Dataset, load: float | None, way: st
 def decoding_there(engine: str, options: LoaderOptions, dataset: Dataset) -> LoaderOptions:
     """The options with which an engine reads a set fastest: DALI on a GPU decodes there, after a comparison.
 
-    A GPU that no way of decoding works on leaves it to the CPU.
+    The CPU decodes for a GPU on which no way of decoding works.
 
     Raises:
-        DataError: the GPU decodes otherwise than the CPU.
+        DataError: the GPU's pixels differ from the CPU's.
     """
     if engine != "dali" or not options.device.startswith("cuda"):
         return options
@@ -139,18 +135,23 @@ def decoding_there(engine: str, options: LoaderOptions, dataset: Dataset) -> Loa
 
 
 def way_of(key: str, dataset: Dataset, options: LoaderOptions) -> str:
-    """The way of decoding on the GPU that works here, or "cpu": as remembered, else tried now."""
-    found = remembered_way(key)
-    if found is None:
-        few = dataset.select(list(islice(cycle(range(len(dataset))), 2 * options.batch)), dataset.name)
-        found = next((way for way in WAYS if survives(few, on_gpu(options, few, None, way))), "cpu")
+    """The way of decoding on the GPU that works here, or "cpu": as remembered, otherwise tried now."""
+    way = remembered_way(key)
+    if way is None:
+        few = _repeated(dataset, range(len(dataset)), 2 * options.batch)
+        way = next((way for way in WAYS if survives(few, on_gpu(options, few, None, way))), "cpu")
         with contextlib.suppress(DataError):
-            _keep(_way(key), found)
-    return found
+            remember(f"{key}: way", way)
+    return way
+
+
+def _repeated(dataset: Dataset, indices: Sequence[int], count: int) -> Dataset:
+    """`count` images: those at `indices`, again and again."""
+    return dataset.select(list(islice(cycle(indices), count)), dataset.name)
 
 
 def survives(dataset: Dataset, options: LoaderOptions, seconds: float = PROBE_SECONDS) -> bool:
-    """Whether a process that decodes two batches ends well: a decoder that crashes takes its process along."""
+    """Whether a process that decodes two batches ends well: a decoder that crashes takes its process with it."""
     process = multiprocessing.get_context("spawn").Process(target=_decode, args=(dataset, options))
     process.start()
     process.join(seconds)
@@ -161,28 +162,26 @@ def survives(dataset: Dataset, options: LoaderOptions, seconds: float = PROBE_SE
 
 
 def _decode(dataset: Dataset, options: LoaderOptions) -> None:
-    from loaders import engines
-
     loader = engines.build("dali", dataset, options)
     for images, _ in islice(loader, 2):
         images.float().sum().item()
     loader.close()
 
 
-def tile_differences(found: Tensor, expected: Tensor, std: tuple[float, float, float]) -> Tensor:
+def tile_differences(images: Tensor, expected: Tensor, std: tuple[float, float, float]) -> Tensor:
     """The largest difference of two batches of normalised images, image by image.
 
     Args:
-        found, expected: [B, 3, S, S] of any dtype.
+        images, expected: [B, 3, S, S] of any dtype.
         std: with which they were normalised.
 
     Returns:
-        float32 [B], in grey levels: of each image the tile whose mean absolute difference is the largest. A value that
-        is no number makes it infinite.
+        float32 [B], in grey levels: for each image the mean absolute difference of the tile where that is largest. NaN
+        counts as infinite.
     """
-    scale = 255 * torch.tensor(std, dtype=torch.float32, device=found.device).view(1, 3, 1, 1)
-    apart = (found.float() - expected.to(found.device).float()).abs() * scale
-    tiles = functional.adaptive_avg_pool2d(apart.mean(1, keepdim=True), TILES)
+    scale = 255 * torch.tensor(std, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+    difference = (images.float() - expected.to(images.device).float()).abs() * scale
+    tiles = functional.adaptive_avg_pool2d(difference.mean(1, keepdim=True), TILES)
     largest = tiles.flatten(1).amax(1)
     return torch.where(largest.isfinite(), largest, torch.inf)
 
@@ -190,7 +189,7 @@ def tile_differences(found: Tensor, expected: Tensor, std: tuple[float, float, f
 def check(dataset: Dataset, options: LoaderOptions) -> float:
     """Decode some batches on the GPU and on the CPU, and compare.
 
-    Colours of CMYK files are left out: what red, green and blue they are is each decoder's own choice.
+    CMYK files are left out: decoders do not agree on their red, green and blue.
 
     Returns:
         the largest difference of a tile, in grey levels.
@@ -198,15 +197,14 @@ def check(dataset: Dataset, options: LoaderOptions) -> float:
     Raises:
         DataError: an image differs by more than decoders may; with its number.
     """
-    from loaders import engines
-
     count = CHECKED * options.batch
-    chosen = list(islice(_comparable(dataset), count))
+    comparable = (number for number, image in _opened(dataset.files) if image.mode in ("L", "RGB"))
+    chosen = list(islice(comparable, count))
     if not chosen:
         raise DataError(f"{dataset.name} holds no file in which a GPU's decoding can be compared; bench data check")
-    dataset = dataset.select(list(islice(cycle(chosen), count)), dataset.name)
+    dataset = _repeated(dataset, chosen, count)
     batches = []
-    # Windows and mirrors only: automatic augmentations draw for themselves, each pipeline its own numbers.
+    # Windows and mirrors only: automatic augmentations draw their own numbers, each pipeline others.
     plain = replace(options, augment="standard")
     for decoder in (options.decoder, "cpu"):
         loader = engines.build("dali", dataset, replace(plain, decoder=decoder))
@@ -220,16 +218,8 @@ def check(dataset: Dataset, options: LoaderOptions) -> float:
     if differences[worst] > MOST_DIFFERENCE:
         wrong = int((differences > MOST_DIFFERENCE).sum())
         raise DataError(
-            f"the GPU decodes {wrong} of {len(differences)} images otherwise than the CPU, number {worst} by "
+            f"{wrong} of {len(differences)} images decoded by the GPU differ from the CPU's, number {worst} by "
             f"{differences[worst]:.0f} grey levels: do not use decoder {options.decoder} (hw_decoder_load "
             f"{options.hw_decoder_load:g}) here"
         )
     return float(differences[worst])
-
-
-def _comparable(dataset: Dataset) -> Iterator[int]:
-    """Indices of files that hold grey or colour images."""
-    for index, path in enumerate(dataset.files):
-        with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError), Image.open(path) as image:
-            if image.mode in ("L", "RGB"):
-                yield index

@@ -1,14 +1,16 @@
-"""Finds the files of a data set that cannot be decoded, all of them, before they stop a run."""
+"""Decoding a single file, and finding all files of a data set that cannot be decoded before they stop a run."""
 
-import os
+import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from loaders.datasets import Dataset
-from loaders.errors import DataError, reason
+from loaders.errors import DataError, reason, undecodable
+from loaders.threads import in_threads
 
-BAD_IMAGE_CHOICES = ("stop", "skip")
+if TYPE_CHECKING:
+    import torch
 
 # First bytes of the formats every engine decodes; the name's ending plays no part (ImageNet has a PNG named .JPEG).
 _SIGNATURES = (
@@ -30,9 +32,25 @@ class BadImage:
     reason: str
 
 
+def decode(path: str) -> "torch.Tensor":
+    """A file through torchvision, uint8 [3, height, width].
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    from torchvision.io import ImageReadMode, decode_image
+
+    try:
+        image: torch.Tensor = decode_image(path, ImageReadMode.RGB)
+    except Exception as error:
+        raise undecodable(path, error) from None
+    return image
+
+
 def _reason(path: str) -> str | None:
-    """Why a file cannot be decoded, or None. Decodes it: a cut-off JPEG has a perfect header."""
+    """Why a file cannot be decoded, or None. Decodes it: a truncated JPEG has a perfect header."""
     import torch
+    from PIL import Image
     from torchvision.io import ImageReadMode, decode_image
 
     try:
@@ -49,15 +67,11 @@ def _reason(path: str) -> str | None:
         return f"not an image: starts with {content[:8]!r}"
     if kind == "JPEG" and content.rstrip(b"\0\r\n").rfind(b"\xff\xd9") < len(content) * 3 // 4:
         # libjpeg fills what is missing with grey and only warns.
-        return "cut off: the end-of-image marker is missing"
+        return "truncated: the end-of-image marker is missing"
     try:
         if kind in ("JPEG", "PNG", "WebP"):
             decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
         else:
-            import io
-
-            from PIL import Image
-
             with Image.open(io.BytesIO(content)) as image:
                 image.convert("RGB")
     except Exception as error:
@@ -73,40 +87,21 @@ def check(dataset: Dataset | Sequence[str], threads: int | None = None) -> list[
         threads: decoding threads; by default one for each core this process may use.
 
     Returns:
-        The unreadable files: missing, empty, cut off, not an image, or damaged inside.
+        The unreadable files: missing, empty, truncated, not an image, or damaged inside.
     """
     files = dataset.files if isinstance(dataset, Dataset) else tuple(dataset)
-    workers = threads or len(os.sched_getaffinity(0))
-    # Decoding leaves the interpreter lock, so threads scale and nothing has to be copied between processes.
-    with ThreadPoolExecutor(workers) as pool:
-        reasons = pool.map(_reason, files)
-        return [BadImage(path, reason) for path, reason in zip(files, reasons, strict=True) if reason is not None]
+    reasons = in_threads(_reason, files, threads)
+    return [BadImage(path, reason) for path, reason in zip(files, reasons, strict=True) if reason is not None]
 
 
-def select_readable(
-    dataset: Dataset, on_bad_image: str = "stop", threads: int | None = None
-) -> tuple[Dataset, list[BadImage]]:
-    """Check a data set before it is used.
-
-    Args:
-        dataset: what to check.
-        on_bad_image: "stop" refuses a set with unreadable files, "skip" leaves them out and reports them.
-        threads: decoding threads; by default one for each core this process may use.
+def require_readable(dataset: Dataset, threads: int | None = None) -> None:
+    """Decode every file once before a data set is used.
 
     Raises:
-        DataError: with "stop", when any file is unreadable (the first few and the count are named); always, when no
-            readable file is left.
+        DataError: some cannot be decoded; names the first few and counts all.
     """
-    if on_bad_image not in BAD_IMAGE_CHOICES:
-        raise DataError(f"on_bad_image is {on_bad_image!r}; known: {', '.join(BAD_IMAGE_CHOICES)}")
     bad = check(dataset, threads)
-    if not bad:
-        return dataset, []
-    few = "; ".join(f"{image.path}: {image.reason}" for image in bad[:3])
-    more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-    if on_bad_image == "stop":
+    if bad:
+        few = "; ".join(f"{image.path}: {image.reason}" for image in bad[:3])
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise DataError(f"{len(bad)} of {len(dataset)} images cannot be decoded: {few}{more}; skip or replace them")
-    if len(bad) == len(dataset):
-        raise DataError(f"none of the {len(dataset)} images can be decoded: {few}{more}")
-    unreadable = {image.path for image in bad}
-    return dataset.select([i for i, path in enumerate(dataset.files) if path not in unreadable]), bad

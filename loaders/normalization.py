@@ -2,13 +2,14 @@
 
 import torch
 
+from kernels.formats import dtype_of
 from kernels.normalize import normalize
 from loaders.options import LoaderOptions
 
 
 def normalized(pixels: torch.Tensor, options: LoaderOptions) -> torch.Tensor:
-    """uint8 [B, H, W, 3] as the options want it: [B, 3, H, W] in their dtype and memory order."""
-    dtype = getattr(torch, options.dtype)
+    """uint8 [B, H, W, 3] as the options ask for it: [B, 3, H, W] in their dtype and memory order."""
+    dtype = dtype_of(options.dtype)
     if options.normalization == "per_image":
         images = standardize(pixels, dtype)
     else:
@@ -29,8 +30,8 @@ def standardize(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     count, tall, wide, channels = pixels.shape
     values = pixels.to(torch.float32).reshape(count, tall * wide, channels)
     variance, mean = torch.var_mean(values, dim=1, correction=0, keepdim=True)
-    # No channel of bytes that varies at all varies less: a single pixel off by one level.
+    # The smallest deviation of a channel of bytes that is not constant: one pixel off by one level.
     least = 0.5 / (tall * wide) ** 0.5
     scale = variance.sqrt_().clamp_(min=least).reciprocal_()
-    made = values.sub_(mean).mul_(scale).to(dtype)
-    return made.view(count, tall, wide, channels).permute(0, 3, 1, 2)
+    result = values.sub_(mean).mul_(scale).to(dtype)
+    return result.view(count, tall, wide, channels).permute(0, 3, 1, 2)

@@ -1,26 +1,35 @@
 """What a loader is asked for: one frozen description that every engine understands."""
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
+from kernels.formats import DTYPES, IMAGENET_MEAN, IMAGENET_STD
 from loaders import policies
 from loaders.errors import DataError
 
-# Channel means and deviations of the training images in units of 0..1, red green blue.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
-
-DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("nhwc", "nchw")
 DECODERS = ("cpu", "mixed", "mixed-whole")
 RESIZES = ("torch", "dali")
 NORMALIZATIONS = ("fixed", "per_image")
 
 EVAL_MARGIN = 256 / 224  # shorter side over crop in the usual ImageNet evaluation
+
+_KNOWN = {
+    "dtype": DTYPES,
+    "layout": LAYOUTS,
+    "decoder": DECODERS,
+    "resize": RESIZES,
+    "normalization": NORMALIZATIONS,
+}
+_LEAST = {
+    "batch": 1,
+    "size": 1,
+    "threads": 0,
+    "shards": 1,
+    "prefetch": 1,
+    "seed": 0,
+    "stored_size": 0,
+    "eval_margin": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +44,8 @@ class LoaderOptions:
         dtype: element type of the images: float32, bfloat16 or float16.
         layout: memory order: nhwc (channels_last strides) or nchw. The shape is [batch, 3, size, size] either way.
         device: where the tensors are handed over: cpu, cuda or cuda:N.
-        threads: decoding threads (DALI, SPDL) or worker processes (DataLoader); 0 workers means in the caller.
-        seed: fixes the order of the images and, where the engine's description does not say otherwise, every
-            crop and flip.
+        threads: decoding threads (DALI, SPDL) or worker processes (DataLoader); with 0 the caller's process works.
+        seed: fixes the order of the images and, unless the engine's description says otherwise, every crop and flip.
         train: True shuffles and augments; only full batches. False resizes the shorter side to size * eval_margin,
             crops the centre, keeps the order and gives every image exactly once, the last batch possibly smaller.
         shard, shards: this loader's part of the data set and the number of parts.
@@ -45,22 +53,15 @@ class LoaderOptions:
         mean, std: per channel, in units of 0..1: output = (pixel / 255 - mean) / std.
         augment: policy of the training images, see loaders.policies.
         eval_margin: shorter side over crop in evaluation; 1 shows the whole image. Resident always does.
-        random_eval: an evaluation whose images go through the training augmentation, as some published figures were
+        random_eval: send an evaluation's images through the training augmentation, as some published figures were
             measured. Order and count stay those of an evaluation; the changes differ from epoch to epoch.
         normalization: "fixed" by mean and std, or "per_image": each channel of each image to mean 0, deviation 1.
 
-        decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU, which decode windows alone where
-            they can; "mixed-whole" has them decode whole images and cuts the windows out, for where that fails.
+        decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU, which decode only the window where
+            they can; "mixed-whole", for GPUs on which that fails, decodes whole images and cuts the windows out.
         resize: dali on the CPU: "torch" (uint8, antialiased, vectorised) or "dali" (its own operator).
-        antialias: dali: low-pass filter before shrinking, as Pillow does. False aliases: off by 1.3 grey levels on
-            average over ImageNet files, 11 in the worst; measured no faster on a CPU.
-        fast_idct: dali on the CPU: the inverse DCT with less precise arithmetic: off by 1.2 grey levels on average,
-            2.1 in the worst file; hardly faster.
         hw_decoder_load: dali mixed: share of the images given to the GPU's JPEG engine, 0..1.
         preallocate_width, preallocate_height: dali mixed: largest image expected, pixels; 0 allocates on demand.
-        device_memory_padding, host_memory_padding: dali mixed: bytes reserved a decoding thread.
-        set_affinity: dali: tie each thread to one core.
-        padding: border of crop and crop_reflect where the policy gives no width, pixels.
         stored_size: resident: images are kept and augmented at this size, then resized on the device; 0 means size.
     """
 
@@ -84,39 +85,17 @@ class LoaderOptions:
 
     decoder: str = "cpu"
     resize: str = "torch"
-    antialias: bool = True
-    fast_idct: bool = False
     hw_decoder_load: float = 0.65
     preallocate_width: int = 0
     preallocate_height: int = 0
-    device_memory_padding: int = 16 * 2**20
-    host_memory_padding: int = 8 * 2**20
-    set_affinity: bool = False
-    padding: int = 4
     stored_size: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("dtype", DTYPES),
-            ("layout", LAYOUTS),
-            ("decoder", DECODERS),
-            ("resize", RESIZES),
-            ("normalization", NORMALIZATIONS),
-        ):
+        for name, known in _KNOWN.items():
             value = getattr(self, name)
             if value not in known:
                 raise DataError(f"loader option {name} is {value!r}; known: {', '.join(known)}")
-        for name, least in (
-            ("batch", 1),
-            ("size", 1),
-            ("threads", 0),
-            ("shards", 1),
-            ("prefetch", 1),
-            ("padding", 0),
-            ("seed", 0),
-            ("stored_size", 0),
-            ("eval_margin", 1),
-        ):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value < least:
                 raise DataError(f"loader option {name} is {value}; it must be {least} or more")
@@ -128,9 +107,8 @@ class LoaderOptions:
             raise DataError(f"loader option hw_decoder_load is {self.hw_decoder_load}; it is a share, 0..1")
         if self.random_eval and self.train:
             raise DataError("loader option random_eval is for an evaluation; set train to False")
-        operations = policies.parse(self.augment)
-        if self.augmented:
-            policies.check_border(operations, self.stored_size or self.size)
+        policies.parse(self.augment)
+        policies.check_border(self.operations(), self.stored_size or self.size)
         if self.device.partition(":")[0] not in ("cpu", "cuda"):
             raise DataError(f"loader option device is {self.device!r}; known: cpu, cuda, cuda:N")
 
@@ -139,17 +117,16 @@ class LoaderOptions:
         """Whether images are changed at random: in training, and in an evaluation with random_eval."""
         return self.train or self.random_eval
 
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "LoaderOptions":
-        """Build options from names and values.
+    def operations(self, standard: str = policies.STANDARD_FILES) -> tuple[policies.Operation, ...]:
+        """The random changes of an image, in order; none in a plain evaluation.
 
-        Raises:
-            DataError: a name is unknown (the message lists the known ones) or a value is out of range.
+        Args:
+            standard: what the policy "standard" stands for.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else "."
-                raise DataError(f"unknown loader option {name}{hint} Known: {', '.join(known)}")
-        return cls(**values)
+        return policies.parse(self.augment, standard) if self.augmented else ()
+
+    @property
+    def margin(self) -> float:
+        """Shorter side over crop where no resized_crop is cut: 1 if a border is added, so that no pixel is lost."""
+        bordered = any(operation.name in policies.BORDERED for operation in self.operations())
+        return 1.0 if bordered else self.eval_margin

@@ -1,54 +1,54 @@
 """What a first script does: Pillow, torchvision's v1 transforms, one image at a time in DataLoader workers.
 
-This is the reference other engines are compared with, so it is left as tutorials write it. Order of the images,
-shards and position follow `Epochs`. The random windows come from torch's own generators: in the workers, which are
-seeded from the loader's seed, or with 0 workers the caller's, which torch.manual_seed sets. After a resume the order
-goes on exactly, the windows are new ones.
+This is the reference that other engines are compared with, so it is left as tutorials write it. Order of the images,
+shards and position follow `Epochs`. The random windows come from torch's own generators: in workers, which are seeded
+from the loader's seed, or without workers the caller's, which torch.manual_seed sets. After a resume the order
+continues exactly, the windows are new ones.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from loaders import geometry
+from kernels.formats import dtype_of
 from loaders.datasets import Dataset
-from loaders.epochs import Batch, Engine, Epochs
-from loaders.errors import DataError, without_traceback
+from loaders.epochs import Epochs
+from loaders.errors import undecodable
 from loaders.options import LoaderOptions
-from loaders.policies import LARGEST_CIFAR, PAINTING, Operation, parse
+from loaders.policies import BORDERED, PAINTING, Operation
+from loaders.transforms import random_transform
+from loaders.workers import WorkerEngine
+
+Key = tuple[int, bool]
 
 
-def missing(device: str) -> str | None:
-    """Why this engine cannot run here, or None."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return "there is no CUDA device"
-    return None
+class Images(TorchDataset[tuple[torch.Tensor, int]]):
+    """torchvision's ImageFolder for a list of files, or its CIFAR10 for arrays.
 
-
-class _Images(TorchDataset[tuple[torch.Tensor, int]]):
-    """torchvision's ImageFolder for a list of files, or its CIFAR10 for arrays."""
+    A key is the number of an image and whether alternating_flip mirrors it.
+    """
 
     def __init__(self, dataset: Dataset, options: LoaderOptions) -> None:
         self._pixels = dataset.pixels
         self._files = dataset.files if dataset.pixels is not None else dataset.need_files("pil")
         self._labels = dataset.labels
-        self._alternating = _AlternatingFlip()
-        self._transform = _transform(options, self._alternating)
+        self._alternating = AlternatingFlip()
+        self._transform = transforms.Compose(transform_steps(options, self._alternating))
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, key: tuple[int, bool]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, int]:
         index, self._alternating.mirror = key
-        return self._transform(self._image(index)), self._labels[index]
+        return self._transform(self.image(index)), self._labels[index]
 
-    def _image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Image.Image:
+        """Read and decode one image."""
         if self._pixels is not None:
             return Image.fromarray(self._pixels[index])
         path = self._files[index]
@@ -57,10 +57,10 @@ class _Images(TorchDataset[tuple[torch.Tensor, int]]):
                 return Image.open(file).convert("RGB")
         except Exception as error:
             # Carried through the worker's queue as text: some of Pillow's errors do not survive pickling.
-            raise DataError(f"cannot decode {path}: {error}; find all with: bench data check") from None
+            raise undecodable(path, error) from None
 
 
-class _AlternatingFlip:
+class AlternatingFlip:
     """Mirrors the image when the order of the epoch says so: torchvision has no such transform."""
 
     mirror = False
@@ -86,129 +86,62 @@ class _Standardize:
     """Each channel to mean 0 and deviation 1."""
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        # No channel of bytes that varies at all varies less.
+        # The smallest deviation of a channel of bytes that is not constant.
         least = 0.5 / 255 / image[0].numel() ** 0.5
         deviation, mean = torch.std_mean(image, (1, 2), correction=0, keepdim=True)
         return (image - mean) / deviation.clamp(min=least)
 
 
-def _transform(options: LoaderOptions, alternating: _AlternatingFlip) -> Callable[[Any], torch.Tensor]:
-    operations = parse(options.augment) if options.augmented else ()
-    names = [operation.name for operation in operations]
-    steps: list[Any] = []
-    if "resized_crop" not in names:
-        margin = 1.0 if "crop" in names or "crop_reflect" in names else options.eval_margin
-        steps += [transforms.Resize(round(options.size * margin)), transforms.CenterCrop(options.size)]
+def transform_steps(options: LoaderOptions, alternating: AlternatingFlip) -> list[Callable[[Any], Any]]:
+    """From an opened RGB image to normalised [3, size, size], step by step."""
+    operations, size = options.operations(), options.size
+    steps: list[Callable[[Any], Any]] = []
+    if not any(operation.name == "resized_crop" for operation in operations):
+        steps += [transforms.Resize(round(size * options.margin)), transforms.CenterCrop(size)]
     steps += [_random(operation, options, alternating) for operation in operations if operation.name not in PAINTING]
     steps.append(transforms.ToTensor())
     steps += [_random(operation, options, alternating) for operation in operations if operation.name in PAINTING]
     if options.normalization == "per_image":
-        steps.append(_Standardize())
-    else:
-        steps.append(transforms.Normalize(options.mean, options.std))
-    composed: Callable[[Any], torch.Tensor] = transforms.Compose(steps)
-    return composed
+        return [*steps, _Standardize()]
+    return [*steps, transforms.Normalize(options.mean, options.std)]
 
 
 def transform_one(options: LoaderOptions) -> Callable[[Image.Image], torch.Tensor]:
-    """What turns one opened RGB image into [3, size, size] float32, as an evaluation of these options would."""
-    return _transform(options, _AlternatingFlip())
+    """What turns one opened RGB image into [3, size, size] float32, as an evaluation with these options would."""
+    composed: Callable[[Image.Image], torch.Tensor] = transforms.Compose(transform_steps(options, AlternatingFlip()))
+    return composed
 
 
-def _random(operation: Operation, options: LoaderOptions, alternating: _AlternatingFlip) -> Any:
-    """torchvision's transform for an operation."""
-    name, value, size = operation.name, operation.value or 0.0, options.size
-    if name in ("crop", "crop_reflect"):
-        border = options.padding if operation.value is None else int(value)
-        return transforms.RandomCrop(size, border, padding_mode="constant" if name == "crop" else "reflect")
-    made: dict[str, Callable[[], Any]] = {
+def _random(operation: Operation, options: LoaderOptions, alternating: AlternatingFlip) -> Callable[[Any], Any]:
+    name, value, size = operation.name, operation.value, options.size
+    if name in BORDERED:
+        padding = "constant" if name == "crop" else "reflect"
+        crop: Callable[[Any], Any] = transforms.RandomCrop(size, operation.pixels, padding_mode=padding)
+        return crop
+    makers: dict[str, Callable[[], Callable[[Any], Any]]] = {
         "resized_crop": lambda: transforms.RandomResizedCrop(size, (value, 1.0)),
         "flip": transforms.RandomHorizontalFlip,
         "alternating_flip": lambda: alternating,
         "rotate": lambda: transforms.RandomRotation(value),
-        "affine": lambda: transforms.RandomAffine(
-            value, (geometry.MOVED, geometry.MOVED), (1 - geometry.SCALED, 1 + geometry.SCALED), value
-        ),
-        "perspective": lambda: transforms.RandomPerspective(value, interpolation=transforms.InterpolationMode.NEAREST),
-        "jitter": lambda: transforms.ColorJitter(value, value, value, value / 2),
-        "blur": lambda: transforms.GaussianBlur(int(value), (0.1, 2.0)),
-        "erasing": lambda: transforms.RandomErasing(value, value=list(options.mean)),
-        "cutout": lambda: _Cutout(int(value), options.mean),
-        "autoaugment": lambda: transforms.AutoAugment(
-            transforms.AutoAugmentPolicy.CIFAR10 if size <= LARGEST_CIFAR else transforms.AutoAugmentPolicy.IMAGENET
-        ),
-        "randaugment": lambda: transforms.RandAugment(2, int(value)),
-        "trivialaugment": transforms.TrivialAugmentWide,
+        "cutout": lambda: _Cutout(operation.pixels, options.mean),
     }
-    return made[name]()
+    return makers[name]() if name in makers else random_transform(transforms, operation, size, options.mean)
 
 
-class _Order:
-    """Batches of keys of the epoch that was last set: a batch sampler that workers can outlive."""
-
-    def __init__(self, epochs: Epochs) -> None:
-        self._epochs = epochs
-        self.start = (0, 0)
-
-    def __len__(self) -> int:
-        return self._epochs.batches
-
-    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
-        epoch, first = self.start
-        for number in range(first, self._epochs.batches):
-            mirrors = self._epochs.mirrors(epoch, number).tolist()
-            yield list(zip(self._epochs.indices(epoch, number).tolist(), mirrors, strict=True))
-
-
-class Pil:
+class Pil(WorkerEngine[Key]):
     """See the module's text."""
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
-        self._options = options
-        self.ahead = options.threads * options.prefetch
-        self._order = _Order(epochs)
-        self._generator = torch.Generator()
-        self._loader: DataLoader[Any] | None = DataLoader(
-            _Images(dataset, options),
-            batch_sampler=self._order,
-            num_workers=options.threads,
-            prefetch_factor=options.prefetch if options.threads else None,
-            # Workers that start anew every epoch would put their start-up into every measurement of a small set.
-            persistent_workers=options.threads > 0,
-            pin_memory=options.device != "cpu",
-            generator=self._generator,
-        )
-        order = torch.channels_last if options.layout == "nhwc" else torch.contiguous_format
-        self._place = functools.partial(
+        def keys(epoch: int, number: int) -> list[Key]:
+            mirrors = epochs.mirrors(epoch, number).tolist()
+            return list(zip(epochs.indices(epoch, number).tolist(), mirrors, strict=True))
+
+        finish = functools.partial(
             torch.Tensor.to,
             device=torch.device(options.device),
-            dtype=getattr(torch, options.dtype),
-            memory_format=order,
+            dtype=dtype_of(options.dtype),
+            memory_format=torch.channels_last if options.layout == "nhwc" else torch.contiguous_format,
             non_blocking=True,
         )
-
-    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """See loaders.epochs.Engine."""
-        if self._loader is None:
-            raise DataError("loader pil is closed")
-        self._order.start = (epoch, first)
-        # Workers take their seeds from this generator when they start.
-        self._generator.manual_seed(self._options.seed)
-        try:
-            for images, labels in self._loader:
-                yield self._place(images), labels.to(self._options.device, non_blocking=True)
-        except DataError as error:
-            raise without_traceback(error) from None
-
-    def close(self) -> None:
-        """Stop the workers."""
-        self._loader = None
-
-
-def open_engine(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Engine:
-    """Open the engine.
-
-    Raises:
-        DataError: the data set has neither files nor arrays.
-    """
-    return Pil(dataset, options, epochs)
+        images = Images(dataset, options)
+        super().__init__("pil", images, keys, epochs.batches, finish, options, torch.Generator())

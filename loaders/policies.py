@@ -6,23 +6,27 @@ before normalisation. What they uncover is black, as torchvision's fill of 0; er
 mean colour.
 """
 
-import difflib
 from dataclasses import dataclass
 
-from loaders.errors import DataError
+from loaders.errors import DataError, unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step of a policy. `value` is None where the operation has none or the engine's own option decides."""
+    """One step of a policy; `value` is 0 where the operation takes none."""
 
     name: str
-    value: float | None = None
+    value: float = 0.0
+
+    @property
+    def pixels(self) -> int:
+        """The value where it counts pixels."""
+        return int(self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an operation does and which values it takes: `default` when none is written, `low` to `high` otherwise."""
+    """What an operation does and which values it takes: `default` if none is written, otherwise `low` to `high`."""
 
     text: str
     default: float | None = None
@@ -32,24 +36,27 @@ class Kind:
 
 OPERATIONS: dict[str, Kind] = {
     "resized_crop": Kind("a window of random area (at least the value) and aspect 3/4 to 4/3, resized", 0.08, 0.01, 1),
-    "crop": Kind("a black border of so many pixels (option padding), then a random window", None, 0, 512),
-    "crop_reflect": Kind("a reflected border of so many pixels (option padding), then a random window", None, 0, 512),
+    "crop": Kind("a black border of this many pixels, then a random window", 4, 0, 512),
+    "crop_reflect": Kind("a reflected border of this many pixels, then a random window", 4, 0, 512),
     "flip": Kind("half of the images mirrored"),
     "alternating_flip": Kind("half of the images mirrored, and in the next epoch the other half"),
-    "rotate": Kind("turned by up to so many degrees, nearest pixel", 15, 0, 180),
-    "affine": Kind("turned and sheared by up to so many degrees, moved and scaled by up to 10 %, nearest", 10, 0, 45),
-    "perspective": Kind("half of the images seen aslant, corners moved by up to value / 2 of a side", 0.5, 0, 1),
+    "rotate": Kind("rotated by up to this many degrees, nearest pixel", 15, 0, 180),
+    "affine": Kind("rotated and sheared by up to this many degrees, moved and scaled by up to 10 %", 10, 0, 45),
+    "perspective": Kind("half of the images in perspective, corners moved by up to value / 2 of a side", 0.5, 0, 1),
     "jitter": Kind("brightness, contrast and saturation changed by up to this share, hue by half of it", 0.2, 0, 1),
-    "blur": Kind("Gaussian blur with a kernel of so many pixels, deviation 0.1 to 2", 3, 3, 31),
+    "blur": Kind("Gaussian blur with a kernel of this many pixels, deviation 0.1 to 2", 3, 3, 31),
     "erasing": Kind("with this probability a rectangle of 2 to 33 % of the area painted over", 0.5, 0, 1),
-    "cutout": Kind("a square of so many pixels around a random place painted over", 16, 1, 512),
-    "autoaugment": Kind("AutoAugment: the CIFAR-10 policies up to 64 pixels, above those of ImageNet"),
+    "cutout": Kind("a square of this many pixels around a random place painted over", 16, 1, 512),
+    "autoaugment": Kind("AutoAugment: the CIFAR-10 policies up to 64 pixels, those of ImageNet above"),
     "randaugment": Kind("RandAugment: two operations, of this magnitude out of 0 to 30", 9, 0, 30),
     "trivialaugment": Kind("TrivialAugment: one operation of random magnitude"),
 }
-WINDOWS = ("resized_crop", "crop", "crop_reflect")
+BORDERED = ("crop", "crop_reflect")
+WINDOWS = ("resized_crop", *BORDERED)
+FLIPS = ("flip", "alternating_flip")
 PAINTING = ("erasing", "cutout")
-LARGEST_CIFAR = 64  # pixels: up to here autoaugment means the policies found on CIFAR-10
+AUTOMATIC = ("autoaugment", "randaugment", "trivialaugment")
+LARGEST_CIFAR = 64  # pixels
 
 # What "standard" means where an engine reads files, and where the images are resident.
 STANDARD_FILES = "resized_crop+flip"
@@ -72,7 +79,7 @@ POLICIES: dict[str, tuple[str, str]] = {
     "cifar_autoaugment": ("crop_reflect+flip+autoaugment", "cifar and AutoAugment"),
     "cifar_heavy": (
         "crop_reflect+flip+rotate:15+affine+perspective+jitter+blur+erasing",
-        "cifar, then turned, moved, tilted, recoloured, blurred and partly erased",
+        "cifar, then rotated, moved, tilted, recoloured, blurred and partly erased",
     ),
     "imagenet_jitter": ("resized_crop+flip+jitter:0.4", "imagenet and changed colours"),
     "imagenet_autoaugment": ("resized_crop+flip+autoaugment", "imagenet and AutoAugment"),
@@ -93,11 +100,14 @@ def describe(name: str) -> str:
         DataError: there is no policy of this name.
     """
     if name not in POLICIES:
-        near = difflib.get_close_matches(name, POLICIES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise DataError(f"unknown augmentation policy {name}{hint} Known: {', '.join(names())}")
+        raise unknown("augmentation policy", name, names())
     words, line = POLICIES[name]
     return f"{words}: {line}" if words and words != name else line
+
+
+def autoaugment_images(size: int) -> str:
+    """The images on which AutoAugment's policies were found that suit `size` pixels: "cifar10" or "imagenet"."""
+    return "cifar10" if size <= LARGEST_CIFAR else "imagenet"
 
 
 def parse(text: str, standard: str = STANDARD_FILES) -> tuple[Operation, ...]:
@@ -108,14 +118,14 @@ def parse(text: str, standard: str = STANDARD_FILES) -> tuple[Operation, ...]:
         standard: what the word "standard" stands for.
 
     Raises:
-        DataError: an unknown word (the message names a near one), a value that is no number or out of range, an
-            operation named twice, or an order that no engine can keep.
+        DataError: an unknown word (the message names a similar one), a value that is not a number or out of range, an
+            operation named twice, or an order that no engine can follow.
     """
-    found: list[Operation] = []
+    operations: list[Operation] = []
     for word in _words(text, standard):
         name, colon, value = word.partition(":")
-        found.append(Operation(name, _value(name, value) if colon else OPERATIONS[name].default))
-    used = [operation.name for operation in found]
+        operations.append(Operation(name, _value(name, value) if colon else OPERATIONS[name].default or 0.0))
+    used = [operation.name for operation in operations]
     for name in used:
         if used.count(name) > 1:
             raise DataError(f"augmentation {text!r} names {name} twice")
@@ -124,21 +134,21 @@ def parse(text: str, standard: str = STANDARD_FILES) -> tuple[Operation, ...]:
         raise DataError(f"augmentation {text!r} cuts two windows, {' and '.join(windows)}; keep one")
     if "resized_crop" in used[1:]:
         raise DataError(f"augmentation {text!r}: resized_crop comes first, it decides what is decoded")
-    if "flip" in used and "alternating_flip" in used:
+    if set(FLIPS) <= set(used):
         raise DataError(f"augmentation {text!r} has flip and alternating_flip; keep one")
     painting = [index for index, name in enumerate(used) if name in PAINTING]
     if painting and painting[0] < len(used) - len(painting):
         raise DataError(f"augmentation {text!r}: erasing and cutout come last, they paint the finished image")
-    return tuple(found)
+    return tuple(operations)
 
 
 def check_border(operations: tuple[Operation, ...], size: int) -> None:
-    """Raise DataError if a window may lie in the border alone, at images of `size` pixels."""
+    """Raise DataError if a window of `size` pixels can lie entirely in the border."""
     for operation in operations:
-        if operation.name in ("crop", "crop_reflect") and (operation.value or 0) >= size:
+        if operation.name in BORDERED and operation.pixels >= size:
             raise DataError(
-                f"augmentation {operation.name}:{operation.value:g} puts a border around images of {size} px in which "
-                f"a whole window has room; give at most {size - 1}, usual is {max(1, size // 8)}"
+                f"augmentation {operation.name}:{operation.pixels} puts a border around images of {size} px that can "
+                f"hold a whole window; use at most {size - 1}, usual is {max(1, size // 8)}"
             )
 
 
@@ -151,14 +161,8 @@ def _words(text: str, standard: str) -> list[str]:
         elif word.partition(":")[0] in OPERATIONS:
             words.append(word)
         else:
-            name = word.partition(":")[0]
-            known = [*POLICIES, *OPERATIONS]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise DataError(
-                f"unknown augmentation {name}{hint} Policies: {', '.join(names())}; "
-                f"operations: {', '.join(sorted(OPERATIONS))}"
-            )
+            listing = f"Policies: {', '.join(names())}; operations: {', '.join(sorted(OPERATIONS))}"
+            raise unknown("augmentation", word.partition(":")[0], [*POLICIES, *OPERATIONS], listing)
     return words
 
 
@@ -172,7 +176,7 @@ def _value(name: str, text: str) -> float:
         raise DataError(f"augmentation {name}:{text} has a value that is not a number") from None
     if not kind.low <= value <= kind.high:
         raise DataError(f"augmentation {name}:{text} is out of range: {kind.low:g} to {kind.high:g}")
-    if name in ("crop", "crop_reflect", "cutout", "blur") and value != int(value):
+    if name in (*BORDERED, "cutout", "blur") and value != int(value):
         raise DataError(f"augmentation {name}:{text} counts pixels; write a whole number")
     if name == "blur" and value % 2 == 0:
         raise DataError(f"augmentation {name}:{text} needs an odd number of pixels")

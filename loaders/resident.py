@@ -1,38 +1,32 @@
 """A small data set decoded once and kept on the device as bytes: CIFAR without a loader in the way.
 
-Augmentation runs there too, for the whole batch at once (loaders.augment); "standard" is the CIFAR augmentation, a
+Augmentation runs there too, on the whole batch at once (loaders.augment); "standard" is the CIFAR augmentation, a
 window out of the image with a reflected border and mirrors, not the resized_crop of the other engines. Images of
-another size than asked for are resized on the shorter side and cropped in the centre, once, while loading; an
+another size than requested are resized on the shorter side and cropped in the centre, once, while loading; an
 evaluation shows them as they are, whatever eval_margin says.
 """
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as transform
 
 from kernels import runtime
 from kernels.augment import augment
+from kernels.formats import dtype_of
 from loaders.augment import Augmentation
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs
-from loaders.errors import DataError, reason
+from loaders.errors import DataError
+from loaders.images import decode
 from loaders.normalization import normalized
 from loaders.options import LoaderOptions
+from loaders.threads import in_threads
 
 MEMORY_SHARE = 0.5  # of what is free: the network needs the rest
-
-
-def missing(device: str) -> str | None:
-    """Why this engine cannot run here, or None."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return "there is no CUDA device"
-    return None
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -73,40 +67,35 @@ def _check_memory(dataset: Dataset, size: int, device: torch.device) -> None:
 
 def _decode(dataset: Dataset, size: int, threads: int) -> torch.Tensor:
     """All images as uint8 [images, size, size, 3] on the CPU."""
-    if dataset.pixels is not None and dataset.pixels.shape[1:3] == (size, size):
-        return torch.from_numpy(np.ascontiguousarray(dataset.pixels))
+    pixels = dataset.pixels
+    if pixels is not None and pixels.shape[1:3] == (size, size):
+        return torch.from_numpy(np.ascontiguousarray(pixels))
     images = torch.empty(len(dataset), size, size, 3, dtype=torch.uint8)
 
     def fill(i: int) -> None:
-        if dataset.pixels is not None:
-            image = torch.from_numpy(dataset.pixels[i]).permute(2, 0, 1)
-        else:
-            try:
-                image = decode_image(dataset.files[i], ImageReadMode.RGB)
-            except Exception as error:
-                said = f"cannot decode {dataset.files[i]}: {reason(error)}; find all with: bench data check"
-                raise DataError(said) from None
+        image = decode(dataset.files[i]) if pixels is None else torch.from_numpy(pixels[i]).permute(2, 0, 1)
         images[i] = _square(image, size)
 
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for _ in pool.map(fill, range(len(dataset))):
-            pass
+    in_threads(fill, range(len(dataset)), max(1, threads))
     return images
 
 
-class Resident:
+class Resident(Engine):
     """See the module's text."""
 
-    ahead = 0
-
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
+        """Decode everything.
+
+        Raises:
+            DataError: the set does not fit into half of the free memory, or a file cannot be decoded.
+        """
         device = torch.device(options.device)
         side = options.stored_size or options.size
         self._augmentation = Augmentation(options, epochs, side) if options.augmented else None
         _check_memory(dataset, side, device)
-        # The kernel is for GPUs; its twin, which is all that a CPU would get, fetches pixel by pixel.
+        # The kernel is for GPUs; a CPU would get its twin, which fetches pixel by pixel.
         self._border = (
-            self._augmentation.fused
+            self._augmentation.fused_border
             if self._augmentation
             and runtime.default_implementation(device) == "triton"
             and side == options.size
@@ -125,7 +114,7 @@ class Resident:
             indices = self._epochs.indices(epoch, number)
             if self._augmentation is not None and self._border is not None:
                 table = torch.from_numpy(self._augmentation.table(indices, epoch, number))
-                yield self._fused(table.to(self._images.device, non_blocking=True))
+                yield self._fused(table.to(self._images.device, non_blocking=True), self._border)
                 continue
             chosen = torch.from_numpy(indices).to(self._images.device, non_blocking=True)
             if self._augmentation is None:
@@ -137,24 +126,9 @@ class Resident:
                 pixels = planes.permute(0, 2, 3, 1).contiguous()
             yield normalized(pixels, options), self._labels.index_select(0, chosen)
 
-    def _fused(self, table: torch.Tensor) -> Batch:
+    def _fused(self, table: torch.Tensor, border: str) -> Batch:
         """The same batch in one pass over memory."""
         options = self._options
-        assert self._border is not None
-        images = augment(
-            self._images, table, options.mean, options.std, getattr(torch, options.dtype), border=self._border
-        )
+        images = augment(self._images, table, options.mean, options.std, dtype_of(options.dtype), border=border)
         labels = self._labels.index_select(0, table[:, 0])
         return images.contiguous() if options.layout == "nchw" else images, labels
-
-    def close(self) -> None:
-        """Nothing to stop."""
-
-
-def open_engine(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Engine:
-    """Decode everything.
-
-    Raises:
-        DataError: the set does not fit into half of the free memory, or a file cannot be decoded.
-    """
-    return Resident(dataset, options, epochs)

@@ -1,4 +1,4 @@
-"""Generates the default data set: JPEGs that cost what ImageNet's cost to read, and show nobody's picture.
+"""Generates the default data set: JPEGs that cost as much to read as ImageNet's, without anybody's picture in them.
 
 Three things decide what a JPEG costs: its pixels, its entropy-coded bits, and whether its colour planes are stored at
 full size. All three are drawn here as they are distributed in 900 ImageNet training files (one a class): long side
@@ -8,7 +8,7 @@ rotation and one in 1,000 is CMYK, so that every engine meets them.
 
 The pictures themselves are 1/f noise, the spectrum of photographs (Field 1987, "Relations between the statistics of
 natural images and the response properties of cortical cells"), with smooth regions and sharp region borders. White
-noise of equal size would spend its bits on other coefficients and decode at another speed. Each class has a colour
+noise of the same size would spend its bits on other coefficients and decode at another speed. Each class has a colour
 and a grain of its own, so that a network can learn them.
 
 Measured with DALI on two cores, both sets taking turns: the generated files are decoded at 1.02 and loaded at 0.92
@@ -19,11 +19,9 @@ times the rate of those 900 real ones (results/published/amd-epyc-zen4-2-cores/s
 import contextlib
 import io
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from loaders.cache import cache_folder
 from loaders.errors import DataError
+from loaders.threads import in_threads
 
 VERSION = 1  # of the pictures: a cached set made by another version is made again
 CLASSES = 10
@@ -50,7 +50,7 @@ _BITS_HALF = (0.5, 0.9, 1.4, 2.0, 2.75, 4.2, 6.0)
 _FULL_SHARE = 0.70
 _QUALITIES_HALF = (70, 75, 75, 75, 80, 80, 85, 85, 90, 92)
 
-FRESH = 5000  # pictures that are drawn; more images are these again, cut otherwise
+FRESH = 5000  # pictures that are drawn; more images are these again, cropped differently
 _MOST_CUT = 16  # pixels at a border
 
 _FIELD = 1024  # pixels across a noise field; larger pictures are enlarged, as large photographs are softer
@@ -76,8 +76,8 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
     """Write `images` JPEGs into `classes` class folders below `dest`.
 
     The same arguments give the same files. `dest` appears complete or not at all. Beyond FRESH images a picture of the
-    class is used again, without up to 16 pixels at each border: another file of nearly the same cost, without drawing
-    it.
+    class is used again without up to 16 pixels at each border: another file of nearly the same cost that does not have
+    to be drawn.
 
     Args:
         dest: a folder that does not exist yet or is empty.
@@ -104,18 +104,14 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
         for label in range(classes):
             (folder / _class_name(label)).mkdir()
         fields = _noise_fields(seed)
-        # numpy and the JPEG encoder leave the interpreter lock: threads share the noise and need no start-up.
-        with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-            for _ in pool.map(lambda plan: _write(folder, plan, fields, seed), plans):
-                pass
-            for _ in pool.map(lambda i: _write_again(folder, i, plans[i % fresh], seed), range(fresh, images)):
-                pass
+        in_threads(lambda plan: _write(folder, plan, fields, seed), plans, threads)
+        in_threads(lambda i: _write_again(folder, i, plans[i % fresh], seed), range(fresh, images), threads)
     return dest
 
 
 @contextlib.contextmanager
 def new_folder(dest: Path) -> Iterator[Path]:
-    """A folder to be filled that becomes `dest` when the block ends well, and is gone when it does not.
+    """A folder to be filled that becomes `dest` when the block succeeds and is removed when it fails.
 
     Raises:
         DataError: `dest` holds something, cannot be written, or the disk is full.
@@ -139,13 +135,12 @@ def new_folder(dest: Path) -> Iterator[Path]:
 
 
 def default_sample(images: int = 1000) -> Path:
-    """The generated set of `images` files with seed 0, made on first use and kept below $XDG_CACHE_HOME/pixbench.
+    """The generated set of `images` files with seed 0, made on first use and kept in the cache folder.
 
     Raises:
         DataError: the cache cannot be written.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixbench"
-    dest = cache / f"sample-{VERSION}-{images}"
+    dest = cache_folder() / f"sample-{VERSION}-{images}"
     if dest.is_dir():
         return dest
     try:
@@ -164,7 +159,7 @@ def _class_name(label: int) -> str:
 def _spread(number: int, dimension: int) -> float:
     """Number `number` of an evenly spread sequence in 0..1 (additive recurrence on the square roots of primes).
 
-    Even a small set then has its share of large files: independent draws would let the mean cost of 100 files vary
+    This gives even a small set its share of large files: with independent draws the mean cost of 100 files would vary
     by a tenth.
     """
     step = math.sqrt((2, 3, 5, 7, 11, 13)[dimension]) % 1
@@ -172,7 +167,7 @@ def _spread(number: int, dimension: int) -> float:
 
 
 def _plan(number: int, label: int, seed: int) -> _Plan:
-    # A seed starts somewhere else in the same sequence.
+    # Each seed starts at another place in the same sequence.
     at = number + 7919 * seed
     long = float(np.interp(_spread(at, 0), *_LONG))
     share = _spread(at, 1)
@@ -245,11 +240,6 @@ def _parts(
     return base.astype(np.float32), detail.astype(np.float32)
 
 
-def _encode(plan: _Plan, pixels: NDArray[np.uint8]) -> bytes:
-    image = Image.fromarray(pixels)
-    return _compressed(plan, image if plan.mode == "RGB" else image.convert(plan.mode))
-
-
 def _compressed(plan: _Plan, image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     settings: dict[str, object] = {"quality": plan.quality}
@@ -272,7 +262,7 @@ def _write(folder: Path, plan: _Plan, fields: list[NDArray[np.float32]], seed: i
     content = b""
     for _ in range(4):
         pixels = np.clip(base + np.float32(strength) * detail, 0, 255).astype(np.uint8)
-        content = _encode(plan, pixels)
+        content = _compressed(plan, Image.fromarray(pixels).convert(plan.mode))
         if abs(len(content) / wanted - 1) < 0.06:
             break
         tried.append((math.log(strength), math.log(len(content) / wanted)))
@@ -288,10 +278,10 @@ def _path(folder: Path, label: int, number: int) -> Path:
 
 
 def _write_again(folder: Path, number: int, plan: _Plan, seed: int) -> None:
-    """Image `number` out of the one that was made by `plan`."""
+    """Image `number` from the picture that `plan` describes."""
     generator = np.random.Generator(np.random.Philox(key=[seed, 1000 + number]))
     with Image.open(_path(folder, plan.label, plan.number)) as image:
         most = min(_MOST_CUT, min(image.size) // 8)
         left, top, right, bottom = generator.integers(0, most + 1, 4).tolist()
-        kept = image.crop((left, top, image.width - right, image.height - bottom))
-    _path(folder, plan.label, number).write_bytes(_compressed(plan, kept))
+        cropped = image.crop((left, top, image.width - right, image.height - bottom))
+    _path(folder, plan.label, number).write_bytes(_compressed(plan, cropped))

@@ -1,16 +1,14 @@
-"""Generates data sets that can be learned, in the layouts of the real ones: for trying recipes and for tests.
+"""Generates data sets that a network can learn, in the layouts of the real ones: for trying recipes and for tests.
 
 A class is a tint, the direction and the width of stripes, and for large numbers of classes the stripes' colour. Phase,
-strength, brightness and noise are drawn for every image, for training and test images apart. Directions and their
-mirror images belong to one class, so that flips do no harm. What `loaders.sample` makes costs what photographs cost
-to decode; these pictures are small and quickly made.
+strength, brightness and noise are drawn for every image, separately for training and test images. A direction and its
+mirror image belong to one class, so that flips do no harm. The images of `loaders.sample` cost as much to decode as
+photographs; these are small and quickly made.
 """
 
 import math
-import os
 import pickle
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from PIL import Image
 
 from loaders.errors import DataError
 from loaders.sample import new_folder
+from loaders.threads import in_threads
 
 TRAIN, TEST = 0, 1
 TEST_SHARE = 6  # one image in six, as in CIFAR
@@ -36,21 +35,26 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A layout: its classes, the pictures' sides in pixels, and what it looks like."""
+    """A layout: its classes and the sides of its images in pixels."""
 
     classes: int
     height: int
     width: int
-    text: str
 
 
 FORMS: dict[str, Form] = {
-    "cifar10": Form(10, 32, 32, "python batches data_batch_1 to 5, test_batch and batches.meta"),
-    "cifar100": Form(100, 32, 32, "python batches train, test and meta"),
-    "tinyimagenet": Form(200, 64, 64, "train/CLASS/images, val/images and val_annotations.txt"),
-    "imagenet100": Form(100, 96, 128, "train.X1 to train.X4 and val.X, to be merged"),
-    "imagenet": Form(1000, 96, 128, "train/CLASS and val/CLASS"),
-    "folder": Form(10, 64, 64, "train/CLASS and val/CLASS, of any number of classes"),
+    # Python batches data_batch_1 to 5, test_batch and batches.meta.
+    "cifar10": Form(10, 32, 32),
+    # Python batches train, test and meta.
+    "cifar100": Form(100, 32, 32),
+    # train/CLASS/images, val/images and val_annotations.txt.
+    "tinyimagenet": Form(200, 64, 64),
+    # train.X1 to train.X4 and val.X, to be merged.
+    "imagenet100": Form(100, 96, 128),
+    # train/CLASS and val/CLASS.
+    "imagenet": Form(1000, 96, 128),
+    # train/CLASS and val/CLASS, of any number of classes.
+    "folder": Form(10, 64, 64),
 }
 
 
@@ -63,12 +67,12 @@ def pictures(
         labels: below MOST_CLASSES.
         height, width: pixels.
         seed: of everything random.
-        part: TRAIN or TEST; pictures of different parts are drawn apart.
+        part: TRAIN or TEST, whose pictures are drawn separately.
     """
-    made = np.empty((len(labels), height, width, 3), np.uint8)
+    result = np.empty((len(labels), height, width, 3), np.uint8)
     for first, block in _blocks(np.asarray(labels), height, width, seed, part):
-        made[first : first + len(block)] = block
-    return made
+        result[first : first + len(block)] = block
+    return result
 
 
 def _blocks(
@@ -85,7 +89,7 @@ def _draw(labels: NDArray[np.int64], height: int, width: int, generator: np.rand
     direction = np.pi / 4 * ((tint + rest) % _DIRECTIONS)
     stripes = np.take(_STRIPES, (tint + rest // _DIRECTIONS) % len(_STRIPES)) * generator.uniform(0.93, 1.07, count)
     colour = rest // (_DIRECTIONS * len(_STRIPES))
-    # A diagonal and its mirror image are one class.
+    # A diagonal and its mirror image belong to one class.
     mirrored = np.where(generator.random(count) < 0.5, -1.0, 1.0)
     phase = generator.uniform(0, 2 * np.pi, count)
     across = (2 * np.pi * stripes * np.cos(direction) * mirrored)[:, None] * np.linspace(0, 1, width) + phase[:, None]
@@ -102,7 +106,7 @@ def _draw(labels: NDArray[np.int64], height: int, width: int, generator: np.rand
 
 
 def _hues(numbers: NDArray[np.int64], of: int) -> NDArray[np.float64]:
-    """Directions round the colour circle without a change of brightness, [n, 3]."""
+    """Directions around the colour circle that leave the brightness as it is, [n, 3]."""
     turn = 2 * math.pi * numbers / of
     return np.stack([np.cos(turn), np.cos(turn - 2 * math.pi / 3), np.cos(turn + 2 * math.pi / 3)], 1)
 
@@ -115,7 +119,7 @@ def make(
     Args:
         dest: a folder that does not exist yet or is empty.
         like: one of FORMS.
-        images: in all, one in six of them for validation or test; by default six a class, at least 1,200.
+        images: the total, one in six of them for validation or test; by default six a class, at least 1,200.
         seed: of everything random.
         classes: by default those of the real set; fixed for the python batches.
 
@@ -199,14 +203,13 @@ def _write_files(folder: Path, like: str, sides: Sequence[NDArray[np.int64]], cl
             inner = f"{('train', 'val')[part]}/{name}/{name}_{number}"
         return folder / f"{inner}.JPEG"
 
-    def save(path: Path, picture: NDArray[np.uint8]) -> None:
+    def save(file: tuple[Path, NDArray[np.uint8]]) -> None:
+        path, picture = file
         Image.fromarray(picture).save(path, "JPEG", quality=90)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for part, labels in enumerate(sides):
-            paths = [place(number, label, part) for number, label in enumerate(labels.tolist())]
-            for parent in sorted({path.parent for path in paths}):
-                parent.mkdir(parents=True, exist_ok=True)
-            for first, block in _blocks(labels, form.height, form.width, seed, part):
-                for _ in pool.map(save, paths[first : first + len(block)], block):
-                    pass
+    for part, labels in enumerate(sides):
+        paths = [place(number, label, part) for number, label in enumerate(labels.tolist())]
+        for parent in sorted({path.parent for path in paths}):
+            parent.mkdir(parents=True, exist_ok=True)
+        for first, block in _blocks(labels, form.height, form.width, seed, part):
+            in_threads(save, zip(paths[first : first + len(block)], block, strict=True))

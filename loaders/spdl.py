@@ -1,8 +1,8 @@
 """SPDL: threads of one process decode with FFmpeg's libraries and share their memory with torch.
 
-Windows and flips are those of `Epochs`; cutting, scaling and mirroring are FFmpeg filters, so its pixels differ from
-those of libjpeg and Pillow: by 0.5 grey levels on average over 100 ImageNet files, 2.3 in the worst. Needs the packages
-spdl_core and spdl_io and FFmpeg's shared libraries.
+Windows and flips are those of `Epochs`. Cutting, scaling and mirroring are FFmpeg filters, so the pixels differ from
+those of libjpeg and Pillow: by 0.5 grey levels on average over 100 ImageNet files, by 2.3 in the worst. Needs the
+packages spdl_core and spdl_io and FFmpeg's shared libraries.
 """
 
 import importlib.util
@@ -14,13 +14,12 @@ import torch
 
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
-from loaders.errors import DataError
+from loaders.errors import DataError, undecodable
 from loaders.normalization import normalized
 from loaders.options import LoaderOptions
-from loaders.policies import parse
 
 
-def missing(device: str) -> str | None:
+def missing() -> str | None:
     """Why this engine cannot run here, or None."""
     if importlib.util.find_spec("spdl") is None or importlib.util.find_spec("spdl.io") is None:
         return "SPDL is not installed; pip install spdl"
@@ -30,18 +29,16 @@ def missing(device: str) -> str | None:
         # The names are proxies: the first look at an attribute loads the library that fits the FFmpeg found.
         _ = spdl.io.lib._libspdl.ImagePackets
     except (RuntimeError, ImportError, AttributeError):
-        return "SPDL cannot load FFmpeg's shared libraries (libavutil and its kin, FFmpeg 4 to 9); install ffmpeg"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return "there is no CUDA device"
+        return "SPDL cannot load FFmpeg's shared libraries (libavutil and others, FFmpeg 4 to 9); install ffmpeg"
     return None
 
 
 class _Work:
-    """Decodes one image into an FFmpeg frame of the final size; called by several threads at once."""
+    """Decodes one image into an FFmpeg frame of the final size, in several threads at once."""
 
     def __init__(self, files: tuple[str, ...], options: LoaderOptions) -> None:
         self._files, self._size, self._margin = files, options.size, options.eval_margin
-        self._operations = {operation.name: operation.value for operation in parse(options.augment)}
+        self._operations = {operation.name: operation.value for operation in options.operations()}
 
     def __call__(self, key: tuple[int, Any]) -> Any:
         import spdl.io
@@ -61,15 +58,15 @@ class _Work:
             else:
                 placed = windows(draws[None], np.array([tall]), np.array([wide]), (least, 1.0))
                 top, left, height, width = placed[0].tolist()
-                # Cut before the colours are converted: only the window's are. `exact` lets a window begin at any
-                # pixel; without it FFmpeg moves it to an even one where the colour planes have half the size.
+                # Cutting first leaves only the window's colours to convert. `exact` lets a window begin at any pixel;
+                # without it FFmpeg moves it to an even one where the colour planes have half the size.
                 steps = [f"crop={width}:{height}:{left}:{top}:exact=1", f"scale={size}:{size}:flags=bilinear"]
             if draws is not None and "flip" in self._operations and flips(draws[None])[0]:
                 steps.append("hflip")
             return spdl.io.decode_packets(packets, filter_desc=",".join([*steps, "format=rgb24"])), index
         except Exception as error:
             # SPDL drops an item whose work raises, and a batch would silently lose an image.
-            return DataError(f"cannot decode {path}: {error}; find all with: bench data check")
+            return undecodable(path, error)
 
 
 def _join(items: list[Any]) -> Any:
@@ -83,7 +80,7 @@ def _join(items: list[Any]) -> Any:
     return spdl.io.to_torch(spdl.io.convert_frames(list(frames))), torch.tensor(numbers)
 
 
-class Spdl:
+class Spdl(Engine):
     """See the module's text."""
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
@@ -91,7 +88,7 @@ class Spdl:
         self._labels = torch.tensor(dataset.labels, dtype=torch.int64)
         self._options = options
         self._epochs = epochs
-        # in the sink, at the sink's door, and half gathered
+        # In the sink, waiting to enter it, and half collected. An epoch's threads end with its iteration.
         self.ahead = options.prefetch + 2
 
     def _keys(self, epoch: int, first: int) -> Iterator[tuple[int, Any]]:
@@ -122,15 +119,3 @@ class Spdl:
                 pixels = pixels.to(options.device, non_blocking=True)
                 labels = self._labels[numbers].to(options.device, non_blocking=True)
                 yield normalized(pixels, options), labels
-
-    def close(self) -> None:
-        """Nothing to stop: the threads of an epoch end with its iteration."""
-
-
-def open_engine(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Engine:
-    """Open the engine.
-
-    Raises:
-        DataError: the data set has no files.
-    """
-    return Spdl(dataset, options, epochs)

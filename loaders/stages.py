@@ -102,23 +102,18 @@ def _dali(dataset: Dataset, options: LoaderOptions) -> Stages:
 
 
 def _pil(dataset: Dataset, options: LoaderOptions) -> Stages:
-    from loaders.pil import _AlternatingFlip, _Images, _transform
+    from loaders.pil import AlternatingFlip, Images, transform_steps
 
-    images = _Images(dataset, options)
-    composed: Any = _transform(options, _AlternatingFlip())
-    steps: list[tuple[str, Callable[[Any], Any]]] = [
-        (_words(type(step).__name__), step) for step in composed.transforms
-    ]
-    return _one_by_one(len(dataset), [("read and decode", images._image), *steps], options)
+    steps = [(_words(type(step).__name__), step) for step in transform_steps(options, AlternatingFlip())]
+    return _one_by_one(len(dataset), [("read and decode", Images(dataset, options).image), *steps], options)
 
 
 def _torchvision(dataset: Dataset, options: LoaderOptions) -> Stages:
     from torchvision.transforms.v2 import functional as transform
 
     from loaders.normalization import normalized
-    from loaders.torchvision import _Images
+    from loaders.torchvision import Images
 
-    images = _Images(dataset, options)
     size = options.size
 
     def resize(image: torch.Tensor) -> torch.Tensor:
@@ -133,7 +128,7 @@ def _torchvision(dataset: Dataset, options: LoaderOptions) -> Stages:
         return normalized(transform.horizontal_flip(image).permute(1, 2, 0).contiguous()[None], options)
 
     steps: list[tuple[str, Callable[[Any], Any]]] = [
-        ("read and decode", images._image),
+        ("read and decode", Images(dataset, options).image),
         ("resize", resize),
         ("mirror and normalise", finish),
     ]

@@ -4,28 +4,23 @@ from collections.abc import Iterator
 
 import torch
 
+from kernels.formats import dtype_of
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs
 from loaders.options import LoaderOptions
 
 
-def missing(device: str) -> str | None:
-    """Why this engine cannot run here, or None."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return "there is no CUDA device"
-    return None
+class Synthetic(Engine):
+    """Returns one batch of normal deviates (mean 0, deviation 1, as normalised images have) every time.
 
-
-class Synthetic:
-    """Hands out one batch of normal deviates (mean 0, deviation 1, as normalised images have) for ever."""
-
-    ahead = 0
+    Only the number of images and classes of the data set counts.
+    """
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
         generator = torch.Generator().manual_seed(options.seed)
         images = torch.randn(options.batch, 3, options.size, options.size, generator=generator)
         order = torch.channels_last if options.layout == "nhwc" else torch.contiguous_format
-        self._images = images.to(options.device, getattr(torch, options.dtype)).contiguous(memory_format=order)
+        self._images = images.to(options.device, dtype_of(options.dtype)).contiguous(memory_format=order)
         labels = torch.randint(len(dataset.classes), (options.batch,), generator=generator)
         self._labels = labels.to(options.device)
         self._options = options
@@ -39,11 +34,3 @@ class Synthetic:
                 yield self._images, self._labels
             else:
                 yield self._images[:left], self._labels[:left]
-
-    def close(self) -> None:
-        """Nothing to stop."""
-
-
-def open_engine(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Engine:
-    """Open the engine; only the number of images and classes of `dataset` is used."""
-    return Synthetic(dataset, options, epochs)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from bench.errors import WorkloadError
-from loaders.options import DTYPES
+from kernels.formats import DTYPES
 from models.configuration import Configuration, words
 from models.errors import ModelError
 

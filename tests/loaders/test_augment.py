@@ -22,22 +22,14 @@ SIDE = 32
 
 
 @pytest.fixture(scope="module")
-def pixels() -> np.ndarray:
-    """Smooth pictures with noise: neither flat nor white."""
-    rng = np.random.default_rng(0)
-    coarse = torch.from_numpy(rng.integers(0, 256, (24, 3, 5, 5), dtype=np.uint8))
-    smooth = transform.resize(coarse, [SIDE, SIDE], antialias=True).permute(0, 2, 3, 1).numpy()
-    return np.clip(smooth + rng.integers(-20, 20, smooth.shape), 0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def arrays(pixels: np.ndarray) -> Dataset:
-    return Dataset("cifar10/train", "", "train", (), tuple(i % 4 for i in range(24)), tuple("abcd"), pixels)
+def pixels(arrays: Dataset) -> np.ndarray:
+    assert arrays.pixels is not None
+    return arrays.pixels
 
 
 def options(policy: str, **values: object) -> LoaderOptions:
     plain = {"batch": 8, "size": SIDE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "augment": policy}
-    return LoaderOptions.from_mapping(plain | values)
+    return LoaderOptions(**(plain | values))
 
 
 def augmented(arrays: Dataset, policy: str, **values: object) -> tuple[list[torch.Tensor], Epochs]:
@@ -53,7 +45,7 @@ def planes(images: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("angle", [-170.0, -90.0, -33.0, -7.5, 0.0, 20.0, 45.0, 90.0, 180.0])
 def test_rotation_is_that_of_pillow(pixels: np.ndarray, angle: float) -> None:
-    matrices = torch.from_numpy(geometry.turned(np.full(24, angle), SIDE)).float()
+    matrices = torch.from_numpy(geometry.rotations(np.full(24, angle), SIDE)).float()
     ours = augment.warp(torch.from_numpy(pixels), matrices).numpy()
     theirs = np.stack([np.asarray(Image.fromarray(image).rotate(angle)) for image in pixels])
     different = (ours != theirs).any(-1).mean()
@@ -117,7 +109,10 @@ def test_resized_windows_are_those_of_torchvision(pixels: np.ndarray) -> None:
                 for image, place in zip(planes(pixels), places.tolist(), strict=True)
             ]
         )
-        assert (planes(ours).int() - theirs.int()).abs().max() <= 1
+        difference = (planes(ours).int() - theirs.int()).abs()
+        # Both round after each direction, but not in the same order.
+        assert difference.max() <= 2
+        assert (difference > 1).float().mean() < 0.001
 
 
 CHANGES: list[tuple[str, Callable[..., torch.Tensor], Callable[..., Image.Image], float]] = [
@@ -180,7 +175,7 @@ def test_cutout_paints_the_mean_colour_over_a_square(arrays: Dataset) -> None:
 def test_erasing_has_its_probability_and_its_area() -> None:
     operation = Operation("erasing", 0.3)
     draws = np.random.default_rng(0).random((4000, geometry.COLUMNS["erasing"]))
-    area = geometry.painted(operation, draws, 64)[:, 2:].prod(1) / 64**2
+    area = geometry.rectangles(operation, draws, 64)[:, 2:].prod(1) / 64**2
     assert abs((area > 0).mean() - 0.3) < 0.03
     assert area[area > 0].min() > 0.018
     assert area.max() < 0.34
@@ -243,43 +238,29 @@ def test_automatic_warps_are_those_of_torchvision(pixels: np.ndarray, name: str,
     assert (planes(ours) != theirs).any(1).float().mean() < 0.02
 
 
-def spoken(policy: str) -> list[str]:
-    return [name for name in engines.names() if name not in ("spdl", "synthetic") and supports(name, policy)]
+def able(policy: str) -> list[str]:
+    """The engines that have all operations of a policy."""
+    used = {operation.name for operation in policies.parse(policy)}
+    lacking = {name: used & set(words) for name, words in engines.LACKING.items()}
+    return [name for name in engines.names() if name not in ("spdl", "synthetic") and not lacking[name]]
 
 
-def supports(name: str, policy: str) -> bool:
-    try:
-        engines.operations(name, policy)
-    except DataError:
-        return False
-    return True
+# Each operation alone, and several together in each place that they can have.
+POLICIES = (*policies.OPERATIONS, "none", "cifar_alternating+cutout", "cifar_heavy", "imagenet_trivial")
 
 
-@pytest.fixture(scope="module")
-def files(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The pictures as JPEG files."""
-    folder = tmp_path_factory.mktemp("jpeg")
-    paths = [str(folder / f"{number:02d}.jpg") for number in range(24)]
-    for path, picture in zip(paths, pixels, strict=True):
-        Image.fromarray(picture).save(path, quality=95)
-    return Dataset("jpeg", str(folder), "all", tuple(paths), tuple(i % 4 for i in range(24)), tuple("abcd"))
-
-
-@pytest.mark.parametrize(
-    ("policy", "engine"),
-    [(policy, engine) for policy in (*policies.names(), *policies.OPERATIONS) for engine in spoken(policy)],
-)
-def test_every_policy_on_every_engine_stays_in_range(files: Dataset, policy: str, engine: str) -> None:
+@pytest.mark.parametrize(("policy", "engine"), [(policy, engine) for policy in POLICIES for engine in able(policy)])
+def test_every_operation_on_every_engine_stays_in_range(pictures: Dataset, policy: str, engine: str) -> None:
     reason = engines.missing(engine)
     if reason is not None:
         pytest.skip(reason)
     threads = 0 if engine in ("pil", "torchvision") else 1
-    loader = engines.build(engine, files, options(policy, threads=threads))
+    loader = engines.build(engine, pictures, options(policy, batch=12, threads=threads))
     try:
         batches = [images for images, _ in loader]
     finally:
         loader.close()
-    assert [images.shape for images in batches] == [(8, 3, SIDE, SIDE)] * 3
+    assert [images.shape for images in batches] == [(12, 3, SIDE, SIDE)] * 2
     together = torch.cat(batches)
     assert together.min() >= 0
     assert together.max() <= 1.00001
@@ -287,10 +268,10 @@ def test_every_policy_on_every_engine_stays_in_range(files: Dataset, policy: str
     assert (together.flatten(1).std(1) > 0.01).float().mean() > 0.9
 
 
-def test_what_an_engine_lacks_is_refused_with_those_that_have_it(files: Dataset) -> None:
+def test_what_an_engine_lacks_is_refused_with_those_that_have_it(pictures: Dataset) -> None:
     if engines.missing("dali") is None:
         with pytest.raises(DataError, match="loader dali has no augmentation perspective; these have: pil, resident"):
-            engines.build("dali", files, options("perspective"))
+            engines.build("dali", pictures, options("perspective"))
     with pytest.raises(DataError, match="loader spdl has no augmentation rotate"):
         engines.operations("spdl", "rotate:20")
 
@@ -298,7 +279,7 @@ def test_what_an_engine_lacks_is_refused_with_those_that_have_it(files: Dataset)
 @pytest.mark.parametrize("policy", ["cifar_heavy", "imagenet_autoaugment", "cifar_alternating", "imagenet_randaugment"])
 @pytest.mark.parametrize("engine", ["resident", "torchvision"])
 def test_two_shards_see_what_one_process_sees(arrays: Dataset, policy: str, engine: str) -> None:
-    """Images and augmentations of a step do not depend on how many processes share it."""
+    """Images and augmentations of a step do not depend on the number of processes."""
     make = functools.partial(engines.build, engine, arrays)
     whole = make(options(policy, batch=8, threads=0))
     parts = [make(options(policy, batch=4, threads=0, shard=shard, shards=2)) for shard in (0, 1)]
@@ -310,16 +291,16 @@ def test_two_shards_see_what_one_process_sees(arrays: Dataset, policy: str, engi
 
 
 @pytest.mark.parametrize("engine", ["resident", "torchvision", "dali"])
-def test_random_evaluation_is_seeded_keeps_the_order_and_gives_every_image_once(files: Dataset, engine: str) -> None:
+def test_random_evaluation_is_seeded_keeps_the_order_and_gives_every_image_once(pictures: Dataset, engine: str) -> None:
     if engines.missing(engine) is not None:
         pytest.skip("missing")
     made = []
     for seed in (0, 0, 1):
         chosen = options("crop+flip+rotate:20", batch=10, threads=0, seed=seed, train=False, random_eval=True)
-        loader = engines.build(engine, files, chosen)
+        loader = engines.build(engine, pictures, chosen)
         batches = list(loader)
         assert [len(images) for images, _ in batches] == [10, 10, 4]
-        assert torch.cat([labels for _, labels in batches]).tolist() == list(files.labels)
+        assert torch.cat([labels for _, labels in batches]).tolist() == list(pictures.labels)
         made.append(torch.cat([images for images, _ in batches]))
         loader.close()
     assert torch.equal(made[0], made[1])
@@ -328,11 +309,11 @@ def test_random_evaluation_is_seeded_keeps_the_order_and_gives_every_image_once(
 
 @pytest.mark.parametrize("engine", ["resident", "torchvision", "pil", "dali"])
 @pytest.mark.parametrize("train", [True, False])
-def test_per_image_standardisation(files: Dataset, engine: str, train: bool) -> None:
+def test_per_image_standardisation(pictures: Dataset, engine: str, train: bool) -> None:
     if engines.missing(engine) is not None:
         pytest.skip("missing")
     for policy in ("standard", "crop_reflect+flip"):
-        loader = engines.build(engine, files, options(policy, normalization="per_image", threads=0, train=train))
+        loader = engines.build(engine, pictures, options(policy, normalization="per_image", threads=0, train=train))
         for images, _ in loader:
             flat = images.flatten(2)
             assert flat.mean(2).abs().max() < 1e-4
@@ -342,14 +323,14 @@ def test_per_image_standardisation(files: Dataset, engine: str, train: bool) -> 
 
 @pytest.mark.parametrize("engine", ["torchvision", "pil", "dali"])
 @pytest.mark.parametrize("resize", ["torch", "dali"])
-def test_a_margin_of_one_shows_the_whole_image(files: Dataset, engine: str, resize: str) -> None:
+def test_a_margin_of_one_shows_the_whole_image(pictures: Dataset, engine: str, resize: str) -> None:
     if engines.missing(engine) is not None:
         pytest.skip("missing")
     chosen = options("standard", train=False, eval_margin=1.0, batch=24, threads=0, resize=resize)
-    loader = engines.build(engine, files, chosen)
+    loader = engines.build(engine, pictures, chosen)
     ((images, _),) = loader
     loader.close()
-    decoded = np.stack([np.asarray(Image.open(path)) for path in files.files])
+    decoded = np.stack([np.asarray(Image.open(path)) for path in pictures.files])
     assert (images * 255 - planes(decoded)).abs().mean() < 0.5
 
 

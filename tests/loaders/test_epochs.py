@@ -13,7 +13,7 @@ from loaders.options import LoaderOptions
 
 
 def batches_of(images: int, epoch: int = 0, **options: object) -> list[list[int]]:
-    epochs = Epochs(images, LoaderOptions.from_mapping(options))
+    epochs = Epochs(images, LoaderOptions(**options))
     return [epochs.indices(epoch, number).tolist() for number in range(epochs.batches)]
 
 

@@ -1,5 +1,9 @@
-"""What is decoded on a GPU is compared with a CPU's decoding; stand-ins for the GPU decode rightly or not."""
+"""What a GPU decodes is compared with a CPU's pixels; stand-ins for the GPU decode correctly or not."""
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +79,11 @@ def with_no_number(images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(swapped, "2 of 4 images"), (with_a_missing_block, "1 of 4 images.*number 2"), (with_no_number, "number 3")],
+    [
+        (swapped, "2 of 4 images decoded by the GPU differ"),
+        (with_a_missing_block, "1 of 4 images.*number 2"),
+        (with_no_number, "number 3"),
+    ],
 )
 def test_wrong_pixels_are_found(
     monkeypatch: pytest.MonkeyPatch, pictures: Dataset, change: Callable[[Tensor], Tensor], message: str
@@ -121,7 +129,7 @@ def test_shares_are_remembered_for_each_gpu(monkeypatch: pytest.MonkeyPatch, tmp
     assert (gpu_decoding.remembered("A"), gpu_decoding.remembered("B")) == (0.8, 0.5)
     assert [path.name for path in (tmp_path / "pixbench").iterdir()] == ["hw_decoder_load.json"]
     for text in ("{", "[]", '{"A": 3}', '{"A": "x"}'):
-        gpu_decoding.remembered_loads().write_text(text)
+        (tmp_path / "pixbench" / gpu_decoding.FILE).write_text(text)
         assert gpu_decoding.remembered("A") is None
     gpu_decoding.remember("A", 0.25)
     assert gpu_decoding.remembered("A") == 0.25
@@ -166,16 +174,42 @@ def test_the_way_that_a_process_survives_is_taken_and_remembered(
     assert gpu_decoding.decoding_there("dali", options, pictures) is options
 
 
-def test_a_decoder_that_brings_its_process_down_is_seen(pictures: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("decode", "seconds", "survives"),
+    [
+        (lambda dataset, options: None, 180, True),
+        (lambda dataset, options: 1 / 0, 180, False),
+        (lambda dataset, options: os.kill(os.getpid(), signal.SIGKILL), 180, False),
+        (lambda dataset, options: threading.Event().wait(), 0.2, False),
+    ],
+    ids=["well", "error", "crash", "hang"],
+)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_decoder_that_takes_its_process_with_it_is_seen(
+    decode: Callable[[Dataset, LoaderOptions], Any],
+    seconds: float,
+    survives: bool,
+    pictures: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    monkeypatch.setattr(gpu_decoding, "_decode", decode)
+    assert gpu_decoding.survives(pictures, OPTIONS, seconds) == survives
+
+
+@pytest.mark.slow  # a new process imports torch and DALI
+def test_a_new_process_decodes(pictures: Dataset) -> None:
     good = pictures.select([0, 1, 2, 3] * 4, pictures.name)
-    options = LoaderOptions(batch=4, size=32, threads=1)
-    assert gpu_decoding.survives(good, options)
-    assert not gpu_decoding.survives(pictures.select([4] * 16, pictures.name), options)
+    assert gpu_decoding.survives(good, LoaderOptions(batch=4, size=32, threads=1))
 
 
-def test_colours_that_decoders_choose_are_not_compared(pictures: Dataset) -> None:
-    Image.new("CMYK", (40, 40)).save(pictures.files[1])
-    assert list(gpu_decoding._comparable(pictures)) == [0, 2, 3]
+def test_colours_that_decoders_choose_are_not_compared(monkeypatch: pytest.MonkeyPatch, pictures: Dataset) -> None:
+    for path in pictures.files[:4]:
+        Image.new("CMYK", (40, 40)).save(path)
+    decoding(monkeypatch, lambda images: images)
+    with pytest.raises(DataError, match="holds no file in which a GPU's decoding can be compared"):
+        gpu_decoding.check(pictures, OPTIONS)
 
 
 def test_windows_cut_out_of_whole_images_are_the_windows(tmp_path: Path) -> None:

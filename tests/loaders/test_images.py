@@ -1,4 +1,4 @@
-"""Unreadable files are all found, with a reason, and left out or refused."""
+"""Unreadable files are all found, with a reason, and refused."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from loaders.datasets import Dataset, open_dataset
 from loaders.errors import DataError
-from loaders.images import BadImage, check, select_readable
+from loaders.images import check, require_readable
 
 
 @pytest.fixture
@@ -53,25 +53,7 @@ def test_trailing_bytes_after_the_image_are_fine(tmp_path: Path) -> None:
     assert check([str(path)]) == []
 
 
-def test_stop_names_the_first_few_and_the_count(mixed: Path) -> None:
+def test_the_first_few_unreadable_files_are_named_and_all_are_counted(mixed: Path, dataset: Dataset) -> None:
     with pytest.raises(DataError, match=r"6 of 10 images cannot be decoded: .*bad_cut.*; and 3 more"):
-        select_readable(open_dataset(mixed))
-
-
-def test_skip_leaves_them_out_and_reports_them(mixed: Path) -> None:
-    kept, bad = select_readable(open_dataset(mixed), "skip")
-    assert [Path(path).name for path in kept.files] == ["cmyk.jpg", "good.bmp", "good.jpg", "png_inside.JPEG"]
-    assert len(bad) == 6
-    assert all(isinstance(image, BadImage) for image in bad)
-
-
-def test_a_sound_set_is_returned_as_it_is(dataset: Dataset) -> None:
-    assert select_readable(dataset) == (dataset, [])
-
-
-def test_nothing_readable_and_unknown_choice(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="none of the 1 images"):
-        select_readable(open_dataset(tmp_path), "skip")
-    with pytest.raises(DataError, match="known: stop, skip"):
-        select_readable(open_dataset(tmp_path), "ignore")
+        require_readable(open_dataset(mixed))
+    require_readable(dataset)

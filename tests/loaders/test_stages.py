@@ -37,9 +37,10 @@ def images(tmp_path: Path) -> Path:
         ("synthetic", ["whole loader"]),
     ],
 )
-def test_stages_of_each_engine(engine: str, expected: list[str], images: Path) -> None:
+def test_stages_of_each_engine(engine: str, expected: list[str], images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if (reason := engines.missing(engine)) is not None:
         pytest.skip(reason)
+    monkeypatch.setattr(stages, "TURNS", 2)
     threads = torch.get_num_threads()
     found, note = stages.stages(engine, open_dataset(images, "train"), OPTIONS)
     assert [name for name, _ in found] == expected
