@@ -1,1 +1,1 @@
-"""What a GPU host is asked: `make gpu`, in parts, and the table made of their files."""
+"""Measures a GPU host for `make gpu`: in parts, each with files of its own, and the table made from them."""

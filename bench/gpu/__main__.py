@@ -1,6 +1,8 @@
-"""`python -m bench.gpu`: what `make gpu` runs. For GPU hosts; `--device cpu` rehearses it at a small scale."""
+"""`python -m bench.gpu`, which `make gpu` runs on a GPU host; `--device cpu` rehearses it at a small scale."""
 
 import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
@@ -9,9 +11,13 @@ import click
 
 from bench.cli import CONTEXT
 from bench.cli import run as exiting
+from bench.errors import UsageError
 from bench.output import check_output, output_option, write
+from bench.screen import Screen
 
 SECONDS = 540.0
+
+device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 
 
 @click.group(context_settings={**CONTEXT, "auto_envvar_prefix": None})
@@ -21,21 +27,22 @@ def app() -> None:
 
 @app.command()
 @click.option("--parts", default="", metavar="PART,...", help="Default: all, in their order.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the files; default: $OUT, else .benchmarks/gpu.",
 )
-@click.option("--seconds", type=click.FloatRange(1), default=SECONDS, show_default=True, help="No job begins later.")
-@click.option("--networks", default="", metavar="MODEL,...", help="Default: the six that have targets.")
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=SECONDS, show_default=True, help="No job begins after that time."
+)
+@click.option("--networks", default="", metavar="MODEL,...", help="Default: six common ones.")
 @click.option("--batch", type=click.IntRange(1), help="Images a step; default: 256 on a GPU.")
-@click.option("--force", is_flag=True, help="Also on a GPU that others use.")
+@click.option("--force", is_flag=True, help="Measure on a GPU even if other processes use it.")
 def run(
     parts: str, device: str, out: Path | None, seconds: float, networks: str, batch: int | None, force: bool
 ) -> int:
-    """Run the parts, each job in its own process; exit code 2 if one did not end well."""
-    from bench.errors import UsageError
+    """Run the parts, each job in its own process; exit code 2 if one of them fails."""
     from bench.gpu.parts import PARTS, REHEARSAL, Scale, batch_for, jobs
     from bench.gpu.running import run as run_all
     from bench.machine.devices import choose_device, refuse_used_gpu
@@ -54,17 +61,18 @@ def run(
     folder = out or Path(os.environ.get("OUT") or ".benchmarks/gpu")
     wanted = jobs([part for part in parts.split(",") if part] or PARTS, chosen, scale, SOURCE / "tests")
     folder.mkdir(parents=True, exist_ok=True)
+    say = Screen().say
     done = run_all(wanted, folder, seconds, say)
-    bad = [one for one in done if one.reason]
-    say(f"{len(done) - len(bad)} of {len(done)} jobs ended well; their files are in {folder}")
-    return 2 if bad else 0
+    failed = sum(bool(outcome.reason) for outcome in done)
+    say(f"{len(done) - failed} of {len(done)} jobs succeeded; their files are in {folder}")
+    return 2 if failed else 0
 
 
 @app.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @output_option
 def report(folder: Path, output: str) -> None:
-    """The table of a device, in markdown, of the files in FOLDER."""
+    """The table of a device, in markdown, from the files in FOLDER."""
     from bench.gpu.report import report as text
 
     check_output(output)
@@ -72,7 +80,7 @@ def report(folder: Path, output: str) -> None:
 
 
 @app.command()
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs; default: generated ones.")
 @click.option("--images", type=click.IntRange(1), default=2000, show_default=True, help="Generated files.")
 @click.option("--batch", type=click.IntRange(1), default=256, show_default=True)
@@ -80,40 +88,31 @@ def report(folder: Path, output: str) -> None:
 @output_option
 def sweep(device: str, data: Path | None, images: int, batch: int, threads: int | None, output: str) -> None:
     """Find the share of images that the GPU's JPEG engine should decode, and remember it for this GPU."""
-    import torch
-
-    from bench.inspecting.jpeg_share import best
-    from bench.inspecting.jpeg_share import sweep as measure
+    from bench.inspecting.jpeg_share import choose
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
     from bench.timing.step import LONG_EPOCH
-    from loaders import gpu_decoding
     from loaders.datasets import open_dataset
     from loaders.options import LoaderOptions
     from loaders.sample import default_sample
     from results.tables import to_json
 
     check_output(output)
-    chosen = choose_device(device)
     dataset = open_dataset(data or default_sample(images), "train")
     dataset = dataset.select([*range(len(dataset))] * -(-LONG_EPOCH // len(dataset)), dataset.name)
-    options = LoaderOptions(batch=batch, dtype="bfloat16", device=chosen, threads=threads or usable_cores())
-    rates = measure(dataset, options, say)
-    found = best(rates)
-    key = gpu_decoding.key_of(torch.device("cuda")) if chosen == "cuda" else ""
-    if found is not None:
-        gpu_decoding.remember(key, found)
-    write(to_json({"key": key, "best": found, "rates": [asdict(rate) for rate in rates]}), output)
+    threads = threads or usable_cores()
+    options = LoaderOptions(batch=batch, dtype="bfloat16", device=choose_device(device), threads=threads)
+    write(to_json(asdict(choose(dataset, options, Screen().say))), output)
 
 
 @app.command("compile")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option("--networks", required=True, metavar="MODEL,...", help="What the later parts measure.")
 @click.option("--batch", type=click.IntRange(1), required=True, help="Images a step.")
 @click.option("--size", type=click.IntRange(0), default=0, help="Pixels; 0 is each network's own.")
 @output_option
 def compile_(device: str, networks: str, batch: int, size: int, output: str) -> None:
-    """Compile what later parts measure, many processes at a time, so that they find the caches warm."""
+    """Compile what later parts measure, in many processes at a time, so that the parts find warm caches."""
     from bench.gpu.warming import at_once, warm, workloads
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
@@ -123,32 +122,22 @@ def compile_(device: str, networks: str, batch: int, size: int, output: str) -> 
     chosen = choose_device(device)
     memory = _memory() if chosen == "cuda" else None
     wanted = workloads(networks.split(","), batch, size, chosen)
-    done = warm(wanted, at_once(usable_cores(), memory), say)
-    write(to_json([asdict(one) for one in done]), output)
+    done = warm(wanted, at_once(usable_cores(), memory), Screen().say)
+    write(to_json([asdict(compiled) for compiled in done]), output)
 
 
 def _memory() -> int:
-    """Bytes of the GPU, from torch in a process of its own: also the first proof that it can be used at all.
+    """Bytes of the GPU, asked of torch in a process of its own, which also proves that torch can use it.
 
     Raises:
         UsageError: torch cannot use it, with its reason (a driver that is too old, for one).
     """
-    import subprocess
-    import sys
-
-    from bench.errors import UsageError
-
     code = "import torch; torch.zeros(1, device='cuda'); print(torch.cuda.get_device_properties(0).total_memory)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["it gave no reason"]
-        raise UsageError(f"torch cannot use this GPU: {said[0]}; bench doctor says more")
+        reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+        raise UsageError(f"torch cannot use this GPU: {reason}; bench doctor says more")
     return int(done.stdout)
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    click.echo(text, err=True)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

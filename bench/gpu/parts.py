@@ -1,7 +1,7 @@
-"""The parts of `make gpu` and the commands that they are made of.
+"""The parts of `make gpu`, and the commands that they consist of.
 
-Every job is a command of its own that leaves a file of its own, so that one that fails or hangs costs only itself, and
-what was measured before an early end is kept. A job is short: networks are compared one by one.
+Every job is a command of its own that leaves a file of its own, so that a failure costs one job, and an early end keeps
+what was measured before. Jobs are short: networks are compared one by one.
 """
 
 import sys
@@ -16,7 +16,7 @@ PARTS = (
     *("compile", "tests", "decoding", "kernels", "training", "inference", "latency", "loaders", "end_to_end"),
     "batches",
 )
-"""In the order in which they are run: what later parts stand on first, then what is asked for most."""
+"""In the order in which they run: first what later parts build on, then what is asked for most."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Job:
     Attributes:
         part: one of PARTS.
         name: of its file, without the ending.
-        command: words; FILE stands for the file it writes, ROWS for a folder of what it has so far.
+        command: its words; FILE stands for the file it writes, ROWS for a folder of the rows it has so far.
         seconds: after which it is ended.
-        timed: whether it measures; neighbours that do not are run at the same time.
+        timed: whether it measures; neighbours that do not run at the same time.
     """
 
     part: str
@@ -40,6 +40,7 @@ class Job:
 
 FILE = "{file}"
 ROWS = "{rows}"
+PYTHON = (sys.executable, "-P", "-m")
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,22 @@ class Scale:
     batches: tuple[int, ...] = (64, 512, 1024)
 
 
-# What a CPU can rehearse in minutes: the same commands, so that they run the first time a GPU is at hand.
+# What a CPU can rehearse in minutes: the same commands, so that they work at the first try on a GPU.
 REHEARSAL = Scale(("resnet18", "efficientnet_b0"), batch=4, size=64, images=64, rounds=2, batches=(8,))
 
-# Beside the reference, which stands first: default torch.compile with everything else as in `fast`.
+# The first is the reference: default torch.compile with everything else as in `fast`.
 TRAINED = ("amp-nhwc-compile", "naive", "amp-nhwc-eager", "fast")
 INFERRED = ("amp-nhwc-compile", "naive", "bf16-nhwc-compile-freeze", "fast")
+# Of networks with depthwise convolutions and gates, which our kernels are for.
+OUR_KERNELS = {"training": "amp-nhwc-graphs-kernels", "inference": "amp-nhwc-compile-kernels"}
 ON_CPU = ("amp-nhwc-compile", "naive", "amp-nhwc-eager")
 GIB = 1 << 30
-# Up to five trainings lie in memory at the same time, of which the largest takes a tenth of a GiB an image.
+# Up to five trainings are in memory at the same time, of which the largest takes a tenth of a GiB for each image.
 BATCHES = ((120 * GIB, 256), (70 * GIB, 128), (0, 64))
 
 
 def batch_for(memory: int) -> int:
-    """Images of a step on a GPU of so many bytes."""
+    """Images of a step on a GPU with that many bytes of memory."""
     return next(batch for least, batch in BATCHES if memory >= least)
 
 
@@ -92,95 +95,98 @@ def jobs(parts: Sequence[str], device: str, scale: Scale, tests: Path) -> list[J
     for part in parts:
         if part not in PARTS:
             raise UsageError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
-    makers = {
-        "compile": lambda: _compile(device, scale),
-        "tests": lambda: _tests(device, tests),
-        "decoding": lambda: _decoding(device, scale),
-        "kernels": lambda: _kernels(device, scale),
-        "training": lambda: _networks("training", "training", device, scale, TRAINED),
-        "inference": lambda: _networks("inference", "inference", device, scale, INFERRED),
-        "latency": lambda: _networks("latency", "latency", device, scale, INFERRED),
-        "loaders": lambda: _loaders(device, scale),
-        "end_to_end": lambda: _networks("end_to_end", "loading,end_to_end", device, scale, ("fast",)),
-        "batches": lambda: [
-            replace(job, part="batches", name=f"{job.name}-b{batch}")
-            for batch in scale.batches
-            if batch != scale.batch
-            for job in _networks("inference", "inference", device, replace(scale, batch=batch), ("fast",), False)
-        ],
-    }
-    return [job for part in PARTS if part in parts for job in makers[part]()]
+    maker = _JobMaker(device, scale, tests)
+    return [job for part in PARTS if part in parts for job in maker.part(part)]
 
 
-def bench(*words: str) -> tuple[str, ...]:
-    """A `bench` command of this code."""
-    return (sys.executable, "-P", "-m", "bench", *words)
+@dataclass(frozen=True)
+class _JobMaker:
+    """Makes the jobs of the parts.
 
+    Attributes:
+        device: "cuda" or "cpu".
+        scale: how large everything is.
+        tests: the folder of the test suite.
+    """
 
-def _tests(device: str, tests: Path) -> list[Job]:
-    words_of_cpu = "kernel_layers or graphed or gpu_decoding or captured or interpreter"
-    chosen = ("-m", "gpu") if device == "cuda" else ("-k", words_of_cpu)
-    found = []
-    # In processes of their own: a test that leaves a device behind in pieces spoils no other folder's.
-    for folder in ("models", "loaders", "kernels"):
-        words = ("-m", "pytest", str(tests / folder), "-q", *chosen, f"--junitxml={FILE}", "-p", "no:cacheprovider")
-        found.append(Job("tests", f"tests-{folder}", (sys.executable, "-P", *words), 150, timed=False))
-    return found
+    device: str
+    scale: Scale
+    tests: Path
 
+    def part(self, part: str) -> list[Job]:
+        """The jobs of one part."""
+        scale = self.scale
+        images = ("--images", str(scale.images))
+        match part:
+            case "compile":
+                more = ("--size", str(scale.size), "--networks", ",".join(scale.networks))
+                return [self.own("compile", "compile", 200, *more)]
+            case "tests":
+                return self.test_jobs()
+            case "decoding":
+                return [self.own("decoding", "sweep", 120, *images)]
+            case "kernels":
+                return self.kernels()
+            case "loaders":
+                return [self.compare(part, part, ["dali", "torchvision", "pil", "synthetic"], 120, *images)]
+            case "end_to_end":
+                return self.networks(part, ("fast",), "loading,end_to_end", *images)
+            case "batches":
+                return [
+                    replace(job, part=part, name=f"{job.name}-b{batch}")
+                    for batch in scale.batches
+                    if batch != scale.batch
+                    for job in replace(self, scale=replace(scale, batch=batch)).networks("inference", ("fast",))
+                ]
+            case _:
+                return self.networks(part, TRAINED if part == "training" else INFERRED)
 
-def _compile(device: str, scale: Scale) -> list[Job]:
-    words = ["compile", "--device", device, "--batch", str(scale.batch), "--size", str(scale.size)]
-    words += ["--networks", ",".join(scale.networks), "-o", FILE]
-    return [Job("compile", "compile", (sys.executable, "-P", "-m", "bench.gpu", *words), 200, timed=False)]
+    def own(self, part: str, command: str, seconds: float, *more: str) -> Job:
+        """A job of `python -m bench.gpu`."""
+        words = (command, "--device", self.device, "--batch", str(self.scale.batch), *more, "-o", FILE)
+        return Job(part, part, (*PYTHON, "bench.gpu", *words), seconds, timed=part != "compile")
 
+    def test_jobs(self) -> list[Job]:
+        """The tests that need the device, each folder in a process of its own: a broken device must not fail others."""
+        on_cpu = "kernel_layers or graphed or gpu_decoding or captured or interpreter"
+        chosen = ("-m", "gpu") if self.device == "cuda" else ("-k", on_cpu)
+        options = ("-q", *chosen, f"--junitxml={FILE}", "-p", "no:cacheprovider")
+        return [
+            Job("tests", f"tests-{name}", (*PYTHON, "pytest", str(self.tests / name), *options), 150, timed=False)
+            for name in ("models", "loaders", "kernels")
+        ]
 
-def _decoding(device: str, scale: Scale) -> list[Job]:
-    words = ("sweep", "--device", device, "--images", str(scale.images), "--batch", str(scale.batch), "-o", FILE)
-    return [Job("decoding", "decoding", (sys.executable, "-P", "-m", "bench.gpu", *words), 120)]
+    def kernels(self) -> list[Job]:
+        """Each kernel against its twin, which is the reference; Triton needs a GPU."""
+        from kernels import catalogue
 
+        size = ("--size", str(self.scale.size)) if self.scale.size else ()
+        made = []
+        for name in catalogue.names():
+            ways = [way for way in catalogue.implementations(name) if self.device == "cuda" or way != "triton"]
+            made.append(self.compare("kernels", f"kernels-{name}", [f"{name}@{way}" for way in ways], 60, *size))
+        return made
 
-def _kernels(device: str, scale: Scale) -> list[Job]:
-    from kernels import catalogue
+    def networks(self, part: str, configurations: Sequence[str], tasks: str = "", *more: str) -> list[Job]:
+        """Each network in all configurations; tasks are the part's own by default."""
+        if self.device == "cpu":
+            configurations = [each for each in ON_CPU if each in configurations] or ["fast"]
+        if self.scale.size:
+            more = (*more, "--size", str(self.scale.size))
+        made = []
+        for network in self.scale.networks:
+            words = list(configurations)
+            # Not among the batches, which have one configuration.
+            if self.device == "cuda" and len(words) > 1 and network.startswith("efficientnet") and part in OUR_KERNELS:
+                words.append(OUR_KERNELS[part])
+            operands = [f"{network}@{word}" for word in words]
+            made.append(self.compare(part, f"{part}-{network}", operands, 240, "--tasks", tasks or part, *more))
+        return made
 
-    size = ("--size", str(scale.size)) if scale.size else ()
-    found = []
-    for name in catalogue.names():
-        # The twin is the reference; Triton needs a GPU.
-        known = catalogue.implementations(name)
-        operands = [f"{name}@{one}" for one in known if device == "cuda" or one != "triton"]
-        found.append(_compare("kernels", f"kernels-{name}", operands, device, scale, 60, *size))
-    return found
-
-
-def _networks(
-    part: str, tasks: str, device: str, scale: Scale, configurations: Sequence[str], kernels: bool = True
-) -> list[Job]:
-    found = []
-    for network in scale.networks:
-        words = list(configurations)
-        if device == "cpu":
-            words = [one for one in ON_CPU if one in configurations] or ["fast"]
-        if kernels and device == "cuda" and network.startswith("efficientnet") and part in ("training", "inference"):
-            words.append("amp-nhwc-graphs-kernels" if part == "training" else "amp-nhwc-compile-kernels")
-        more = ["--tasks", tasks]
-        if scale.size:
-            more += ["--size", str(scale.size)]
-        if "loading" in tasks:
-            more += ["--images", str(scale.images)]
-        operands = [f"{network}@{word}" for word in words]
-        found.append(_compare(part, f"{part}-{network}", operands, device, scale, 240, *more))
-    return found
-
-
-def _loaders(device: str, scale: Scale) -> list[Job]:
-    engines = ["dali", "torchvision", "pil", "synthetic"]
-    return [_compare("loaders", "loaders", engines, device, scale, 120, "--images", str(scale.images))]
-
-
-def _compare(
-    part: str, name: str, operands: Sequence[str], device: str, scale: Scale, seconds: float, *more: str
-) -> Job:
-    words = ["compare", *operands, "--device", device, "--batch", str(scale.batch), "--rounds", str(scale.rounds)]
-    # Whether others use the GPU was asked before the first job.
-    more = (*more, "--force", "--no-energy", "--store", ROWS, "--format", "json", "-o", FILE)
-    return Job(part, name, bench(*words, "--budget", "0", *more), seconds)
+    def compare(self, part: str, name: str, operands: Sequence[str], seconds: float, *more: str) -> Job:
+        """A job of `bench compare`."""
+        words = ["compare", *operands, "--device", self.device, "--batch", str(self.scale.batch)]
+        words += ["--rounds", str(self.scale.rounds), "--budget", "0", *more]
+        # --force: whether other processes use the GPU was checked before the first job.
+        words += ["--force", "--no-energy", "--store", ROWS, "--format", "json", "-o", FILE]
+        return Job(part, name, (*PYTHON, "bench", *words), seconds)

@@ -1,25 +1,23 @@
-"""Runs the jobs of `make gpu`, those that measure one after another, and keeps how each ended."""
+"""Runs the jobs of `make gpu`, those that measure one after another, and records how each ended."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from bench.errors import UsageError
 from bench.gpu.parts import FILE, ROWS, Job
-from results.store import GrowingFile
+from bench.screen import Say
+from results.lines import LineFile, read_lines
 
 OUTCOMES = "jobs.jsonl"
-NOT_RUN = "not run"
-PATIENCE = 10.0  # seconds between being asked to end and being killed
+PATIENCE = 10.0  # seconds between an interrupt and a kill
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,10 @@ class Outcome:
     Attributes:
         part, name: of the job.
         command: as it was run.
-        file: what it wrote, "" if it wrote nothing.
-        exit_code: of the process; None if it was ended or not begun.
-        seconds: it took.
-        reason: why there is no file, or the last line of what it said where it failed.
+        file: what it wrote; "" if it wrote nothing.
+        exit_code: of the process; None if it was ended or did not begin.
+        seconds: how long it took.
+        reason: why it was ended or did not begin, or its exit code and the last line it printed; "" if it ended well.
     """
 
     part: str
@@ -44,88 +42,69 @@ class Outcome:
     reason: str = ""
 
 
-class OutcomeFile(GrowingFile):
-    """A JSON line each, on the disk before the next job begins."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, binary=True)
-
-    def add(self, outcome: Outcome) -> None:
-        """Store how a job ended."""
-        with self._writing():
-            self._file.write((json.dumps(asdict(outcome)) + "\n").encode())
-        self.flush()
-
-
 def outcomes(folder: Path) -> list[Outcome]:
-    """What was run into a folder; of a job that was run twice the latest that left a file.
+    """How the jobs of a folder ended; of a job that was run twice the latest that left a file.
 
     Raises:
-        UsageError: there is no such record in it, or it is none of ours.
+        RecordError: the folder holds no run of `make gpu`.
     """
-    path = folder / OUTCOMES
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        found = [Outcome(**{**row, "command": tuple(row["command"])}) for row in map(json.loads, filter(None, lines))]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    kept: dict[str, Outcome] = {}
-    for one in found:
-        if one.file or one.name not in kept or not kept[one.name].file:
-            kept[one.name] = one
-    return list(kept.values())
+    latest: dict[str, Outcome] = {}
+    for outcome in read_lines(Outcome, folder / OUTCOMES):
+        if outcome.file or outcome.name not in latest or not latest[outcome.name].file:
+            latest[outcome.name] = outcome
+    return list(latest.values())
 
 
-def run(jobs: Sequence[Job], folder: Path, seconds: float, say: Callable[[str], None]) -> list[Outcome]:
-    """Run the jobs in their order into `folder`; those that would begin after `seconds` are left out and named.
+def run(jobs: Sequence[Job], folder: Path, seconds: float, say: Say) -> list[Outcome]:
+    """Run the jobs in their order into `folder`; those that would begin after `seconds` are skipped and recorded.
 
     Neighbours that measure nothing run at the same time.
     """
     begin = time.monotonic()
     done = []
-    with OutcomeFile(folder / OUTCOMES) as record:
+    with LineFile(folder / OUTCOMES) as file:
         for group in _groups(jobs):
             left = seconds - (time.monotonic() - begin)
             say(", ".join(job.name for job in group))
-            ended = _together(group, folder, left) if left > 0 else (_left_out(job, seconds) for job in group)
+            ended = _together(group, folder, left) if left > 0 else (_skipped(job, seconds) for job in group)
             with contextlib.closing(ended):
                 for outcome in ended:
-                    record.add(outcome)
+                    file.add(outcome)
                     done.append(outcome)
                     say(f"{outcome.name}: {outcome.reason or f'{outcome.seconds:.0f} s'}")
     return done
 
 
 def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Jobs that measure alone, neighbours that do not together."""
+    """Each job that measures alone, and neighbours that do not as one group."""
     for timed, part in groupby(jobs, key=lambda job: job.timed):
         together = list(part)
         yield from ([job] for job in together) if timed else [together]
 
 
 def _together(jobs: Sequence[Job], folder: Path, left: float) -> Generator[Outcome, None, None]:
-    """How each ended, as they end."""
+    """Run jobs at the same time; how each ended, as they end."""
     running: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(len(jobs)) as pool:
         try:
-            futures = [pool.submit(_one, job, folder, min(job.seconds, left), running) for job in jobs]
+            futures = [pool.submit(_run_one, job, folder, min(job.seconds, left), running) for job in jobs]
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            # Ctrl-C reaches the first thread alone; the others wait for their processes.
+            # Ctrl-C reaches the main thread alone; the others wait for their processes.
             for process in list(running):
                 _end(process)
             raise
 
 
-def _left_out(job: Job, seconds: float) -> Outcome:
-    return Outcome(job.part, job.name, job.command, "", None, 0.0, f"{NOT_RUN}: {seconds:.0f} s were over")
+def _skipped(job: Job, seconds: float) -> Outcome:
+    return Outcome(job.part, job.name, job.command, "", None, 0.0, f"not run: the {seconds:.0f} s were over")
 
 
-def _one(job: Job, folder: Path, seconds: float, running: "set[subprocess.Popen[bytes]]") -> Outcome:
+def _run_one(job: Job, folder: Path, seconds: float, running: "set[subprocess.Popen[bytes]]") -> Outcome:
     ending = "xml" if job.part == "tests" else "json"
     target = folder / f"{job.name}.{ending}"
-    # Under another name until it has ended: what an earlier run measured stays if this one gives nothing.
+    # It writes to another name until it has ended: an earlier run's file stays if this one leaves none.
     draft, rows = folder / f"{job.name}.draft.{ending}", folder / f"{job.name}.rows"
     draft.unlink(missing_ok=True)
     shutil.rmtree(rows, ignore_errors=True)
@@ -133,9 +112,9 @@ def _one(job: Job, folder: Path, seconds: float, running: "set[subprocess.Popen[
     drafted = tuple(word.replace(FILE, str(draft)).replace(ROWS, str(rows)) for word in job.command)
     begin = time.monotonic()
     log = folder / f"{job.name}.log"
-    with log.open("wb") as said:
+    with log.open("wb") as printed:
         process = subprocess.Popen(
-            drafted, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            drafted, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
         )
         running.add(process)
         try:
@@ -161,7 +140,7 @@ def _one(job: Job, folder: Path, seconds: float, running: "set[subprocess.Popen[
         reason = f"ended after {seconds:.0f} s"
     elif code:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        reason = f"exit code {code}: {last[0] if last else 'it said nothing'}"
+        reason = f"exit code {code}: {last[0] if last else 'it printed nothing'}"
     return Outcome(job.part, job.name, command, file, code, took, reason)
 
 
@@ -169,7 +148,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGINT)
         process.wait(timeout=PATIENCE)
-    # Also when it has ended: what it started may not have.
+    # Even if it has ended: processes it started may not have.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -2,13 +2,14 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from statistics import median
 
 import torch
 
+from bench.screen import Say
 from bench.timing.clock import CLOCKS, time_slice
 from bench.timing.duel import Round, Turn, log_ratios, take_turns
 from loaders import engines, gpu_decoding
@@ -40,7 +41,32 @@ class Rate:
     reason: str = ""
 
 
-def sweep(dataset: Dataset, options: LoaderOptions, say: Callable[[str], None], seed: int = 0) -> list[Rate]:
+@dataclass(frozen=True)
+class Chosen:
+    """What a sweep found.
+
+    Attributes:
+        key: the GPU and the version of DALI that it holds for; "" on a CPU.
+        best: the fastest share; None if none was measured on a GPU.
+        rates: of every share.
+    """
+
+    key: str
+    best: float | None
+    rates: tuple[Rate, ...]
+
+
+def choose(dataset: Dataset, options: LoaderOptions, say: Say) -> Chosen:
+    """Measure every share and remember the fastest for this GPU."""
+    key = "" if options.device == "cpu" else gpu_decoding.key_of(torch.device(options.device))
+    rates = sweep(dataset, options, say)
+    fastest = best(rates)
+    if fastest is not None:
+        gpu_decoding.remember(key, fastest)
+    return Chosen(key, fastest, tuple(rates))
+
+
+def sweep(dataset: Dataset, options: LoaderOptions, say: Say, seed: int = 0) -> list[Rate]:
     """Measure DALI on the CPU alone and, on a GPU, with each share; one that decodes wrongly is not measured."""
     loads: list[float | None] = [None]
     way = "cpu"

@@ -267,17 +267,11 @@ class Session:
 
     def sweep(self, workload: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
         """Measure which share of the images the GPU's JPEG engine should decode, and remember the best."""
-        import torch
-
-        from bench.inspecting.jpeg_share import best, sweep
+        from bench.inspecting.jpeg_share import choose
         from bench.timing.step import loader_parts
-        from loaders.gpu_decoding import key_of, remember
 
         dataset, options = loader_parts(Workload.from_json(workload), Conditions(**conditions))
-        chosen = best(sweep(dataset, options, lambda text: None))
-        if chosen is not None:
-            remember(key_of(torch.device(options.device)), chosen)
-        return {"load": chosen}
+        return {"load": choose(dataset, options, lambda text: None).best}
 
     def release(self, ids: Sequence[str]) -> dict[str, Any]:
         """Close steps and forget what was compiled for them."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import UsageError
 from bench.gpu.parts import FILE, ROWS, Job
 from bench.gpu.running import OUTCOMES, outcomes, run
+from results.errors import RecordError
 
 
 def job(name: str, code: str, seconds: float = 60, part: str = "kernels") -> Job:
@@ -101,7 +101,7 @@ def test_jobs_that_would_begin_too_late_are_named(tmp_path: Path) -> None:
     wanted = [job("first", "import time; time.sleep(0.3)"), job("second", WRITES)]
     done = run(wanted, tmp_path, 0.2, lambda text: None)
     assert done[0].reason == "ended after 0 s"
-    assert done[1].reason == "not run: 0 s were over"
+    assert done[1].reason == "not run: the 0 s were over"
     assert not (tmp_path / "second.json").exists()
 
 
@@ -133,9 +133,9 @@ def test_of_a_comparison_that_is_ended_the_rows_that_it_has_are_kept(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.json", "half.log", OUTCOMES]
 
 
-@pytest.mark.parametrize("text", [None, "{", "[1]", '{"part": "x"}'])
+@pytest.mark.parametrize("text", [None, "{\n", "[1]\n", '{"part": "x"}\n'])
 def test_a_folder_of_something_else_is_named(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / OUTCOMES).write_text(text)
-    with pytest.raises(UsageError, match=r"cannot read .*jobs\.jsonl"):
+    with pytest.raises(RecordError, match=r"jobs\.jsonl"):
         outcomes(tmp_path)
