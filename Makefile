@@ -2,17 +2,17 @@
 
 VENV   ?= .venv
 MODELS ?= resnet34 efficientnet_b0
-# More words for the command: make compare ARGS="--budget 120", make test ARGS="-k duel", make bench ARGS=--benchmark-json
+# More arguments for the command: make compare ARGS="--budget 120", make test ARGS="-k duel", make bench ARGS=--benchmark-json
 ARGS   ?=
 # 12 swaps DALI's CUDA 13 build for its CUDA 12 build.
 CUDA   ?= 13
-# The first interpreter that runs and is new enough; name another one with PYTHON=...
+# The first interpreter that runs and is new enough; choose another one with PYTHON=...
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-cuda$(CUDA)
-# One test process a core. The tests of a file share what they need, so they run in the same process.
+# One test process a core. The tests of a file share fixtures, so they run in the same process.
 PYTEST := $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --dist loadfile --benchmark-disable --timeout 300
 
 .DEFAULT_GOAL := help
@@ -21,23 +21,23 @@ PYTEST := $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --d
 
 help:
 	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
-	@echo 'make bench     the benchmark matrix under pytest; results in .benchmarks/'
-	@echo 'make smoke     the same matrix, each benchmark once, nothing timed'
-	@echo 'make gpu       measure a GPU host in under 9 minutes (PART=loaders, ARGS="--out DIR"; DEVICE=cpu rehearses)'
-	@echo 'make doctor    what this machine is and what would spoil a measurement on it'
-	@echo 'make test      the tests, those that take longest left out'
-	@echo 'make test-all  all tests'
-	@echo 'make lint      ruff, mypy, import rules'
+	@echo 'make bench     run the benchmark matrix under pytest; results go to .benchmarks/'
+	@echo 'make smoke     run each benchmark of the matrix once, without timing it'
+	@echo 'make gpu       measure a GPU machine in under 9 minutes (PART=loaders, ARGS="--out DIR"; DEVICE=cpu is a trial)'
+	@echo 'make doctor    describe this machine and what would spoil a measurement on it'
+	@echo 'make test      run the tests, except the slow ones'
+	@echo 'make test-all  run all tests'
+	@echo 'make lint      check with ruff, mypy and the import rules'
 	@echo 'make format    let ruff rewrite what it can'
-	@echo 'make install   only the environment (CUDA=12 for a driver older than CUDA 13)'
+	@echo 'make install   only create the environment (CUDA=12 for a driver older than CUDA 13)'
 	@echo 'make clean     remove the environment and every cache; measured results stay'
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo 'make: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'make: no Python 3.11 or newer found; install one, or say where it is: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
-		echo 'make: "$(PYTHON) -m venv" failed. On Debian and Ubuntu: apt install python3-venv. Or name another: make PYTHON=...' >&2; exit 1; }
+		echo 'make: "$(PYTHON) -m venv" failed. On Debian and Ubuntu: apt install python3-venv. Or use another Python: make PYTHON=...' >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null || { rm -rf $(VENV); \
-		echo 'make: "$(PYTHON)" makes environments without pip. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+		echo 'make: "$(PYTHON)" creates environments without pip. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@test ! -e $(VENV)/.installed-cuda12 || $(BIN)/python -m pip uninstall --yes nvidia-dali-cuda120
 	@echo 'make: installing into $(VENV) (about 5 GB the first time)'
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -60,7 +60,7 @@ bench: $(STAMP)
 smoke: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-disable $(ARGS)
 
-# Without $(STAMP) where an interpreter is named: a GPU host may have no network to install from.
+# With GPU_PYTHON set, nothing is installed: a GPU machine may have no network.
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(or $(GPU_PYTHON),$(BIN)/python) -P -m bench.gpu run --device $(or $(DEVICE),auto) $(if $(PART),--parts $(PART)) $(ARGS)
 
