@@ -281,7 +281,6 @@ def test_two_processes_are_one_with_the_same_global_batch(tmp_path: Path) -> Non
     assert rows == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
     """SIGKILL after the third step of the second epoch."""
     _, expected = run(recipe())
