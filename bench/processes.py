@@ -1,4 +1,4 @@
-"""Child processes that run this project's own code."""
+"""Child processes that run this project's own code, and what a parent does when it is interrupted."""
 
 import contextlib
 import ctypes
@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import IO, Protocol
 
 # The folder that holds the five packages: the child runs the parent's own code, installed or not.
@@ -15,6 +16,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 # The variable that tells a child its parent's process number. `bench check` also starts the code of older commits,
 # which know it by this name.
 PARENT = "BENCH_WORKER_PARENT"
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
@@ -27,8 +29,29 @@ def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
         os._exit(1)
 
 
+@contextlib.contextmanager
+def stop_requests(signals: Sequence[signal.Signals] = STOPPING) -> Iterator[Callable[[], str | None]]:
+    """Within the block the first of `signals` only asks for a clean stop; a second one raises KeyboardInterrupt.
+
+    Yields a function that gives the reason to stop ("stopped by SIGINT"), None before a signal arrives.
+    """
+    arrived: list[str] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if arrived:
+            raise KeyboardInterrupt
+        arrived.append(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, ask) for number in signals}
+    try:
+        yield lambda: arrived[0] if arrived else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Process(Protocol):
-    """What this module asks of a process; subprocess.Popen has it."""
+    """The part of subprocess.Popen that the caller of `start` needs."""
 
     pid: int
 
@@ -36,10 +59,23 @@ class Process(Protocol):
     def send_signal(self, sig: int) -> None: ...
 
 
-# What a started process does: it follows its parent, then is the `bench` command.
-STARTED = "from bench.processes import end_with_parent; end_with_parent(); from bench.cli import main; main()"
+# A child follows its parent, then is the `bench` command.
+BENCH = "from bench.processes import end_with_parent; end_with_parent(); from bench.cli import main; main()"
 
 Start = Callable[[Sequence[str], IO[bytes], int], Process]
+
+
+def bench_command(arguments: Sequence[str]) -> list[str]:
+    """`bench ARGUMENTS` as a command line; run it with `bench_environment`."""
+    # -P: a folder named models in the user's working directory must not be taken for ours.
+    return [sys.executable, "-P", "-c", BENCH, *arguments]
+
+
+def bench_environment() -> dict[str, str]:
+    """The environment in which a child finds this project's code, and knows its parent."""
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(SOURCE), *filter(None, [inherited])])
+    return {**os.environ, PARENT: str(os.getpid()), "PYTHONPATH": path}
 
 
 def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> Process:
@@ -48,18 +84,12 @@ def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> Process:
     Ctrl-C in the terminal reaches only this process, which then asks the other to stop. Should this one be killed,
     the kernel asks. The lock stays taken until both have ended.
     """
-    inherited = os.environ.get("PYTHONPATH")
     return subprocess.Popen(
-        # -P: a folder named models in the user's working directory must not be taken for ours.
-        [sys.executable, "-P", "-c", STARTED, *arguments],
+        bench_command(arguments),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
         pass_fds=(lock,),
-        env={
-            **os.environ,
-            PARENT: str(os.getpid()),
-            "PYTHONPATH": os.pathsep.join([str(SOURCE), *filter(None, [inherited])]),
-        },
+        env=bench_environment(),
     )

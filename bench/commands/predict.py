@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import place_options
+from bench.commands.options import place_options, shared
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
+from bench.screen import Screen
 
 
 @click.command()
@@ -14,9 +15,7 @@ from bench.output import check_output, format_options, write
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--data", metavar="pickle:FILE", help="Unlabelled images: a pickle of arrays with the keys data and ids.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes an image.")
-@click.option(
-    "--config", "--configuration", "configuration", default="fast", show_default=True, help="Preset or levers."
-)
+@shared("--config")
 @place_options
 @click.option("--numbers", is_flag=True, help="With --data: class numbers in place of names.")
 @format_options
@@ -42,39 +41,39 @@ def command(
     if data is not None and not data.startswith("pickle:"):
         raise UsageError(f"--data {data}: write pickle:FILE; for a labelled folder use bench evaluate")
 
-    from bench.runs.predicting import as_numbers, label_pickle, open_checkpoint, predict
+    from bench.runs.predicting import Predictor, predict
     from results.submissions import submission_csv
-    from results.tables import fixed, render, to_json
+    from results.tables import Cell, fixed, render, to_json
 
-    opened = open_checkpoint(checkpoint, device, configuration, 0, threads)
+    screen = Screen()
+    predictor = Predictor.open(checkpoint, device, configuration, threads=threads)
     if data is not None:
-        ids, names = label_pickle(opened, Path(data.removeprefix("pickle:")))
-        labels = as_numbers(opened.classifier.card.classes, names) if numbers else names
-        write(submission_csv(ids, labels), output)
-        click.echo(f"{len(ids)} images labelled", err=True)
+        ids, predicted = predictor.label_pickle(Path(data.removeprefix("pickle:")))
+        names = predictor.classifier.card.classes
+        write(submission_csv(ids, predicted if numbers else [names[i] for i in predicted]), output)
+        screen.say(f"{len(ids)} images labelled")
         return 0
-    answers = predict(opened, images, top)
-    for _, reason in answers.refused:
-        click.echo(f"bench: {reason}", err=True)
-    code = 2 if answers.refused else 0
+    found = predict(predictor, images, top)
+    for reason in found.refused.values():
+        screen.say(f"bench: {reason}")
+    code = 2 if found.refused else 0
     if format == "json":
-        write(to_json(answers.to_json()), output)
+        write(to_json(found.to_json()), output)
         return code
-    rows = [
-        [answer.path if rank == 0 else "", name, 100 * p, 1000 * answer.seconds if rank == 0 else None]
-        for answer in answers.answers
-        for rank, (name, p) in enumerate(answer.top)
+    # A reader sees path and time once an image; a program gets them in every row.
+    rows: list[list[Cell]] = [
+        [image.path, name, 100 * p, 1000 * image.seconds] if rank == 0 or format == "csv" else ["", name, 100 * p, None]
+        for image in found.predictions
+        for rank, (name, p) in enumerate(image.top)
     ]
-    if format in ("csv",):
-        rows = [[a.path, name, 100 * p, 1000 * a.seconds] for a in answers.answers for name, p in a.top]
     write(render(["image", "class", "confidence %", "ms"], rows, format), output)
-    low, high = (1000 * x for x in answers.warm_interval)
-    p95 = "" if answers.warm_p95_seconds is None else f"; p95 {1000 * answers.warm_p95_seconds:.1f}"
-    click.echo(
-        f"first image {1000 * answers.cold_seconds:.1f} ms (cold: everything for the first time), "
-        f"warm {fixed(1000 * answers.warm_seconds, low, high)} ms "
-        f"(median of {answers.warm_calls} calls, 95 % {low:.2f} to {high:.2f}{p95}), "
-        f"file to answer, {opened.device.type}; the network alone {1000 * answers.forward_seconds:.1f} ms",
-        err=True,
+    times = found.times
+    low, high = 1000 * times.warm_low_seconds, 1000 * times.warm_high_seconds
+    p95 = "" if times.warm_p95_seconds is None else f"; p95 {1000 * times.warm_p95_seconds:.1f}"
+    screen.say(
+        f"first image {1000 * times.cold_seconds:.1f} ms (cold: everything for the first time), "
+        f"warm {fixed(1000 * times.warm_seconds, low, high)} ms "
+        f"(median of {times.warm_calls} calls, 95 % {low:.2f} to {high:.2f}{p95}), "
+        f"file to answer, {predictor.device.type}; the network alone {1000 * times.forward_seconds:.1f} ms"
     )
     return code

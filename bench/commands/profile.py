@@ -10,9 +10,8 @@ from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 
 if TYPE_CHECKING:
-    from bench.comparing.profiling import Asked
+    from bench.comparing.profiling import Subject
     from bench.screen import Screen
-    from bench.timing.workload import Conditions
 
 FOLDER = Path(".benchmarks/profiles")
 
@@ -51,29 +50,29 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
 
     check_output(output)
     screen = Screen()
-    asked, conditions = _asked(model, screen, **options)
+    subject = _subject(model, screen, **options)
     try:
         if options["nvtx"]:
-            workload = annotate(asked, conditions, screen.progress)
-            screen.say(f"ran {asked.steps} steps of {workload.id} within NVTX ranges")
+            workload = annotate(subject, screen.progress)
+            screen.say(f"ran {subject.steps} steps of {workload.id} within NVTX ranges")
             return
-        folder = options["out"] or FOLDER / _name(asked)
-        found = profile(asked, conditions, folder, screen.progress)
+        folder = options["out"] or FOLDER / _name(subject)
+        found = profile(subject, folder, screen.progress)
     finally:
         screen.clear()
     write(text(found, format, options["top"], options["depth"]), output)
     screen.say(f"wrote {', '.join(found.files.values())} into {folder}; the trace opens in https://ui.perfetto.dev")
 
 
-def _name(asked: "Asked") -> str:
-    label = "".join(letter if letter.isalnum() or letter in "-_@." else "-" for letter in asked.operand.label)
-    return f"{label}-{asked.task}"
+def _name(subject: "Subject") -> str:
+    label = "".join(letter if letter.isalnum() or letter in "-_@." else "-" for letter in subject.operand.label)
+    return f"{label}-{subject.task}"
 
 
-def _asked(model: str, screen: "Screen", **options: Any) -> "tuple[Asked, Conditions]":
+def _subject(model: str, screen: "Screen", **options: Any) -> "Subject":
     from bench.comparing.operands import parse_operands
-    from bench.comparing.plan import conditions_from, open_device, usual_batches
-    from bench.comparing.profiling import TASKS, Asked
+    from bench.comparing.plan import open_device, settings_from
+    from bench.comparing.profiling import TASKS, Subject
     from bench.comparing.words import MEASURED, only_kind
 
     kind = only_kind([model])
@@ -86,8 +85,5 @@ def _asked(model: str, screen: "Screen", **options: Any) -> "tuple[Asked, Condit
     task = TASKS[options["task"]]
     if task != "end_to_end" and options["data"] is not None:
         raise UsageError("--data is read by --task endtoend; the other tasks work on a constant batch")
-    data, conditions = conditions_from(options, task == "end_to_end", screen.progress)
-    batch = usual_batches(device, options["batch"])[task in ("training", "end_to_end")]
-    size, classes = options["size"] or 0, options["classes"] or 0
-    asked = Asked(operand, task, device, batch, size, classes, options["loader"], data, options["steps"])
-    return asked, conditions
+    settings, conditions = settings_from([operand], device, options, screen.progress, task == "end_to_end")
+    return Subject(operand, task, settings, conditions, options["steps"])

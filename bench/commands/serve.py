@@ -4,25 +4,25 @@ from pathlib import Path
 
 import click
 
+from bench.commands.options import shared
 from bench.errors import UsageError
+from bench.screen import Screen
 
 
 @click.command()
 @click.argument("networks", nargs=-1, required=True, metavar="CHECKPOINT|MODEL [OTHER]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Loopback only, unless you say otherwise.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The default is reachable from here alone.")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--config", "--configuration", "configuration", default="fast", show_default=True, help="Preset or levers."
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: every usable core.")
+@shared("--device", help="Where it runs.")
+@shared("--config")
+@shared("--threads")
 @click.option("--max-mib", type=click.FloatRange(min=0.01), default=20.0, show_default=True, help="Of an upload.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
     default=50_000_000,
     show_default=True,
-    help="Width times height that a file may promise.",
+    help="Width times height of an image, as its header says.",
 )
 def command(
     networks: tuple[str, ...],
@@ -41,11 +41,11 @@ def command(
     """
     if len(networks) > 2:
         raise UsageError(f"one network or two are served beside each other; {len(networks)} were named")
-    from bench.runs.serving import MIB, Limits, open_network, refuse_used_port, serve
+    from bench.runs.serving import MIB, Limits, listen, open_network, serve
 
-    refuse_used_port(host, port)
-    opened = [open_network(word, device, configuration, threads or 0) for word in networks]
-    shown = f"[{host}]" if ":" in host else host
-    names = " and ".join(Path(word).name or word for word in networks)
-    click.echo(f"{names}: http://{shown}:{port} (Ctrl-C ends it); POST /predict, GET /health", err=True)
-    serve(opened, host, port, Limits(int(max_mib * MIB), max_pixels))
+    with listen(host, port) as door:
+        opened = [open_network(word, device, configuration, threads or 0) for word in networks]
+        address = f"[{host}]" if ":" in host else host
+        names = " and ".join(Path(word).name or word for word in networks)
+        Screen().say(f"{names}: http://{address}:{port} (Ctrl-C ends it); POST /predict, GET /health")
+        serve(opened, door, Limits(int(max_mib * MIB), max_pixels))

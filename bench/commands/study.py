@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import data_options, place_options
+from bench.commands.options import data_options, place_options, shared
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
+from bench.screen import Screen
 from models.studies import STUDIES, SWEEPS
 
 NAMES = f"Studies: {', '.join(STUDIES)}. Sweeps: {', '.join(SWEEPS)}."
@@ -26,9 +27,7 @@ NAMES = f"Studies: {', '.join(STUDIES)}. Sweeps: {', '.join(SWEEPS)}."
 @click.option("--fast", "form", flag_value="fast", help="The corrected recipes in place of the published ones.")
 @click.option("--both", "form", flag_value="both", help="The published and the corrected recipes.")
 @click.option("--name", default="", help="Name of the study's folder; default: NAME.")
-@click.option(
-    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of studies."
-)
+@shared("--runs", help="Folder of studies.")
 @place_options
 @click.option("--charts/--no-charts", default=True, show_default=True, help="Pictures of all runs beside each other.")
 @format_options
@@ -54,44 +53,50 @@ def command(
     Each run is a process of its own and leaves runs/NAME/RUN/; tables and pictures of all lie in runs/NAME/. The same
     command again goes on where the last one was interrupted; finished runs are not run again.
     """
-    from bench.runs.plan import FORMS, StudyError, check_arguments, parse_over, plan
-    from bench.runs.study import Conductor, Screen, material
+    from bench.runs.folder import DataFolders
+    from bench.runs.plan import FORMS, StudyError, check_arguments, parse_over, plan_runs
 
     check_output(output)
     forms = {None: FORMS[:1], "fast": FORMS[1:], "both": FORMS}[form]
     grid = parse_over(over)
     numbers = _seeds(seeds)
     # Mistakes are answered before any image is looked at.
-    check_arguments(plan(study, grid, forms, scale, numbers), grid)
-    images = material(data, train, val)
-    planned = plan(study, grid, forms, scale, numbers, images.images, images.classes)
+    check_arguments(plan_runs(study, grid, forms, scale, numbers), grid)
     if name and (Path(name).name != name or name.startswith(".")):
         raise UsageError(f"--name {name}: give the name of a folder, without its path")
-    folder = runs / (name or planned.name)
-    options = ("--device", device, "--threads", str(threads))
-    screen = Screen(lambda text: click.echo(text, err=True))
-    for note in planned.notes:
+
+    from bench.runs.epochs import stored_epochs, tester
+    from bench.runs.findings import Findings
+    from bench.runs.sources import open_folders
+    from bench.runs.study import Conductor
+
+    folders = DataFolders.from_options(data, train, val)
+    opened = open_folders(folders)
+    plan = plan_runs(study, grid, forms, scale, numbers, len(opened[0]), len(opened[0].classes))
+    folder = runs / (name or plan.name)
+    screen = Screen()
+    for note in plan.notes:
         screen.say(f"note: {note}")
-    conductor = Conductor(planned, folder, images, options, screen)
-
-    from bench.runs.findings import Findings, stored_epochs, tester
-
+    options = ("--device", device, "--threads", str(threads))
+    conductor = Conductor(plan, folder, folders, opened, options, screen)
     try:
-        summaries = conductor.run()
+        summaries = conductor.train()
     except KeyboardInterrupt:
-        found = Findings(planned, tuple(conductor.summaries()))
-        found.save(folder, charts=False)
-        done = sum(run.status == "finished" for run in found.summaries)
-        screen.say(f"{done} of {len(planned.entries)} runs are finished; the same command goes on")
+        findings = Findings(plan, tuple(conductor.summaries()))
+        findings.save(folder, pictures=False)
+        done = sum(run.status == "finished" for run in findings.summaries)
+        screen.say(f"{done} of {len(plan.runs)} runs are finished; the same command goes on")
         raise
-    points = stored_epochs(planned, folder, lambda: tester(data, train, val, device, threads), screen.say)
-    found = Findings(planned, tuple(summaries), tuple(points))
-    found.save(folder, charts)
-    write(found.text(format), output)
+    points = stored_epochs(plan, folder, tester(opened, device, threads), screen.say)
+    findings = Findings(plan, tuple(summaries), tuple(points))
+    findings.save(folder, charts)
+    write(findings.text(format), output)
     screen.say(f"tables and pictures in {folder}")
-    lost = [run.name for run in summaries if run.status != "finished"]
-    if lost:
-        raise StudyError(f"{len(lost)} of {len(summaries)} runs did not finish: {', '.join(lost)}; see {folder}/*.log")
+    failed = [run.name for run in summaries if run.status != "finished"]
+    if failed:
+        raise StudyError(
+            f"{len(failed)} of {len(summaries)} runs did not finish: {', '.join(failed)}; see {folder}/*.log"
+        )
     return 0
 
 

@@ -1,6 +1,7 @@
 """`bench tune MODEL`: find the fastest configuration here, remember it, and say what each lever is worth."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,10 +91,11 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
 
 
 def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "Tuner":
-    from bench.comparing.plan import conditions_from, open_device, usual_batches
+    from bench.comparing.operands import Operand
+    from bench.comparing.plan import needs, open_device, settings_from
     from bench.comparing.tuning import Tuner, base_workloads
     from bench.machine.tuned import resolve
-    from bench.sides.crew import Crew, Needs, spawner
+    from bench.sides.crew import Crew, spawner
     from models import zoo
     from models.configuration import Choice, Device
 
@@ -102,25 +104,16 @@ def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "T
             f"bench tune takes a model without a configuration; it finds one: bench tune {model.split('@')[0]}"
         )
     zoo.check(model)
+    operand = Operand(model, model, Choice("fast"))
     device = open_device(options["device"], options["force"])
-    data, conditions = conditions_from(options, "loading" in tasks, screen.progress)
+    settings, conditions = settings_from([operand], device, options, screen.progress, "loading" in tasks)
     screen.progress("starting")
     with Crew(spawner(conditions.threads)) as crew:
-        crew.start([model], Needs((model,), compiler=False))
+        crew.start([model], replace(needs([operand], settings, False), compiler=False))
         machine = crew[model].ask("machine")
         facts = Device(**crew[model].ask("device", device=device))
         cost = crew[model].ask("cost", 300, model=model, classes=options["classes"], size=options["size"])
-    base = base_workloads(
-        model,
-        resolve(Choice("fast"), facts, model, machine),
-        cost,
-        tasks,
-        device=device,
-        batches=usual_batches(device, options["batch"]),
-        threads=conditions.threads,
-        data=data,
-        loader=options["loader"],
-    )
+    base = base_workloads(operand, settings, resolve(operand.choice, facts, model, machine), cost, tasks)
     return Tuner(base, facts, conditions, machine, screen.progress)
 
 

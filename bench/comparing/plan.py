@@ -81,12 +81,6 @@ def reads_files(operands: Sequence[Operand], tasks: str) -> bool:
     return operands[0].kind != "kernel" and (not tasks or bool({"loading", "end_to_end"} & set(tasks.split(","))))
 
 
-def usual_batches(device: str, batch: int | None = None, training: int | None = None) -> tuple[int, int]:
-    """Images a step of inference and of training, as asked for or as usual on "cpu" or "cuda"."""
-    usual = (256, 256) if device == "cuda" else (32, 8)
-    return batch or usual[0], training or batch or usual[1]
-
-
 def open_device(device: str, force: bool) -> str:
     """The device to measure on, "cpu" or "cuda".
 
@@ -100,54 +94,44 @@ def open_device(device: str, force: bool) -> str:
     return chosen
 
 
-def conditions_from(
-    options: Mapping[str, Any], reads_files: bool, progress: Say, on_bad_image: str = "stop"
-) -> tuple[str, Conditions]:
-    """Name of the data set ("" where no file is read), and the conditions that the options of a command ask for.
+def settings_from(
+    operands: Sequence[Operand], device: str, options: Mapping[str, Any], progress: Say, reads: bool | None = None
+) -> tuple[Settings, Conditions]:
+    """What the options of a command ask for: bench compare's, or those in bench.commands.options.network_options.
 
     Args:
-        options: "loader", "threads", "seed", "images" and "data", as in bench.commands.options.
-
-    Raises:
-        DataError: an unknown loader, or no images where they were asked for.
-    """
-    engines.check(options["loader"])
-    name, root = find_data(options["data"], progress) if reads_files else ("", Path())
-    conditions = Conditions(
-        data_root=str(root.absolute()) if name else "",
-        threads=options["threads"] or usable_cores(),
-        seed=options["seed"],
-        images=options["images"],
-        on_bad_image=on_bad_image,
-    )
-    return name, conditions
-
-
-def settings_from(
-    operands: Sequence[Operand], device: str, options: Mapping[str, Any], progress: Say
-) -> tuple[Settings, Conditions]:
-    """What the options of `bench compare` ask for.
+        reads: whether images are read from disk; None follows from operands and tasks.
 
     Raises:
         UsageError, DataError: they make no sense together, or there are no images.
     """
-    tasks = chosen_tasks(options["tasks"], operands)
-    data, conditions = conditions_from(options, reads_files(operands, tasks), progress, options["on_bad_image"])
-    batch, training_batch = usual_batches(device, options["batch"], options["training_batch"])
+    engines.check(options["loader"])
+    tasks = chosen_tasks(options.get("tasks", ""), operands)
+    name, root = "", Path()
+    if reads_files(operands, tasks) if reads is None else reads:
+        name, root = find_data(options["data"], progress)
+    usual, usual_training = (256, 256) if device == "cuda" else (32, 8)
     settings = Settings(
         device=device,
-        batch=batch,
-        training_batch=training_batch,
+        batch=options["batch"] or usual,
+        training_batch=options.get("training_batch") or options["batch"] or usual_training,
         size=options["size"] or 0,
         classes=options["classes"] or 0,
         loader=options["loader"],
-        threads=conditions.threads,
-        seed=conditions.seed,
-        images=conditions.images,
-        data=data,
-        rounds=options["rounds"],
+        threads=options["threads"] or usable_cores(),
+        seed=options["seed"],
+        images=options["images"],
+        data=name,
+        rounds=options.get("rounds", PAIRS),
         tasks=tasks,
-        energy=options["energy"],
+        energy=options.get("energy", True),
+    )
+    conditions = Conditions(
+        data_root=str(root.absolute()) if name else "",
+        threads=settings.threads,
+        seed=settings.seed,
+        images=settings.images,
+        on_bad_image=options.get("on_bad_image", "stop"),
     )
     return settings, conditions
 

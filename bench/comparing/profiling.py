@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.comparing.operands import Operand
+from bench.comparing.plan import Settings, needs, network_workloads
 from bench.errors import UsageError, WorkloadError
 from bench.inspecting.cost import Cost
 from bench.inspecting.roofline import Ceilings, fraction, utilisation
@@ -37,36 +38,44 @@ STEPS = 3  # profiled: their mean is steady, and the trace stays small enough fo
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be profiled.
+class Subject:
+    """What is profiled.
 
     Attributes:
         operand: a model with its configuration.
         task: a value of TASKS.
-        device, batch, size, classes: as in bench compare; 0 is the model's own size and classes.
-        loader, data: of the end-to-end task.
+        settings: device, batch, size and loader, as in bench compare.
+        conditions: threads and data.
         steps: profiled.
     """
 
     operand: Operand
     task: str
-    device: str
-    batch: int
-    size: int
-    classes: int
-    loader: str
-    data: str
+    settings: Settings
+    conditions: Conditions
     steps: int = STEPS
 
-    @property
-    def needs(self) -> Needs:
-        """What a process that profiles it will import."""
-        trains = self.task in ("training", "end_to_end")
-        loaders = (self.loader,) if self.task == "end_to_end" else ()
-        return Needs((self.operand.subject,), loaders, trains, self.operand.may_compile(self.device))
+    def start(self, crew: Crew) -> Worker:
+        """A fresh process for it."""
+        crew.start([self.operand.label], needs([self.operand], self.settings, self.task == "end_to_end"))
+        return crew[self.operand.label]
+
+    def described(self, worker: Worker, machine: Mapping[str, Any]) -> tuple[Workload, Cost]:
+        """The workload in full, and what its network costs."""
+        settings, model = self.settings, self.operand.subject
+        device = Device(**worker.ask("device", device=settings.device))
+        resolved = resolve(self.operand.choice, device, model, machine)
+        size, classes = settings.size or None, settings.classes or None
+        cost = worker.ask("cost", 300, model=model, classes=classes, size=size)
+        # What is fed by a loader is a training step.
+        tasks = ("training", "end_to_end") if self.task == "end_to_end" else (self.task,)
+        workloads = network_workloads(self.operand, tasks, settings, resolved, cost)
+        if not workloads:
+            raise WorkloadError(resolved.training_missing)
+        return workloads[-1], Cost(**cost)
 
 
-def profile(asked: Asked, conditions: Conditions, folder: Path, say: Say) -> Profile:
+def profile(subject: Subject, folder: Path, say: Say) -> Profile:
     """Measure, profile, and write trace, pictures and the profile itself into `folder`.
 
     Raises:
@@ -77,13 +86,12 @@ def profile(asked: Asked, conditions: Conditions, folder: Path, say: Say) -> Pro
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write into {folder}: {error.strerror}") from None
-    label = asked.operand.label
+    label, conditions = subject.operand.label, subject.conditions
     with Crew(spawner(conditions.threads)) as crew:
         say("starting")
-        crew.start([label], asked.needs)
-        timing = crew[label]
+        timing = subject.start(crew)
         machine = timing.ask("machine")
-        workload, cost = described(timing, asked, machine)
+        workload, cost = subject.described(timing, machine)
         say(f"timing {workload.id}")
         timed = time_step(crew, label, workload, conditions)
         memory = timing.ask("memory", 120, id=workload.id)
@@ -95,31 +103,15 @@ def profile(asked: Asked, conditions: Conditions, folder: Path, say: Say) -> Pro
         crew.close()
         say("profiling")
         # A fresh process: what was timed ran without a profiler.
-        crew.start([label], asked.needs)
-        crew[label].build([workload], conditions)
-        crew[label].warm(workload, WARM_UP_CAP[workload.task])
+        watched = subject.start(crew)
+        watched.build([workload], conditions)
+        watched.warm(workload, WARM_UP_CAP[workload.task])
         file = str(folder.absolute() / "trace.json.gz")
-        traced = crew[label].ask("trace", 900, id=workload.id, steps=asked.steps, file=file)
+        traced = watched.ask("trace", 900, id=workload.id, steps=subject.steps, file=file)
     if workload.task != "latency" and traced["modules"] and not _by_layer(traced):
         traced["notes"].append("most of the step's time could not be attributed to a layer")
-    found = put_together(asked, workload, cost, timed, ceilings, memory, stalls, traced, machine)
+    found = put_together(label, workload, cost, timed, ceilings, memory, stalls, traced, machine)
     return write(found, folder)
-
-
-def described(worker: Worker, asked: Asked, machine: Mapping[str, Any]) -> tuple[Workload, Cost]:
-    """The workload in full, and what its network costs."""
-    subject = asked.operand.subject
-    device = Device(**worker.ask("device", device=asked.device))
-    resolved = resolve(asked.operand.choice, device, subject, machine)
-    configuration = resolved.of(asked.task)
-    if configuration is None:
-        raise WorkloadError(resolved.training_missing)
-    cost = Cost(**worker.ask("cost", 300, model=subject, classes=asked.classes or None, size=asked.size or None))
-    batch = 1 if asked.task == "latency" else asked.batch
-    workload = Workload(asked.task, subject, configuration, batch, cost.size, cost.classes, device=asked.device)
-    if asked.task == "end_to_end":
-        workload = replace(workload, loader=asked.loader, data=asked.data)
-    return workload, cost
 
 
 def time_step(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> list[float]:
@@ -184,7 +176,7 @@ def _by_layer(traced: dict[str, Any]) -> bool:
 
 
 def put_together(
-    asked: Asked,
+    label: str,
     workload: Workload,
     cost: Cost,
     timed: list[float],
@@ -200,7 +192,7 @@ def put_together(
     rate = workload.batch / seconds
     busy = traced["busy"]
     return Profile(
-        label=asked.operand.label,
+        label=label,
         workload=workload.id,
         batch=workload.batch,
         seconds=seconds,
@@ -246,20 +238,19 @@ def write(found: Profile, folder: Path) -> Profile:
     return found
 
 
-def annotate(asked: Asked, conditions: Conditions, say: Say) -> Workload:
+def annotate(subject: Subject, say: Say) -> Workload:
     """Run the step within NVTX ranges, under whatever watches this process (nsys profile bench profile ... --nvtx).
 
     Raises:
         UsageError: on a CPU, where nothing reads them.
     """
-    if asked.device != "cuda":
+    if subject.settings.device != "cuda":
         raise UsageError("--nvtx marks ranges for Nsight Systems, which watches CUDA devices; here the device is a CPU")
-    label = asked.operand.label
-    with Crew(spawner(conditions.threads)) as crew:
-        crew.start([label], asked.needs)
-        workload, _ = described(crew[label], asked, crew[label].ask("machine"))
-        crew[label].build([workload], conditions)
-        crew[label].warm(workload, WARM_UP_CAP[workload.task])
+    with Crew(spawner(subject.conditions.threads)) as crew:
+        worker = subject.start(crew)
+        workload, _ = subject.described(worker, worker.ask("machine"))
+        worker.build([workload], subject.conditions)
+        worker.warm(workload, WARM_UP_CAP[workload.task])
         say("running within NVTX ranges")
-        crew[label].ask("annotate", 300, id=workload.id, steps=asked.steps)
+        worker.ask("annotate", 300, id=workload.id, steps=subject.steps)
     return workload

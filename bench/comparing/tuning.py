@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
+from bench.comparing.operands import Operand
+from bench.comparing.plan import Settings, loader_workload, network_workloads
 from bench.errors import BenchError, OutOfMemoryError, WorkloadError
 from bench.inspecting.sameness import FLOOR, ROUNDING
 from bench.machine.cpu import usable_cores
@@ -513,36 +515,24 @@ def _down(batch: int) -> Iterator[int]:
 
 
 def base_workloads(
-    model: str,
-    resolved: Resolved,
-    cost: Mapping[str, int],
-    tasks: Sequence[str],
-    *,
-    device: str,
-    batches: tuple[int, int],
-    threads: int,
-    data: str,
-    loader: str,
+    operand: Operand, settings: Settings, resolved: Resolved, cost: Mapping[str, int], tasks: Sequence[str]
 ) -> dict[str, Workload]:
     """What `fast` is for each task.
 
     Args:
         resolved: what `fast` stands for.
         cost: counts of the network, see bench.inspecting.cost.Cost.
-        batches: images a step of inference and loading, and of training.
 
     Raises:
         WorkloadError: the model cannot be trained here although that was asked for.
     """
     found = {}
     for task in tasks:
-        configuration = resolved.of("training" if task == "loading" else task)
-        if configuration is None:
+        workloads = network_workloads(operand, ["training" if task == "loading" else task], settings, resolved, cost)
+        if not workloads:
             raise WorkloadError(resolved.training_missing)
+        [found[task]] = workloads
         if task == "loading":
-            output = replace(LoaderOutput.feeding(configuration), workers=threads, ahead=2)
-            found[task] = Workload("loading", loader, output, batches[0], cost["size"], data=data, device=device)
-            continue
-        batch = 1 if task == "latency" else batches[task == "training"]
-        found[task] = Workload(task, model, configuration, batch, cost["size"], cost["classes"], device=device)
+            output = replace(LoaderOutput.feeding(workloads[0].network), workers=settings.threads, ahead=2)
+            found[task] = replace(loader_workload(settings, settings.loader, output), size=cost["size"])
     return found

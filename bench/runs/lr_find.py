@@ -1,18 +1,17 @@
 """Learning rates before a training: the range test on a recipe's own images, and the rates its schedule will take."""
 
-import csv
-import io
 import math
-import os
-import sys
-import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bench.errors import UsageError
+from bench.processes import stop_requests
 from bench.runs.request import Request
-from bench.runs.sources import Say
-from bench.runs.training import interruptible, opened
+from bench.runs.sources import open_folders
+from bench.runs.training import opened
+from bench.screen import Say, Screen
+from loaders.datasets import KNOWN
 from models.training import checkpoint, lr_finder
 from models.training.distributed import World
 from models.training.lr_finder import LrCurve
@@ -20,7 +19,7 @@ from models.training.schedules import lr_series
 from results.pictures import curves
 from results.pictures.style import save
 from results.store import write_whole
-from results.tables import duration
+from results.tables import Cell, render, to_json
 
 
 @dataclass(frozen=True)
@@ -40,119 +39,161 @@ class RangeTest:
 
     @property
     def restored(self) -> bool:
+        """Whether the weights after the test are those before it."""
         return self.before == self.after
 
+    def draw(self, path: Path) -> list[Path]:
+        """Write the curve as a picture, and as CSV beside it.
 
-class Progress:
-    """What a range test shows on its way: a bar on a terminal, elsewhere a line every tenth with the time left."""
+        Raises:
+            RecordError: a file cannot be written.
+        """
+        curve = self.curve
+        # Without the advice that follows the semicolon, as a picture has room for.
+        caution = None if curve.caution is None else f"no rate suggested: {curve.caution.partition(';')[0]}"
+        title = f"{self.model}, {self.optimizer}, batch {self.batch}"
+        figure = curves.lr_finder(curve.lrs, curve.losses, curve.smoothed, curve.suggestion, title, caution)
+        return [save(figure, path), _save_csv(path, ("lr", "loss", "smoothed"), self._rows())]
 
-    def __init__(self, steps: int, say: Say) -> None:
-        self._steps, self._say = steps, say
-        self._begin = time.monotonic()
-        self._bar: Any = None
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            from tqdm import tqdm
+    def text(self, format: str, files: Sequence[Path]) -> str:
+        """The result in one of text, markdown, csv and json; `files` are those that were written beside it."""
+        curve = self.curve
+        if format == "json":
+            return to_json(
+                {
+                    "model": self.model,
+                    "optimizer": self.optimizer,
+                    "batch": self.batch,
+                    "suggestion": curve.suggestion,
+                    "minimum_tenth": curve.minimum_tenth,
+                    "caution": curve.caution,
+                    "fall": curve.fall,
+                    "scatter": curve.scatter if math.isfinite(curve.scatter) else None,
+                    "interrupted": curve.interrupted,
+                    "stopped_early": curve.stopped_early,
+                    "weights_restored": self.restored,
+                    "weights_digest": self.after,
+                    "lr": curve.lrs,
+                    "loss": curve.losses,
+                    "smoothed": curve.smoothed,
+                    "files": [str(path) for path in files],
+                }
+            )
+        if format != "text":
+            return render(("lr", "loss", "smoothed"), self._rows(), format)
+        end = "the loss diverged there" if curve.stopped_early else curve.interrupted or "the highest asked for"
+        if curve.caution is None:
+            lines = [
+                f"suggested learning rate: {curve.suggestion:.3g} (steepest fall of the loss)",
+                f"a tenth of the rate at the lowest loss: {curve.minimum_tenth:.3g}",
+            ]
+        else:
+            lines = [f"suggested learning rate: none; caution: {curve.caution}"]
+        return "\n".join(
+            [
+                *lines,
+                f"{len(curve.lrs)} rates from {curve.lrs[0]:.3g} to {curve.lrs[-1]:.3g} ({end}); "
+                f"{self.model}, {self.optimizer}, batch {self.batch}",
+                f"smoothed loss from {curve.smoothed[0]:.4g}, at its lowest {min(curve.smoothed):.4g}",
+                f"weights restored: {'yes' if self.restored else 'NO'} (digest {self.after[:12]})",
+            ]
+        )
 
-            self._bar = tqdm(total=steps, desc="range test", leave=False, unit="step")
-
-    def step(self, done: int) -> None:
-        if self._bar is not None:
-            self._bar.update(1)
-        elif 10 * done // self._steps > 10 * (done - 1) // self._steps and done < self._steps:
-            left = (time.monotonic() - self._begin) / done * (self._steps - done)
-            self._say(f"step {done} of {self._steps}, about {duration(left)} left")
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def _rows(self) -> list[list[Cell]]:
+        return [list(row) for row in zip(self.curve.lrs, self.curve.losses, self.curve.smoothed, strict=True)]
 
 
-def range_test(request: Request, low: float, high: float, steps: int, say: Say) -> RangeTest:
-    """Train the request's network for some steps at rising rates, as `bench train` would, and put it back.
+def range_test(request: Request, low: float, high: float, steps: int, screen: Screen) -> RangeTest:
+    """Train the request's network for some steps at rising rates, as `bench train` would, and restore its weights.
 
     Raises:
         UsageError, ModelError, DataError: see `bench.runs.training.train`.
     """
-    with opened(request, say, World(), None) as run:
+    with opened(request, screen.say, World(), None) as run:
         training, recipe = run.training, run.recipe
-        say(f"range test: {steps} steps of {recipe.model}, batch {recipe.batch}, at rates from {low:g} to {high:g}")
-        source = training.sources.train(training.recipe.size_at(1) or training.recipe.size)
+        screen.say(
+            f"range test: {steps} steps of {recipe.model}, batch {recipe.batch}, at rates from {low:g} to {high:g}"
+        )
+        source = training.sources.train(recipe.size_at(1) or recipe.size)
         before = checkpoint.digest(checkpoint.weights_of(training.raw))
-        progress = Progress(steps, say)
         try:
-            with lr_finder.restored(training.raw, training.optimizer), interruptible(run.world) as asked:
-                curve = lr_finder.find(training.probe, source, low, high, steps, watch=progress.step, stop=asked)
+            with lr_finder.restored(training.raw, training.optimizer), stop_requests() as asked:
+                curve = lr_finder.find(
+                    training.probe,
+                    source,
+                    low,
+                    high,
+                    steps,
+                    watch=lambda done: screen.steps("range test", done, steps, tenths=True),
+                    stop=asked,
+                )
         finally:
-            progress.close()
+            screen.clear()
         after = checkpoint.digest(checkpoint.weights_of(training.raw))
         return RangeTest(curve, recipe.model, recipe.batch, recipe.optimizer, before, after)
 
 
 @dataclass(frozen=True)
-class Series:
-    """The rate of every step of a training."""
+class LrSchedule:
+    """The rate of every step of a training; `lr` is the recipe's, before the schedule's factor."""
 
     name: str
+    lr: float
     steps_per_epoch: int
     lrs: tuple[float, ...]
 
-    def epochs(self) -> list[tuple[int, float, float, float, float]]:
-        """For every epoch from 1 its number, first, last, lowest and highest rate."""
-        found = []
-        for epoch in range(math.ceil(len(self.lrs) / self.steps_per_epoch)):
-            rates = self.lrs[epoch * self.steps_per_epoch : (epoch + 1) * self.steps_per_epoch]
-            found.append((epoch + 1, rates[0], rates[-1], min(rates), max(rates)))
-        return found
+    @classmethod
+    def from_request(cls, request: Request, say: Say) -> "LrSchedule":
+        """The rates that the request's schedule will take with its images, or with as many as its data set has.
+
+        Raises:
+            UsageError: no images are named, and how many the recipe's data set has is not known.
+            ModelError: an impossible schedule.
+        """
+        recipe = request.recipe
+        if request.data:
+            images = len(open_folders(request.data)[0])
+        elif recipe.data in KNOWN:
+            images = KNOWN[recipe.data].images[0]
+            say(f"without --data: as many images as {recipe.data} has, {images:,}")
+        else:
+            raise UsageError("no data: the steps of an epoch follow from the number of images; name them with --data")
+        kept = images - (recipe.holdout if recipe.holdout >= 1 else round(images * recipe.holdout))
+        batches = max(1, int(kept) // recipe.batch)
+        steps = max(1, batches // recipe.divide // recipe.accumulate)
+        return cls(recipe.schedule, recipe.lr, steps, tuple(lr_series(recipe, steps)))
+
+    def draw(self, path: Path) -> list[Path]:
+        """Write the rates as a picture, and those of every step as CSV beside it.
+
+        Raises:
+            RecordError: a file cannot be written.
+        """
+        per = self.steps_per_epoch
+        figure = curves.schedule(self.lrs, "step", f"{self.name}, {per} steps an epoch")
+        rows: list[list[Cell]] = [[i + 1, i // per + 1, lr] for i, lr in enumerate(self.lrs)]
+        return [save(figure, path), _save_csv(path, ("step", "epoch", "lr"), rows)]
+
+    def text(self, format: str) -> str:
+        """First, last, lowest and highest rate of every epoch in one of text, markdown, csv and json."""
+        headers, rows, per = ("epoch", "first", "last", "lowest", "highest"), list[list[Cell]](), self.steps_per_epoch
+        for start in range(0, len(self.lrs), per):
+            rates = self.lrs[start : start + per]
+            rows.append([start // per + 1, rates[0], rates[-1], min(rates), max(rates)])
+        if format != "json":
+            return render(headers, rows, format)
+        return to_json(
+            {
+                "schedule": self.name,
+                "lr": self.lr,
+                "steps_per_epoch": per,
+                "steps": len(self.lrs),
+                "epochs": [dict(zip(headers, row, strict=True)) for row in rows],
+            }
+        )
 
 
-def series(request: Request, images: int) -> Series:
-    """The rates the request's schedule will take with so many training images.
-
-    Raises:
-        ModelError: an impossible schedule.
-    """
-    recipe = request.recipe
-    kept = images - (recipe.holdout if recipe.holdout >= 1 else round(images * recipe.holdout))
-    batches = max(1, int(kept) // recipe.batch)
-    steps = max(1, batches // recipe.divide // recipe.accumulate)
-    return Series(recipe.schedule, steps, tuple(lr_series(recipe, steps)))
-
-
-def draw_range_test(test: RangeTest, path: Path) -> list[Path]:
-    """Write the curve as a picture, and as CSV beside it.
-
-    Raises:
-        RecordError: a file cannot be written.
-    """
-    curve = test.curve
-    title = f"{test.model}, {test.optimizer}, batch {test.batch}"
-    figure = curves.lr_finder(curve.lrs, curve.losses, curve.smoothed, curve.suggestion, title, _short_caution(curve))
-    rows = zip(curve.lrs, curve.losses, curve.smoothed, strict=True)
-    return [save(figure, path), _table(path, ("lr", "loss", "smoothed"), rows)]
-
-
-def _short_caution(curve: LrCurve) -> str | None:
-    """The caution without its advice, as a picture has room for."""
-    return None if curve.caution is None else f"no rate suggested: {curve.caution.partition(';')[0]}"
-
-
-def draw_series(found: Series, path: Path) -> list[Path]:
-    """Write the rates as a picture, and those of every step as CSV beside it.
-
-    Raises:
-        RecordError: a file cannot be written.
-    """
-    per = found.steps_per_epoch
-    figure = curves.schedule(found.lrs, "step", f"{found.name}, {per} steps an epoch")
-    rows = ((i + 1, i // per + 1, lr) for i, lr in enumerate(found.lrs))
-    return [save(figure, path), _table(path, ("step", "epoch", "lr"), rows)]
-
-
-def _table(picture: Path, headers: tuple[str, ...], rows: object) -> Path:
+def _save_csv(picture: Path, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Path:
     path = picture.with_suffix(".csv")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headers)
-    writer.writerows(rows)  # type: ignore[arg-type]
-    write_whole(path, text.getvalue().encode())
+    write_whole(path, render(headers, list(rows), "csv").encode())
     return path

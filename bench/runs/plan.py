@@ -1,10 +1,10 @@
-"""Which runs a study or a sweep consists of."""
+"""The runs that a study or a sweep consists of."""
 
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from models.training.recipe import Published, Recipe
 
 FORMS = ("published", "corrected")
 LEAST_PER_CLASS = 2  # training images of each class in an epoch of a trial
-Say = Callable[[str], None]
+
+Grid = Mapping[str, Sequence[Any]]
+"""Recipe key (or model.NAME) -> its values."""
 
 
 class StudyError(BenchError):
@@ -24,20 +26,24 @@ class StudyError(BenchError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedRun:
     """One run of a study.
 
     Attributes:
         name: of its folder, and in tables and pictures.
-        point: what it stands for whatever the seed.
-        label: what the study calls it, as in `Sweep.published`.
+        point: what it stands for, whatever the seed.
         recipe: all keys set.
     """
 
     name: str
     point: str
-    label: str
     recipe: Recipe
+
+    @classmethod
+    def named(cls, label: str, recipe: Recipe, ending: str = "") -> "PlannedRun":
+        """A run whose folder is named by its label, as far as the label's letters can stand in a folder's name."""
+        folder = re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "run"
+        return cls(folder + ending, label + ending, recipe)
 
 
 @dataclass(frozen=True)
@@ -46,22 +52,22 @@ class Plan:
 
     Attributes:
         name, line: what it is.
-        entries: never two of one name.
+        runs: never two of one name.
         scale: 1 for the whole study, less for a trial.
         sort: the figure by which runs are ranked.
         notes: what to know before figures are compared.
         epochs: the numbers of epochs that are compared, where one run holds them all.
-        published: label -> the accuracy that was published for it, for `epochs`.
+        published: number of epochs -> the accuracy that was published for it.
     """
 
     name: str
     line: str
-    entries: tuple[Entry, ...]
+    runs: tuple[PlannedRun, ...]
     scale: float = 1.0
     sort: str = "top1"
     notes: tuple[str, ...] = ()
     epochs: tuple[int, ...] = ()
-    published: Mapping[str, float] | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
@@ -69,11 +75,8 @@ class Plan:
         return "" if self.scale == 1 else f"scaled by {self.scale:g}: a trial, no result"
 
 
-Grid = Mapping[str, Sequence[Any]]
-
-
 def parse_over(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """`key=v1,v2` -> {key: (v1, v2)}; commas within brackets or quotes part nothing.
+    """`key=v1,v2` -> {key: (v1, v2)}; a comma within brackets or quotes belongs to its value.
 
     Raises:
         UsageError: no `=`, no value, a key or a value twice.
@@ -81,19 +84,20 @@ def parse_over(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     grid: dict[str, tuple[Any, ...]] = {}
     for text in texts:
         key, equals, rest = text.partition("=")
-        words = [word.strip() for word in _parted(rest)]
+        words = [word.strip() for word in _split(rest)]
         if not equals or not key.strip() or not all(words):
             raise UsageError(f"cannot read --over {text!r}; write key=value,value,...")
         if key.strip() in grid:
             raise UsageError(f"--over {key.strip()} was given twice; write its values in one: key=value,value,...")
         values = tuple(recipes.parse_value(word) for word in words)
         if len({repr(value) for value in values}) < len(values):
-            raise UsageError(f"--over {text}: a value stands there twice")
+            raise UsageError(f"--over {text}: a value is given twice")
         grid[key.strip()] = values
     return grid
 
 
-def _parted(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
+    """Parts between the commas that stand outside of brackets and quotes."""
     words, depth, quoted = [""], 0, False
     for letter in text:
         quoted ^= letter == '"'
@@ -105,7 +109,7 @@ def _parted(text: str) -> list[str]:
     return words
 
 
-def plan(
+def plan_runs(
     name: str,
     over: Grid | None = None,
     forms: Sequence[str] = FORMS[:1],
@@ -118,7 +122,7 @@ def plan(
 
     Args:
         name: of a study, a sweep or a recipe, or a recipe's file.
-        over: recipe key (or model.NAME) -> values; every combination is run. Takes the place of a sweep's own values.
+        over: every combination of values is run. Takes the place of a sweep's own values.
         forms: "published", "corrected" or both.
         scale: below 1 shortens the study to a trial.
         seeds: each run once with each; empty: the recipe's own.
@@ -132,23 +136,19 @@ def plan(
     if not 0 < scale <= 1:
         raise UsageError(f"--scale is {scale:g}; give a number above 0 up to 1")
     if name in STUDIES:
-        made = _study(name, STUDIES[name], over, forms)
+        plan = _study(name, STUDIES[name], over, forms)
     elif name in SWEEPS:
-        made = _sweep(name, SWEEPS[name], over, forms, scale)
+        plan = _sweep(name, SWEEPS[name], over, forms, scale)
     else:
-        made = _grid(name, over, forms, bool(seeds))
-    entries = [replace(entry, recipe=scaled(entry.recipe, scale, images, classes)) for entry in made.entries]
+        plan = _grid(name, over, forms, bool(seeds))
+    runs = [replace(run, recipe=scaled(run.recipe, scale, images, classes)) for run in plan.runs]
     if seeds:
-        entries = [
-            replace(entry, name=f"{entry.name}-seed{seed}", recipe=entry.recipe.replaced({"seed": seed}))
-            for entry in entries
+        runs = [
+            replace(run, name=f"{run.name}-seed{seed}", recipe=run.recipe.replaced({"seed": seed}))
+            for run in runs
             for seed in seeds
         ]
-    return replace(made, entries=tuple(_distinct(entries)), scale=scale)
-
-
-def _load(name: str, form: str) -> Recipe:
-    return recipes.load(name if form == FORMS[0] else f"{name}-fast")
+    return replace(plan, runs=tuple(_distinct(runs)), scale=scale)
 
 
 def _study(name: str, study: Study, over: Grid, forms: Sequence[str]) -> Plan:
@@ -156,68 +156,69 @@ def _study(name: str, study: Study, over: Grid, forms: Sequence[str]) -> Plan:
     # A phase goes on from the weights of the one before: by itself it is no run of the study.
     phases = [recipe for recipe in chosen if re.search(r"-phase\d+$", recipe)]
     notes = [f"left out: {', '.join(phases)}, which go on from one another's weights by hand"] if phases else []
-    entries = []
-    for recipe_name in chosen:
-        if recipe_name in phases:
-            continue
-        recipe = recipes.load(recipe_name)
-        for point in _points(over):
-            words = _words(over, point)
-            label = "+".join([recipe_name, *words])
-            entries.append(Entry(_folder(label), label, recipe_name, recipe.replaced(point)))
-    return Plan(name, f"{study.line}; {study.compares}", tuple(entries), sort=study.metrics[0], notes=tuple(notes))
+    runs = [
+        PlannedRun.named("+".join([recipe, *_words(over, point)]), recipes.load(recipe).replaced(point))
+        for recipe in chosen
+        if recipe not in phases
+        for point in _points(over)
+    ]
+    return Plan(name, f"{study.line}; {study.compares}", tuple(runs), sort=study.metrics[0], notes=tuple(notes))
 
 
 def _sweep(name: str, sweep: Sweep, over: Grid, forms: Sequence[str], scale: float) -> Plan:
     grid: dict[str, Sequence[Any]] = {**sweep.over, **over}
     study = next((key for key, item in STUDIES.items() if name in item.sweeps), "")
-    entries: list[Entry] = []
+    runs: list[PlannedRun] = []
     epochs: tuple[int, ...] = ()
     notes = [sweep.note] if sweep.note else []
-    for form in forms:
-        base = _load(sweep.recipe, form)
-        tail = "" if form == FORMS[0] else "-fast"
+    for base, ending in _forms(sweep.recipe, forms):
         if sweep.within_one_run and base.schedule == "constant" and list(grid) == ["epochs"]:
             epochs = tuple(sorted({_epochs(value, scale) for value in grid["epochs"]}))
-            # Scaled already: asking for one epoch more or less would miss the stored ones.
-            longest = round(max(grid["epochs"]))
-            every = math.gcd(*epochs)
-            settings = {**sweep.settings, "epochs": longest, "evaluate_every": 1}
-            recipe = _without_figures(base.replaced(settings), study, {})
-            entries.append(Entry(f"{sweep.recipe}{tail}", sweep.recipe, "", replace(recipe, checkpoint_epochs=every)))
+            longest = base.replaced({**sweep.settings, "epochs": round(max(grid["epochs"])), "evaluate_every": 1})
+            # Scaled already: one epoch more or less would miss the stored ones.
+            longest = replace(longest, checkpoint_epochs=math.gcd(*epochs), published=Published())
+            runs.append(PlannedRun(sweep.recipe + ending, sweep.recipe, longest))
             continue
         if sweep.within_one_run and list(grid) == ["epochs"]:
             notes.append("the corrected recipe's rate depends on the number of epochs: each number is a run of its own")
         for point in _points(grid):
-            words = _words(grid, point) or [str(value) for value in point.values()]
-            label = ",".join(str(point[key]) for key in sweep.over)
             recipe = base.replaced({**sweep.settings, **point})
-            figure = sweep.published.get(label) if not set(over) - set(sweep.over) else None
-            recipe = _without_figures(recipe, study, {"top1": figure, "epochs": recipe.epochs} if figure else {})
-            entries.append(Entry(_folder("+".join(words)) + tail, "+".join(words) + tail, label, recipe))
-    return Plan(name, sweep.line, tuple(entries), notes=tuple(notes), epochs=epochs, published=dict(sweep.published))
+            top1 = sweep.published.get(",".join(str(point[key]) for key in sweep.over))
+            # The recipe's own published figures belong to its own values, the sweep's to the values of the sweep.
+            published = Published()
+            if top1 and not set(over) - set(sweep.over):
+                old = recipe.published
+                published = Published(study=study, form=old.form, top1=top1, epochs=recipe.epochs, source=old.source)
+            words = _words(grid, point) or [str(value) for value in point.values()]
+            runs.append(PlannedRun.named("+".join(words), replace(recipe, published=published), ending))
+    return Plan(name, sweep.line, tuple(runs), notes=tuple(notes), epochs=epochs, published=sweep.published)
 
 
 def _grid(name: str, over: Grid, forms: Sequence[str], seeded: bool) -> Plan:
     path = Path(name)
     if path.suffix != ".toml" and name not in recipes.names():
         raise unknown("study, sweep or recipe", name, (*STUDIES, *SWEEPS, *recipes.names()), "see: bench list recipes")
-    if not seeded and not any(len(values) > 1 for values in over.values()):
+    swept = [key for key, values in over.items() if len(values) > 1]
+    if not seeded and not swept:
         raise UsageError(f"{name} is one recipe; say what to compare with --over key=value,value or --seeds 0,1,2")
     if path.suffix == ".toml" and FORMS[1] in forms:
         raise UsageError(f"{name} is a file and has no corrected form; leave out --fast and --both")
-    swept = [key for key, values in over.items() if len(values) > 1]
-    entries = []
-    for form in forms:
-        base, tail = _load(name, form), "" if form == FORMS[0] else "-fast"
+    runs = []
+    for base, ending in _forms(name, forms):
         for point in _points(over):
             recipe = base.replaced(point)
             if point:
-                recipe = _without_figures(recipe, "", {})
-            label = "+".join(_words(over, point)) or path.stem
-            entries.append(Entry(_folder(label) + tail, label + tail, label, recipe))
+                recipe = replace(recipe, published=Published())
+            runs.append(PlannedRun.named("+".join(_words(over, point)) or path.stem, recipe, ending))
     folder = "-".join([path.stem, *(key.removeprefix("model.") for key in swept)])
-    return Plan(folder, f"{path.stem} by {', '.join(swept)}" if swept else path.stem, tuple(entries))
+    return Plan(folder, f"{path.stem} by {', '.join(swept)}" if swept else path.stem, tuple(runs))
+
+
+def _forms(recipe: str, forms: Sequence[str]) -> Iterator[tuple[Recipe, str]]:
+    """The recipe in each form, and the ending that its runs have in that form."""
+    for form in forms:
+        ending = "" if form == FORMS[0] else "-fast"
+        yield recipes.load(recipe + ending), ending
 
 
 def _points(grid: Grid) -> Iterator[dict[str, Any]]:
@@ -227,38 +228,22 @@ def _points(grid: Grid) -> Iterator[dict[str, Any]]:
 
 def _words(grid: Grid, point: Mapping[str, Any]) -> list[str]:
     """What tells a point from the others: words as they are, numbers with their key."""
-    return [
-        value if isinstance(value, str) else f"{key.removeprefix('model.')}-{_plain(value)}"
-        for key, value in point.items()
-        if len(grid[key]) > 1
-    ]
+    words = []
+    for key, value in point.items():
+        if len(grid[key]) > 1:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words.append(text if isinstance(value, str) else f"{key.removeprefix('model.')}-{text}")
+    return words
 
 
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _folder(label: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "run"
-
-
-def _distinct(entries: Sequence[Entry]) -> list[Entry]:
+def _distinct(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs, numbered where labels differ only in letters that no folder's name can have."""
     taken: dict[str, int] = {}
-    found = []
-    for entry in entries:
-        taken[entry.name] = taken.get(entry.name, 0) + 1
-        # Labels that differ only in letters no folder can have.
-        name = entry.name if taken[entry.name] == 1 else f"{entry.name}.{taken[entry.name]}"
-        found.append(replace(entry, name=name))
-    return found
-
-
-def _without_figures(recipe: Recipe, study: str, figures: Mapping[str, Any]) -> Recipe:
-    """The recipe's own published figures belong to its own values, not to changed ones."""
-    if not figures:
-        return replace(recipe, published=Published())
-    old = recipe.published
-    return replace(recipe, published=Published(study=study, form=old.form, source=old.source, **figures))
+    distinct = []
+    for run in runs:
+        taken[run.name] = taken.get(run.name, 0) + 1
+        distinct.append(run if taken[run.name] == 1 else replace(run, name=f"{run.name}.{taken[run.name]}"))
+    return distinct
 
 
 def _epochs(epochs: float, scale: float) -> int:
@@ -296,7 +281,7 @@ def check_arguments(plan: Plan, over: Grid) -> None:
     """
     from models import zoo
 
-    models = list(dict.fromkeys(entry.recipe.model for entry in plan.entries))
+    models = list(dict.fromkeys(run.recipe.model for run in plan.runs))
     known = {name for model in models for name in zoo.known_arguments(model)}
     for key in over:
         table, _, name = key.partition(".")

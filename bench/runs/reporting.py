@@ -1,9 +1,8 @@
-"""What a finished run leaves: test figures, tables and pictures in its folder, and the row it has in comparisons."""
+"""What a finished run leaves: test figures, tables and pictures in its folder, and its row in comparisons."""
 
 import json
 import resource
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.runs.published import published_row
-from bench.runs.sources import Feed, Say
-from bench.runs.training import Run, choose_weights
+from bench.inspecting.cost import layer_table
+from bench.processes import bench_command, bench_environment
+from bench.runs.sources import Feed
+from bench.runs.training import Run
+from bench.screen import Say
 from loaders.datasets import Dataset
-from loaders.epochs import Loader
+from models import diagram, summary
 from models.evaluate import Evaluation
 from models.training import checkpoint
 from results.classification import Classification
@@ -31,6 +32,7 @@ from results.store import write_whole
 GRID = 64  # pictures in a grid
 FEW = "of five classes or fewer the right one is always among the first five"
 TRAIN_SAMPLE = 10_000  # training images that are evaluated without augmentation, for the report
+TIMES = ("cold_seconds", "warm_seconds", "warm_low_seconds", "warm_high_seconds")
 
 
 def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSummary:
@@ -38,55 +40,68 @@ def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSu
 
     A run that was stopped is summed up from what it has done; it is not tested, since it may go on.
     """
-    figures, missing = _figures(run, history)
-    if run.stopped is None:
-        epoch = choose_weights(run)
+    figures = _figures(run, history)
+    missing: dict[str, str] = {}
+    if run.stopped is not None:
+        missing = dict.fromkeys(("top1", "top5"), "the run was stopped before its test")
+    else:
+        epoch = _choose_weights(run)
         say(f"testing on {len(run.splits.test):,} images")
         evaluation = _test(run, pictures, say)
         figures |= {"top1": evaluation.top1, "top5": evaluation.top5}
         if evaluation.top5 is None:
             missing["top5"] = FEW
-        top5 = "-" if evaluation.top5 is None else f"{100 * evaluation.top5:.2f} %"
-        seen = "" if run.splits.independent else "; chosen by looking at these images, so a little too good"
-        if run.splits.held:
-            seen = "; held-out training images, there are no test images"
-        say(
-            f"test on {run.splits.test.name}: top-1 {100 * evaluation.top1:.2f} %, top-5 {top5} "
-            f"of {evaluation.images:,} images, weights of epoch {epoch}{seen}"
-        )
+        say(_test_line(run, evaluation, epoch))
         if pictures:
             say("timing one image in a fresh process")
-            figures |= _inference_times(run, missing)
-    else:
-        missing |= dict.fromkeys(("top1", "top5"), "the run was stopped before its test")
+            try:
+                figures |= _inference_times(run)
+            except (subprocess.SubprocessError, ValueError, KeyError) as error:
+                missing |= dict.fromkeys((f"inference_{name}" for name in TIMES), f"bench predict failed: {error}")
     if pictures:
         say("drawing curves, images and network")
         _draw(run, history)
-    summary = RunSummary(
-        name=run.folder.name,
-        model=run.recipe.model,
-        data=run.training.card.data,
-        recipe=run.request.title or "options",
-        evaluated=run.splits.evaluated,
-        status="finished" if run.stopped is None else "stopped",
-        reason=run.stopped,
-        published=published_row(run.recipe.published),
-        missing={key: why for key, why in missing.items() if figures.get(key) is None},
-        **figures,
+    row = run.summary("finished" if run.stopped is None else "stopped", run.stopped, missing=missing, **figures)
+    row.save(run.folder)
+    return row
+
+
+def _choose_weights(run: Run) -> int:
+    """Put the weights that the recipe selects into the network; returns their epoch."""
+    training = run.training
+    best = run.folder / checkpoint.BEST
+    if run.recipe.select == "best" and best.is_file() and training.position.best_epoch != training.position.epoch:
+        card, tensors = checkpoint.load_weights(best)
+        checkpoint.put(training.raw, tensors, str(best))
+        training.average = None
+        return card.epoch
+    return training.position.epoch
+
+
+def _test_line(run: Run, evaluation: Evaluation, epoch: int) -> str:
+    top5 = "-" if evaluation.top5 is None else f"{100 * evaluation.top5:.2f} %"
+    caution = "" if run.splits.independent else "; chosen by looking at these images, so a little too good"
+    if run.splits.held_out:
+        caution = "; held-out training images, there are no test images"
+    return (
+        f"test on {run.splits.test.name}: top-1 {100 * evaluation.top1:.2f} %, top-5 {top5} "
+        f"of {evaluation.images:,} images, weights of epoch {epoch}{caution}"
     )
-    summary.save(run.folder)
-    return summary
 
 
-def _figures(run: Run, history: History) -> tuple[dict[str, Any], dict[str, str]]:
-    totals, model, folder = history.totals, run.training.raw, run.folder
-    state = next(folder.glob("state-*.pt"), None)
-    last = folder / checkpoint.LAST
+def _figures(run: Run, history: History) -> dict[str, Any]:
+    """Fields of the summary that need no test."""
+    model, folder, best = run.training.raw, run.folder, history.best
+    state, last = next(folder.glob("state-*.pt"), None), folder / checkpoint.LAST
     rates = sorted(row.images_per_second for row in history.epochs)
-    figures: dict[str, Any] = {
-        "epochs": totals.epochs,
-        "train_seconds": run.training.position.seconds,
-        "seconds_per_epoch": totals.seconds_per_epoch,
+    # Of the device's memory on a GPU, of the whole process on a CPU.
+    if run.training.device.type == "cuda":
+        peak = int(torch.cuda.max_memory_allocated(run.training.device))
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "epochs": history.totals.epochs,
+        "seconds_per_epoch": history.totals.seconds_per_epoch,
         # The first epoch compiles and fills caches; the median epoch is what a longer run would see.
         "images_per_second": rates[len(rates) // 2] if rates else None,
         "params": sum(p.numel() for p in model.parameters()),
@@ -94,36 +109,26 @@ def _figures(run: Run, history: History) -> tuple[dict[str, Any], dict[str, str]
         "state_entries": len(model.state_dict()),
         "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
         "checkpoint_bytes": (last.stat().st_size + state.stat().st_size) if last.exists() and state else None,
-        "peak_bytes": _peak_bytes(run),
+        "peak_bytes": peak,
+        "best_top1": best.val_top1 if best else None,
+        "best_epoch": best.epoch if best else None,
     }
-    best = history.best
-    if best is not None:
-        figures |= {"best_top1": best.val_top1, "best_epoch": best.epoch}
-    return figures, {}
-
-
-def _peak_bytes(run: Run) -> int:
-    """Of the device's memory on a GPU, of the whole process on a CPU."""
-    if run.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(run.device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _test(run: Run, pictures: bool, say: Say) -> Evaluation:
     training, folder, classes = run.training, run.folder, run.training.card.classes
     evaluation = training.evaluate(run.feed.all_of(run.splits.test), keep=True, alone=True)
-    report = classified(evaluation, classes)
-    report.save(folder)
+    classified(evaluation, classes).save(folder)
     if pictures:
         save(confusion(evaluation.confusion, classes, run.splits.tested), folder / "confusion.png")
         _draw_mistakes(run, evaluation)
-    sample = _some(run.splits.train, TRAIN_SAMPLE)
+    sample = _spread_sample(run.splits.train, TRAIN_SAMPLE)
     say(f"testing on {len(sample):,} of the training images, for comparison")
-    seen = training.evaluate(run.feed.all_of(sample), alone=True)
-    classified(seen, classes).save(folder, "train")
+    trained_on = training.evaluate(run.feed.all_of(sample), alone=True)
+    classified(trained_on, classes).save(folder, "train")
     if pictures:
         title = f"{len(sample):,} training images, not augmented"
-        save(confusion(seen.confusion, classes, title), folder / "confusion_train.png")
+        save(confusion(trained_on.confusion, classes, title), folder / "confusion_train.png")
     return evaluation
 
 
@@ -134,15 +139,14 @@ def classified(evaluation: Evaluation, classes: tuple[str, ...]) -> Classificati
     )
 
 
-def _some(dataset: Dataset, most: int) -> Dataset:
-    """At most so many images, evenly spread over the set, which is sorted by class."""
+def _spread_sample(dataset: Dataset, most: int) -> Dataset:
+    """At most `most` images, evenly spread over the set, which is sorted by class."""
     if len(dataset) <= most:
         return dataset
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)).tolist()
-    return dataset.select(chosen, dataset.name)
+    return dataset.select(np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)).tolist())
 
 
-def pixels_again(images: torch.Tensor, feed: Feed) -> NDArray[np.float32]:
+def _colours(images: torch.Tensor, feed: Feed) -> NDArray[np.float32]:
     """Normalised [n, 3, h, w] back to colours [n, h, w, 3] in 0..1; per-image ones are stretched to that range."""
     values = images.float().cpu().permute(0, 2, 3, 1)
     if feed.options.normalization == "per_image":
@@ -162,64 +166,53 @@ def _draw_mistakes(run: Run, evaluation: Evaluation) -> None:
     wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:GRID]
     if not len(wrong):
         return
-    loader = run.feed.all_of(test.select(wrong.tolist()))
-    images = torch.cat([batch.float().cpu() for batch, _ in loader])
+    images = torch.cat([batch.float().cpu() for batch, _ in run.feed.all_of(test.select(wrong.tolist()))])
     titles = [
         mistake(classes[labels[i]], classes[evaluation.predicted[i]], float(evaluation.confidence[i])) for i in wrong
     ]
-    figure = image_grid(pixels_again(images, run.feed), titles, title="misclassified, surest first")
+    figure = image_grid(_colours(images, run.feed), titles, title="misclassified, surest first")
     save(figure, run.folder / "misclassified.png")
 
 
 def _draw(run: Run, history: History) -> None:
-    folder, classes = run.folder, run.training.card.classes
+    recipe, folder, classes = run.recipe, run.folder, run.training.card.classes
     if history.epochs:
         evaluated = {"val": "validation"}.get(run.splits.evaluated, run.splits.evaluated)
-        figure = curves(history, f"{run.recipe.model}, run {folder.name}", evaluated)
+        figure = curves(history, f"{recipe.model}, run {folder.name}", evaluated)
         for ending in ("png", "svg"):
             save(figure, folder / f"curves.{ending}")
-    loader: Loader = run.feed.train(run.recipe.size_at(run.recipe.epochs) or run.recipe.size)
+    loader = run.feed.train(recipe.size_at(recipe.epochs) or recipe.size)
     loader.restore({"epoch": 0, "batch": 0})
-    found, labels = [], []
-    for images, targets in loader:
-        found.append(images.float().cpu())
+    images: list[torch.Tensor] = []
+    labels: list[str] = []
+    for batch, targets in loader:
+        images.append(batch.float().cpu())
         labels += [classes[i] for i in targets.tolist()]
         if len(labels) >= GRID:
             break
-    figure = image_grid(
-        pixels_again(torch.cat(found)[:GRID], run.feed), labels[:GRID], title=f"training images, {run.recipe.augment}"
-    )
+    colours = _colours(torch.cat(images)[:GRID], run.feed)
+    figure = image_grid(colours, labels[:GRID], title=f"training images, {recipe.augment}")
     save(figure, folder / "samples.png")
-    _draw_network(run)
-
-
-def _draw_network(run: Run) -> None:
-    from bench.inspecting.cost import layer_table
-    from models import diagram, summary
-
-    recipe = run.recipe
     layers = summary.summarise(recipe.model, recipe.classes, recipe.size, recipe.arguments)
-    write_whole(run.folder / "layers.txt", layer_table(recipe.model, layers).encode())
-    diagram.write(run.folder / "network.svg", recipe.model, recipe.classes, recipe.size, recipe.arguments)
+    write_whole(folder / "layers.txt", layer_table(recipe.model, layers).encode())
+    diagram.write(folder / "network.svg", recipe.model, recipe.classes, recipe.size, recipe.arguments)
 
 
-def _inference_times(run: Run, missing: dict[str, str]) -> dict[str, float]:
+def _inference_times(run: Run) -> dict[str, float]:
     """Cold and warm seconds for one image from the file to its class, in a fresh process."""
-    said_as = ("cold_seconds", "warm_seconds", "warm_low_seconds", "warm_high_seconds")
     test = run.splits.test
     with tempfile.TemporaryDirectory() as scratch:
-        path = test.files[0] if test.files else ""
-        if not path and test.pixels is not None:
-            path = str(Path(scratch, "image.png"))
+        path = test.files[0] if test.files else str(Path(scratch, "image.png"))
+        if not test.files and test.pixels is not None:
             Image.fromarray(test.pixels[0]).save(path)
-        weights = run.folder / checkpoint.LAST
-        command = [sys.executable, "-m", "bench", "predict", str(weights), path, "--device", run.device.type]
-        try:
-            done = subprocess.run(
-                [*command, "--format", "json"], capture_output=True, text=True, check=True, timeout=300
-            )
-            said = json.loads(done.stdout)
-            return {f"inference_{key}": said[key] for key in said_as}
-        except (subprocess.SubprocessError, ValueError, KeyError) as error:
-            missing |= dict.fromkeys((f"inference_{key}" for key in said_as), f"bench predict failed: {error}")
-            return {}
+        weights, device = str(run.folder / checkpoint.LAST), run.training.device.type
+        done = subprocess.run(
+            bench_command(["predict", weights, path, "--device", device, "--format", "json"]),
+            env=bench_environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+    times = json.loads(done.stdout)
+    return {f"inference_{name}": times[name] for name in TIMES}

@@ -1,37 +1,30 @@
-"""What a command line asks of a training run, and the folder it goes to."""
+"""A training run as a command line asks for it."""
 
-import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, UsageError
-from bench.runs.sources import Say
+from bench.errors import UsageError
+from bench.runs.folder import RECIPE, DataFolders, RunError, RunRecord, stored_nothing
+from bench.screen import Say
 from models.errors import ModelError
-from models.training import checkpoint
-from models.training.recipe import Recipe, load, shortened
+from models.training.recipe import Recipe, load, parse_setting, shortened
 from results.errors import RecordError
 from results.runs import RunSummary
-
-RECIPE, RUN, HISTORY, STEPS = "recipe.toml", "run.json", "history.csv", "steps.csv"
-
-
-class RunError(BenchError):
-    """A training that cannot begin, go on or end as asked."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A run as a command line asks for it.
+    """A run to be made or gone on with.
 
     Attributes:
         recipe: with every key the user changed.
         title: the recipe's name, "" for one put together from options.
-        data, train, val: a folder with splits, or folders of each.
+        data: the folders of its images.
         name: of the run; "" makes one from recipe or model and the time.
         runs: folder of all runs.
         resume: folder of a run to go on with.
@@ -42,9 +35,7 @@ class Request:
 
     recipe: Recipe
     title: str = ""
-    data: Path | None = None
-    train: tuple[str, ...] = ()
-    val: str | None = None
+    data: DataFolders = field(default_factory=DataFolders)
     name: str = ""
     runs: Path = Path("runs")
     resume: Path | None = None
@@ -52,125 +43,127 @@ class Request:
     threads: int = 0
     max_minutes: float = 0.0
 
+    @classmethod
+    def from_options(
+        cls, recipe: str | None, keys: Mapping[str, Any], settings: Sequence[str], say: Say, **others: Any
+    ) -> "Request":
+        """A new run: a recipe, or a network with the usual recipe, and what is changed in it.
 
-def run_name(request: Request) -> str:
-    """The name asked for, or recipe (or model) and time.
+        Args:
+            keys: recipe keys that have options of their own; None leaves a key as it is.
+            settings: `key=value` texts; they win over `keys`. Fewer epochs among `keys` shorten a recipe in proportion,
+                in a setting they change nothing else.
+            others: fields of the request.
 
-    Raises:
-        UsageError: a name that is no folder name.
-    """
-    if request.name:
-        if not re.fullmatch(r"[\w.+-]+", request.name) or request.name.startswith("."):
-            raise UsageError(f"run name {request.name!r} is not a folder name; use letters, digits, . _ + -")
-        return request.name
-    return f"{request.title or request.recipe.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+        Raises:
+            UsageError: neither a recipe nor a network is named.
+            ModelError: no such recipe or key, or a value of another type.
+        """
+        changes = _changes(keys, settings)
+        if recipe is None:
+            if "model" not in changes:
+                raise UsageError("name a recipe (bench list recipes) or a network: --model resnet18 --data DIR")
+            return cls(Recipe(model=changes.pop("model")), **others).changed(changes)
+        base, epochs = load(recipe), keys.get("epochs")
+        if epochs is not None and epochs < base.epochs:
+            base = _in_fewer_epochs(base, epochs, say)
+        return cls(base, Path(recipe).stem, **others).changed(changes)
 
+    @classmethod
+    def from_run(cls, folder: Path) -> "Request":
+        """The request of a run that left its folder, to be changed and gone on with.
 
-def refuse_existing(folder: Path) -> None:
-    """Raise RunError if a run of this name has stored anything that could be lost."""
-    if folder.exists() and not _never_stored(folder):
-        raise RunError(f"run {folder} exists; choose another --name, or go on with it: bench train --resume {folder}")
-
-
-def make_folder(folder: Path) -> list[Path]:
-    """Create the run's folder, or empty the one of a run that never stored a checkpoint.
-
-    Returns:
-        The folders that were not there before, innermost first.
-
-    Raises:
-        RunError: it exists, or cannot be written.
-    """
-    refuse_existing(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    _empty(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise RunError(
-            f"cannot write run folder {folder}: {error.strerror}; choose another place with --runs"
-        ) from None
-    return made
-
-
-def _empty(folder: Path) -> None:
-    """Remove what a run writes before its first checkpoint."""
-    for pattern in (RUN, RECIPE, HISTORY, STEPS, "log.md", "*_history.txt", "summary.json", "events.out.tfevents.*"):
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
-def _never_stored(folder: Path) -> bool:
-    """Whether a run began here and ended before it had a checkpoint to go on from.
-
-    Otherwise a run that fails at its first step would take its name with it.
-    """
-    return (folder / RUN).is_file() and not (folder / checkpoint.LAST).exists()
-
-
-def stored_request(folder: Path) -> Request:
-    """The request of a run that left its folder, to be changed and gone on with.
-
-    Raises:
-        RunError: not a run's folder, or nothing was stored in it.
-    """
-    if _never_stored(folder):
-        raise RunError(f"run {folder} failed before its first checkpoint; remove it, and train anew")
-    # Outside: what is wrong with the recipe is said of the recipe.
-    recipe = load(folder / RECIPE) if (folder / RUN).is_file() else None
-    try:
-        said = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        data = said["data"]
-        return Request(
-            recipe=recipe or load(folder / RECIPE),
-            title=said["recipe"],
-            data=Path(data["folder"]) if data["folder"] else None,
-            train=tuple(data["train"]),
-            val=data["val"],
+        Raises:
+            RunError: not a run's folder, or nothing was stored in it.
+            ModelError: its recipe is damaged.
+        """
+        if stored_nothing(folder):
+            raise RunError(f"run {folder} failed before its first checkpoint; remove it, and train anew")
+        try:
+            record = RunRecord.load(folder)
+        except RecordError as error:
+            raise RunError(f"{folder} is not a run that can be resumed: {error}") from None
+        return cls(
+            recipe=load(folder / RECIPE),
+            title=record.recipe,
+            data=record.data,
             name=folder.name,
             runs=folder.parent,
             resume=folder,
-            device=said["device"],
-            threads=said["threads"],
+            device=record.device,
+            threads=record.threads,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder} is no run that can be resumed: {RUN} is missing or damaged ({error})") from None
+
+    def changed(self, changes: Mapping[str, Any]) -> "Request":
+        """The request with recipe keys changed.
+
+        Raises:
+            ModelError: an unknown key or a value of another type.
+        """
+        try:
+            recipe = self.recipe.replaced(changes)
+        except TypeError as error:
+            raise ModelError(f"cannot set {', '.join(changes)}: {error}") from None
+        if "max_minutes" not in changes:
+            return replace(self, recipe=recipe)
+        # Checked as the recipe's key is, but not stored with it: a run that goes on has another limit.
+        kept = replace(recipe, max_minutes=self.recipe.max_minutes)
+        return replace(self, recipe=kept, max_minutes=recipe.max_minutes)
+
+    def run_name(self) -> str:
+        """The name asked for, or recipe (or model) and time.
+
+        Raises:
+            UsageError: a name that is not a folder name.
+        """
+        if not self.name:
+            return f"{self.title or self.recipe.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
+            raise UsageError(f"run name {self.name!r} is not a folder name; use letters, digits, . _ + -")
+        return self.name
+
+    def finished(self) -> bool:
+        """Whether the run to go on with has trained all of its epochs and has been tested."""
+        if self.resume is None or _epochs_trained(self.resume) < self.recipe.epochs:
+            return False
+        with suppress(RecordError):
+            return RunSummary.load(self.resume).status == "finished"
+        return False
 
 
-def resumed(folder: Path, changes: Mapping[str, Any]) -> Request:
-    """The request to go on with a run, some keys changed.
+def resumed(folder: Path, keys: Mapping[str, Any], settings: Sequence[str]) -> Request:
+    """The request to go on with a run, some keys changed; see `Request.from_options`.
 
     Raises:
-        RunError: not a run's folder, or changes with which it would be another run.
+        RunError: not a run's folder, or changes that would make it another run.
         ModelError: an unknown key or a value of another type.
     """
-    stored = stored_request(folder)
-    request = changed(stored, changes)
+    stored = Request.from_run(folder)
+    request = stored.changed(_changes(keys, settings))
     for key in ("seed", "model"):
         was, now = getattr(stored.recipe, key), getattr(request.recipe, key)
         if was != now:
             raise RunError(
                 f"run {folder} has {key} {was}, not {now}; a run with another {key} is a new one: --name NEW"
             )
-    done = checkpoint.read_card(folder / checkpoint.LAST).epoch
+    done = _epochs_trained(folder)
     if request.recipe.epochs < done:
         raise RunError(f"run {folder} has trained {done} epochs, more than {request.recipe.epochs}; give more --epochs")
     return request
 
 
-def finished(request: Request) -> bool:
-    """Whether the run to go on with has trained all of its epochs and has been tested."""
-    if request.resume is None or checkpoint.read_card(request.resume / checkpoint.LAST).epoch < request.recipe.epochs:
-        return False
-    with suppress(RecordError):
-        return RunSummary.load(request.resume).status == "finished"
-    return False
+def _changes(keys: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if value is not None} | dict(map(parse_setting, settings))
 
 
-def in_fewer_epochs(recipe: Recipe, epochs: int, say: Say) -> Recipe:
-    """A recipe shortened by a command line, and a line about what shrinks with it."""
+def _epochs_trained(folder: Path) -> int:
+    from models.training import checkpoint
+
+    return checkpoint.read_card(folder / checkpoint.LAST).epoch
+
+
+def _in_fewer_epochs(recipe: Recipe, epochs: int, say: Say) -> Recipe:
+    """A recipe shortened in proportion, and a line about what shrinks with its epochs."""
     short = shortened(recipe, epochs)
     was, now = recipe.to_mapping(), short.to_mapping()
     changes = [f"{key} {_brief(was[key])} to {_brief(now[key])}" for key in was if was[key] != now[key]]
@@ -183,15 +176,3 @@ def _brief(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_brief, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def changed(request: Request, changes: Mapping[str, Any]) -> Request:
-    """The request with recipe keys changed.
-
-    Raises:
-        ModelError: an unknown key or a value of another type.
-    """
-    try:
-        return replace(request, recipe=request.recipe.replaced(changes))
-    except TypeError as error:
-        raise ModelError(f"cannot set {', '.join(changes)}: {error}") from None

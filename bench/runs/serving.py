@@ -1,46 +1,44 @@
-"""`bench serve`: a page and an API that say what is on an image, with one or two networks.
+"""`bench serve`: a page and an API that classify images with one or two networks.
 
 Requests that arrive while the network works wait together and are answered as one batch: nobody waits for a batch to
 fill, and a network that falls behind catches up by larger batches. An image is looked at before it is decoded: its
 bytes and the pixels its header promises are limited, because a file of a few kilobytes can ask for gigabytes.
 """
 
+from __future__ import annotations
+
 import io
 import queue
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bench.errors import BenchError, UsageError
-from bench.machine.cpu import usable_cores
-from bench.runs.predicting import Opened, open_checkpoint
-from bench.runs.sources import evaluation_options
-from bench.runs.training import choose_device
-from loaders.pil import transform_one
+from bench.runs.predicting import Predictor, Top, top_to_json
 from models import zoo
-from models.configuration import parse
-from models.predict import Classifier
-from models.prepare import device_facts
 
-TOP = 5
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+
+TOP = 5  # classes an image
 MOST_TOGETHER = 64  # images a batch
-PATIENT = 8  # times as much as is allowed is read before the line is closed on who sends it
+READ_ON = 8  # times the limit: so much of a larger upload is read before the connection is closed
 PATIENCE = 60.0  # seconds that a request waits for its answer
 MIB = 1 << 20
 
 
 class RefusedError(BenchError):
-    """An image that is not classified.
+    """An upload that is not classified.
 
     Attributes:
         status: of HTTP.
@@ -53,7 +51,7 @@ class RefusedError(BenchError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an image may be.
+    """The largest image that is accepted.
 
     Attributes:
         bytes: of the file.
@@ -65,30 +63,30 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Said:
-    """One answer: (class, probability) pairs, likeliest first, and milliseconds of decoding, of the network with the
-    wait for it, and the images it was answered together with."""
+class Answer:
+    """What a network says about one image.
 
-    top: tuple[tuple[str, float], ...]
+    Attributes:
+        decode_ms: milliseconds for decoding and scaling the image.
+        network_ms: milliseconds for the network and for waiting until it was free.
+        together: images it was answered together with, itself included.
+    """
+
+    top: Top
     decode_ms: float
     network_ms: float
     together: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types."""
-        return {
-            "top": [{"class": name, "probability": p} for name, p in self.top],
-            "decode_ms": self.decode_ms,
-            "network_ms": self.network_ms,
-            "together": self.together,
-        }
+        """Plain values."""
+        return {**asdict(self), "top": top_to_json(self.top)}
 
 
 def read_image(data: bytes, limits: Limits) -> Image.Image:
     """The image in RGB.
 
     Raises:
-        RefusedError: nothing, too much, no image, or a damaged one; each with its status.
+        RefusedError: nothing, too much, not an image, or a damaged one; each with its status.
     """
     if not data:
         raise RefusedError("the upload is empty; send an image file", 400)
@@ -96,10 +94,12 @@ def read_image(data: bytes, limits: Limits) -> Image.Image:
         raise RefusedError(f"the file has {len(data) / MIB:.1f} MiB; {limits.bytes / MIB:.0f} MiB are allowed", 413)
     try:
         image = Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        if isinstance(error, Image.DecompressionBombError):
-            raise RefusedError(f"the image has more pixels than the {limits.pixels:,} that are allowed", 413) from None
-        raise RefusedError("this is no image that can be read; send JPEG, PNG, WebP, BMP, GIF or TIFF", 415) from None
+    except Image.DecompressionBombError:
+        raise RefusedError(f"the image has more pixels than the {limits.pixels:,} that are allowed", 413) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        raise RefusedError(
+            "this is not an image that can be read; send JPEG, PNG, WebP, BMP, GIF or TIFF", 415
+        ) from None
     if image.width * image.height > limits.pixels:
         size = f"{image.width} x {image.height} pixels"
         raise RefusedError(f"the image has {size}, more than the {limits.pixels:,} that are allowed", 413)
@@ -111,138 +111,104 @@ def read_image(data: bytes, limits: Limits) -> Image.Image:
         raise RefusedError(f"the image is damaged: {first}", 422) from None
 
 
-class Batcher:
-    """Answers images with a network, those that wait at the same time together."""
+class Network:
+    """A classifier with a queue: images that wait at the same time are answered together.
 
-    def __init__(self, opened: Opened, most: int = MOST_TOGETHER) -> None:
-        self.opened = opened
-        self.most = most
-        self._waiting: queue.Queue[tuple[Tensor, Future[Any]] | None] = queue.Queue()
-        self.served = 0
-        self.batches = 0
+    Args:
+        name: as it was asked for.
+        most: images a batch.
+    """
+
+    def __init__(self, name: str, predictor: Predictor, most: int = MOST_TOGETHER) -> None:
+        self.name, self.predictor, self._most = name, predictor, most
+        self.served = self.batches = 0
+        self._waiting: queue.Queue[tuple[Tensor, Future[tuple[Top, int]]] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
         self._thread.start()
 
-    def submit(self, image: Tensor) -> "Future[Any]":
-        """An image [3, size, size] as the network takes it; the future holds (top, images answered together)."""
-        answer: Future[Any] = Future()
-        self._waiting.put((image, answer))
-        return answer
+    def answer(self, image: Image.Image, decode_ms: float = 0.0) -> Answer:
+        """Classify an image that took `decode_ms` to decode.
+
+        Raises:
+            RefusedError: no answer came in time.
+        """
+        begin = time.perf_counter()
+        prepared = self.predictor.prepare(image)
+        queued = time.perf_counter()
+        try:
+            top, together = self.submit(prepared).result(timeout=PATIENCE)
+        except TimeoutError:
+            raise RefusedError(f"no answer within {PATIENCE:.0f} s; too many requests", 503) from None
+        return Answer(top, decode_ms + 1e3 * (queued - begin), 1e3 * (time.perf_counter() - queued), together)
+
+    def submit(self, prepared: Tensor) -> Future[tuple[Top, int]]:
+        """Queue a prepared image [3, size, size]; the future holds its classes, and how many were answered together."""
+        future: Future[tuple[Top, int]] = Future()
+        self._waiting.put((prepared, future))
+        return future
 
     def close(self) -> None:
         """Answer what waits, then end."""
         self._waiting.put(None)
         self._thread.join(timeout=10)
 
-    def _work(self) -> None:
-        while True:
-            taken = [self._waiting.get()]
-            while len(taken) < self.most:
-                try:
-                    taken.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
-            asked = [one for one in taken if one is not None]
-            # Whoever has gone away is not worked for.
-            asked = [(image, answer) for image, answer in asked if answer.set_running_or_notify_cancel()]
-            if asked:
-                self._answer(asked)
-            if len([one for one in taken if one is None]):
-                return
-
-    def _answer(self, asked: Sequence[tuple[Tensor, "Future[Any]"]]) -> None:
-        try:
-            options = self.opened.options
-            images = torch.stack([image for image, _ in asked])
-            images = images.to(self.opened.device, getattr(torch, options.dtype))
-            if options.layout == "nhwc":
-                images = images.contiguous(memory_format=torch.channels_last)
-            found = self.opened.classifier.top(images, TOP)
-        except Exception as error:
-            for _, answer in asked:
-                answer.set_exception(error)
-            return
-        self.served += len(asked)
-        self.batches += 1
-        for (_, answer), top in zip(asked, found, strict=True):
-            answer.set_result((tuple(top), len(asked)))
-
-
-@dataclass
-class Network:
-    """A classifier that answers.
-
-    Attributes:
-        name: as it was asked for.
-        opened: with what is needed to feed it.
-        batcher: its queue.
-    """
-
-    name: str
-    opened: Opened
-    batcher: Batcher = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.batcher = Batcher(self.opened)
-        options = replace(self.opened.options, batch=1, threads=0, random_eval=False)
-        self._prepare = transform_one(options)
-
-    def say(self, image: Image.Image, decode_ms: float = 0.0) -> Said:
-        """What is on an image.
-
-        Raises:
-            RefusedError: no answer came in time.
-        """
-        begin = time.perf_counter()
-        tensor = self._prepare(image)
-        prepared = 1e3 * (time.perf_counter() - begin)
-        begin = time.perf_counter()
-        try:
-            top, together = self.batcher.submit(tensor).result(timeout=PATIENCE)
-        except TimeoutError:
-            raise RefusedError(f"no answer within {PATIENCE:.0f} s; too many requests", 503) from None
-        return Said(top, decode_ms + prepared, 1e3 * (time.perf_counter() - begin), together)
-
     def describe(self) -> dict[str, Any]:
         """What /health says of it."""
-        card = self.opened.classifier.card
+        card = self.predictor.classifier.card
         return {
             "name": self.name,
             "model": card.model,
             "classes": len(card.classes),
             "size": card.size,
-            "configuration": self.opened.configuration.text,
-            "device": self.opened.device.type,
-            "served": self.batcher.served,
-            "batches": self.batcher.batches,
+            "configuration": self.predictor.configuration.text,
+            "device": self.predictor.device.type,
+            "served": self.served,
+            "batches": self.batches,
         }
+
+    def _work(self) -> None:
+        closed = False
+        while not closed:
+            taken = [self._waiting.get()]
+            with suppress(queue.Empty):
+                while len(taken) < self._most:
+                    taken.append(self._waiting.get_nowait())
+            closed = None in taken
+            # Requests whose clients have gone are dropped.
+            jobs = [job for job in taken if job is not None and job[1].set_running_or_notify_cancel()]
+            if jobs:
+                self._classify([image for image, _ in jobs], [future for _, future in jobs])
+
+    def _classify(self, images: list[Tensor], futures: list[Future[tuple[Top, int]]]) -> None:
+        try:
+            tops = self.predictor.classifier.top(self.predictor.batch(images), TOP)
+        except Exception as error:
+            for future in futures:
+                future.set_exception(error)
+            return
+        self.served += len(images)
+        self.batches += 1
+        for future, top in zip(futures, tops, strict=True):
+            future.set_result((tuple(top), len(images)))
 
 
 def open_network(word: str, device: str, configuration: str, threads: int) -> Network:
     """A checkpoint, a run's folder, or a network of torchvision with its published weights.
 
     Raises:
-        UsageError, ModelError: it cannot be had.
+        UsageError, ModelError: it does not exist, or cannot be loaded.
     """
     path = Path(word)
     if path.exists() and word not in zoo.names():
-        return Network(word, open_checkpoint(path, device, configuration, threads=threads))
+        return Network(word, Predictor.open(path, device, configuration, threads=threads))
     if "/" in word or path.suffix:
         raise UsageError(f"{word} does not exist; name a checkpoint, a run's folder or a model")
-    from models.training.distributed import World
-
     zoo.check(word)
-    place = World().device(choose_device(device))
-    if threads:
-        torch.set_num_threads(threads)
-    chosen = parse(configuration, device_facts(place), True)
-    classifier = Classifier.from_pretrained(word, chosen, place)
-    options = evaluation_options(classifier.card, chosen, place.type, 1, threads or usable_cores())
-    return Network(word, Opened(classifier, chosen, place, options))
+    return Network(word, Predictor.open(word, device, configuration, threads=threads))
 
 
-def answer(networks: Sequence[Network], data: bytes, limits: Limits) -> list[Said]:
-    """What each network says of one upload.
+def classify(networks: Sequence[Network], data: bytes, limits: Limits) -> list[Answer]:
+    """What each network says about one upload.
 
     Raises:
         RefusedError: the upload is not classified.
@@ -250,20 +216,15 @@ def answer(networks: Sequence[Network], data: bytes, limits: Limits) -> list[Sai
     begin = time.perf_counter()
     image = read_image(data, limits)
     decode_ms = 1e3 * (time.perf_counter() - begin)
-    return [network.say(image, decode_ms) for network in networks]
+    return [network.answer(image, decode_ms) for network in networks]
 
 
-def refuse_used_port(host: str, port: int) -> None:
-    """Raise UsageError if nothing can listen there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UsageError(
-                f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
-            ) from None
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on which clients may already wait. Raises UsageError if nothing can listen there."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port") from None
 
 
 def application(networks: Sequence[Network], limits: Limits) -> Any:
@@ -274,41 +235,39 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
     """
     try:
         import gradio
-        from fastapi import FastAPI, Request
-        from fastapi.concurrency import run_in_threadpool
-        from fastapi.responses import JSONResponse
+        from fastapi import FastAPI
+        from starlette.concurrency import run_in_threadpool
         from starlette.requests import ClientDisconnect
+        from starlette.responses import JSONResponse
     except ImportError as error:
         raise UsageError("bench serve needs gradio, which is not installed; pip install 'pixbench[demo]'") from error
-    app = FastAPI(title="pixbench", docs_url=None, redoc_url=None)
     begin = time.monotonic()
 
-    async def health() -> Any:
+    async def health(request: Request) -> JSONResponse:
         return JSONResponse(
             {
                 "status": "ok",
                 "seconds": time.monotonic() - begin,
-                "limits": {"bytes": limits.bytes, "pixels": limits.pixels},
+                "limits": asdict(limits),
                 "networks": [network.describe() for network in networks],
             }
         )
 
-    async def predict(request: Any) -> Any:
+    async def predict(request: Request) -> JSONResponse:
         try:
-            data = await _body(request, limits)
-            said = await run_in_threadpool(answer, networks, data, limits)
+            data = await _upload(request, limits)
+            answers = await run_in_threadpool(classify, networks, data, limits)
         except RefusedError as error:
             return JSONResponse({"error": str(error)}, status_code=error.status)
         except ClientDisconnect:
-            # Nobody is there to read it.
+            # There is no client left to read this.
             return JSONResponse({"error": "the upload broke off"}, status_code=400)
-        return JSONResponse(
-            {"networks": [{"name": n.name, **one.to_json()} for n, one in zip(networks, said, strict=True)]}
-        )
+        named = zip(networks, answers, strict=True)
+        return JSONResponse({"networks": [{"name": network.name, **answer.to_json()} for network, answer in named]})
 
-    predict.__annotations__["request"] = Request
-    app.add_api_route("/health", health, methods=["GET"])
-    app.add_api_route("/predict", predict, methods=["POST"])
+    app = FastAPI(title="pixbench", docs_url=None, redoc_url=None)
+    app.add_route("/health", health, methods=["GET"])
+    app.add_route("/predict", predict, methods=["POST"])
     # Pillow's own guard, for what opens an image before our code does: it raises beyond twice this.
     Image.MAX_IMAGE_PIXELS = max(1, limits.pixels // 2)
     # The usual theme's typefaces would be fetched from elsewhere.
@@ -325,67 +284,72 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
     )
 
 
-async def _body(request: Any, limits: Limits) -> bytes:
-    """The upload: the whole body, or the first file of a form. What grows beyond the limit is not kept.
+async def _upload(request: Request, limits: Limits) -> bytes:
+    """The whole body, or the first file of a form. Raises RefusedError: too large, or a form without a file."""
+    from starlette.datastructures import UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
 
-    It is read on for a while, though: who is still sending would meet a closed line and never read the answer.
+    body = _limited(request, limits)
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return b"".join([part async for part in body])
+    try:
+        form = await MultiPartParser(request.headers, body).parse()
+    except MultiPartException as error:
+        raise RefusedError(f"the form is damaged: {error.message}", 400) from None
+    try:
+        for _, field in form.multi_items():
+            if isinstance(field, UploadFile):
+                return await field.read()
+    finally:
+        await form.close()
+    raise RefusedError("the form holds no file; send one as a field of multipart/form-data, or as the body", 400)
+
+
+async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The parts of a body, up to the limit.
+
+    What comes after it is not kept, but a larger body is read on for a while: a client that is still sending would
+    meet a closed connection and never read the answer.
+
+    Raises:
+        RefusedError: the body is larger than the limit.
     """
     too_much = RefusedError(f"the upload is larger than the {limits.bytes / MIB:.0f} MiB that are allowed", 413)
     # A form has some hundred bytes around its file.
     room = limits.bytes + 64 * 1024
     with suppress(ValueError):
-        if int(request.headers.get("content-length", "0")) > PATIENT * room:
+        if int(request.headers.get("content-length", "0")) > READ_ON * room:
             raise too_much
-    parts: list[bytes] = []
     seen = 0
     async for part in request.stream():
         seen += len(part)
-        if seen > PATIENT * room:
+        if seen > READ_ON * room:
             raise too_much
         if seen <= room:
-            parts.append(part)
+            yield part
     if seen > room:
         raise too_much
-    data = b"".join(parts)
-    kind = request.headers.get("content-type", "")
-    return form_file(data, kind) if kind.startswith("multipart/form-data") else data
-
-
-def form_file(data: bytes, kind: str) -> bytes:
-    """The first file of a form.
-
-    Raises:
-        RefusedError: the form is damaged or holds no file.
-    """
-    from email.parser import BytesParser
-    from email.policy import HTTP
-
-    form = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + data)
-    for part in form.walk():
-        if part.get_filename() is not None:
-            content = part.get_payload(decode=True)
-            return content if isinstance(content, bytes) else b""
-    raise RefusedError("the form holds no file; send one as a field of multipart/form-data, or as the body", 400)
 
 
 def interface(networks: Sequence[Network], limits: Limits) -> Any:
     """The page: an image in, for each network five classes with bars, and milliseconds."""
     import gradio
 
-    def classify(path: str | None) -> list[Any]:
+    def show(path: str | None) -> list[Any]:
         if path is None:
             raise gradio.Error("choose an image first", print_exception=False)
         try:
-            said = answer(networks, Path(path).read_bytes(), limits)
+            answers = classify(networks, Path(path).read_bytes(), limits)
         except (RefusedError, OSError) as error:
             raise gradio.Error(str(error), print_exception=False) from None
         shown: list[Any] = []
-        for one in said:
-            shown += [dict(one.top), f"{one.decode_ms:.1f} ms to decode, {one.network_ms:.1f} ms for the network"]
+        for answer in answers:
+            times = f"{answer.decode_ms:.1f} ms to decode, {answer.network_ms:.1f} ms for the network"
+            shown += [dict(answer.top), times]
         return shown
 
     with gradio.Blocks(title="pixbench", analytics_enabled=False) as page:
-        gradio.Markdown(f"## What is on it?\n{' and '.join(network.name for network in networks)}")
+        gradio.Markdown(f"## What is in the picture?\n{' and '.join(network.name for network in networks)}")
         with gradio.Row():
             image: Any = gradio.Image(type="filepath", sources=["upload", "clipboard"], label="image")
             # The component would open the file itself, before its size is known, and word an error of its own.
@@ -396,21 +360,22 @@ def interface(networks: Sequence[Network], limits: Limits) -> Any:
                     outputs.append(gradio.Label(num_top_classes=TOP, label=network.name))
                     outputs.append(gradio.Textbox(label="time", interactive=False))
         gradio.Button("Classify", variant="primary").click(
-            classify, image, outputs, api_visibility="private", concurrency_limit=8
+            show, image, outputs, api_visibility="private", concurrency_limit=8
         )
     return page
 
 
-def serve(networks: Sequence[Network], host: str, port: int, limits: Limits) -> None:
-    """Serve until interrupted."""
+def serve(networks: Sequence[Network], door: socket.socket, limits: Limits) -> None:
+    """Serve on a listening socket until interrupted."""
     import uvicorn
 
     app = application(networks, limits)
     for network in networks:
         # The first call of every operator is slow; it is not the first user's.
-        card = network.opened.classifier.card
-        network.say(Image.new("RGB", (card.size, card.size)))
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5))
-    server.run()
-    for network in networks:
-        network.batcher.close()
+        size = network.predictor.classifier.card.size
+        network.answer(Image.new("RGB", (size, size)))
+    try:
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)).run([door])
+    finally:
+        for network in networks:
+            network.close()

@@ -1,4 +1,4 @@
-"""Many runs as one: the runs of a study or a sweep, each in a process of its own, and what they say together.
+"""The runs of a study or a sweep, each trained in a process of its own, one after another.
 
 A study lives in a folder: for each run a recipe (RUN.toml), what it printed (RUN.log) and its folder (RUN/), beside
 them the tables and pictures of all. Which runs are done follows from these files alone, so the same command goes on
@@ -7,86 +7,38 @@ wherever the last one ended.
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from bench.processes import Process, Start, start
-from bench.runs.plan import Entry, Plan, Say, StudyError
-from bench.runs.published import published_row
+from bench.processes import Process, Start, start, stop_requests
+from bench.runs.folder import HISTORY, RUN, DataFolders, RunRecord
+from bench.runs.plan import Plan, PlannedRun, StudyError
+from bench.runs.sources import split
+from bench.runs.training import published_row
+from bench.screen import Screen
+from loaders.datasets import Dataset
 from loaders.errors import DataError
 from models.errors import ModelError
+from models.training import checkpoint
 from models.training import recipe as recipes
 from models.training.recipe import Recipe
 from results.errors import RecordError
 from results.history import History
-from results.runs import FILE, Evaluated, RunSummary
+from results.runs import FILE as SUMMARY
+from results.runs import Evaluated, RunSummary
 from results.store import write_whole
 from results.tables import duration
 
-# What is to be run
-
-
-# Where it is run
-
-
-@dataclass(frozen=True)
-class Material:
-    """The images of a study, as `bench train` is told of them.
-
-    Attributes:
-        options: --data DIR, or --train and --val.
-        said: the same as a run's record of itself has them: folder, train, val.
-        name: of the data set.
-        images, classes: how many.
-        evaluated: recipe -> what its epochs are evaluated on, as in `Splits.evaluated`.
-    """
-
-    options: tuple[str, ...]
-    said: Mapping[str, Any]
-    name: str
-    images: int
-    classes: int
-    evaluated: Callable[[Recipe], Evaluated]
-
-
-def material(data: Path | None, train: tuple[str, ...], val: str | None) -> Material:
-    """Look at the images once, before anything is trained.
-
-    Raises:
-        UsageError: neither or both were named.
-        DataError: not a data set.
-    """
-    from bench.runs import sources
-
-    found = sources.open_folders(data, train, val)
-
-    def evaluated(recipe: Recipe) -> Evaluated:
-        try:
-            splits = sources.split(found, recipe, lambda text: None)
-        except DataError:
-            return "test"  # a run that cannot even part its images has no accuracy to name
-        return splits.evaluated
-
-    options = ["--data", str(data)] if data is not None else [word for part in train for word in ("--train", part)]
-    said = {
-        "folder": str(data.absolute()) if data else "",
-        "train": [str(Path(p).absolute()) for parts in train for p in parts.split(",")],
-        "val": str(Path(val).absolute()) if val else None,
-    }
-    options += ["--val", val] if val else []
-    return Material(
-        tuple(options), said, found[0].name.partition("/")[0], len(found[0]), len(found[0].classes), evaluated
-    )
+Condition = Literal["nothing", "begun", "tried", "finished"]
+"""What there is of a run: "begun" can go on, "tried" ended in this command without finishing."""
 
 
 @contextlib.contextmanager
@@ -111,73 +63,46 @@ def locked(folder: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def condition(folder: Path, entry: Entry, said: Mapping[str, Any]) -> str:
-    """What there is of a run: "finished", "begun" (it can go on) or "nothing".
+def condition(folder: Path, run: PlannedRun, data: DataFolders) -> Condition:
+    """What there is of a run in the study's folder.
 
     Raises:
         StudyError: a run of this name with another recipe or other images.
     """
-    place, asked = folder / entry.name, folder / f"{entry.name}.toml"
+    place, recipe_file = folder / run.name, folder / f"{run.name}.toml"
     if not place.is_dir():
         return "nothing"
-    if (place / "run.json").is_file():
-        differing = _differences(asked, entry.recipe) if asked.is_file() else ["not made by bench study"]
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            was = json.loads((place / "run.json").read_text(encoding="utf-8"))["data"]
-            differing += [f"{key} {was[key]} there, {said[key]} here" for key in said if was[key] != said[key]]
+    if (place / RUN).is_file():
+        differing = []
+        try:
+            differing += _differences(recipes.load(recipe_file), run.recipe)
+        except ModelError as error:
+            differing.append(str(error) if recipe_file.is_file() else "not made by bench study")
+        with contextlib.suppress(RecordError):
+            differing += _differences(RunRecord.load(place).data, data)
         if differing:
             raise StudyError(
                 f"run {place} is another one ({'; '.join(differing[:4])}); keep it and choose another --name, "
                 "or remove its folder"
             )
-    elif not (place / FILE).is_file() and any(place.iterdir()):
-        raise StudyError(f"{place} is in the way and is no run; remove it, or choose another --name")
+    elif not (place / SUMMARY).is_file() and any(place.iterdir()):
+        raise StudyError(f"{place} is in the way and is not a run; remove it, or choose another --name")
     with contextlib.suppress(RecordError):
         summary = RunSummary.load(place)
-        if summary.status == "finished" or 0 < entry.recipe.stop_epoch <= summary.epochs:
+        if summary.status == "finished" or 0 < run.recipe.stop_epoch <= summary.epochs:
             return "finished"
-    return "begun" if (place / "last.safetensors").is_file() else "nothing"
+    return "begun" if (place / checkpoint.LAST).is_file() else "nothing"
 
 
-def _differences(path: Path, recipe: Recipe) -> list[str]:
-    try:
-        there = recipes.load(path)
-    except ModelError as error:
-        return [str(error)]
-    names = [f.name for f in fields(Recipe) if f.name != "published"]
-    return [
-        f"{name} {_short(getattr(there, name))} there, {_short(getattr(recipe, name))} here"
-        for name in names
-        if getattr(there, name) != getattr(recipe, name)
-    ]
+def _differences(there: Recipe | DataFolders, here: Recipe | DataFolders) -> list[str]:
+    """Fields in which a stored value and a new one differ, other than published figures, in words."""
+    values = {f.name: (getattr(there, f.name), getattr(here, f.name)) for f in fields(here) if f.name != "published"}
+    return [f"{name} {_short(a)} there, {_short(b)} here" for name, (a, b) in values.items() if a != b]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-class Screen:
-    """One line when a run begins and one when it ends; on a terminal its latest words in between."""
-
-    def __init__(self, say: Say, moving: bool | None = None) -> None:
-        self._say = say
-        self.moving = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" if moving is None else moving
-
-    def say(self, text: str) -> None:
-        self.clear()
-        self._say(text)
-
-    def clear(self) -> None:
-        if self.moving:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-    def follow(self, log: Path) -> None:
-        if self.moving:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            sys.stderr.write("\r\x1b[K" + f"  {last_line(log)}"[:width])
-            sys.stderr.flush()
 
 
 def last_line(log: Path) -> str:
@@ -193,83 +118,87 @@ def last_line(log: Path) -> str:
 
 @dataclass
 class Conductor:
-    """Runs what is left of a plan, one run after another.
+    """Trains what is left of a plan, one run after another.
 
     Attributes:
         folder: of the study.
+        data, opened: the folders of the images, and what `open_folders` found in them.
         options: passed to every `bench train`, such as --device.
         starter: makes the processes.
     """
 
     plan: Plan
     folder: Path
-    images: Material
+    data: DataFolders
+    opened: list[Dataset]
     options: tuple[str, ...]
     screen: Screen
     starter: Start = start
     _took: dict[str, float] = field(default_factory=dict)
 
-    def run(self) -> list[RunSummary]:
+    def train(self) -> list[RunSummary]:
         """Train what is not finished; the summaries of all runs in the plan's order.
 
         Raises:
             StudyError: a run of the same name is another one; nothing has been started then.
             KeyboardInterrupt: the run under way has been asked to store its state, and has ended.
         """
-        entries, screen = self.plan.entries, self.screen
+        runs, screen = self.plan.runs, self.screen
         with locked(self.folder) as lock:
-            conditions = [condition(self.folder, entry, self.images.said) for entry in entries]
-            for i, (entry, found) in enumerate(zip(entries, conditions, strict=True)):
-                head = f"run {i + 1} of {len(entries)}: {entry.name}"
-                if found == "finished":
+            conditions = [condition(self.folder, run, self.data) for run in runs]
+            for i, run in enumerate(runs):
+                head = f"run {i + 1} of {len(runs)}: {run.name}"
+                if conditions[i] == "finished":
                     screen.say(f"{head}: finished before")
                     continue
-                verb = (
-                    "going on" if found == "begun" else f"{entry.recipe.epochs} epoch{'s' * (entry.recipe.epochs > 1)}"
-                )
-                screen.say(f"{head}, {verb}, {self._expected(conditions, i)}")
+                epochs = run.recipe.epochs
+                what = "going on" if conditions[i] == "begun" else f"{epochs} epoch{'s' * (epochs > 1)}"
+                screen.say(f"{head}, {what}, {self._expected(conditions, i)}")
                 begin = time.monotonic()
-                code = self._train(entry, found, lock)
-                summary = self._settle(entry, code)
-                self._took[entry.name] = time.monotonic() - begin
+                summary = self._settle(run, self._train(run, conditions[i] == "begun", lock))
+                self._took[run.name] = time.monotonic() - begin
                 conditions[i] = "finished" if summary.status == "finished" else "tried"
-                screen.say(f"{head}: {_said(summary)}, took {duration(self._took[entry.name])}")
+                screen.say(f"{head}: {_outcome(summary)}, took {duration(self._took[run.name])}")
         return self.summaries()
 
-    def _train(self, entry: Entry, found: str, lock: int) -> int:
-        place, log = self.folder / entry.name, self.folder / f"{entry.name}.log"
-        if found == "begun":
+    def _train(self, run: PlannedRun, resume: bool, lock: int) -> int:
+        """Train one run to its end; returns the exit code of its process."""
+        place, log = self.folder / run.name, self.folder / f"{run.name}.log"
+        if resume:
             # What a stopped run wrote of itself would be taken for what this one does.
-            (place / FILE).unlink(missing_ok=True)
-            words = ["train", "--resume", str(place), *self.images.options]
+            (place / SUMMARY).unlink(missing_ok=True)
+            words = ["--resume", str(place)]
         else:
             # Without weights there is nothing in it to go on from or to keep.
             shutil.rmtree(place, ignore_errors=True)
-            path = self.folder / f"{entry.name}.toml"
-            text = recipes.to_toml(
-                entry.recipe, [f"run {entry.name} of {self.plan.name}", *filter(None, [self.plan.mark])]
-            )
-            write_whole(path, text.encode())
-            words = ["train", str(path), "--name", entry.name, "--runs", str(self.folder), *self.images.options]
-        with log.open("ab" if found == "begun" else "wb") as file:
-            process = self.starter([*words, *self.options], file, lock)
+            path = self.folder / f"{run.name}.toml"
+            comments = [f"run {run.name} of {self.plan.name}", *filter(None, [self.plan.mark])]
+            write_whole(path, recipes.to_toml(run.recipe, comments).encode())
+            words = [str(path), "--name", run.name, "--runs", str(self.folder)]
+        process: Process | None = None
+        with log.open("ab" if resume else "wb") as file:
             try:
+                # A signal that arrives while the process starts must not leave it running with nobody to stop it.
+                with stop_requests() as asked:
+                    process = self.starter(["train", *words, *self.data.options(), *self.options], file, lock)
+                if asked():
+                    raise KeyboardInterrupt
                 return self._wait(process, log)
             except KeyboardInterrupt:
-                self._stop(process, entry)
+                if process is not None:
+                    self._stop(process, run)
                 raise
 
     def _wait(self, process: Process, log: Path) -> int:
-        if not self.screen.moving:
-            return process.wait()
-        while True:
+        while self.screen.moving:
             try:
                 return process.wait(0.5)
             except subprocess.TimeoutExpired:
-                self.screen.follow(log)
+                self.screen.progress(last_line(log))
+        return process.wait()
 
-    def _stop(self, process: Process, entry: Entry) -> None:
-        self.screen.say(f"stopping {entry.name}: it stores where it is; Ctrl-C again ends it at once")
+    def _stop(self, process: Process, run: PlannedRun) -> None:
+        self.screen.say(f"stopping {run.name}: it stores its state first; Ctrl-C again ends it at once")
         try:
             process.send_signal(signal.SIGINT)
             process.wait()
@@ -279,75 +208,75 @@ class Conductor:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _expected(self, conditions: Sequence[str], i: int) -> str:
-        """From what the runs that are done took, for start and end alike and in proportion to their training."""
+    def _expected(self, conditions: Sequence[Condition], i: int) -> str:
+        """From what finished runs took, in proportion to their training, with the same start and end for all."""
         rates, starts = [], []
-        for entry, found in zip(self.plan.entries, conditions, strict=True):
-            trained = RunSummary.load(self.folder / entry.name).train_seconds if found == "finished" else None
+        for run, known in zip(self.plan.runs, conditions, strict=True):
+            trained = RunSummary.load(self.folder / run.name).train_seconds if known == "finished" else None
             if trained:
-                rates.append(trained / _work(entry.recipe))
-                if entry.name in self._took:
-                    starts.append(max(0.0, self._took[entry.name] - trained))
+                rates.append(trained / _work(run.recipe))
+                if run.name in self._took:
+                    starts.append(max(0.0, self._took[run.name] - trained))
         if not rates:
             return "expected time: known after the first"
         rate, rest = statistics.fmean(rates), statistics.fmean(starts or [0.0])
         left = [
-            rest + rate * _work(entry.recipe)
-            for entry, found in zip(self.plan.entries[i:], conditions[i:], strict=True)
-            if found != "finished"
+            rest + rate * _work(run.recipe)
+            for run, known in zip(self.plan.runs[i:], conditions[i:], strict=True)
+            if known != "finished"
         ]
         together = f", all that is left about {duration(sum(left))}" if len(left) > 1 else ""
         return f"expected about {duration(left[0])}{together}"
 
-    def _settle(self, entry: Entry, code: int) -> RunSummary:
-        """The summary a run left; of a run that failed one with the reason."""
-        place = self.folder / entry.name
+    def _settle(self, run: PlannedRun, code: int) -> RunSummary:
+        """The summary that a run left; of a run that failed one with the reason."""
+        place = self.folder / run.name
         with contextlib.suppress(RecordError):
-            found = RunSummary.load(place)
-            if found.status == "stopped" or (found.status == "finished" and code == 0):
-                return found
-        said = last_line(self.folder / f"{entry.name}.log").removeprefix("bench: ")
+            summary = RunSummary.load(place)
+            if summary.status == "stopped" or (summary.status == "finished" and code == 0):
+                return summary
+        reason = last_line(self.folder / f"{run.name}.log").removeprefix("bench: ")
         if code < 0:
             name = signal.Signals(-code).name
-            said = f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
-        summary = self._failed(entry, said or f"exit code {code} without a word")
+            reason = f"killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
+        summary = self._failed(run, reason or f"exit code {code} without a message")
         place.mkdir(parents=True, exist_ok=True)
         summary.save(place)
         return summary
 
-    def _failed(self, entry: Entry, reason: str) -> RunSummary:
-        history = None
+    def _failed(self, run: PlannedRun, reason: str) -> RunSummary:
+        history = History()
         with contextlib.suppress(RecordError):
-            history = History.load(self.folder / entry.name / "history.csv")
-        best = history.best if history else None
+            history = History.load(self.folder / run.name / HISTORY)
+        evaluated: Evaluated = "test"
+        # A run whose images cannot even be split has no accuracy to name.
+        with contextlib.suppress(DataError):
+            evaluated = split(self.opened, run.recipe, lambda text: None).evaluated
         return RunSummary(
-            name=entry.name,
-            model=entry.recipe.model,
-            data=self.images.name,
-            recipe=entry.name,
-            evaluated=self.images.evaluated(entry.recipe),
+            name=run.name,
+            model=run.recipe.model,
+            data=self.opened[0].name.partition("/")[0],
+            recipe=run.name,
+            evaluated=evaluated,
             status="failed",
             reason=reason,
-            epochs=len(history.epochs) if history else 0,
-            best_top1=best.val_top1 if best else None,
-            best_epoch=best.epoch if best else None,
-            published=published_row(entry.recipe.published),
+            epochs=len(history.epochs),
+            best_top1=history.best.val_top1 if history.best else None,
+            best_epoch=history.best.epoch if history.best else None,
+            published=published_row(run.recipe.published),
         )
 
     def summaries(self) -> list[RunSummary]:
         """Of the runs that have ended in some way, in the plan's order."""
-        return [
-            RunSummary.load(self.folder / entry.name)
-            for entry in self.plan.entries
-            if (self.folder / entry.name / FILE).is_file()
-        ]
+        places = [self.folder / run.name for run in self.plan.runs]
+        return [RunSummary.load(place) for place in places if (place / SUMMARY).is_file()]
 
 
 def _work(recipe: Recipe) -> float:
     return recipe.epochs / recipe.divide
 
 
-def _said(run: RunSummary) -> str:
+def _outcome(run: RunSummary) -> str:
     if run.status != "finished":
         return f"{run.status}: {run.reason}"
     return "finished" if run.top1 is None else f"top-1 {100 * run.top1:.2f} %"

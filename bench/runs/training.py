@@ -1,39 +1,28 @@
-"""A training run from its recipe to the folder it leaves: opens data and network, runs the loop, writes the files."""
+"""A training run: opens data and network, runs the loop, and writes what the run's folder holds while it goes on."""
 
-import json
-import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from bench.errors import UsageError
+from bench.machine import facts
 from bench.machine.cpu import usable_cores
-from bench.machine.facts import describe
+from bench.machine.devices import choose_device
 from bench.machine.tuned import tuned_configuration
+from bench.processes import STOPPING, stop_requests
 from bench.runs import sources
-from bench.runs.request import (
-    HISTORY,
-    RECIPE,
-    RUN,
-    STEPS,
-    Request,
-    RunError,
-    _empty,
-    finished,
-    make_folder,
-    refuse_existing,
-    run_name,
-)
-from bench.runs.sources import Feed, Say, Splits
+from bench.runs.folder import HISTORY, LOG, RECIPE, STEPS, RunError, RunRecord, new_folder, refuse_existing
+from bench.runs.request import Request
+from bench.runs.sources import Feed, Splits
+from bench.screen import Say, Screen
 from models import zoo
 from models.configuration import Choice, Configuration, Device, parse
 from models.predict import Classifier, same_classes
@@ -43,82 +32,91 @@ from models.training.checkpoint import Card
 from models.training.distributed import World
 from models.training.loop import DivergedError, EpochRow, StepRow, Training, graph_obstacles
 from models.training.optimizers import implementation
-from models.training.recipe import Recipe, to_toml
+from models.training.recipe import Published, Recipe, to_toml
 from results.events import EventWriter
 from results.history import Epoch, History, Step, StepLog, line, load_steps
-from results.runs import RunSummary
+from results.runs import Published as PublishedRow
+from results.runs import RunSummary, Status
 from results.store import write_whole
 
 
 @dataclass
 class Run:
-    """A run under way, as reports need it."""
+    """A run under way.
+
+    Attributes:
+        training: the network and all that goes with it; `training.recipe` is the resolved recipe.
+        threads: CPU threads of this process.
+        stopped: why it ended before its last epoch; None if it did not.
+        interrupted: whether a signal is the reason.
+    """
 
     request: Request
-    recipe: Recipe
     folder: Path
-    splits: Splits
     feed: Feed
     training: Training
-    configuration: Configuration
-    device: torch.device
-    world: World
     threads: int
     stopped: str | None = None
+    interrupted: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.training.recipe
+
+    @property
+    def splits(self) -> Splits:
+        return self.feed.splits
+
+    def history(self) -> History:
+        """The finished epochs."""
+        return History(Epoch(**asdict(row)) for row in self.training.history)
+
+    def summary(self, status: Status, reason: str | None, **figures: Any) -> RunSummary:
+        """The row that this run has in comparisons; `figures` are fields of RunSummary."""
+        return RunSummary(
+            name=self.folder.name,
+            model=self.recipe.model,
+            data=self.training.card.data,
+            recipe=self.request.title or "options",
+            evaluated=self.splits.evaluated,
+            status=status,
+            reason=reason,
+            train_seconds=self.training.position.seconds,
+            published=published_row(self.recipe.published),
+            **figures,
+        )
 
 
-class Screen:
-    """One line an epoch, and on a terminal a bar that moves inside it."""
-
-    def __init__(self, epochs: int, quiet: bool = False) -> None:
-        self._epochs, self._quiet = epochs, quiet
-        self._bar: Any = None
-        self._epoch = 1
-
-    def say(self, text: str) -> None:
-        self.clear()
-        if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    def step(self, done: int, steps: int) -> None:
-        if self._quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            return
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=steps, initial=done - 1, desc=f"epoch {self._epoch}/{self._epochs}", leave=False, unit="step"
-            )
-        self._bar.update(1)
-
-    def clear(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def epoch(self, row: Epoch, best: Epoch | None) -> None:
-        self._epoch = row.epoch + 1
-        self.say(line(row, self._epochs, best))
+def published_row(published: Published) -> PublishedRow | None:
+    """What a study published for a recipe, as a run's summary holds it; None where it names no study."""
+    kept = ("study", "top1", "top1_best", "epochs", "seconds", "hardware", "source", "defects", "note")
+    values = {name: value for name in kept if (value := getattr(published, name))}
+    return PublishedRow(**values) if published.study else None
 
 
-class Recorder:
-    """Writes what happens into the run's folder: after every epoch the files are whole."""
+class RunLog:
+    """Writes what a training does into its folder: after every epoch the files are whole.
 
-    def __init__(self, folder: Path, screen: Screen, history: History, after_step: int) -> None:
-        self._folder, self._screen = folder, screen
-        self.history = history
-        epoch = history.epochs[-1].epoch if history.epochs else 0
-        self._steps = StepLog(folder / STEPS, after_step)
-        resumed = bool(epoch or after_step or any(folder.glob("events.out.tfevents.*")))
-        self._events = EventWriter(folder, epoch if resumed else None, after_step if resumed else None)
+    Args:
+        history: epochs before this process began.
+        step: the last step of these.
+    """
+
+    def __init__(self, folder: Path, screen: Screen, epochs: int, history: History, step: int) -> None:
+        self._folder, self._screen, self._epochs, self._history = folder, screen, epochs, history
+        self._epoch = history.epochs[-1].epoch if history.epochs else 0
+        self._steps = StepLog(folder / STEPS, step)
+        resumed = bool(self._epoch or step or any(folder.glob("events.out.tfevents.*")))
+        self._events = EventWriter(folder, self._epoch if resumed else None, step if resumed else None)
         self._write()
 
     def step(self, done: int, steps: int) -> None:
-        self._screen.step(done, steps)
+        self._screen.steps(f"epoch {self._epoch + 1}/{self._epochs}", done, steps)
 
     def epoch(self, row: EpochRow, steps: list[StepRow], best: bool) -> None:
         epoch = Epoch(**asdict(row))
-        self.history.append(epoch)
+        self._epoch = epoch.epoch
+        self._history.append(epoch)
         for step in steps:
             entry = Step(**asdict(step))
             self._steps.append(entry)
@@ -127,12 +125,12 @@ class Recorder:
         self._steps.flush()
         self._events.flush()
         self._write()
-        self._screen.epoch(epoch, self.history.best)
+        self._screen.say(line(epoch, self._epochs, self._history.best))
 
     def _write(self) -> None:
-        self.history.save(self._folder / HISTORY)
-        self.history.save_texts(self._folder)
-        self.history.save_log(self._folder / "log.md")
+        self._history.save(self._folder / HISTORY)
+        self._history.save_texts(self._folder)
+        self._history.save_log(self._folder / LOG)
 
     def close(self) -> None:
         self._screen.clear()
@@ -140,91 +138,42 @@ class Recorder:
         self._events.close()
 
 
-def choose_device(name: str) -> str:
-    """ "cuda" where there is one, for "auto"."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
-@contextmanager
-def _removed_if_nothing_stored(folder: Path) -> Iterator[None]:
-    """Make a run's folder; take it away again if the run fails before its first checkpoint.
-
-    A run that diverged leaves the row that says so.
-    """
-    made = make_folder(folder)
-    try:
-        yield
-    except DivergedError:
-        raise
-    except BaseException:
-        if not (folder / checkpoint.LAST).exists():
-            _empty(folder)
-            # Not those that hold anything else.
-            with suppress(OSError):
-                for path in dict.fromkeys((folder, *made)):
-                    path.rmdir()
-        raise
-
-
-def network(recipe: Recipe) -> torch.nn.Module:
-    """The recipe's network with weights drawn by its seed."""
-    torch.manual_seed(recipe.seed)
-    return zoo.build(recipe.model, recipe.classes, **recipe.arguments)
-
-
 def configured(recipe: Recipe, device: Device, processes: int) -> Configuration:
-    """The recipe's configuration here; a preset is content with less where its steps cannot be one CUDA graph."""
+    """The recipe's configuration here; where a preset's steps cannot be one CUDA graph, it is compiled without."""
     choice = Choice.from_text(recipe.configuration)
-    tuned = tuned_configuration(choice, recipe.model, "training", describe()) if choice.tuned else None
-    found = choice.on(device, True, tuned)
-    if found.compile == "graphs" and "graphs" not in choice.levers:
+    tuned = tuned_configuration(choice, recipe.model, "training", facts.describe()) if choice.tuned else None
+    configuration = choice.on(device, True, tuned)
+    if configuration.compile == "graphs" and "graphs" not in choice.levers:
         fused = implementation(recipe.optimizer, True) == "fused"
         if graph_obstacles(recipe, processes) or not fused:
-            return replace(found, compile="compile")
-    return found
+            return replace(configuration, compile="compile")
+    return configuration
 
 
-def teacher_of(recipe: Recipe, run: Splits, mean: Any, device: torch.device) -> Callable[[Any], Any] | None:
-    """The network a recipe distils from, ready to be called on training batches.
+def load_teacher(recipe: Recipe, card: Card, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The network a recipe distils from, ready to be called on training batches; None where it has none.
+
+    Args:
+        card: of the network that learns.
 
     Raises:
-        RunError: it knows other classes or takes images normalised otherwise.
+        RunError: the teacher knows other classes, or takes images normalised in another way.
     """
     if not recipe.teacher:
         return None
-    configuration = parse("fast", device_facts(device), True)
-    taught = Classifier.from_checkpoint(Path(recipe.teacher), configuration, device)
-    reason = same_classes(taught.card, run.train.classes)
-    if reason is None and tuple(taught.card.mean) != tuple(mean):
-        reason = "its images are normalised otherwise; set normalization alike"
+    teacher = Classifier.from_checkpoint(Path(recipe.teacher), parse("fast", device_facts(device), True), device)
+    reason = same_classes(teacher.card, card.classes)
+    if reason is None and teacher.card.mean != card.mean:
+        reason = "its images are normalised in another way; set normalization to match"
     if reason is not None:
         raise RunError(f"teacher {recipe.teacher} cannot teach here: {reason}")
-    return taught.prepared.forward
+    return teacher.prepared.forward
 
 
-@contextmanager
-def interruptible(world: World) -> Iterator[Callable[[], str | None]]:
-    """Within it the first Ctrl-C or SIGTERM (see `train`) asks for a clean stop; a second Ctrl-C ends at once."""
-    asked: list[str] = []
-    caught = (signal.SIGINT, signal.SIGTERM) if world.size == 1 else (signal.SIGINT,)
+def train(request: Request, screen: Screen, report: Callable[[Run, History], None]) -> Run | None:
+    """Train as asked, then call `report` with the finished or stopped run; None if it had finished before.
 
-    def ask(signum: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signal.Signals(signum).name)
-
-    before = {number: signal.signal(number, ask) for number in caught}
-    try:
-        yield lambda: f"stopped by {asked[0]}" if asked else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def train(request: Request, say: Say, report: Callable[[Run, History], None]) -> Run | None:
-    """Train as asked, then let `report` write what is made of the finished (or stopped) run; None if it was finished.
+    The first Ctrl-C or SIGTERM stops after the step under way, a second one at once.
 
     Raises:
         UsageError, RunError, ModelError, DataError: see the message; what an interrupted run has stored stays.
@@ -238,28 +187,32 @@ def train(request: Request, say: Say, report: Callable[[Run, History], None]) ->
         # torchrun sends it when another process is gone, and then there is nobody left to finish a step with, nor even
         # to begin with. Not a Python handler, which would wait for a collective call that never returns.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    say = say if world.first else _silent
-    if finished(request):
-        say(f"run {request.resume} has finished its {request.recipe.epochs} epochs; to train on, give more --epochs")
+    if not world.first:
+        screen = Screen(silent=True)
+    if request.finished():
+        screen.say(
+            f"run {request.resume} has finished its {request.recipe.epochs} epochs; to train on, give more --epochs"
+        )
         return None
-    folder = request.resume or request.runs / run_name(request)
+    folder = request.resume or request.runs / request.run_name()
     # Processes that torchrun starts again find the run they were in and go on with it.
     resume = request.resume is not None or (world.restarts > 0 and (folder / checkpoint.LAST).is_file())
     if not resume and world.first:
         refuse_existing(folder)
     try:
-        with opened(request, say, world, folder) as run, ExitStack() as stack:
+        with opened(request, screen.say, world, folder) as run, ExitStack() as stack:
             if resume:
-                for note in _go_on(run.training, folder, run.splits):
-                    say(note)
+                for note in _restore(run):
+                    screen.say(note)
             elif world.first:
-                stack.enter_context(_removed_if_nothing_stored(folder))
-            _describe_run(run)
-            say(_opening(run))
-            _go(run, request.max_minutes or run.recipe.max_minutes, begin)
+                stack.enter_context(new_folder(folder))
             if world.first:
-                rows = [Epoch(**asdict(row)) for row in run.training.history]
-                report(run, History(rows, load_steps(folder / STEPS)))
+                _store_request(run)
+            screen.say(_headline(run))
+            _run_epochs(run, screen, request.max_minutes or run.recipe.max_minutes, begin)
+            if world.first:
+                history = run.history()
+                report(run, History(history.epochs, load_steps(folder / STEPS)))
             return run
     finally:
         world.close()
@@ -277,8 +230,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
     device = world.device(choose_device(request.device))
     threads = request.threads or max(1, usable_cores() // (world.size if device.type == "cpu" else 1))
     torch.set_num_threads(threads)
-    found = sources.open_folders(request.data, request.train, request.val)
-    splits = sources.split(found, request.recipe, say)
+    splits = sources.split(sources.open_folders(request.data), request.recipe, say)
     recipe = sources.resolved(request.recipe, splits, bool(request.title), device.type, say)
     configuration = configured(recipe, device_facts(device), world.size)
     mean, std = sources.statistics(recipe, splits.train)
@@ -295,127 +247,90 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
         data=splits.train.name.partition("/")[0],
     )
     world.open(device)
-    feed = Feed.from_recipe(recipe, splits, configuration, device, world, threads, mean, std)
-    try:
-        teacher = teacher_of(recipe, splits, mean, device)
-        training = Training(recipe, network(recipe), card, configuration, device, world, feed, folder, teacher)
-        yield Run(request, recipe, folder or Path(), feed.splits, feed, training, configuration, device, world, threads)
-    finally:
-        feed.close()
+    batch = max(1, recipe.batch // world.size)
+    options = sources.evaluation_options(card, configuration, str(device), batch, threads)
+    with closing(Feed(recipe, splits, options, world)) as feed:
+        teacher = load_teacher(recipe, card, device)
+        torch.manual_seed(recipe.seed)
+        model = zoo.build(recipe.model, recipe.classes, **recipe.arguments)
+        training = Training(recipe, model, card, configuration, device, world, feed, folder, teacher)
+        yield Run(request, folder or Path(), feed, training, threads)
 
 
-def _silent(text: str) -> None:
-    """What the other processes say."""
-
-
-def _go_on(training: Training, folder: Path, splits: Splits) -> list[str]:
+def _restore(run: Run) -> list[str]:
+    """Go on from what the run's folder holds; returns lines about that."""
+    training, folder = run.training, run.folder
     card, weights, state = checkpoint.load_run(folder)
-    reason = same_classes(card, splits.train.classes)
-    if reason is None and card.model != training.recipe.model:
-        reason = f"it trained {card.model}, the recipe says {training.recipe.model}"
+    reason = same_classes(card, run.splits.train.classes)
+    if reason is None and card.model != run.recipe.model:
+        reason = f"it trained {card.model}, the recipe says {run.recipe.model}"
     if reason is not None:
         raise RunError(f"run {folder} cannot go on like this: {reason}")
     notes = training.load(weights, state)
-    done = training.position.epoch
-    notes.append(f"going on after epoch {done} of {training.recipe.epochs}, step {training.position.step}")
-    return notes
+    position = training.position
+    return [*notes, f"going on after epoch {position.epoch} of {run.recipe.epochs}, step {position.step}"]
 
 
-def _describe_run(run: Run) -> None:
-    if not run.world.first:
-        return
-    request = run.request
-    said: Mapping[str, Any] = {
-        "command": shlex.join(["bench", *sys.argv[1:]]),
-        "recipe": request.title,
-        "data": {
-            "folder": str(request.data.absolute()) if request.data else "",
-            "train": [str(Path(p).absolute()) for parts in request.train for p in parts.split(",")],
-            "val": str(Path(request.val).absolute()) if request.val else None,
-        },
-        "images": {
-            "train": len(run.splits.train),
-            "validation": len(run.splits.validation),
-            "test": len(run.splits.test),
-        },
-        "test_is_independent": run.splits.independent,
-        "device": run.device.type,
-        "processes": run.world.size,
-        "threads": run.threads,
-        "configuration": run.configuration.text,
-        "machine": describe(device=str(run.device)),
-    }
-    write_whole(run.folder / RUN, (json.dumps(said, indent=1) + "\n").encode())
+def _store_request(run: Run) -> None:
+    splits, training = run.splits, run.training
+    RunRecord(
+        command=shlex.join(["bench", *sys.argv[1:]]),
+        recipe=run.request.title,
+        data=run.request.data,
+        images={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
+        test_is_independent=splits.independent,
+        device=training.device.type,
+        processes=training.world.size,
+        threads=run.threads,
+        configuration=training.configuration.text,
+        machine=facts.describe(device=str(training.device)),
+    ).save(run.folder)
     write_whole(run.folder / RECIPE, to_toml(run.recipe, [f"resolved recipe of run {run.folder.name}"]).encode())
 
 
-def _opening(run: Run) -> str:
-    recipe, splits = run.recipe, run.splits
-    params = sum(p.numel() for p in run.training.raw.parameters())
+def _headline(run: Run) -> str:
+    recipe, splits, training = run.recipe, run.splits, run.training
+    params = sum(p.numel() for p in training.raw.parameters())
     return (
-        f"{recipe.model}@{run.configuration.text} ({params:,} parameters) on {splits.train.name}: "
+        f"{recipe.model}@{training.configuration.text} ({params:,} parameters) on {splits.train.name}: "
         f"{len(splits.train):,} images in {recipe.classes} classes at {recipe.size} px, batch {recipe.batch}, "
-        f"{recipe.epochs} epochs, loader {recipe.loader}, {run.device.type}; run {run.folder}"
+        f"{recipe.epochs} epochs, loader {recipe.loader}, {training.device.type}; run {run.folder}"
     )
 
 
-def _go(run: Run, max_minutes: float, begin: float) -> None:
-    screen = Screen(run.recipe.epochs, quiet=not run.world.first)
-    history = History(Epoch(**asdict(row)) for row in run.training.history)
+def _run_epochs(run: Run, screen: Screen, max_minutes: float, begin: float) -> None:
+    training, world = run.training, run.training.world
     # Steps of an epoch are written when it ends, also those made before a pause inside it.
-    position = run.training.position
-    written = position.step - position.batch_index // run.recipe.accumulate
-    recorder = Recorder(run.folder, screen, history, written) if run.world.first else None
-    try:
-        with interruptible(run.world) as asked:
+    written = training.position.step - training.position.batch_index // run.recipe.accumulate
+    with ExitStack() as stack:
+        log = None
+        if world.first:
+            log = stack.enter_context(closing(RunLog(run.folder, screen, run.recipe.epochs, run.history(), written)))
+        asked = stack.enter_context(stop_requests(STOPPING if world.size == 1 else STOPPING[:1]))
 
-            def stop() -> str | None:
-                if max_minutes and time.monotonic() - begin > 60 * max_minutes:
-                    return f"stopped after {max_minutes:g} minutes"
-                return asked()
+        def stop() -> str | None:
+            if max_minutes and time.monotonic() - begin > 60 * max_minutes:
+                return f"stopped after {max_minutes:g} minutes"
+            return asked()
 
-            run.stopped = run.training.run(recorder or _Nobody(), stop)
-    except DivergedError as error:
-        good = run.training.position.epoch
-        kept = f"the weights after epoch {good} are in {run.folder / checkpoint.LAST}" if good else "nothing was stored"
-        reason = f"{error} (epoch {good + 1}); {kept}; lower lr, or clip gradients with --set clip=1"
-        if run.world.first:
-            _failed(run, reason)
-        raise DivergedError(reason) from None
-    except Exception:
-        if run.training.unevaluated:
-            epoch = run.training.position.epoch + 1
-            screen.say(f"epoch {epoch} is trained and stored; its evaluation failed, --resume {run.folder} repeats it")
-        raise
-    finally:
-        if recorder is not None:
-            recorder.close()
-
-
-def _failed(run: Run, reason: str) -> None:
-    """Leave the row that a comparison of runs shows for this one."""
-    history = run.training.history
-    RunSummary(
-        name=run.folder.name,
-        model=run.recipe.model,
-        data=run.training.card.data,
-        recipe=run.request.title or "options",
-        evaluated=run.splits.evaluated,
-        status="failed",
-        reason=reason,
-        epochs=len(history),
-        train_seconds=run.training.position.seconds,
-    ).save(run.folder)
-
-
-class _Nobody:
-    """Watches the other processes, which say nothing."""
-
-    def step(self, done: int, steps: int) -> None:
-        """Nothing."""
-
-    def epoch(self, row: EpochRow, steps: list[StepRow], best: bool) -> None:
-        """Nothing."""
+        try:
+            run.stopped = training.run(log, stop)
+            run.interrupted = run.stopped is not None and run.stopped == asked()
+        except DivergedError as error:
+            epoch, kept = training.position.epoch, "nothing was stored"
+            if epoch:
+                kept = f"the weights after epoch {epoch} are in {run.folder / checkpoint.LAST}"
+            reason = f"{error} (epoch {epoch + 1}); {kept}; lower lr, or clip gradients with --set clip=1"
+            if world.first:
+                run.summary("failed", reason, epochs=len(training.history)).save(run.folder)
+            raise DivergedError(reason) from None
+        except Exception:
+            if training.unevaluated:
+                epoch = training.position.epoch + 1
+                screen.say(
+                    f"epoch {epoch} is trained and stored; its evaluation failed, --resume {run.folder} repeats it"
+                )
+            raise
 
 
 def choose_weights(run: Run) -> int:

@@ -53,8 +53,8 @@ class Card:
     classes: tuple[str, ...]
     size: int
     arguments: dict[str, Any] = field(default_factory=dict)
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     normalization: str = "fixed"
     evaluation: str = "center"
     tta: str = "none"

@@ -108,7 +108,7 @@ class StepRow:
 
 
 class Observer(Protocol):
-    """Called as training proceeds, by the first process only."""
+    """Called as training proceeds; only the first process has one."""
 
     def step(self, done: int, steps: int) -> None:
         """After each step, cheaply."""
@@ -341,7 +341,7 @@ class Training:
 
     # Epochs
 
-    def run(self, observer: Observer, stop: Callable[[], str | None] = lambda: None) -> str | None:
+    def run(self, observer: Observer | None, stop: Callable[[], str | None] = lambda: None) -> str | None:
         """Train until the recipe's last epoch; returns None, or the reason that `stop` gave for stopping earlier.
 
         `stop` is called after every step (with several processes: after every epoch, where all agree). The state is
@@ -357,7 +357,7 @@ class Training:
                 return reason
         return None
 
-    def _epoch(self, observer: Observer, stop: Callable[[], str | None]) -> str | None:
+    def _epoch(self, observer: Observer | None, stop: Callable[[], str | None]) -> str | None:
         recipe, position, device = self.recipe, self.position, self.device
         epoch = position.epoch + 1
         begin, waited = time.perf_counter(), 0.0
@@ -405,7 +405,7 @@ class Training:
             position.step += 1
             check.add(position.step, loss)
             position.batch_index = (number + 1) * recipe.accumulate
-            if self.world.first:
+            if observer is not None:
                 observer.step(number + 1, steps)
             if self.world.size > 1 or number + 1 == steps:
                 continue
@@ -455,7 +455,7 @@ class Training:
         position.seconds += row.seconds
         self.history.append(row)
         self._save(best)
-        if self.world.first:
+        if observer is not None:
             numbered = enumerate(zip(loss_values.tolist(), hit_values.tolist(), strict=True), position.step - steps + 1)
             rows = [StepRow(step, epoch, lr, *figures) for (step, figures), lr in zip(numbered, rates, strict=True)]
             observer.epoch(row, rows[unknown:], best)

@@ -2,6 +2,8 @@
 
 import math
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,13 @@ def test_power_and_no_slowdown_called_clean() -> None:
     assert at_three.count(REGRESSED) / 300 >= 0.95
     assert at_five.count(REGRESSED) / 300 >= 0.99
     assert at_three.count(CLEAN) + at_five.count(CLEAN) == 0
+
+
+@pytest.mark.parametrize("name", ["README.md", "CI.md"])
+def test_texts_name_the_looks(name: str) -> None:
+    text = " ".join((Path(__file__).parents[2] / name).read_text("utf-8").split())
+    *first, last = map(str, verdict.LOOKS)
+    assert re.findall(r"after (\d+, [\d, and]+?) blocks", text) == [f"{', '.join(first)} and {last}"]
 
 
 def test_improvement_is_the_mirror_image() -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.commands.lr_find import command
-from bench.runs.lr_find import Progress
+from bench.screen import Screen
 from loaders import separable
 
 
@@ -22,14 +22,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def find(*words: str) -> Result:
-    return CliRunner().invoke(command, [*words, "--device", "cpu", "--threads", "1"], catch_exceptions=False)
+    every = [*words, "--device", "cpu", "--threads", "1"]
+    return CliRunner().invoke(command, every, catch_exceptions=False, standalone_mode=False)
 
 
 def test_rates_losses_and_a_suggestion_are_written_and_the_weights_put_back(data: Path, tmp_path: Path) -> None:
     picture = tmp_path / "curve.png"
     words = ["--model", "lenet", "--batch", "32", "--steps", "12", "--low", "0.001", "--high", "1"]
     result = find(*words, "--data", str(data), "-o", str(picture), "--format", "json")
-    assert result.exit_code == 0
+    assert result.return_value == 0
     said = json.loads(result.stdout)
     assert said["weights_restored"] is True
     assert said["lr"][0] == pytest.approx(0.001)
@@ -40,28 +41,31 @@ def test_rates_losses_and_a_suggestion_are_written_and_the_weights_put_back(data
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("last", [1, 7])
 def test_a_test_says_where_it_is_and_an_interrupt_keeps_the_curve_so_far(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
     words = ["--model", "lenet", "--batch", "16", "--steps", "20", "--data", str(data)]
-    whole = find(*words, "-o", str(tmp_path / "whole.png"))
-    assert "range test: 20 steps of lenet" in whole.stderr
-    assert "step 2 of 20, about" in whole.stderr
-    assert whole.stderr.count(" left\n") == 9
-    before = Progress.step
+    if last == 7:
+        whole = find(*words, "-o", str(tmp_path / "whole.png"))
+        assert "range test: 20 steps of lenet" in whole.stderr
+        assert "step 2 of 20, about" in whole.stderr
+        assert whole.stderr.count(" left\n") == 9
+    before = Screen.steps
 
-    def press(self: Progress, done: int) -> None:
-        before(self, done)
-        if done == 7:
+    def press(self: Screen, what: str, done: int, total: int, tenths: bool = False) -> None:
+        before(self, what, done, total, tenths)
+        if done == last:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Progress, "step", press)
+    monkeypatch.setattr(Screen, "steps", press)
     result = find(*words, "-o", str(tmp_path / "part.png"), "--format", "json")
-    assert "stopped by SIGINT after 7 of 20 rates; the curve so far is kept" in result.stderr
+    assert result.return_value == 130
+    assert f"stopped by SIGINT after {last} of 20 rates; the curve so far is kept" in result.stderr
     said = json.loads(result.stdout)
     assert said["interrupted"] == "stopped by SIGINT"
     assert said["weights_restored"] is True
-    assert len((tmp_path / "part.csv").read_text().splitlines()) == 1 + 7
+    assert len((tmp_path / "part.csv").read_text().splitlines()) == 1 + last
 
 
 def test_what_may_be_noise_is_a_caution_and_no_rate(data: Path, tmp_path: Path) -> None:
@@ -84,7 +88,7 @@ def test_every_way_to_step_is_put_back(
     result = find(
         *words, *settings, "--optimizer", optimizer, "--steps", "3", "--batch", "8", "--data", str(data)
     )  # fmt: skip
-    assert "weights put back: yes" in result.stdout
+    assert "weights restored: yes" in result.stdout
     assert (tmp_path / "lr-find.png").exists()
     assert (tmp_path / "lr-find.csv").exists()
 

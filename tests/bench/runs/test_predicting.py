@@ -1,12 +1,12 @@
 """How many calls the times of a single image are the median of, and what is said of the weights."""
 
-import json
 import shutil
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from bench.runs.folder import DataFolders, RunRecord
 from bench.runs.predicting import FEWEST, SETTLE, WARM, timed, weights_used
 from loaders.datasets import Dataset
 from models import zoo
@@ -37,7 +37,7 @@ def finished(folder: Path, data: Path, recipe: Recipe, evaluated: str) -> Path:
     for name, epoch in ((LAST, 9), (BEST, 4)):
         save_weights(folder / name, tensors, Card("lenet", ("a", "b"), 32, epoch=epoch))
     (folder / "recipe.toml").write_text(to_toml(recipe, []))
-    (folder / "run.json").write_text(json.dumps({"data": {"folder": str(data), "train": [], "val": None}}))
+    RunRecord("bench train", "", DataFolders(str(data)), {}, True, "cpu", 1, 1, "naive", {}).save(folder)
     RunSummary("r", "lenet", "d", "options", evaluated, "finished", 9).save(folder)
     return folder
 
@@ -52,7 +52,7 @@ def test_which_weights_and_whether_these_images_chose_them(tmp_path: Path) -> No
     best = "best.safetensors, epoch 4, the best on the run's validation images; "
     assert weights_used(run, data, images("test")) == best + "chosen by looking at these images, so a little too good"
     assert weights_used(run, data, images("train")) == best + "trained on these images, so too good"
-    assert weights_used(run, tmp_path, images("test")) == best + "the run had its images from another folder"
+    assert weights_used(run, tmp_path, images("test")) == best + "the run's images came from another folder"
     assert weights_used(run / LAST, data, images("test")) == "last.safetensors, epoch 9; not chosen by accuracy"
     apart = finished(tmp_path / "apart", data, recipe.replaced({"select": "best"}), "val")
     assert weights_used(apart, data, images("test")) == best + "chosen by other images than these"

@@ -1,29 +1,33 @@
 """Images in, classes out, over HTTP and in a browser: what is refused, what is answered together, and none lost."""
 
+import gc
 import io
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from bench.cli import app
 from bench.errors import UsageError
-from bench.runs.serving import Batcher, Limits, RefusedError, form_file, open_network, read_image, refuse_used_port
+from bench.runs import serving
+from bench.runs.serving import MIB, Limits, Network, RefusedError, listen, open_network, read_image
 from models import zoo
 from models.training.checkpoint import LAST, Card, save_weights, weights_of
 
@@ -56,7 +60,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("data", "status", "words"),
     [
         (b"", 400, "empty"),
-        (b"hello", 415, "no image"),
+        (b"hello", 415, "not an image"),
         (jpeg()[:-200], 422, "damaged"),
         (b"x" * 5000, 413, "MiB"),
         (bomb(300), 413, "300 x 300 pixels"),
@@ -75,18 +79,7 @@ def test_images_of_every_mode_are_read(mode: str) -> None:
     assert read_image(data.getvalue(), Limits()).mode == "RGB"
 
 
-def test_the_file_of_a_form() -> None:
-    body = b'--x\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\n\x00\xff\r\n\x01\r\n--x--\r\n'
-    assert form_file(body, "multipart/form-data; boundary=x") == b"\x00\xff\r\n\x01"
-    with pytest.raises(RefusedError, match="no file"):
-        form_file(
-            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n', "multipart/form-data; boundary=x"
-        )
-
-
-def test_requests_that_wait_are_answered_together_and_each_gets_its_own(checkpoint: Path) -> None:
-    network = open_network(str(checkpoint), "cpu", "naive", 1)
-    network.batcher.close()
+def test_requests_that_wait_are_answered_together_and_each_gets_its_own() -> None:
     gate = threading.Event()
     sizes: list[int] = []
 
@@ -96,31 +89,30 @@ def test_requests_that_wait_are_answered_together_and_each_gets_its_own(checkpoi
             sizes.append(len(images))
             return [[("class", float(image.mean()))] for image in images]
 
-    class Opened:
-        classifier, options, device = Slow(), network.opened.options, torch.device("cpu")
+    class Fake:
+        classifier, batch = Slow(), staticmethod(torch.stack)
 
-    batcher = Batcher(Opened(), most=4)  # type: ignore[arg-type]
-    first = batcher.submit(torch.full((3, 2, 2), 100.0))
-    while batcher._waiting.qsize():
+    network = Network("fake", Fake(), most=4)  # type: ignore[arg-type]
+    first = network.submit(torch.full((3, 2, 2), 100.0))
+    while network._waiting.qsize():
         time.sleep(0.001)
-    rest = [batcher.submit(torch.full((3, 2, 2), float(n))) for n in range(10)]
-    gone = batcher.submit(torch.zeros(3, 2, 2))
-    assert gone.cancel(), "who has gone away is not worked for"
+    rest = [network.submit(torch.full((3, 2, 2), float(n))) for n in range(10)]
+    gone = network.submit(torch.zeros(3, 2, 2))
+    assert gone.cancel(), "the request of a client that has gone"
     gate.set()
     assert first.result(10)[0] == (("class", 100.0),)
     assert [answer.result(10)[0][0][1] for answer in rest] == [float(n) for n in range(10)]
-    batcher.close()
+    network.close()
     assert sizes[0] == 1
     assert max(sizes) == 4
     assert sum(sizes) == 11
 
 
-def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(checkpoint: Path) -> None:
-    network = open_network(str(checkpoint), "cpu", "naive", 1)
-    with pytest.raises(RuntimeError):
-        network.batcher.submit(torch.zeros(1)).result(10)
-    assert len(network.say(Image.new("RGB", (50, 40))).top) == 5
-    network.batcher.close()
+def test_an_error_of_the_network_reaches_its_own_request_and_the_next_is_answered(checkpoint: Path) -> None:
+    with closing(open_network(str(checkpoint), "cpu", "naive", 1)) as network:
+        with pytest.raises(RuntimeError):
+            network.submit(torch.zeros(1)).result(10)
+        assert len(network.answer(Image.new("RGB", (50, 40))).top) == 5
 
 
 @pytest.mark.parametrize(
@@ -137,61 +129,78 @@ def test_what_is_no_network_is_said(word: str, words: str) -> None:
 
 
 def test_published_weights_are_taken_from_torch_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.models import AlexNet_Weights
+    from torchvision.models import SqueezeNet1_1_Weights
 
-    weights = AlexNet_Weights.IMAGENET1K_V1
+    weights = SqueezeNet1_1_Weights.IMAGENET1K_V1
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
-    torch.save(zoo.build("alexnet").state_dict(), folder / weights.url.rsplit("/", 1)[1])
+    torch.save(zoo.build("squeezenet1_1").state_dict(), folder / weights.url.rsplit("/", 1)[1])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    network = open_network("alexnet", "cpu", "naive", 1)
-    said = network.say(Image.new("RGB", (300, 200)))
-    assert {name for name, _ in said.top} <= set(weights.meta["categories"])
-    network.batcher.close()
+    with closing(open_network("squeezenet1_1", "cpu", "naive", 1)) as network:
+        answer = network.answer(Image.new("RGB", (300, 200)))
+    assert {name for name, _ in answer.top} <= set(weights.meta["categories"])
 
 
 def test_a_used_port_is_refused() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(UsageError, match="--port"):
-            refuse_used_port("127.0.0.1", taken.getsockname()[1])
+    with listen("127.0.0.1", 0) as taken, pytest.raises(UsageError, match="--port"):
+        listen("127.0.0.1", taken.getsockname()[1])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def test_the_command_serves_what_it_was_asked_for(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uvicorn = pytest.importorskip("uvicorn", reason="needs gradio")
+    ran: list[Any] = []
+
+    def interrupted(server: Any, sockets: list[socket.socket]) -> None:
+        ran.append((server.config.app, sockets[0].getsockname()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uvicorn.Server, "run", interrupted)
+    monkeypatch.setattr(serving, "application", lambda networks, limits: (networks, limits))
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    words = ["serve", str(checkpoint), str(checkpoint.parent), "--port", str(port), "--threads", "1"]
+    done = CliRunner().invoke(app, [*words, "--max-mib", "1", "--max-pixels", "1000000"], standalone_mode=False)
+    assert isinstance(done.exception, click.Abort), "bench.cli ends with 130 then"
+    [((networks, limits), (host, served_port))] = ran
+    assert (host, served_port) == ("127.0.0.1", port)
+    assert limits == Limits(MIB, 1_000_000)
+    assert [network.name for network in networks] == [str(checkpoint), str(checkpoint.parent)]
+    assert all(network.served == 1 for network in networks), "the first call is not the first user's"
+    assert not any(network._thread.is_alive() for network in networks)
+    assert f"http://127.0.0.1:{port} (Ctrl-C ends it)" in done.stderr
+
+
+@contextmanager
+def unclosed_things_of_gradio() -> Iterator[None]:
+    """Gradio leaves event loops and sockets to the garbage collector, which must not meet them in another test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
-def served(checkpoint: Path) -> Iterator[str]:
-    """The command as a user runs it, with two networks; its address."""
-    pytest.importorskip("gradio", reason="needs gradio")
-    port = free_port()
-    command = [sys.executable, "-m", "bench", "serve", str(checkpoint), str(checkpoint.parent), "--port", str(port)]
-    log = checkpoint.parent / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*command, "--max-mib", "1", "--max-pixels", "1000000", "--threads", "1"],
-            stderr=file, env={**os.environ, "PYTHONPATH": os.getcwd(), "GRADIO_TEMP_DIR": str(checkpoint.parent)},
-        )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5)
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        assert process.wait(30) in (0, 130, -15), log.read_text()
-    said = log.read_text()
-    assert "Traceback" not in said, said
+def served(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server in this process, with two networks."""
+    uvicorn = pytest.importorskip("uvicorn", reason="needs gradio")
+    networks = [open_network(str(path), "cpu", "fast", 1) for path in (checkpoint, checkpoint.parent)]
+    with pytest.MonkeyPatch.context() as patch, listen("127.0.0.1", 0) as door:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+        with unclosed_things_of_gradio():
+            application = serving.application(networks, Limits(MIB, 1_000_000))
+        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=5))
+        thread = threading.Thread(target=server.run, args=([door],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            with unclosed_things_of_gradio():
+                server.should_exit = True
+                thread.join(30)
+                del application, server
+    for network in networks:
+        network.close()
 
 
 def ask(address: str, data: bytes, kind: str = "image/jpeg") -> tuple[int, Any]:
@@ -214,8 +223,40 @@ def test_an_answer_over_http(served: str) -> None:
         assert network["network_ms"] > 0
 
 
+def form(name: str) -> bytes:
+    head = f'--x\r\nContent-Disposition: form-data; name="a"{name}\r\n\r\n'.encode()
+    return head + jpeg() + b"\r\n--x--\r\n"
+
+
+def test_the_file_of_a_form_is_classified(served: str) -> None:
+    status, said = ask(served, form('; filename="b"'), "multipart/form-data; boundary=x")
+    assert status == 200
+    assert said["networks"][0]["top"] == ask(served, jpeg())[1]["networks"][0]["top"]
+
+
 @pytest.mark.parametrize(
-    ("data", "status"), [(b"", 400), (b"text", 415), (jpeg()[:-200], 422), (b"\0" * 2_000_000, 413), (bomb(3000), 413)]
+    ("data", "kind", "words"),
+    [
+        (form(""), "multipart/form-data; boundary=x", "no file"),
+        (form('; filename="b"'), "multipart/form-data", "damaged"),
+    ],
+)
+def test_a_form_without_a_whole_file_is_refused(data: bytes, kind: str, words: str, served: str) -> None:
+    status, said = ask(served, data, kind)
+    assert status == 400
+    assert words in said["error"]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 400),
+        (b"text", 415),
+        (jpeg()[:-200], 422),
+        (b"\0" * 2_000_000, 413),
+        (b"\0" * 5_000_000, 413),
+        (bomb(3000), 413),
+    ],
 )
 def test_what_is_refused_over_http_says_why(data: bytes, status: int, served: str) -> None:
     code, said = ask(served, data)

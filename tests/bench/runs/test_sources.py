@@ -55,7 +55,7 @@ def test_small_images_are_trained_at_their_own_size() -> None:
     for train, size in ((arrays(), 32), (files("tiny-imagenet/train"), 64)):
         recipe, said = resolved(Recipe(model="resnet18"), train)
         assert recipe.size == size
-        assert f"size: {size} px, as the images of {train.name} have" in said[0]
+        assert f"size: {size} px, that of the images of {train.name}" in said[0]
         assert resolved(Recipe(model="resnet18"), train, named=True)[0].size == 224
         assert resolved(Recipe(model="resnet18", size=48), train)[0].size == 48
     recipe, said = resolved(Recipe(model="vit_b_16"), arrays())
@@ -80,7 +80,7 @@ def test_a_batch_is_no_larger_than_the_training_images() -> None:
 def test_held_out_training_images_are_no_independent_test() -> None:
     said: list[str] = []
     splits = sources.split([arrays()], Recipe(model="lenet"), said.append)
-    assert said[0].startswith("warning: cifar10/train has no images to validate or test on: 20% of it")
+    assert said[0].startswith("warning: cifar10/train has no validation or test images: 20% of its training images")
     assert (splits.independent, splits.evaluated, splits.tested) == (False, "held-out", "held-out training images")
     splits = sources.split([arrays(), arrays(8, "val")], Recipe(model="lenet"), said.append)
     assert (splits.independent, splits.evaluated) == (True, "test")
@@ -99,9 +99,9 @@ def test_a_test_falls_back_to_the_validation_images(tmp_path: Path) -> None:
     said: list[str] = []
     both = folder(tmp_path / "both", "train", "val")
     assert sources.open_split(both, None, said.append).split == "val"
-    assert "has no test images: its validation images are taken" in said[0]
-    with pytest.raises(UsageError, match="what there is: --split train, --split val"):
+    assert "has no test images: its validation images are used" in said[0]
+    with pytest.raises(UsageError, match="it has --split train, --split val"):
         sources.open_split(both, "test", said.append)
-    with pytest.raises(UsageError, match="what there is: --split train"):
+    with pytest.raises(UsageError, match="it has --split train"):
         sources.open_split(folder(tmp_path / "one", "train"), None, said.append)
     assert len(said) == 1

@@ -2,32 +2,45 @@
 
 import csv
 import json
+import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from bench import processes
+from bench.cli import app
 from bench.commands.study import command
 from bench.errors import UsageError
-from bench.runs import findings, study
-from bench.runs.findings import EpochPoint, Findings, order
-from bench.runs.plan import FORMS, Plan, StudyError, check_arguments, parse_over, plan, scaled
-from bench.runs.published import published_row
-from bench.runs.study import Conductor, Material, Screen, condition
+from bench.runs import study
+from bench.runs.epochs import EpochPoint, stored_epochs
+from bench.runs.findings import Findings, order
+from bench.runs.folder import DataFolders, RunRecord
+from bench.runs.plan import FORMS, Plan, StudyError, check_arguments, parse_over, plan_runs, scaled
+from bench.runs.sources import open_folders
+from bench.runs.study import Conductor, condition
+from bench.runs.training import published_row
+from bench.screen import Screen
+from loaders import separable
+from loaders.datasets import Dataset
 from models.errors import ModelError
 from models.studies import STUDIES, SWEEPS
 from models.training import recipe as recipes
+from models.training.checkpoint import Card, save_weights, weights_of
 from models.training.recipe import Recipe
+from models.zoo import build
 from results.history import Epoch, History
-from results.pictures import studies as charts
+from results.pictures import studies as pictures_of_studies
 from results.runs import RunSummary
 
-SAID = {"folder": "/data", "train": [], "val": None}
-IMAGES = Material(("--data", "/data"), SAID, "cifar10", 50_000, 10, lambda recipe: "test")
+DATA = DataFolders("/data")
+OPENED = [Dataset(f"cifar10/{split}", "", split, (), (0,) * 20, ("a",)) for split in ("train", "test")]
 ACCURACY = {"sgd": 0.8, "adam": 0.7, "rmsprop": 0.6, "adadelta": 0.65}
 
 
@@ -62,7 +75,7 @@ class Trainer:
             folder = Path(arguments[arguments.index("--runs") + 1], arguments[arguments.index("--name") + 1])
         recipe = recipes.load(folder.with_name(folder.name + ".toml"))
         folder.mkdir(exist_ok=resumed)
-        (folder / "run.json").write_text(json.dumps({"data": SAID}))
+        RunRecord("bench train", "", DATA, {}, True, "cpu", 1, 1, "naive", {}).save(folder)
         if folder.name in self.fails:
             said, code = self.fails[folder.name]
             log.write(f"epoch 1\n\n{said}\n\n".encode())
@@ -81,7 +94,6 @@ def history(epochs: int, top1: float) -> History:
 
 
 def finished(folder: Path, recipe: Recipe, top1: float) -> None:
-    said = recipe.published
     RunSummary(
         name=folder.name,
         model=recipe.model,
@@ -96,48 +108,63 @@ def finished(folder: Path, recipe: Recipe, top1: float) -> None:
         train_seconds=10.0 * recipe.epochs,
         params=1000,
         weight_bytes=4000,
-        published=published_row(said),
+        published=published_row(recipe.published),
     ).save(folder)
 
 
-def conduct(planned: Plan, folder: Path, trainer: Any, said: list[str] | None = None) -> list[RunSummary]:
-    lines = [] if said is None else said
-    return Conductor(planned, folder, IMAGES, ("--threads", "1"), Screen(lines.append, False), trainer).run()
+class Lines(Screen):
+    """Keeps the lines that stay."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(silent=True)
+        self.lines = lines
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def conduct(plan: Plan, folder: Path, trainer: Any, said: list[str] | None = None) -> list[RunSummary]:
+    screen = Lines([] if said is None else said)
+    return Conductor(plan, folder, DATA, OPENED, ("--threads", "1"), screen, trainer).train()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures") / "cifar10"
+    separable.make(folder, "cifar10", 120, 0, None)
+    return folder
 
 
 OPTIMIZERS = {"optimizer": ("sgd", "adam")}
-
-
-# Plans
 
 
 @pytest.mark.parametrize("name", [*STUDIES, *SWEEPS])
 @pytest.mark.parametrize("forms", [FORMS[:1], FORMS[1:], FORMS])
 def test_every_study_can_be_planned_whole_and_as_a_trial(name: str, forms: tuple[str, ...]) -> None:
     for scale in (1.0, 0.01):
-        entries = plan(name, None, forms, scale, (), 50_000, 10).entries
-        assert entries
-        assert len({entry.name for entry in entries}) == len(entries)
-        for entry in entries:
-            assert "/" not in entry.name
-            assert recipes.parse(recipes.to_toml(entry.recipe), entry.name) == entry.recipe
+        runs = plan_runs(name, None, forms, scale, (), 50_000, 10).runs
+        assert runs
+        assert len({run.name for run in runs}) == len(runs)
+        for run in runs:
+            assert "/" not in run.name
+            assert recipes.parse(recipes.to_toml(run.recipe), run.name) == run.recipe
 
 
 def test_a_study_is_its_recipes_in_their_published_corrected_or_both_forms() -> None:
     four = STUDIES["four-families"]
-    assert [e.name for e in plan("four-families").entries] == list(four.recipes)
-    assert [e.name for e in plan("four-families", None, ("corrected",)).entries] == list(four.fast)
-    assert [e.name for e in plan("four-families", None, FORMS).entries] == [*four.recipes, *four.fast]
+    assert [run.name for run in plan_runs("four-families").runs] == list(four.recipes)
+    assert [run.name for run in plan_runs("four-families", None, ("corrected",)).runs] == list(four.fast)
+    assert [run.name for run in plan_runs("four-families", None, FORMS).runs] == [*four.recipes, *four.fast]
 
 
 def test_phases_that_go_on_from_one_another_are_left_out_and_this_is_said() -> None:
-    planned = plan("imagenet-resnet50")
-    assert [entry.name for entry in planned.entries] == ["imagenet-resnet50"]
-    assert "phase1" in planned.notes[0]
+    plan = plan_runs("imagenet-resnet50")
+    assert [run.name for run in plan.runs] == ["imagenet-resnet50"]
+    assert "phase1" in plan.notes[0]
 
 
 def test_a_sweep_has_its_own_published_figures_and_not_the_recipe_s() -> None:
-    runs = {entry.name: entry.recipe for entry in plan("optimizers").entries}
+    runs = {run.name: run.recipe for run in plan_runs("optimizers").runs}
     assert list(runs) == ["sgd", "adam", "rmsprop", "adadelta", "adagrad"]
     assert runs["sgd"].published.top1 == 0.8462
     assert runs["adagrad"].published.study == ""
@@ -145,35 +172,35 @@ def test_a_sweep_has_its_own_published_figures_and_not_the_recipe_s() -> None:
 
 
 def test_numbers_are_named_with_their_key() -> None:
-    names = [entry.name for entry in plan("learning-rates").entries]
+    names = [run.name for run in plan_runs("learning-rates").runs]
     assert names == ["sgd+lr-0.001", "sgd+lr-0.0001", "adam+lr-0.001", "adam+lr-0.0001"]
-    assert "resized_crop+flip+rotate-15" in [entry.name for entry in plan("augmentation-imagenet100").entries]
+    assert "resized_crop+flip+rotate-15" in [run.name for run in plan_runs("augmentation-imagenet100").runs]
 
 
 def test_over_makes_a_grid_a_single_value_is_a_setting_and_seeds_multiply() -> None:
     over = parse_over(["lr=0.1,0.2", "batch=16,32", "epochs=3"])
-    planned = plan("four-families-lenet", over, seeds=(0, 7))
-    assert planned.name == "four-families-lenet-lr-batch"
-    assert [e.name for e in planned.entries][:3] == ["lr-0.1+batch-16-seed0", "lr-0.1+batch-16-seed7"] + [
+    plan = plan_runs("four-families-lenet", over, seeds=(0, 7))
+    assert plan.name == "four-families-lenet-lr-batch"
+    assert [run.name for run in plan.runs][:3] == ["lr-0.1+batch-16-seed0", "lr-0.1+batch-16-seed7"] + [
         "lr-0.1+batch-32-seed0"
     ]
-    assert len(planned.entries) == 8
-    assert {entry.recipe.epochs for entry in planned.entries} == {3}
-    assert planned.entries[1].recipe.seed == 7
-    assert planned.entries[0].recipe.published.study == ""
+    assert len(plan.runs) == 8
+    assert {run.recipe.epochs for run in plan.runs} == {3}
+    assert plan.runs[1].recipe.seed == 7
+    assert plan.runs[0].recipe.published.study == ""
 
 
 def test_over_replaces_a_sweep_s_own_values() -> None:
-    entries = plan("optimizers", {"optimizer": ("adam", "sgd"), "epochs": (1,)}).entries
-    assert [(entry.name, entry.recipe.epochs) for entry in entries] == [("adam", 1), ("sgd", 1)]
+    runs = plan_runs("optimizers", {"optimizer": ("adam", "sgd"), "epochs": (1,)}).runs
+    assert [(run.name, run.recipe.epochs) for run in runs] == [("adam", 1), ("sgd", 1)]
 
 
 def test_epochs_are_one_run_where_the_rate_is_constant_and_runs_of_their_own_otherwise() -> None:
-    (entry,) = plan("epochs").entries
-    assert (entry.recipe.epochs, entry.recipe.checkpoint_epochs, entry.recipe.evaluate_every) == (95, 5, 1)
-    assert plan("epochs").epochs == (5, 10, 20, 30, 40, 55, 70, 95)
-    corrected = plan("epochs", None, ("corrected",))
-    assert [entry.recipe.epochs for entry in corrected.entries] == [5, 10, 20, 30, 40, 55, 70, 95]
+    (run,) = plan_runs("epochs").runs
+    assert (run.recipe.epochs, run.recipe.checkpoint_epochs, run.recipe.evaluate_every) == (95, 5, 1)
+    assert plan_runs("epochs").epochs == (5, 10, 20, 30, 40, 55, 70, 95)
+    corrected = plan_runs("epochs", None, ("corrected",))
+    assert [run.recipe.epochs for run in corrected.runs] == [5, 10, 20, 30, 40, 55, 70, 95]
     assert corrected.epochs == ()
 
 
@@ -204,13 +231,13 @@ def test_unreadable_values_are_refused(texts: list[str], said: str) -> None:
 )
 def test_mistakes_are_answered_before_a_run_is_started(name: str, over: Any, error: Any, said: str) -> None:
     with pytest.raises(error, match=said):
-        plan(name, over)
+        plan_runs(name, over)
 
 
 def test_an_argument_that_no_network_has_is_refused_with_the_known_ones() -> None:
     over = {"model.activation": ("relu", "gelu"), "model.activatoin": ("relu",)}
     with pytest.raises(ModelError, match="did you mean activation"):
-        check_arguments(plan("activations", over), over)
+        check_arguments(plan_runs("activations", over), over)
 
 
 def test_a_trial_shortens_all_that_is_counted_in_epochs_alike() -> None:
@@ -233,22 +260,19 @@ def test_a_trial_keeps_two_images_a_class() -> None:
     assert scaled(Recipe(model="lenet"), 0.001, 10, 10).divide == 1
 
 
-# Runs
-
-
 def test_every_run_is_trained_by_its_own_recipe_and_done_once(tmp_path: Path) -> None:
-    planned, trainer, said = plan("optimizers", OPTIMIZERS), Trainer(), []
-    runs = conduct(planned, tmp_path / "s", trainer, said)
+    plan, trainer, said = plan_runs("optimizers", OPTIMIZERS), Trainer(), []
+    runs = conduct(plan, tmp_path / "s", trainer, said)
     assert [(run.name, run.top1) for run in runs] == [("sgd", 0.8), ("adam", 0.7)]
     first = trainer.asked[0]
     assert first[:2] == ["train", str(tmp_path / "s" / "sgd.toml")]
     assert first[2:] == ["--name", "sgd", "--runs", str(tmp_path / "s"), "--data", "/data", "--threads", "1"]
-    assert recipes.load(tmp_path / "s" / "adam.toml") == planned.entries[1].recipe
+    assert recipes.load(tmp_path / "s" / "adam.toml") == plan.runs[1].recipe
     assert said[0] == "run 1 of 2: sgd, 50 epochs, expected time: known after the first"
     assert said[1].startswith("run 1 of 2: sgd: top-1 80.00 %, took ")
     assert said[2] == "run 2 of 2: adam, 50 epochs, expected about 8 min 20 s"
     again, said = Trainer(), []
-    assert conduct(planned, tmp_path / "s", again, said) == runs
+    assert conduct(plan, tmp_path / "s", again, said) == runs
     assert again.asked == []
     assert said == ["run 1 of 2: sgd: finished before", "run 2 of 2: adam: finished before"]
 
@@ -258,62 +282,62 @@ def test_every_run_is_trained_by_its_own_recipe_and_done_once(tmp_path: Path) ->
     [
         ("bench: the loss is nan at step 3", 2, "the loss is nan at step 3"),
         ("RuntimeError: no kernel", 1, "RuntimeError: no kernel"),
-        ("", -signal.SIGKILL, "killed by SIGKILL, perhaps for want of memory"),
+        ("", -signal.SIGKILL, "killed by SIGKILL, perhaps for lack of memory"),
     ],
 )
 def test_a_failed_run_is_a_row_with_its_reason_and_is_tried_again(
     tmp_path: Path, said: str, code: int, reason: str
 ) -> None:
-    planned = plan("optimizers", OPTIMIZERS)
-    runs = conduct(planned, tmp_path, Trainer({"sgd": (said, code)}))
+    plan = plan_runs("optimizers", OPTIMIZERS)
+    runs = conduct(plan, tmp_path, Trainer({"sgd": (said, code)}))
     assert [(run.status, run.reason) for run in runs] == [("failed", reason), ("finished", None)]
-    assert reason in Findings(planned, tuple(runs)).text("text")
+    assert reason in Findings(plan, tuple(runs)).text("text")
     trainer = Trainer()
-    assert [run.status for run in conduct(planned, tmp_path, trainer)] == ["finished", "finished"]
+    assert [run.status for run in conduct(plan, tmp_path, trainer)] == ["finished", "finished"]
     assert len(trainer.asked) == 1
     assert "--resume" not in trainer.asked[0]
 
 
 def test_a_run_with_weights_goes_on_and_its_old_summary_is_forgotten(tmp_path: Path) -> None:
-    planned = plan("optimizers", {"optimizer": ("sgd",)})
-    conduct(planned, tmp_path, Trainer())
+    plan = plan_runs("optimizers", {"optimizer": ("sgd",)})
+    conduct(plan, tmp_path, Trainer())
     run = RunSummary.load(tmp_path / "sgd")
     replace(run, status="stopped", reason="stopped by SIGINT").save(tmp_path / "sgd")
-    assert condition(tmp_path, planned.entries[0], SAID) == "begun"
+    assert condition(tmp_path, plan.runs[0], DATA) == "begun"
     trainer = Trainer({"sgd": ("bench: disk full", 2)})
-    assert [run.reason for run in conduct(planned, tmp_path, trainer)] == ["disk full"]
+    assert [run.reason for run in conduct(plan, tmp_path, trainer)] == ["disk full"]
     assert trainer.asked[0][:3] == ["train", "--resume", str(tmp_path / "sgd")]
     assert (tmp_path / "sgd" / "last.safetensors").exists()
 
 
 def test_another_run_under_the_same_name_is_neither_used_nor_removed(tmp_path: Path) -> None:
-    conduct(plan("optimizers", OPTIMIZERS), tmp_path, Trainer())
+    conduct(plan_runs("optimizers", OPTIMIZERS), tmp_path, Trainer())
     trainer = Trainer()
     with pytest.raises(StudyError, match="epochs 50 there, 3 here"):
-        conduct(plan("optimizers", {**OPTIMIZERS, "epochs": (3,)}), tmp_path, trainer)
+        conduct(plan_runs("optimizers", {**OPTIMIZERS, "epochs": (3,)}), tmp_path, trainer)
     assert trainer.asked == []
-    entry = plan("optimizers", OPTIMIZERS).entries[0]
+    run = plan_runs("optimizers", OPTIMIZERS).runs[0]
     with pytest.raises(StudyError, match="folder /data there, /other here"):
-        condition(tmp_path, entry, {**SAID, "folder": "/other"})
+        condition(tmp_path, run, DataFolders("/other"))
     (tmp_path / "rmsprop").mkdir()
     (tmp_path / "rmsprop" / "thesis.txt").touch()
     with pytest.raises(StudyError, match="is in the way"):
-        conduct(plan("optimizers"), tmp_path, trainer)
+        conduct(plan_runs("optimizers"), tmp_path, trainer)
     assert (tmp_path / "rmsprop" / "thesis.txt").exists()
 
 
 def test_a_run_that_ended_where_its_recipe_says_is_done(tmp_path: Path) -> None:
     over = {"lr": (0.1,), "stop_epoch": (2,)}
-    planned = plan("four-families-lenet", over, seeds=(0,))
-    conduct(planned, tmp_path, Trainer())
-    name = planned.entries[0].name
+    plan = plan_runs("four-families-lenet", over, seeds=(0,))
+    conduct(plan, tmp_path, Trainer())
+    name = plan.runs[0].name
     replace(RunSummary.load(tmp_path / name), status="stopped", reason="recipe", epochs=2).save(tmp_path / name)
-    assert condition(tmp_path, planned.entries[0], SAID) == "finished"
+    assert condition(tmp_path, plan.runs[0], DATA) == "finished"
 
 
 def test_a_folder_belongs_to_one_command_at_a_time(tmp_path: Path) -> None:
     with study.locked(tmp_path), pytest.raises(StudyError, match="another command is at work"):
-        conduct(plan("optimizers"), tmp_path, Trainer())
+        conduct(plan_runs("optimizers"), tmp_path, Trainer())
 
 
 class Slow(Done):
@@ -332,15 +356,30 @@ class Slow(Done):
         self.signals.append(sig)
 
 
-def test_ctrl_c_asks_the_run_to_stop_and_waits_for_it(tmp_path: Path) -> None:
-    slow, said = Slow(), []
+@pytest.mark.parametrize("starting", [False, True])
+def test_ctrl_c_asks_the_run_to_stop_and_waits_for_it(tmp_path: Path, starting: bool) -> None:
+    slow, said = Slow(), list[str]()
+
+    def starter(*arguments: object) -> Slow:
+        if starting:
+            os.kill(os.getpid(), signal.SIGINT)
+        return slow
+
     with pytest.raises(KeyboardInterrupt):
-        conduct(plan("optimizers", OPTIMIZERS), tmp_path, lambda *_: slow, said)
+        conduct(plan_runs("optimizers", OPTIMIZERS), tmp_path, starter, said)
     assert slow.signals == [signal.SIGINT]
     assert "stopping sgd" in said[-1]
 
 
-# What they say
+def test_an_interrupted_study_keeps_its_tables_and_says_how_to_go_on(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Slow())
+    words = ["study", "optimizers", "--data", str(pictures), "--runs", str(tmp_path)]
+    result = CliRunner().invoke(app, words, standalone_mode=False)
+    assert isinstance(result.exception, click.Abort), "bench.cli ends with 130 then"
+    assert "0 of 5 runs are finished; the same command goes on" in result.stderr
+    assert json.loads((tmp_path / "optimizers" / "results.json").read_text())["not_run"][0] == "sgd"
 
 
 def test_the_published_order_stands_beside_ours() -> None:
@@ -355,8 +394,8 @@ def test_the_published_order_stands_beside_ours() -> None:
 
 
 def test_tables_files_and_pictures_of_a_trial_all_say_that_it_is_one(tmp_path: Path) -> None:
-    planned = plan("optimizers", None, scale=0.1)
-    found = Findings(planned, tuple(conduct(planned, tmp_path, Trainer({"adagrad": ("bench: no", 2)}))))
+    plan = plan_runs("optimizers", None, scale=0.1)
+    found = Findings(plan, tuple(conduct(plan, tmp_path, Trainer({"adagrad": ("bench: no", 2)}))))
     written = found.save(tmp_path)
     assert {path.name for path in written} == {
         "table.md", "table.csv", "results.json", "test_accuracy.png", "test_loss.png", "train_test.png",
@@ -382,8 +421,8 @@ def test_tables_files_and_pictures_of_a_trial_all_say_that_it_is_one(tmp_path: P
 
 
 def test_seeds_are_summed_up_and_ranks_go_by_their_mean(tmp_path: Path) -> None:
-    planned = plan("optimizers", OPTIMIZERS, seeds=(0, 2))
-    found = Findings(planned, tuple(conduct(planned, tmp_path, Trainer())))
+    plan = plan_runs("optimizers", OPTIMIZERS, seeds=(0, 2))
+    found = Findings(plan, tuple(conduct(plan, tmp_path, Trainer())))
     assert [(s.point, s.seeds) for s in found.spreads()] == [("sgd", 2), ("adam", 2)]
     assert found.spreads()[0].mean == pytest.approx(0.801)
     assert found.spreads()[0].deviation == pytest.approx(0.002 / 2**0.5)
@@ -392,92 +431,84 @@ def test_seeds_are_summed_up_and_ranks_go_by_their_mean(tmp_path: Path) -> None:
 
 
 def test_a_study_whose_figure_is_the_best_epoch_is_ranked_by_it(tmp_path: Path) -> None:
-    planned = plan("under-5m")
-    assert planned.sort == "best_top1"
-    found = Findings(planned, tuple(conduct(planned, tmp_path, Trainer())))
+    plan = plan_runs("under-5m")
+    assert plan.sort == "best_top1"
+    found = Findings(plan, tuple(conduct(plan, tmp_path, Trainer())))
     assert found.orders()["published"].ranks[0].point == "under-5m-res_512_d"
     assert found.orders()["published"].ranks[0].ours == pytest.approx(0.81)
 
 
 def test_runs_that_were_not_started_are_named() -> None:
-    found = Findings(plan("optimizers", OPTIMIZERS), ())
-    assert found.missing() == ["sgd", "adam"]
+    found = Findings(plan_runs("optimizers", OPTIMIZERS), ())
+    assert found.not_run() == ["sgd", "adam"]
     for format in ("text", "markdown"):
         assert "not run yet: sgd, adam" in found.text(format)
     assert json.loads(found.text("json"))["not_run"] == ["sgd", "adam"]
     assert found.text("csv").startswith("rank,")
 
 
-def test_stored_epochs_are_tested_once_and_drawn(tmp_path: Path) -> None:
-    from models.training.checkpoint import Card, save_weights, weights_of
-    from models.zoo import build
-
-    planned = plan("epochs", {"epochs": (2, 4)})
-    runs = conduct(planned, tmp_path, Trainer())
+def test_stored_epochs_are_tested_once_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures_of_studies, "draw", lambda *_: [])
+    plan = plan_runs("epochs", {"epochs": (2, 4)})
+    runs = conduct(plan, tmp_path, Trainer())
     weights = weights_of(build("lenet", 10))
-    place = tmp_path / planned.entries[0].name
+    place = tmp_path / plan.runs[0].name
     for epoch in (2, 3, 4):
         save_weights(place / f"epoch-{epoch:04d}.safetensors", weights, Card("lenet", tuple("abcdefghij"), 32))
     tested: list[str] = []
 
-    def make() -> findings.Tester:
-        def test(path: Path) -> tuple[float, float]:
-            tested.append(path.name)
-            return 0.1 * int(path.stem[-4:]), 2.0
+    def test(path: Path) -> tuple[float, float]:
+        tested.append(path.name)
+        return 0.1 * int(path.stem[-4:]), 2.0
 
-        return test
-
-    points = findings.stored_epochs(planned, tmp_path, make, lambda text: None)
+    points = stored_epochs(plan, tmp_path, test, lambda text: None)
     assert [(p.epoch, p.test_top1) for p in points] == [(2, pytest.approx(0.2)), (4, pytest.approx(0.4))]
     assert points[0].val_top1 == pytest.approx(0.4)
-    found = Findings(planned, tuple(runs), tuple(points))
+    found = Findings(plan, tuple(runs), tuple(points))
     assert {"epochs.csv", "epochs.png"} <= {path.name for path in found.save(tmp_path)}
-    assert findings.stored_epochs(planned, tmp_path, make, lambda text: None) == points
+    assert stored_epochs(plan, tmp_path, test, lambda text: None) == points
     assert tested == ["epoch-0002.safetensors", "epoch-0004.safetensors"]
 
 
 def test_epochs_are_ranked_against_the_published_ones() -> None:
-    planned = plan("epochs")
+    plan = plan_runs("epochs")
     points = [
-        EpochPoint(
-            "lenet", epoch, 0.9, 0.5, top1, 1.0, planned.published[str(epoch)] if planned.published else None, ""
-        )
+        EpochPoint("lenet", epoch, 0.9, 0.5, top1, 1.0, plan.published[str(epoch)] if plan.published else None, "")
         for epoch, top1 in ((5, 0.5), (20, 0.7), (95, 0.6))
     ]
-    ranks = Findings(planned, (), tuple(points)).orders()["published"].ranks
+    ranks = Findings(plan, (), tuple(points)).orders()["published"].ranks
     assert [(rank.point, rank.rank) for rank in ranks] == [("20", 1), ("95", 2), ("5", 3)]
 
 
-def test_charts_leave_out_what_is_not_there(tmp_path: Path) -> None:
-    conduct(plan("optimizers", OPTIMIZERS), tmp_path, Trainer({"adam": ("bench: no", 2)}))
-    summaries, histories = charts.load([tmp_path / "sgd", tmp_path / "adam"])
+def test_charts_leave_out_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures_of_studies, "save", lambda figure, path: path)
+    conduct(plan_runs("optimizers", OPTIMIZERS), tmp_path, Trainer({"adam": ("bench: no", 2)}))
+    summaries, histories = pictures_of_studies.load([tmp_path / "sgd", tmp_path / "adam"])
     assert list(histories) == ["sgd"]
-    assert len(charts.draw(summaries, histories, tmp_path / "pictures")) == 9
-    assert len(charts.draw(summaries, {}, tmp_path / "fewer")) == 6
+    assert len(pictures_of_studies.draw(summaries, histories, tmp_path / "pictures")) == 9
+    assert len(pictures_of_studies.draw(summaries, {}, tmp_path / "fewer")) == 6
 
 
-# The command
+def in_process(arguments: Sequence[str], log: IO[bytes], lock: int) -> Done:
+    """`bench ARGUMENTS` in this process."""
+    result = CliRunner().invoke(app, list(arguments), standalone_mode=False)
+    log.write(result.output.encode())
+    return Done(0 if result.exception is None else 2)
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from loaders import separable
-
-    folder = tmp_path_factory.mktemp("pictures") / "cifar10"
-    separable.make(folder, "cifar10", 120, 0, None)
-    return folder
-
-
-def test_two_true_runs_are_ranked_and_done_once(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_true_runs_are_ranked_and_done_once(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     over = ["--over", "lr=0.1,0.01", "--over", "batch=32"]
-    images = study.material(pictures, (), None)
-    planned = plan("four-families-lenet", parse_over(over[1::2]), scale=0.01, images=images.images, classes=10)
-    folder, said = tmp_path / planned.name, []
+    data = DataFolders(str(pictures))
+    plan = plan_runs("four-families-lenet", parse_over(over[1::2]), scale=0.01, images=100, classes=10)
+    folder, said = tmp_path / plan.name, list[str]()
+    starters = iter((processes.start, in_process))
+
+    def starter(arguments: Sequence[str], log: IO[bytes], lock: int) -> processes.Process:
+        return next(starters)(arguments, log, lock)
+
     options = ("--device", "cpu", "--threads", "1", "--no-report")
-    runs = Conductor(planned, folder, images, options, Screen(said.append, False)).run()
+    runs = Conductor(plan, folder, data, open_folders(data), options, Lines(said), starter).train()
     log = (folder / "lr-0.1.log").read_text()
     assert [(run.name, run.status, run.epochs) for run in runs] == [
         ("lr-0.1", "finished", 1),

@@ -7,10 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -18,13 +18,16 @@ from PIL import Image
 
 from bench.cli import app
 from bench.errors import REPORTED
-from bench.runs.training import configured
+from bench.runs import training
+from bench.runs.training import RunLog, configured
+from loaders import engines
 from models.configuration import Device
 from models.training.checkpoint import digest, load_weights
 from models.training.recipe import Recipe, load
 from results.history import History, load_steps
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
+ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def bench(*words: object) -> Result:
@@ -65,10 +68,15 @@ def train(data: Path, runs: Path, name: str, *words: object) -> Result:
     return bench(*base, "--threads", 1, "--device", "cpu", *words)
 
 
-def process(*words: object) -> subprocess.Popen[str]:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench", *map(str, words)]
-    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def trained(data: Path, runs: Path, name: str, *words: object) -> Path:
+    """The folder of a run that went well, without its reports."""
+    done = train(data, runs, name, "--no-report", *words)
+    assert done.exception is None, done.exception
+    return runs / name
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def test_a_run_leaves_everything(run: Path) -> None:
@@ -86,11 +94,11 @@ def test_a_run_leaves_everything(run: Path) -> None:
     accuracies = np.loadtxt(run / "test_acc_history.txt")
     assert accuracies.tolist() == [epoch.val_top1 for epoch in history.epochs]
     assert ((accuracies >= 0) & (accuracies <= 1)).all()
-    said = json.loads((run / "summary.json").read_text())
-    assert said["top1"] == json.loads((run / "evaluation.json").read_text())["top1"] == accuracies[-1] > 0.9
+    said = read(run / "summary.json")
+    assert said["top1"] == read(run / "evaluation.json")["top1"] == accuracies[-1] > 0.9
     assert said["train_seconds"] == pytest.approx(sum(epoch.seconds for epoch in history.epochs))
     assert said["params"] == 61_500 + 4 * 84 + 4 - 84 * 10 - 10 + 62_006 - 61_500
-    assert 0 < said["inference_warm_seconds"] < said["inference_cold_seconds"]
+    assert said["inference_cold_seconds"] > 0
     low, high = said["inference_warm_low_seconds"], said["inference_warm_high_seconds"]
     assert 0 < low <= said["inference_warm_seconds"] <= high
     assert said["top5"] is None
@@ -110,7 +118,7 @@ def test_evaluate_gives_the_runs_own_figures(run: Path, data: Path, tmp_path: Pa
     said = json.loads(done.stdout)
     assert set(said) >= {"top1", "top5", "images", "classes", "confusion"}
     assert said["images"] == 32
-    assert said["top1"] == json.loads((run / "summary.json").read_text())["top1"]
+    assert said["top1"] == read(run / "summary.json")["top1"]
     # Of four classes the right one is always among the first five.
     assert said["top5"] is None
     assert said["weights"] == "last.safetensors, epoch 6; not chosen by accuracy"
@@ -133,7 +141,8 @@ def test_predict_names_classes_with_confidences(run: Path, data: Path) -> None:
         assert confidences == sorted(confidences, reverse=True)
         assert sum(confidences) == pytest.approx(1, abs=1e-3)
         assert entry["seconds"] > 0
-    assert 0 < said["forward_seconds"] < said["warm_p95_seconds"]
+    assert said["forward_seconds"] > 0
+    assert 0 < said["warm_seconds"] <= said["warm_p95_seconds"]
     assert "warm" in bench("predict", run, paths[0], "--threads", 1).stderr
 
 
@@ -171,7 +180,7 @@ def test_a_stop_by_time_goes_on_to_the_same_weights(run: Path, data: Path, tmp_p
     done = train(data, tmp_path, "short", "--epochs", 6, "--max-minutes", 1e-6, "--no-report")
     assert done.return_value == 0
     assert "stopped after" in done.stderr
-    assert json.loads((tmp_path / "short" / "summary.json").read_text())["status"] == "stopped"
+    assert read(tmp_path / "short" / "summary.json")["status"] == "stopped"
     done = bench("train", "--resume", tmp_path / "short", "--no-report")
     assert done.exception is None, done.exception
     expected, found = (load_weights(folder / "last.safetensors")[1] for folder in (run, tmp_path / "short"))
@@ -180,32 +189,70 @@ def test_a_stop_by_time_goes_on_to_the_same_weights(run: Path, data: Path, tmp_p
     assert len(load_steps(tmp_path / "short" / "steps.csv")) == 36
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    for _ in range(6000):
-        if path.exists() or process.poll() is not None:
-            break
-        time.sleep(0.01)
-    assert path.exists(), process.communicate()
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_an_interrupt_and_a_kill_leave_a_run_that_goes_on(
-    data: Path, tmp_path: Path, number: signal.Signals, code: int
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["the first loader starts", "epoch 2 is stored"])
+def test_an_interrupt_leaves_a_run_that_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
 ) -> None:
-    words = ("--model", "lenet", "--data", data, "--runs", tmp_path, "--batch", 8, "--threads", 1, "--no-report")
-    started = process("train", *words, "--name", "cut", "--epochs", 400)
-    wait_for(tmp_path / "cut" / "last.safetensors", started)
-    started.send_signal(number)
-    _, errors = started.communicate(timeout=60)
-    assert started.returncode == code, errors
-    assert (number is signal.SIGKILL) != ("go on with: bench train --resume" in errors)
+    build, epoch = engines.build, RunLog.epoch
+
+    def open_interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        monkeypatch.setattr(engines, "build", build)
+        return build(*arguments)
+
+    def epoch_interrupted(self: RunLog, row: Any, steps: Any, best: bool) -> None:
+        epoch(self, row, steps, best)
+        if row.epoch == 2:
+            os.kill(os.getpid(), number)
+
+    if moment == "epoch 2 is stored":
+        monkeypatch.setattr(RunLog, "epoch", epoch_interrupted)
+    else:
+        monkeypatch.setattr(engines, "build", open_interrupted)
+    done = train(data, tmp_path, "cut", "--epochs", 400, "--no-report")
+    assert done.return_value == 130, done.exception
+    assert f"stopped by {number.name}; go on with: bench train --resume" in done.stderr
     before = load_weights(tmp_path / "cut" / "last.safetensors")[0]
+    assert (before.epoch, before.step) == ((2, 12) if moment == "epoch 2 is stored" else (0, 1))
     done = bench("train", "--resume", tmp_path / "cut", "--epochs", before.epoch + 2, "--no-report")
     assert done.exception is None, done.exception
-    assert load_weights(tmp_path / "cut" / "last.safetensors")[0].epoch == before.epoch + 2
-    assert [epoch.epoch for epoch in History.load(tmp_path / "cut" / "history.csv").epochs] == list(
-        range(1, before.epoch + 3)
-    )
+    epochs = History.load(tmp_path / "cut" / "history.csv").epochs
+    assert [epoch.epoch for epoch in epochs] == list(range(1, before.epoch + 3))
+
+
+def test_an_interrupt_before_the_first_step_leaves_no_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_store_request", lambda run: os.kill(os.getpid(), signal.SIGINT))
+    done = train(data, tmp_path / "runs", "cut", "--no-report")
+    assert isinstance(done.exception, click.Abort), "bench.cli ends with 130 then"
+    assert not (tmp_path / "runs").exists()
+
+
+KILLED = """
+import os, signal, sys
+from bench.cli import main
+from bench.runs.training import RunLog
+epoch = RunLog.epoch
+def killed(self, row, steps, best):
+    if row.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    epoch(self, row, steps, best)
+RunLog.epoch = killed
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
+    words = ("train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--name", "cut", "--epochs", 3)
+    words += ("--batch", 16, "--threads", 1, "--no-report", "--device", "cpu")
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], env=ENVIRON, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    done = bench("train", "--resume", tmp_path / "cut", "--no-report")
+    assert done.exception is None, done.exception
+    # The second epoch was stored, but its row was not yet written.
+    assert [epoch.epoch for epoch in History.load(tmp_path / "cut" / "history.csv").epochs] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +280,7 @@ def test_an_interrupt_and_a_kill_leave_a_run_that_goes_on(
         (("train", "--model", "lenet", "--data", "DATA", "--lr", "inf"), "lr is inf; it must be finite"),
         (("train", "--model", "lenet", "--data", "DATA", "--set", "augment=crop:99"), "give at most 31"),
         (("train", "--model", "lenet", "--data", "DATA", "--loader", "spdl", "--set", "augment=crop"), "spdl"),
-        (("train", "--resume", "DATA"), "no run that can be resumed"),
+        (("train", "--resume", "DATA"), "not a run that can be resumed"),
         (("evaluate", "none.safetensors", "--data", "DATA"), "does not exist"),
         (("predict", "none.safetensors"), "name images"),
         (("predict", "RUN", "none.png"), "does not exist"),
@@ -264,10 +311,8 @@ def test_a_run_that_exists_is_never_written_over(run: Path, data: Path) -> None:
 def test_a_diverged_run_is_a_failed_row_and_gives_its_name_back(data: Path, tmp_path: Path) -> None:
     done = train(data, tmp_path, "wild", "--set", "lr=1e12", "--set", "schedule=constant")
     assert "at step" in str(done.exception)
-    said = json.loads((tmp_path / "wild" / "summary.json").read_text())
-    assert said["status"] == "failed"
-    done = train(data, tmp_path, "wild", "--epochs", 1, "--no-report")
-    assert done.exception is None, done.exception
+    assert read(tmp_path / "wild" / "summary.json")["status"] == "failed"
+    trained(data, tmp_path, "wild", "--epochs", 1)
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -314,25 +359,25 @@ def test_a_folder_without_a_checkpoint_cannot_be_resumed(run: Path, tmp_path: Pa
 
 
 def test_an_epoch_whose_evaluation_fails_is_kept(data: Path, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    broken = tmp_path / "broken"
     shutil.copytree(data, broken)
     bad = broken / "test" / "dog" / "3.png"
     cut(bad)
-    words = ("--loader", "torchvision", "--epochs", 2, "--no-report")
-    done = train(broken, tmp_path, "kept", *words)
+    words = ("--loader", "torchvision", "--epochs", 2)
+    done = train(broken, tmp_path, "kept", "--no-report", *words)
     assert str(done.exception).startswith(f"cannot decode {bad}")
     assert "epoch 1 is trained and stored" in done.stderr
     assert load_weights(tmp_path / "kept" / "last.safetensors")[0].step == 6
     shutil.copy(data / "test" / "dog" / "3.png", bad)
     done = bench("train", "--resume", tmp_path / "kept", "--no-report")
     assert done.exception is None, done.exception
-    done = train(data, tmp_path, "whole", *words)
-    histories = [History.load(tmp_path / name / "history.csv").epochs for name in ("kept", "whole")]
+    both = tmp_path / "kept", trained(data, tmp_path, "whole", *words)
+    histories = [History.load(folder / "history.csv").epochs for folder in both]
     assert [row.val_loss for row in histories[0]] == [row.val_loss for row in histories[1]]
     assert [row.train_loss for row in histories[0]] == [row.train_loss for row in histories[1]]
-    assert load_steps(tmp_path / "kept" / "steps.csv") == load_steps(whole / "steps.csv")
-    found = [digest(load_weights(tmp_path / name / "last.safetensors")[1]) for name in ("kept", "whole")]
-    assert found[0] == found[1]
+    assert load_steps(both[0] / "steps.csv") == load_steps(both[1] / "steps.csv")
+    first, second = (digest(load_weights(folder / "last.safetensors")[1]) for folder in both)
+    assert first == second
 
 
 def test_fewer_epochs_shorten_the_warm_up_of_a_recipe(data: Path, tmp_path: Path) -> None:
@@ -351,8 +396,8 @@ def test_a_run_on_held_out_training_images_says_so(data: Path, tmp_path: Path) -
     done = train(data / "train", tmp_path, "held", "--epochs", 1, "--no-report")
     assert done.exception is None, done.exception
     assert "warning: " in done.stderr
-    assert json.loads((tmp_path / "held" / "run.json").read_text())["test_is_independent"] is False
-    assert json.loads((tmp_path / "held" / "summary.json").read_text())["evaluated"] == "held-out"
+    assert read(tmp_path / "held" / "run.json")["test_is_independent"] is False
+    assert read(tmp_path / "held" / "summary.json")["evaluated"] == "held-out"
 
 
 def test_evaluate_takes_what_the_run_was_trained_on(run: Path, data: Path, tmp_path: Path) -> None:
@@ -360,7 +405,7 @@ def test_evaluate_takes_what_the_run_was_trained_on(run: Path, data: Path, tmp_p
     shutil.copytree(data / "test", tmp_path / "val")
     done = bench("evaluate", run, "--data", tmp_path, "--threads", 1)
     assert done.exception is None, done.exception
-    assert "has no test images: its validation images are taken" in done.stderr
+    assert "has no test images: its validation images are used" in done.stderr
 
 
 def test_classes_that_the_checkpoint_does_not_know(run: Path, data: Path, tmp_path: Path) -> None:
@@ -382,20 +427,27 @@ def test_training_and_validation_classes_that_differ(tmp_path: Path) -> None:
     assert "only in the first: b; only in the second: c" in str(done.exception)
 
 
-def test_folders_named_one_by_one_are_merged(data: Path, tmp_path: Path) -> None:
-    words = ("--train", f"{data / 'train'},{data / 'test'}", "--val", data / "test", "--epochs", 1, "--no-report")
-    done = bench("train", "--model", "lenet", "--runs", tmp_path, "--name", "merged", "--threads", 1, *words)
+def test_folders_named_one_by_one_are_merged_and_found_again_from_anywhere(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    words = ("--train", "train,test", "--val", "test,train", "--epochs", 1, "--batch", 16, "--threads", 1)
+    done = bench("train", "--model", "lenet", "--runs", tmp_path, "--name", "merged", "--no-report", *words)
     assert done.exception is None, done.exception
-    said = json.loads((tmp_path / "merged" / "run.json").read_text())
-    assert said["images"] == {"train": 128, "validation": 32, "test": 32}
+    record = read(tmp_path / "merged" / "run.json")
+    assert record["images"] == {"train": 128, "validation": 128, "test": 128}
+    train, test = str(data / "train"), str(data / "test")
+    assert record["data"] == {"folder": "", "train": [train, test], "val": f"{test},{train}"}
+    monkeypatch.chdir(tmp_path)
+    done = bench("train", "--resume", "merged", "--epochs", 2, "--no-report")
+    assert done.exception is None, done.exception
 
 
 def test_a_holdout_keeps_the_test_images_unseen(data: Path, tmp_path: Path) -> None:
-    done = train(data, tmp_path, "held", "--set", "holdout=0.25", "--set", "select=best", "--epochs", 1, "--no-report")
-    assert done.exception is None, done.exception
-    said = json.loads((tmp_path / "held" / "run.json").read_text())
-    assert said["images"] == {"train": 72, "validation": 24, "test": 32}
-    assert said["test_is_independent"] is True
+    held = trained(data, tmp_path, "held", "--set", "holdout=0.25", "--set", "select=best", "--epochs", 1)
+    record = read(held / "run.json")
+    assert record["images"] == {"train": 72, "validation": 24, "test": 32}
+    assert record["test_is_independent"] is True
 
 
 @pytest.mark.parametrize(
@@ -411,33 +463,13 @@ def test_a_holdout_keeps_the_test_images_unseen(data: Path, tmp_path: Path) -> N
 )
 def test_keys_of_every_kind_train(settings: list[str], data: Path, tmp_path: Path) -> None:
     words: list[Any] = [word for text in settings for word in ("--set", text)]
-    done = train(data, tmp_path, "keys", "--epochs", 1, "--no-report", *words)
-    assert done.exception is None, done.exception
+    trained(data, tmp_path, "keys", "--epochs", 1, *words)
 
 
 def test_a_student_learns_from_a_teacher(run: Path, data: Path, tmp_path: Path) -> None:
     words = ("--set", f"teacher={run / 'last.safetensors'}", "--set", "model.hidden=[40, 30]", "--epochs", 1)
-    done = train(data, tmp_path, "student", *words, "--no-report")
-    assert done.exception is None, done.exception
-    said = json.loads((tmp_path / "student" / "summary.json").read_text())
-    assert said["params"] < json.loads((run / "summary.json").read_text())["params"]
-
-
-def test_two_processes_share_a_run(data: Path, tmp_path: Path) -> None:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bench"]
-    words = ["train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--epochs", 2, "--batch", 16]
-    words += ["--lr", 0.05, "--threads", 1, "--no-report", "--config", "fp32-nhwc-eager"]
-    done = subprocess.run(
-        [*launcher, *map(str, words), "--name", "two"], env=environ, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one = bench(*words, "--name", "one")
-    assert one.exception is None, one.exception
-    for name in ("train_loss_history.txt", "test_loss_history.txt", "test_acc_history.txt"):
-        np.testing.assert_allclose(
-            np.loadtxt(tmp_path / "two" / name), np.loadtxt(tmp_path / "one" / name), atol=1e-4, rtol=0
-        )
+    student = trained(data, tmp_path, "student", *words)
+    assert read(student / "summary.json")["params"] < read(run / "summary.json")["params"]
 
 
 ELASTIC = """
@@ -456,20 +488,26 @@ main(sys.argv[2:])
 """
 
 
-def test_processes_that_torchrun_starts_again_go_on_with_their_run(data: Path, tmp_path: Path) -> None:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+@pytest.mark.slow
+def test_processes_share_a_run_and_go_on_with_it_when_torchrun_starts_them_again(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "elastic.py"
     script.write_text(ELASTIC)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    launcher += ["--max-restarts", "1", str(script), str(tmp_path / "again" / "last.safetensors")]
-    words = ["train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--epochs", 60, "--batch", 16]
-    words += ["--lr", 0.01, "--threads", 1, "--no-report", "--name", "again"]
-    done = subprocess.run([*launcher, *map(str, words)], env=environ, capture_output=True, text=True, timeout=120)
+    launcher += ["--max-restarts", "1", str(script), str(tmp_path / "two" / "last.safetensors")]
+    words = ["train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--epochs", 30, "--batch", 16]
+    words += ["--lr", 0.01, "--threads", 1, "--no-report", "--config", "fp32-nhwc-eager"]
+    command = [*launcher, *map(str, words), "--name", "two"]
+    done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on after epoch" in done.stderr
-    epochs = History.load(tmp_path / "again" / "history.csv").epochs
-    assert [epoch.epoch for epoch in epochs] == list(range(1, 61))
-    assert json.loads((tmp_path / "again" / "summary.json").read_text())["status"] == "finished"
+    assert [epoch.epoch for epoch in History.load(tmp_path / "two" / "history.csv").epochs] == list(range(1, 31))
+    assert read(tmp_path / "two" / "summary.json")["status"] == "finished"
+    one = bench(*words, "--name", "one")
+    assert one.exception is None, one.exception
+    for name in ("train_loss_history.txt", "test_loss_history.txt", "test_acc_history.txt"):
+        # Sums in another order drift apart with the epochs.
+        both = [np.loadtxt(tmp_path / folder / name)[:5] for folder in ("two", "one")]
+        np.testing.assert_allclose(*both, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
