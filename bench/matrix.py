@@ -1,19 +1,27 @@
-"""Which workloads `pytest bench` measures: models in configurations, loaders, kernels. Imports no torch."""
+"""What `pytest bench` measures: models in configurations, loaders and kernels, as its options choose them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from bench.errors import WorkloadError
-from bench.timing.workload import TASKS, KernelVariant, LoaderOutput, Workload
+from bench.errors import UsageError, WorkloadError
+from bench.machine.cpu import usable_cores
+from bench.machine.devices import choose_device
+from bench.timing.workload import TASKS, Conditions, KernelVariant, LoaderOutput, Workload
+from loaders import engines
 from models import zoo
 from models.configuration import Configuration, Device, parse
 from models.errors import ModelError
 
+# The generated images; a smoke run makes a tiny set in a second.
+IMAGES, SMOKE_IMAGES = 1000, 64
+
 
 @dataclass(frozen=True)
 class Matrix:
-    """What was asked for, with every default filled in.
+    """The workloads that were asked for, with every default filled in.
 
     Attributes:
         models: names in the zoo.
@@ -24,7 +32,7 @@ class Matrix:
         batch: images a step of inference, loading and kernels.
         training_batch: images a step of training and end_to_end.
         size: height and width, 0 for each model's own.
-        data: name of the image set, which stands in the ids of whatever reads it.
+        data: name of the image set, which is part of the id of whatever reads it.
     """
 
     models: tuple[str, ...]
@@ -38,7 +46,7 @@ class Matrix:
     data: str
 
     def workloads(self, task: str, facts: Device) -> list[Workload]:
-        """The workloads of one task, without repetition: two presets may mean the same levers here.
+        """The workloads of one task, each once: two presets may mean the same levers here.
 
         Raises:
             ModelError: an unknown model, or a configuration that cannot work on this device.
@@ -56,15 +64,15 @@ class Matrix:
         return list(dict.fromkeys(made))
 
     def _resolved(self, training: bool, facts: Device) -> list[Configuration]:
-        found = []
+        resolved = []
         for text in self.configurations:
-            # Refused for inference means refused; refused for training only means that there is no such row.
+            # One that cannot run is refused; one that cannot train is left out of training.
             inference = parse(text, facts, training=False)
             try:
-                found.append(parse(text, facts, training=True) if training else inference)
+                resolved.append(parse(text, facts, training=True) if training else inference)
             except ModelError:
                 continue
-        return found
+        return resolved
 
     def _network(self, task: str, model: str, configuration: Configuration) -> Workload:
         training = task in ("training", "end_to_end")
@@ -90,13 +98,11 @@ class Matrix:
         return Workload("kernel", name, KernelVariant(implementation), self.batch, self.size or 224, device=self.device)
 
     def check(self, facts: Device) -> None:
-        """Find words that mean nothing before anything is built.
+        """Refuse unknown words before anything is built.
 
         Raises:
             ModelError, DataError, WorkloadError: an unknown name, with near ones, or an impossible value.
         """
-        from loaders import engines
-
         for model in self.models:
             zoo.check(model)
         for engine in self.loaders:
@@ -107,8 +113,97 @@ class Matrix:
             self.workloads(task, facts)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What to measure, and under which conditions.
+
+    Attributes:
+        matrix: the workloads.
+        conditions: what they all share.
+        root: folder of the images; None for generated ones.
+        images: how many to generate.
+        smoke: run each benchmark once, on little, and time nothing.
+        compiles: a smoke run compiles the first model, since the user named no configurations.
+    """
+
+    matrix: Matrix
+    conditions: Conditions
+    root: Path | None
+    images: int
+    smoke: bool
+    compiles: bool
+
+    @classmethod
+    def from_options(cls, option: Mapping[str, Any], smoke: bool) -> "Survey":
+        """From the options of bench.plugin.OPTIONS, by name.
+
+        Raises:
+            UsageError, ModelError, DataError, WorkloadError: an unknown name, or a device that is not here.
+        """
+        if option["device"] not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"--device is auto, cpu or cuda, not {option['device']!r}")
+        device = choose_device(option["device"])
+        cuda = device == "cuda"
+        root = Path(option["data"]) if option["data"] else None
+        images = SMOKE_IMAGES if smoke else IMAGES
+        models, configurations, loaders = (_words(option[name]) for name in ("models", "configurations", "loaders"))
+        compiles = smoke and configurations == ("fast",)
+        matrix = Matrix(
+            models=models,
+            # Compiling takes longer than the rest of a smoke run together.
+            configurations=("naive",) if compiles else configurations,
+            loaders=loaders,
+            kernels=kernels_for(device),
+            device=device,
+            batch=option["batch"] or (2 if smoke else 256 if cuda else 32),
+            training_batch=option["training-batch"] or (2 if smoke else 256 if cuda else 8),
+            size=option["size"] or (64 if smoke else 0),
+            data=data_name(root, images),
+        )
+        survey = cls(matrix, Conditions(threads=option["threads"] or usable_cores()), root, images, smoke, compiles)
+        matrix.check(survey.facts)
+        return survey
+
+    @cached_property
+    def facts(self) -> Device:
+        """The facts of the device, which presets depend on."""
+        if self.matrix.device == "cpu":
+            return Device.from_cpu()
+        from bench.timing.step import open_device
+        from models.prepare import device_facts
+
+        return device_facts(open_device(self.matrix.device))
+
+    def workloads(self, task: str) -> list[Workload]:
+        """The workloads of one task. A smoke run builds each model, and compiles and trains the first."""
+        if not self.smoke:
+            return self.matrix.workloads(task, self.facts)
+        first = replace(self.matrix, models=self.matrix.models[:1])
+        if task != "inference":
+            return first.workloads(task, self.facts)
+        workloads = self.matrix.workloads(task, self.facts)
+        if self.compiles:
+            workloads += replace(first, configurations=("fast",)).workloads(task, self.facts)
+        return list(dict.fromkeys(workloads))
+
+    @cached_property
+    def reading(self) -> Conditions:
+        """The conditions of what reads files; the images exist then, and all of them decode."""
+        from loaders.datasets import open_dataset
+        from loaders.images import require_readable
+        from loaders.sample import default_sample
+
+        root = self.root or default_sample(self.images)
+        require_readable(open_dataset(root, "train"), self.conditions.threads)
+        return replace(self.conditions, data_root=str(root))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def kernels_for(device: str) -> tuple[tuple[str, str], ...]:
-    """Each kernel in every way that matters on `device`: Triton's needs a GPU, as does what it has to beat."""
+    """(kernel, implementation) for `device`: on a CPU only PyTorch, on a GPU also Triton and what it has to beat."""
     from kernels import catalogue
 
     return tuple(
@@ -120,7 +215,7 @@ def kernels_for(device: str) -> tuple[tuple[str, str], ...]:
 
 
 def data_name(root: Path | None, images: int) -> str:
-    """The name of the image set without making it: of a folder, or of the generated set.
+    """The name of the image set, without making it: of a folder, or of the generated set.
 
     Raises:
         DataError: there is no image in `root`.

@@ -1,7 +1,7 @@
-"""The part of `pytest bench` that pytest needs before it looks at any file; imports nothing heavy.
+"""The pytest plugin of `pytest bench`: its options, which pytest needs before it reads any file.
 
-Registered as a pytest plugin of the installed distribution. It is loaded in every pytest run of the
-environment, so it only adds options and recognises this folder; what acts on benchmarks is in conftest.py.
+An installed distribution registers it, and then every pytest run of the environment loads it. So it imports nothing
+heavy, adds options and recognises this folder, no more; what acts on benchmarks is in conftest.py.
 """
 
 import fnmatch
@@ -14,26 +14,18 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 
-# option -> (default, metavar, help); each is also read from BENCH_RUN_<OPTION>.
+# Option -> (default, metavar, help); each is also read from BENCH_RUN_<OPTION>.
 OPTIONS: dict[str, tuple[str, str, str]] = {
     "models": ("resnet18,resnet34,resnet50,efficientnet_b0", "NAMES", "Models to measure, joined by commas."),
     "configurations": ("fast", "NAMES", "Presets or levers for every model: naive,fast."),
-    "loaders": (
-        "dali,torchvision,pil,synthetic",
-        "NAMES",
-        "Loaders to measure; the first also feeds end_to_end.",
-    ),
+    "loaders": ("dali,torchvision,pil,synthetic", "NAMES", "Loaders to measure; the first also feeds end_to_end."),
     "device": ("auto", "auto|cpu|cuda", "Where to measure."),
     "batch": ("0", "N", "Images a step of inference and loading; 32 on a CPU, 256 on a GPU."),
     "training-batch": ("0", "N", "Images a training step; 8 on a CPU, 256 on a GPU."),
     "size": ("0", "PIXELS", "Height and width of the images; each model's own."),
     "data": ("", "DIR", "JPEGs to load; a generated set like ImageNet's."),
     "threads": ("0", "N", "CPU threads; every usable core."),
-    "store": (
-        ".benchmarks/pixbench",
-        "DIR",
-        "History that the result joins, for bench trend; '' for none.",
-    ),
+    "store": (".benchmarks/pixbench", "DIR", "Folder of stored results, for bench trend; '' for none."),
 }
 NUMBERS = ("batch", "training-batch", "size", "threads")
 
@@ -62,7 +54,7 @@ def _whole(text: str) -> int:
 
 
 class _OptionalPath:
-    """Lets pytest-benchmark's --benchmark-json stand without a path, whichever plugin is loaded first."""
+    """Makes the path of pytest-benchmark's --benchmark-json optional, whichever plugin is loaded first."""
 
     def __init__(self, parser: pytest.Parser) -> None:
         self._parser = parser
@@ -89,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _check_json(path: Path) -> None:
-    """Fail before measuring for minutes, not after."""
+    """Fail before measuring for minutes, not after it."""
     if path.is_dir():
         raise pytest.UsageError(
             f"--benchmark-json took {path}, a folder, for its file: put the option last, or write --benchmark-json=FILE"

@@ -1,4 +1,4 @@
-"""`bench cost`: what networks cost for one image, counted."""
+"""`bench cost`: counts what networks cost for one image."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -13,9 +13,8 @@ from bench.output import check_output, format_options, write
 
 if TYPE_CHECKING:
     from bench.inspecting.cost import Cost
-    from models.summary import Layer
 
-# Where a number is read more easily in a unit; parameters and tensors are compared digit by digit.
+# Numbers that are easier to read in a unit; parameters and tensors are compared digit by digit.
 UNITS = {
     "weight_bytes": "bytes",
     "macs": "MAC",
@@ -39,9 +38,9 @@ def _models(context: click.Context, parameter: click.Parameter, incomplete: str)
     "--max-params",
     type=float,
     metavar="N",
-    help="Exit with 1 if a model has more parameters than this (5e6 is understood).",
+    help="Exit with 1 if a model has more parameters than this, such as 5e6.",
 )
-@click.option("--layers", is_flag=True, help="Every layer in the order in which they run, with shape and cost.")
+@click.option("--layers", is_flag=True, help="Show every layer in the order in which they run, with shape and cost.")
 @click.option("--diagram", metavar="FILE", help="Draw the network (one MODEL) as an .svg or .png file.")
 @format_options
 @click.pass_context
@@ -66,21 +65,20 @@ def command(
     check_output(output)
     # Not `max_params < 0`: a limit that is not a number would let every model pass.
     if max_params is not None and not max_params >= 0:
-        raise UsageError(f"--max-params {max_params:g} is no number of parameters")
+        raise UsageError(f"--max-params {max_params:g} is not a number of parameters")
     for name in models:
         zoo.check(name)
     if diagram is not None:
         if len(models) != 1:
-            raise UsageError(f"--diagram draws one network into {diagram}, and {len(models)} are named")
+            raise UsageError(f"--diagram draws one network into {diagram}, not {len(models)}")
         if Path(diagram).suffix not in (".svg", ".png"):
-            raise UsageError(f"--diagram {diagram}: a diagram is an .svg or .png file")
+            raise UsageError(f"--diagram {diagram}: name an .svg or .png file")
         check_output(diagram)
 
     from bench.inspecting.cost import count
 
     costs = [count(name, classes, size) for name in models]
-    rows = [_layers(cost) for cost in costs] if layers else []
-    write(_table(costs, rows, format), output)
+    write(_table(costs, format, layers), output)
     if diagram is not None:
         from models.diagram import write as draw
 
@@ -114,28 +112,23 @@ def _second_opinion(cost: "Cost") -> None:
         click.echo(f"note: {note}", err=True)
 
 
-def _layers(cost: "Cost") -> "tuple[Layer, ...]":
-    from models.summary import summarise
-
-    return summarise(cost.model, cost.classes, cost.size)
-
-
-def _table(costs: Sequence["Cost"], layers: "Sequence[tuple[Layer, ...]]", format: str) -> str:
-    """The costs, and the layers of each model if there are any."""
+def _table(costs: Sequence["Cost"], format: str, with_layers: bool) -> str:
+    """The costs and, if wanted, the layers of each model."""
     from bench.inspecting.cost import layer_cells, layer_table
+    from models.summary import summarise
     from results.tables import WIDTH, quantity, render, to_json
 
+    layers = {cost: summarise(cost.model, cost.classes, cost.size) for cost in costs} if with_layers else {}
     if format == "json":
-        models = [asdict(cost) for cost in costs]
-        for model, found in zip(models, layers, strict=False):
-            model["layers"] = [asdict(layer) for layer in found]
+        models = [
+            asdict(cost) | ({"layers": [asdict(layer) for layer in layers[cost]]} if with_layers else {})
+            for cost in costs
+        ]
         return to_json({"models": models})
-    if format == "csv" and layers:
-        return render(
-            ["model", "layer", "type", "output_shape", "params", "macs"],
-            [[cost.model, *layer_cells(layer)] for cost, rows in zip(costs, layers, strict=True) for layer in rows],
-            format,
-        )
+    if format == "csv" and with_layers:
+        headers = ["model", "layer", "type", "output_shape", "params", "macs"]
+        rows = [[cost.model, *layer_cells(layer)] for cost in costs for layer in layers[cost]]
+        return render(headers, rows, format)
     names = [field.name for field in fields(costs[0])]
     if format == "csv":
         return render(names, [list(asdict(cost).values()) for cost in costs], format)
@@ -143,7 +136,7 @@ def _table(costs: Sequence["Cost"], layers: "Sequence[tuple[Layer, ...]]", forma
     def cell(name: str, value: int) -> str:
         return quantity(value, UNITS[name]) if name in UNITS else f"{value:,}"
 
-    # A column a model, as in `bench compare`; as many side by side as the width holds.
+    # A column for each model, as in `bench compare`; as many side by side as the width holds.
     widest = max(12, *(len(cost.model) for cost in costs))
     abreast = max(1, (WIDTH - len("parameter_tensors")) // (widest + 2)) if format == "text" else len(costs)
     tables = []
@@ -151,6 +144,4 @@ def _table(costs: Sequence["Cost"], layers: "Sequence[tuple[Layer, ...]]", forma
         shown = costs[start : start + abreast]
         rows = [[name, *(cell(name, getattr(cost, name)) for cost in shown)] for name in names[1:]]
         tables.append(render(["one image", *(cost.model for cost in shown)], rows, format))
-    for cost, found in zip(costs, layers, strict=False):
-        tables.append(layer_table(cost.model, found, format))
-    return "\n".join(tables)
+    return "\n".join([*tables, *(layer_table(cost.model, found, format) for cost, found in layers.items())])

@@ -1,67 +1,64 @@
 """`bench list`: the names that other commands take, with one line each."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import click
 
 from bench.output import check_output, format_options, write
 
-# kind -> its (name, line) pairs; nothing here imports torch
-Names = list[tuple[str, str]]
-Facts = Mapping[str, Mapping[str, str | int | float | None]]
-
-
-def _models() -> Names:
-    from models import zoo
-
-    return [(name, zoo.describe(name)) for name in zoo.names()]
-
-
-def _loaders() -> Names:
-    from loaders import engines
-
-    return [(name, engines.describe(name)) for name in engines.names()]
-
-
-def _kernels() -> Names:
-    from kernels import catalogue
-
-    return [(name, catalogue.describe(name)) for name in catalogue.names()]
-
-
-def _recipes() -> Names:
-    from models.training import recipe
-
-    return [(name, _first_comment(recipe.folder() / f"{name}.toml")) for name in recipe.names()]
-
-
-def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
-
-
 # What a recipe says besides its line: the data it is for, and what its study published for such a run.
 RECIPE_COLUMNS = ("data", "epochs", "published_top1", "published_epochs", "published_seconds")
 
+# {"name", "description"}, for recipes also RECIPE_COLUMNS.
+Entries = list[dict[str, Any]]
 
-def _recipe_facts(name: str) -> dict[str, str | int | float | None]:
+
+def _entries(lines: Iterable[tuple[str, str]]) -> Entries:
+    return [{"name": name, "description": line} for name, line in lines]
+
+
+# Nothing here imports torch.
+def _models() -> Entries:
+    from models import zoo
+
+    return _entries((name, zoo.describe(name)) for name in zoo.names())
+
+
+def _loaders() -> Entries:
+    from loaders import engines
+
+    return _entries((name, engines.describe(name)) for name in engines.names())
+
+
+def _kernels() -> Entries:
+    from kernels import catalogue
+
+    return _entries((name, catalogue.describe(name)) for name in catalogue.names())
+
+
+def _recipes() -> Entries:
     from models.training import recipe
 
-    chosen = recipe.load(name)
-    published = chosen.published
-    top1 = published.top1_best if published.top1 is None else published.top1
-    facts = (chosen.data, chosen.epochs, top1, published.epochs, published.seconds)
-    return dict(zip(RECIPE_COLUMNS, facts, strict=True))
+    entries = []
+    for name in recipe.names():
+        first = (recipe.folder() / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0]
+        line = first.removeprefix("#").strip() if first.startswith("#") else ""
+        chosen = recipe.load(name)
+        published = chosen.published
+        top1 = published.top1_best if published.top1 is None else published.top1
+        facts = (chosen.data, chosen.epochs, top1, published.epochs, published.seconds)
+        entries.append({"name": name, "description": line, **dict(zip(RECIPE_COLUMNS, facts, strict=True))})
+    return entries
 
 
-def _workloads() -> Names:
+def _workloads() -> Entries:
     from bench.timing.workload import TASKS
 
-    return list(TASKS.items())
+    return _entries(TASKS.items())
 
 
-KINDS: dict[str, Callable[[], Names]] = {
+KINDS: dict[str, Callable[[], Entries]] = {
     "models": _models,
     "loaders": _loaders,
     "kernels": _kernels,
@@ -76,48 +73,44 @@ KINDS: dict[str, Callable[[], Names]] = {
 def command(kind: str | None, format: str, output: str) -> None:
     """List models, loaders, kernels, recipes and workloads, with one line each; all of them without KIND.
 
-    `bench list recipes` also shows data set and epochs of each recipe, and accuracy (of the last epoch, or of the
-    best where only that is published), epochs and time of the public run it stands beside.
+    `bench list recipes` also shows each recipe's data set and epochs, and what was published of the run it reproduces:
+    accuracy (of the last epoch, or of the best where only that is known), epochs and time.
     """
     from results.tables import render, to_json
 
     check_output(output)
     listed = {name: KINDS[name]() for name in ([kind] if kind else KINDS)}
-    facts = {name: _recipe_facts(name) for name, _ in listed.get("recipes", [])}
     if format == "json":
-        data = {
-            name: [{"name": entry, "description": line, **facts.get(entry, {})} for entry, line in entries]
-            if name == "recipes"
-            else [{"name": entry, "description": line} for entry, line in entries]
-            for name, entries in listed.items()
-        }
-        write(to_json(data), output)
+        write(to_json(listed), output)
     elif format == "csv":
-        columns = ["kind", "name", "description", *(RECIPE_COLUMNS if kind == "recipes" else ())]
-        rows = [
-            (name, entry, line, *(facts[entry].values() if kind == "recipes" else ()))
-            for name, entries in listed.items()
-            for entry, line in entries
-        ]
-        write(render(columns, rows, format), output)
+        columns = ["name", "description", *(RECIPE_COLUMNS if kind == "recipes" else ())]
+        rows = [[name, *(entry[column] for column in columns)] for name, entries in listed.items() for entry in entries]
+        write(render(["kind", *columns], rows, format), output)
     else:
-        write("\n".join(_table(name, entries, facts, format) for name, entries in listed.items()), output)
+        write("\n".join(_table(name, entries, format) for name, entries in listed.items()), output)
 
 
-def _table(kind: str, entries: Names, facts: Facts, format: str) -> str:
-    from results.tables import duration, render
+def _table(kind: str, entries: Entries, format: str) -> str:
+    from results.tables import render
 
     if not entries:
         return f"{kind}: none\n"
-    if kind != "recipes":
-        return render([kind, "description"], entries, format)
+    if kind == "recipes":
+        headers = ["recipes", "data", "epochs", "published", "in", "description"]
+        return render(headers, [_recipe_row(entry) for entry in entries], format)
+    return render([kind, "description"], [list(entry.values()) for entry in entries], format)
 
-    def cells(name: str) -> list[str]:
-        data, epochs, top1, _, seconds = facts[name].values()
-        share = "-" if top1 is None else f"{100 * float(top1):.2f} %"
-        return [str(data), str(epochs), share, "-" if seconds is None else duration(float(seconds))]
 
-    headers = ["recipes", "data", "epochs", "published", "in", "description"]
-    # The data set that a line begins with has a column here.
-    rows = [[name, *cells(name), line.partition(": ")[2] or line] for name, line in entries]
-    return render(headers, rows, format)
+def _recipe_row(entry: Mapping[str, Any]) -> list[str]:
+    from results.tables import duration
+
+    top1, seconds = entry["published_top1"], entry["published_seconds"]
+    return [
+        entry["name"],
+        entry["data"],
+        str(entry["epochs"]),
+        "-" if top1 is None else f"{100 * top1:.2f} %",
+        "-" if seconds is None else duration(seconds),
+        # Without the data set that a line begins with, which has a column here.
+        entry["description"].partition(": ")[2] or entry["description"],
+    ]

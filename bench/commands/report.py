@@ -1,5 +1,6 @@
-"""`bench report FILE|RUN...`: one HTML page of stored results."""
+"""`bench report FILE|RUN...`: writes one HTML page of stored results."""
 
+import json
 from pathlib import Path
 
 import click
@@ -27,7 +28,7 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
     check_output(output)
     sections, skipped = open_results(results, _accuracy(results))
     for path, reason in skipped:
-        click.echo(f"passed over {path}: {reason}", err=True)
+        click.echo(f"skipped {path}: {reason}", err=True)
     verdicts = [verdict for section in sections for verdict in section.verdicts]
     write(page(sections, title or (_brief(verdicts[0]) if verdicts else sections[0].title), skipped), output)
     if output != "-":
@@ -36,14 +37,12 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
 
 
 def _brief(sentence: str) -> str:
-    """A finding without what it rests on, which stands below."""
+    """A finding without its evidence, which the page shows below."""
     return sentence.partition(" (")[0].partition("; ")[0]
 
 
 def _accuracy(results: tuple[Path, ...]) -> dict[str, float]:
-    """Published top-1 of the models in records, by name: fractions. Empty where fewer than two are known."""
-    import json
-
+    """Published top-1 accuracies of the records' models, as fractions; none where fewer than two are known."""
     from models import zoo
 
     names: set[str] = set()

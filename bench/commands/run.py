@@ -1,4 +1,4 @@
-"""`bench run`: the benchmark matrix under pytest, from any folder."""
+"""`bench run`: runs the benchmark matrix under pytest, from any folder."""
 
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent.parent
 
 
 class Interruption:
-    """A pytest plugin that remembers Ctrl-C: pytest's exit code 2 also means that collecting went wrong."""
+    """A pytest plugin that notes Ctrl-C: pytest's exit code 2 also means that collecting failed."""
 
     happened = False
 
@@ -40,8 +40,8 @@ def command(context: click.Context, arguments: tuple[str, ...]) -> int:
 
 
 def selection(arguments: tuple[str, ...]) -> list[str]:
-    """The benchmarks' folder, unless files were named; outside a checkout no cache is left beside it."""
-    # pytest rewrites the asserts of a plugin's distribution, and says so when it comes too late for that.
+    """The benchmarks' folder, unless files were named; outside a checkout, pytest leaves no cache beside it."""
+    # pytest rewrites the asserts of a plugin's distribution, and warns when a module was imported before that.
     words = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
     if not (HERE.parent / "pyproject.toml").exists():
         words += ["-p", "no:cacheprovider"]
@@ -50,7 +50,7 @@ def selection(arguments: tuple[str, ...]) -> list[str]:
 
 
 def unregistered() -> list[object]:
-    """Our pytest plugin, if no installed distribution announces it: a checkout that is only on the path."""
+    """Our pytest plugin, if no installed distribution registers it, as in a checkout that is only on the path."""
     from bench import plugin
 
     return [] if entry_points(group="pytest11", name="pixbench") else [plugin]

@@ -1,4 +1,4 @@
-"""`bench trend`: how stored runs went over time, and which commit changed one."""
+"""`bench trend`: shows stored runs over time, and finds the commit that changed one."""
 
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -9,6 +9,7 @@ import click
 
 from bench.errors import UsageError
 from bench.output import check_output, format_options, output_option, write
+from bench.screen import Screen
 from results.store import FOLDER
 
 FORMATS = ("text", "table", "markdown", "csv", "json", "html", "svg")
@@ -22,7 +23,7 @@ class _WithBisect(click.Command):
     ) -> click.Context:
         if args[:1] != ["bisect"]:
             for before, word in pairwise(args):
-                # As the value of an option (-o bisect) it may stand there.
+                # It may be the value of an option (-o bisect).
                 if word == "bisect" and (before[:1] != "-" or "=" in before):
                     raise UsageError("options of bench trend bisect come after the word bisect")
             return super().make_context(info_name, args, parent, **extra)
@@ -43,7 +44,7 @@ class _WithBisect(click.Command):
 def bisect_command(good: str, bad: str, id: str, format: str, output: str) -> int:
     """Find the commit after GOOD, up to BAD, that made workload ID slower, by duels of commits.
 
-    ID is a whole id, as bench trend lists it. Commits that do not run are passed over; the repository is not touched.
+    ID is a whole id, as bench trend lists it. Commits that do not run are skipped; the repository is not touched.
     """
     from bench.checking.bisect import bisect
     from bench.checking.check import duel_refs
@@ -55,8 +56,7 @@ def bisect_command(good: str, bad: str, id: str, format: str, output: str) -> in
     workload = Workload.from_id(id)
     repository = Path.cwd()
 
-    def say(text: str) -> None:
-        click.echo(text, err=True)
+    say = Screen().say
 
     def duel(base: str, head: str, asked: Workload) -> Row:
         return duel_refs(repository, base, head, asked, say)
@@ -76,26 +76,26 @@ def bisect_command(good: str, bad: str, id: str, format: str, output: str) -> in
     metavar="FOLDER",
     help="Where the runs are stored.",
 )
-@click.option("--since", metavar="DATE", help="Only runs from then on: 2026-05-01, or with a time.")
+@click.option("--since", metavar="DATE", help="Only runs since then: 2026-05-01, or with a time.")
 @click.option("--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written.")
 @output_option
 def command(id: str | None, store: Path, since: str | None, format: str, output: str) -> int:
     """List the history of every workload, the worst change first, or draw the one called ID.
 
-    ID is a part of an id that only one workload has. Changes are places where times differ before and after by more
-    than the margin, with an error rate that is known; a pinned reference in the runs joins different machines.
+    ID is a part of an id that only one workload has. A change is a place before and after which times differ by more
+    than the margin, found with a known error rate. A pinned reference in the runs makes machines comparable.
     """
     from results.trend import choose, listing, load, one
 
     check_output(output)
     if id is None and format == "svg":
-        raise UsageError("--format svg draws one series: name it, or take --format html for all")
+        raise UsageError("--format svg draws one series: name it, or use --format html for all")
     trends, skipped = load(store, _moment(since))
     for path, reason in skipped:
-        click.echo(f"passed over {path}: {reason}", err=True)
+        click.echo(f"skipped {path}: {reason}", err=True)
     if not trends:
         when = f" since {since}" if since else ""
-        raise UsageError(f"no stored run of a workload in {store}{when}; bench check and bench compare store theirs")
+        raise UsageError(f"{store} holds no run of a workload{when}; bench check and bench compare store theirs")
     write(listing(trends, format) if id is None else one(choose(trends, id), format), output)
     return 0
 

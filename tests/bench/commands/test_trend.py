@@ -45,15 +45,15 @@ def test_files_that_are_no_runs_are_named(tmp_path: Path) -> None:
     result = invoke("--store", str(tmp_path))
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
-        f"passed over {tmp_path / 'half.json'}: ends in the middle of its JSON; copy it again or measure again",
-        f"passed over {tmp_path / 'notes.txt'}: not a .json file",
+        f"skipped {tmp_path / 'half.json'}: ends in the middle of its JSON; copy it again or measure again",
+        f"skipped {tmp_path / 'notes.txt'}: not a .json file",
     ]
     assert "half" not in result.stdout
 
 
 def test_bad_words_are_one_line(runs: Path, tmp_path: Path) -> None:
     for arguments, words in (
-        (["--store", str(tmp_path / "none")], "no stored run of a workload"),
+        (["--store", str(tmp_path / "none")], "holds no run of a workload"),
         (["--store", str(runs), "--since", "2030-01-01"], "since 2030-01-01"),
         (["--store", str(runs), "--since", "yesterday"], "--since yesterday: write a date"),
         (["--store", str(runs), "--format", "svg"], "name it"),
