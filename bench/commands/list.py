@@ -1,6 +1,7 @@
 """`bench list`: the names that other commands take, with one line each."""
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -42,14 +43,19 @@ def _recipes() -> Entries:
 
     entries = []
     for name in recipe.names():
-        first = (recipe.folder() / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0]
-        line = first.removeprefix("#").strip() if first.startswith("#") else ""
+        line = first_comment(recipe.folder() / f"{name}.toml")
         chosen = recipe.load(name)
         published = chosen.published
         top1 = published.top1_best if published.top1 is None else published.top1
         facts = (chosen.data, chosen.epochs, top1, published.epochs, published.seconds)
         entries.append({"name": name, "description": line, **dict(zip(RECIPE_COLUMNS, facts, strict=True))})
     return entries
+
+
+def first_comment(path: Path) -> str:
+    """The text of a file's first line if that is a comment, else ""."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def _workloads() -> Entries:

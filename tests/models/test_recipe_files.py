@@ -10,7 +10,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from bench.commands.list import _first_comment
+from bench.commands.list import first_comment
 from loaders import policies
 from models import studies, zoo
 from models.training import recipe
@@ -75,7 +75,7 @@ def test_a_recipe_is_complete(name):
     text = path.read_text(encoding="utf-8")
     table = tomllib.loads(text)
     assert text.startswith("# ")
-    assert len(_first_comment(path)) <= 100
+    assert len(first_comment(path)) <= 100
     assert set(table) <= {field.name for field in fields(Recipe)}
     assert set(table["published"]) <= {field.name for field in fields(Published)}
     loaded = recipe.load(name)
