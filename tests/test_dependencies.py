@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ def required() -> list[str]:
     return [re.split(r"[ ;<>=~!\[]", line, maxsplit=1)[0] for line in listed]
 
 
-def imported() -> set[str]:
+@cache
+def imported() -> frozenset[str]:
+    """Names of the modules that the five packages import."""
     found: set[str] = set()
     for path in (path for name in PACKAGES for path in (TOP / name).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -28,7 +31,7 @@ def imported() -> set[str]:
                 found.add(node.module.partition(".")[0])
             elif isinstance(node, ast.Constant) and str(node.value).startswith("nvidia.dali"):
                 found.add("nvidia")  # imported by name, where it is installed
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("distribution", required())
