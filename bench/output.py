@@ -31,8 +31,7 @@ def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def check_output(output: str) -> None:
     """Fail before the work, not after it, when `output` cannot be written.
 
-    Raises:
-        UsageError: the folder is missing or not writable, or `output` is a folder.
+    Raises UsageError: the folder is missing or not writable, or `output` is a folder.
     """
     if output == "-":
         return
@@ -48,8 +47,7 @@ def check_output(output: str) -> None:
 def write(text: str, output: str) -> None:
     """Write `text` and a final newline to `output` ("-" is stdout).
 
-    Raises:
-        UsageError: the file cannot be written.
+    Raises UsageError: the file cannot be written.
     """
     text = text if text.endswith("\n") else text + "\n"
     if output == "-":

@@ -34,30 +34,22 @@ PICTURES = (".png", ".svg")
 )
 def command(
     recipe: str | None,
-    data: Path | None,
-    train: tuple[str, ...],
-    val: str | None,
-    settings: tuple[str, ...],
     low: float,
     high: float,
     steps: int,
     schedule: bool,
-    device: str,
-    threads: int,
     output: str | None,
     format: str,
-    **keys: Any,
+    **options: Any,
 ) -> int:
     """Train RECIPE's network, or --model, for a hundred steps at ever higher rates, and suggest one.
 
     Images, batch, optimiser and precision are those of the training; the weights are restored afterwards.
     """
-    from bench.runs.folder import DataFolders
     from bench.runs.request import Request
 
     screen = Screen()
-    folders = DataFolders.from_options(data, train, val)
-    request = Request.from_options(recipe, keys, settings, screen.say, data=folders, device=device, threads=threads)
+    request = Request.from_options(recipe, screen.say, **options)
     picture, table = Path("schedule.png" if schedule else "lr-find.png"), "-"
     if output and Path(output).suffix.lower() in PICTURES:
         picture = Path(output)
@@ -76,7 +68,7 @@ def command(
         test = range_test(request, low, high, steps, screen)
         files, interrupted = test.draw(picture), test.curve.interrupted
         write(test.text(format, files), table)
-        if not test.restored:
+        if not test.weights_restored:
             screen.say("bench: the weights after the test are not those before it")
             return 1
         if interrupted is not None:

@@ -1,6 +1,5 @@
 """`bench train`: train a network by a recipe, or go on with a run."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,47 +29,29 @@ if TYPE_CHECKING:
 @format_options
 def command(
     recipe: str | None,
-    data: Path | None,
-    train: tuple[str, ...],
-    val: str | None,
-    settings: tuple[str, ...],
     name: str,
     runs: Path,
     resume: Path | None,
     device: str,
-    threads: int,
     report: bool,
     format: str,
     output: str,
-    **keys: Any,
+    **options: Any,
 ) -> int:
     """Train by RECIPE (bench list recipes, or a .toml file), or --model with its options; leaves runs/NAME/.
 
     With torchrun in front (torchrun --nproc-per-node 4 -m bench train ...) the processes share each batch.
     """
-    from bench.runs.folder import DataFolders
-    from bench.runs.request import Request, resumed
+    from bench.runs.request import Request
 
     check_output(output)
     screen = Screen()
-    folders = DataFolders.from_options(data, train, val)
     if resume is None:
-        request = Request.from_options(
-            recipe,
-            keys,
-            settings,
-            screen.say,
-            data=folders,
-            name=name,
-            runs=runs,
-            device=device,
-            threads=threads,
-        )
+        request = Request.from_options(recipe, screen.say, name=name, runs=runs, device=device, **options)
     elif recipe or name:
         raise UsageError("--resume goes on with a run's own recipe and name; change keys with --set")
     else:
-        request = resumed(resume, keys, settings)
-        request = replace(request, data=folders or request.data, threads=threads or request.threads)
+        request = Request.to_resume(resume, **options)
 
     from bench.runs.reporting import finish
     from bench.runs.training import train as run_training

@@ -198,8 +198,7 @@ class Findings:
     def save(self, folder: Path, pictures: bool = True) -> list[Path]:
         """Write table.md, table.csv, results.json and, where epochs were tested, epochs.csv; and the pictures.
 
-        Raises:
-            RecordError: the folder cannot be written, or a run's history is damaged.
+        Raises RecordError: the folder cannot be written, or a run's history is damaged.
         """
         texts = {"table.md": self.text("markdown"), "table.csv": self.text("csv"), "results.json": self.text("json")}
         if self.points:

@@ -108,8 +108,7 @@ def new_folder(folder: Path) -> Iterator[None]:
 
     A run that has left its summary, as one does whose loss diverged, keeps its folder.
 
-    Raises:
-        RunError: the folder holds another run, or cannot be written.
+    Raises RunError: the folder holds another run, or cannot be written.
     """
     from models.training import checkpoint
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.errors import UsageError
@@ -24,30 +24,17 @@ from results.tables import Cell, render, to_json
 
 @dataclass(frozen=True)
 class RangeTest:
-    """A range test and whether it left the network as it was.
-
-    Attributes:
-        before, after: digests of all weights and buffers.
-    """
+    """A range test and whether it left the network as it was; the digest is of all weights and buffers after it."""
 
     curve: LrCurve
     model: str
-    batch: int
     optimizer: str
-    before: str
-    after: str
-
-    @property
-    def restored(self) -> bool:
-        """Whether the weights after the test are those before it."""
-        return self.before == self.after
+    batch: int
+    weights_restored: bool
+    weights_digest: str
 
     def draw(self, path: Path) -> list[Path]:
-        """Write the curve as a picture, and as CSV beside it.
-
-        Raises:
-            RecordError: a file cannot be written.
-        """
+        """Write the curve as a picture, and as CSV beside it. Raises RecordError: a file cannot be written."""
         curve = self.curve
         # Without the advice that follows the semicolon, as a picture has room for.
         caution = None if curve.caution is None else f"no rate suggested: {curve.caution.partition(';')[0]}"
@@ -59,26 +46,11 @@ class RangeTest:
         """The result in one of text, markdown, csv and json; `files` are those that were written beside it."""
         curve = self.curve
         if format == "json":
-            return to_json(
-                {
-                    "model": self.model,
-                    "optimizer": self.optimizer,
-                    "batch": self.batch,
-                    "suggestion": curve.suggestion,
-                    "minimum_tenth": curve.minimum_tenth,
-                    "caution": curve.caution,
-                    "fall": curve.fall,
-                    "scatter": curve.scatter if math.isfinite(curve.scatter) else None,
-                    "interrupted": curve.interrupted,
-                    "stopped_early": curve.stopped_early,
-                    "weights_restored": self.restored,
-                    "weights_digest": self.after,
-                    "lr": curve.lrs,
-                    "loss": curve.losses,
-                    "smoothed": curve.smoothed,
-                    "files": [str(path) for path in files],
-                }
-            )
+            fields = asdict(self)
+            figures = fields.pop("curve")
+            figures["lr"], figures["loss"] = figures.pop("lrs"), figures.pop("losses")
+            figures["scatter"] = curve.scatter if math.isfinite(curve.scatter) else None
+            return to_json({**fields, **figures, "caution": curve.caution, "files": list(map(str, files))})
         if format != "text":
             return render(("lr", "loss", "smoothed"), self._rows(), format)
         end = "the loss diverged there" if curve.stopped_early else curve.interrupted or "the highest asked for"
@@ -95,7 +67,7 @@ class RangeTest:
                 f"{len(curve.lrs)} rates from {curve.lrs[0]:.3g} to {curve.lrs[-1]:.3g} ({end}); "
                 f"{self.model}, {self.optimizer}, batch {self.batch}",
                 f"smoothed loss from {curve.smoothed[0]:.4g}, at its lowest {min(curve.smoothed):.4g}",
-                f"weights restored: {'yes' if self.restored else 'NO'} (digest {self.after[:12]})",
+                f"weights restored: {'yes' if self.weights_restored else 'NO'} (digest {self.weights_digest[:12]})",
             ]
         )
 
@@ -106,8 +78,7 @@ class RangeTest:
 def range_test(request: Request, low: float, high: float, steps: int, screen: Screen) -> RangeTest:
     """Train the request's network for some steps at rising rates, as `bench train` would, and restore its weights.
 
-    Raises:
-        UsageError, ModelError, DataError: see `bench.runs.training.train`.
+    Raises UsageError, ModelError, DataError: see `bench.runs.training.train`.
     """
     with opened(request, screen.say, World(), None) as run:
         training, recipe = run.training, run.recipe
@@ -130,7 +101,7 @@ def range_test(request: Request, low: float, high: float, steps: int, screen: Sc
         finally:
             screen.clear()
         after = checkpoint.digest(checkpoint.weights_of(training.raw))
-        return RangeTest(curve, recipe.model, recipe.batch, recipe.optimizer, before, after)
+        return RangeTest(curve, recipe.model, recipe.optimizer, recipe.batch, before == after, after)
 
 
 @dataclass(frozen=True)
@@ -166,8 +137,7 @@ class LrSchedule:
     def draw(self, path: Path) -> list[Path]:
         """Write the rates as a picture, and those of every step as CSV beside it.
 
-        Raises:
-            RecordError: a file cannot be written.
+        Raises RecordError: a file cannot be written.
         """
         per = self.steps_per_epoch
         figure = curves.schedule(self.lrs, "step", f"{self.name}, {per} steps an epoch")

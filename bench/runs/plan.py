@@ -78,8 +78,7 @@ class Plan:
 def parse_over(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """`key=v1,v2` -> {key: (v1, v2)}; a comma within brackets or quotes belongs to its value.
 
-    Raises:
-        UsageError: no `=`, no value, a key or a value twice.
+    Raises UsageError: no `=`, no value, a key or a value twice.
     """
     grid: dict[str, tuple[Any, ...]] = {}
     for text in texts:
@@ -276,8 +275,7 @@ def scaled(recipe: Recipe, scale: float, images: int = 0, classes: int = 0) -> R
 def check_arguments(plan: Plan, over: Grid) -> None:
     """Refuse a `model.NAME` that no network of the plan has, before the first of many runs fails by it.
 
-    Raises:
-        ModelError: there is no such argument; the known ones are listed.
+    Raises ModelError: there is no such argument; the known ones are listed.
     """
     from models import zoo
 

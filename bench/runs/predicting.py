@@ -73,8 +73,7 @@ class Predictor:
             batch: images a step of an evaluation.
             threads: CPU threads; 0 for every usable core.
 
-        Raises:
-            ModelError: no such weights, damaged ones, or no such configuration or device.
+        Raises ModelError: no such weights, damaged ones, or no such configuration or device.
         """
         place = World().device(choose_device(device))
         if threads:
@@ -119,8 +118,7 @@ class Predictor:
     def label_pickle(self, path: Path) -> tuple[Sequence[str], list[int]]:
         """Ids and predicted class numbers of a pickle of unlabelled images (keys data and ids).
 
-        Raises:
-            DataError: not such a pickle, or one that asks for more than arrays.
+        Raises DataError: not such a pickle, or one that asks for more than arrays.
         """
         unlabelled = open_unlabelled(path)
         labels = (0,) * len(unlabelled)  # a loader wants some; nobody reads them
@@ -133,8 +131,7 @@ class Predictor:
 def weights_used(path: Path, data: Path, dataset: Dataset) -> str:
     """Which weights a path stands for, and whether they were trained or chosen on these images, in words.
 
-    Raises:
-        ModelError, RecordError: a file of the run is damaged.
+    Raises ModelError, RecordError: a file of the run is damaged.
     """
     file = weights_file(path)
     card, folder = checkpoint.read_card(file), file.parent
@@ -216,8 +213,7 @@ def predict(predictor: Predictor, paths: Sequence[Path], k: int = 5) -> Predicti
 
     A file that cannot be read is refused with the reason, and the others are answered.
 
-    Raises:
-        UsageError: not one file could be read; all are named.
+    Raises UsageError: not one file could be read; all are named.
     """
     predictions: list[Prediction] = []
     refused: dict[str, str] = {}

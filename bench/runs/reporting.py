@@ -120,7 +120,8 @@ def _test(run: Run, pictures: bool, say: Say) -> Evaluation:
     evaluation = training.evaluate(run.feed.all_of(run.splits.test), keep=True, alone=True)
     classified(evaluation, classes).save(folder)
     if pictures:
-        save(confusion(evaluation.confusion, classes, run.splits.tested), folder / "confusion.png")
+        title = "held-out training images" if run.splits.held_out else "test images"
+        save(confusion(evaluation.confusion, classes, title), folder / "confusion.png")
         _draw_mistakes(run, evaluation)
     sample = _spread_sample(run.splits.train, TRAIN_SAMPLE)
     say(f"testing on {len(sample):,} of the training images, for comparison")

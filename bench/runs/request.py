@@ -11,7 +11,6 @@ from typing import Any
 from bench.errors import UsageError
 from bench.runs.folder import RECIPE, DataFolders, RunError, RunRecord, stored_nothing
 from bench.screen import Say
-from models.errors import ModelError
 from models.training.recipe import Recipe, load, parse_setting, shortened
 from results.errors import RecordError
 from results.runs import RunSummary
@@ -45,37 +44,59 @@ class Request:
 
     @classmethod
     def from_options(
-        cls, recipe: str | None, keys: Mapping[str, Any], settings: Sequence[str], say: Say, **others: Any
+        cls,
+        recipe: str | None,
+        say: Say,
+        data: Path | None = None,
+        train: Sequence[str] = (),
+        val: str | None = None,
+        settings: Sequence[str] = (),
+        name: str = "",
+        runs: Path = Path("runs"),
+        device: str = "auto",
+        threads: int = 0,
+        **keys: Any,
     ) -> "Request":
         """A new run: a recipe, or a network with the usual recipe, and what is changed in it.
 
         Args:
-            keys: recipe keys that have options of their own; None leaves a key as it is.
             settings: `key=value` texts; they win over `keys`. Fewer epochs among `keys` shorten a recipe in proportion,
                 in a setting they change nothing else.
-            others: fields of the request.
+            keys: recipe keys that have options of their own; None leaves a key as it is.
 
         Raises:
             UsageError: neither a recipe nor a network is named.
             ModelError: no such recipe or key, or a value of another type.
         """
-        changes = _changes(keys, settings)
-        if recipe is None:
-            if "model" not in changes:
-                raise UsageError("name a recipe (bench list recipes) or a network: --model resnet18 --data DIR")
-            return cls(Recipe(model=changes.pop("model")), **others).changed(changes)
-        base, epochs = load(recipe), keys.get("epochs")
-        if epochs is not None and epochs < base.epochs:
-            base = _in_fewer_epochs(base, epochs, say)
-        return cls(base, Path(recipe).stem, **others).changed(changes)
+        changes, epochs = _changes(keys, settings), keys.get("epochs")
+        if recipe is not None:
+            base = load(recipe)
+            if epochs is not None and epochs < base.epochs:
+                base = _in_fewer_epochs(base, epochs, say)
+        elif "model" in changes:
+            base = Recipe(model=changes.pop("model"))
+        else:
+            raise UsageError("name a recipe (bench list recipes) or a network: --model resnet18 --data DIR")
+        folders = DataFolders.from_options(data, train, val)
+        title = Path(recipe).stem if recipe else ""
+        return cls(base, title, folders, name, runs, device=device, threads=threads).changed(changes)
 
     @classmethod
-    def from_run(cls, folder: Path) -> "Request":
-        """The request of a run that left its folder, to be changed and gone on with.
+    def to_resume(
+        cls,
+        folder: Path,
+        data: Path | None = None,
+        train: Sequence[str] = (),
+        val: str | None = None,
+        settings: Sequence[str] = (),
+        threads: int = 0,
+        **keys: Any,
+    ) -> "Request":
+        """A stored run to go on with, some of its keys, its images or its threads changed; see `from_options`.
 
         Raises:
-            RunError: not a run's folder, or nothing was stored in it.
-            ModelError: its recipe is damaged.
+            RunError: not a run's folder, nothing was stored in it, or changes that would make it another run.
+            ModelError: its recipe is damaged, an unknown key, or a value of another type.
         """
         if stored_nothing(folder):
             raise RunError(f"run {folder} failed before its first checkpoint; remove it, and train anew")
@@ -83,27 +104,26 @@ class Request:
             record = RunRecord.load(folder)
         except RecordError as error:
             raise RunError(f"{folder} is not a run that can be resumed: {error}") from None
-        return cls(
-            recipe=load(folder / RECIPE),
-            title=record.recipe,
-            data=record.data,
-            name=folder.name,
-            runs=folder.parent,
-            resume=folder,
-            device=record.device,
-            threads=record.threads,
-        )
+        recipe, threads = load(folder / RECIPE), threads or record.threads
+        folders = DataFolders.from_options(data, train, val) or record.data
+        stored = cls(recipe, record.recipe, folders, folder.name, folder.parent, folder, record.device, threads)
+        request = stored.changed(_changes(keys, settings))
+        for key in ("seed", "model"):
+            was, now = getattr(recipe, key), getattr(request.recipe, key)
+            if was != now:
+                raise RunError(
+                    f"run {folder} has {key} {was}, not {now}; a run with another {key} is a new one: --name NEW"
+                )
+        done = _epochs_trained(folder)
+        if request.recipe.epochs < done:
+            raise RunError(
+                f"run {folder} has trained {done} epochs, more than {request.recipe.epochs}; give more --epochs"
+            )
+        return request
 
     def changed(self, changes: Mapping[str, Any]) -> "Request":
-        """The request with recipe keys changed.
-
-        Raises:
-            ModelError: an unknown key or a value of another type.
-        """
-        try:
-            recipe = self.recipe.replaced(changes)
-        except TypeError as error:
-            raise ModelError(f"cannot set {', '.join(changes)}: {error}") from None
+        """The request with recipe keys changed. Raises ModelError: an unknown key or a value of another type."""
+        recipe = self.recipe.replaced(changes)
         if "max_minutes" not in changes:
             return replace(self, recipe=recipe)
         # Checked as the recipe's key is, but not stored with it: a run that goes on has another limit.
@@ -111,11 +131,7 @@ class Request:
         return replace(self, recipe=kept, max_minutes=recipe.max_minutes)
 
     def run_name(self) -> str:
-        """The name asked for, or recipe (or model) and time.
-
-        Raises:
-            UsageError: a name that is not a folder name.
-        """
+        """The name asked for, or recipe (or model) and time. Raises UsageError: a name that no folder can have."""
         if not self.name:
             return f"{self.title or self.recipe.model}-{time.strftime('%Y%m%d-%H%M%S')}"
         if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
@@ -129,27 +145,6 @@ class Request:
         with suppress(RecordError):
             return RunSummary.load(self.resume).status == "finished"
         return False
-
-
-def resumed(folder: Path, keys: Mapping[str, Any], settings: Sequence[str]) -> Request:
-    """The request to go on with a run, some keys changed; see `Request.from_options`.
-
-    Raises:
-        RunError: not a run's folder, or changes that would make it another run.
-        ModelError: an unknown key or a value of another type.
-    """
-    stored = Request.from_run(folder)
-    request = stored.changed(_changes(keys, settings))
-    for key in ("seed", "model"):
-        was, now = getattr(stored.recipe, key), getattr(request.recipe, key)
-        if was != now:
-            raise RunError(
-                f"run {folder} has {key} {was}, not {now}; a run with another {key} is a new one: --name NEW"
-            )
-    done = _epochs_trained(folder)
-    if request.recipe.epochs < done:
-        raise RunError(f"run {folder} has trained {done} epochs, more than {request.recipe.epochs}; give more --epochs")
-    return request
 
 
 def _changes(keys: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:

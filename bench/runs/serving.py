@@ -85,8 +85,7 @@ class Answer:
 def read_image(data: bytes, limits: Limits) -> Image.Image:
     """The image in RGB.
 
-    Raises:
-        RefusedError: nothing, too much, not an image, or a damaged one; each with its status.
+    Raises RefusedError: nothing, too much, not an image, or a damaged one; each with its status.
     """
     if not data:
         raise RefusedError("the upload is empty; send an image file", 400)
@@ -127,11 +126,7 @@ class Network:
         self._thread.start()
 
     def answer(self, image: Image.Image, decode_ms: float = 0.0) -> Answer:
-        """Classify an image that took `decode_ms` to decode.
-
-        Raises:
-            RefusedError: no answer came in time.
-        """
+        """Classify an image that took `decode_ms` to decode. Raises RefusedError: no answer came in time."""
         begin = time.perf_counter()
         prepared = self.predictor.prepare(image)
         queued = time.perf_counter()
@@ -195,8 +190,7 @@ class Network:
 def open_network(word: str, device: str, configuration: str, threads: int) -> Network:
     """A checkpoint, a run's folder, or a network of torchvision with its published weights.
 
-    Raises:
-        UsageError, ModelError: it does not exist, or cannot be loaded.
+    Raises UsageError, ModelError: it does not exist, or cannot be loaded.
     """
     path = Path(word)
     if path.exists() and word not in zoo.names():
@@ -208,11 +202,7 @@ def open_network(word: str, device: str, configuration: str, threads: int) -> Ne
 
 
 def classify(networks: Sequence[Network], data: bytes, limits: Limits) -> list[Answer]:
-    """What each network says about one upload.
-
-    Raises:
-        RefusedError: the upload is not classified.
-    """
+    """What each network says about one upload. Raises RefusedError: the upload is not classified."""
     begin = time.perf_counter()
     image = read_image(data, limits)
     decode_ms = 1e3 * (time.perf_counter() - begin)
@@ -228,11 +218,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def application(networks: Sequence[Network], limits: Limits) -> Any:
-    """The ASGI application: the page at /, POST /predict, GET /health.
-
-    Raises:
-        UsageError: gradio is not installed.
-    """
+    """The ASGI application: the page at /, POST /predict, GET /health. Raises UsageError: gradio is not installed."""
     try:
         import gradio
         from fastapi import FastAPI
@@ -311,15 +297,11 @@ async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
     What comes after it is not kept, but a larger body is read on for a while: a client that is still sending would
     meet a closed connection and never read the answer.
 
-    Raises:
-        RefusedError: the body is larger than the limit.
+    Raises RefusedError: the body is larger than the limit.
     """
     too_much = RefusedError(f"the upload is larger than the {limits.bytes / MIB:.0f} MiB that are allowed", 413)
     # A form has some hundred bytes around its file.
     room = limits.bytes + 64 * 1024
-    with suppress(ValueError):
-        if int(request.headers.get("content-length", "0")) > READ_ON * room:
-            raise too_much
     seen = 0
     async for part in request.stream():
         seen += len(part)

@@ -61,11 +61,6 @@ class Splits:
             return "held-out"
         return "test" if self.validation is self.test else "val"
 
-    @property
-    def tested(self) -> str:
-        """The images of the last test, in words."""
-        return "held-out training images" if self.held_out else "test images"
-
 
 def open_folders(data: DataFolders) -> list[Dataset]:
     """All splits of a run's data, the training images first.
@@ -93,8 +88,7 @@ def open_folders(data: DataFolders) -> list[Dataset]:
 def split(opened: list[Dataset], recipe: Recipe, say: Say) -> Splits:
     """Train, validation and test images of a run, from what `open_folders` returns.
 
-    Raises:
-        DataError: the held-out part would leave nothing.
+    Raises DataError: the held-out part would leave nothing.
     """
     train, others = opened[0], {dataset.split: dataset for dataset in opened[1:]}
     share = recipe.holdout
@@ -166,8 +160,7 @@ def _image_size(recipe: Recipe, train: Dataset, say: Say) -> int:
 def _check_sizes(recipe: Recipe, size: int) -> None:
     """Run the network once without weights at every size of the recipe.
 
-    Raises:
-        ModelError: it takes no images of a size, or it cannot be built.
+    Raises ModelError: it takes no images of a size, or it cannot be built.
     """
     network, title, _ = summary.on_meta(recipe.model, recipe.classes, size, recipe.arguments)
     for pixels in sorted({size, *(pixels for _, pixels in recipe.sizes)}):

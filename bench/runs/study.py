@@ -45,8 +45,7 @@ Condition = Literal["nothing", "begun", "tried", "finished"]
 def locked(folder: Path) -> Iterator[int]:
     """Hold a study's folder, so that two commands do not train the same run; yields the lock's descriptor.
 
-    Raises:
-        StudyError: another command holds it, or it cannot be written.
+    Raises StudyError: another command holds it, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +65,7 @@ def locked(folder: Path) -> Iterator[int]:
 def condition(folder: Path, run: PlannedRun, data: DataFolders) -> Condition:
     """What there is of a run in the study's folder.
 
-    Raises:
-        StudyError: a run of this name with another recipe or other images.
+    Raises StudyError: a run of this name with another recipe or other images.
     """
     place, recipe_file = folder / run.name, folder / f"{run.name}.toml"
     if not place.is_dir():

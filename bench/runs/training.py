@@ -156,8 +156,7 @@ def load_teacher(recipe: Recipe, card: Card, device: torch.device) -> Callable[[
     Args:
         card: of the network that learns.
 
-    Raises:
-        RunError: the teacher knows other classes, or takes images normalised in another way.
+    Raises RunError: the teacher knows other classes, or takes images normalised in another way.
     """
     if not recipe.teacher:
         return None
@@ -175,8 +174,7 @@ def train(request: Request, screen: Screen, report: Callable[[Run, History], Non
 
     The first Ctrl-C or SIGTERM stops after the step under way, a second one at once.
 
-    Raises:
-        UsageError, RunError, ModelError, DataError: see the message; what an interrupted run has stored stays.
+    Raises UsageError, RunError, ModelError, DataError: see the message; what an interrupted run has stored stays.
     """
     begin = time.monotonic()
     world = World.from_environ()
@@ -224,8 +222,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
 
     `folder` is where checkpoints will go, None for a run that stores nothing.
 
-    Raises:
-        UsageError, RunError, ModelError, DataError: see the message.
+    Raises UsageError, RunError, ModelError, DataError: see the message.
     """
     device = world.device(choose_device(request.device))
     threads = request.threads or max(1, usable_cores() // (world.size if device.type == "cpu" else 1))
