@@ -68,6 +68,12 @@ def train(data: Path, runs: Path, name: str, *words: object) -> Result:
     return bench(*base, "--threads", 1, "--device", "cpu", *words)
 
 
+def ok(*words: object) -> Result:
+    done = bench(*words)
+    assert done.exception is None, done.exception
+    return done
+
+
 def trained(data: Path, runs: Path, name: str, *words: object) -> Path:
     """The folder of a run that went well, without its reports."""
     done = train(data, runs, name, "--no-report", *words)
@@ -181,8 +187,7 @@ def test_a_stop_by_time_goes_on_to_the_same_weights(run: Path, data: Path, tmp_p
     assert done.return_value == 0
     assert "stopped after" in done.stderr
     assert read(tmp_path / "short" / "summary.json")["status"] == "stopped"
-    done = bench("train", "--resume", tmp_path / "short", "--no-report")
-    assert done.exception is None, done.exception
+    ok("train", "--resume", tmp_path / "short", "--no-report")
     expected, found = (load_weights(folder / "last.safetensors")[1] for folder in (run, tmp_path / "short"))
     assert digest(found) == digest(expected)
     assert (tmp_path / "short" / "test_acc_history.txt").read_text() == (run / "test_acc_history.txt").read_text()
@@ -190,35 +195,34 @@ def test_a_stop_by_time_goes_on_to_the_same_weights(run: Path, data: Path, tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["the first loader starts", "epoch 2 is stored"])
+@pytest.mark.parametrize(
+    ("place", "name", "moment", "stored"),
+    [
+        (engines, "build", lambda *arguments: True, (0, 1)),
+        (RunLog, "epoch", lambda log, row, *others: row.epoch == 2, (2, 12)),
+    ],
+    ids=["a loader starts", "an epoch ends"],
+)
 def test_an_interrupt_leaves_a_run_that_goes_on(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
+    place: Any, name: str, moment: Any, stored: Any, number: int, data: Path, tmp_path: Path
 ) -> None:
-    build, epoch = engines.build, RunLog.epoch
+    original = getattr(place, name)
 
-    def open_interrupted(*arguments: Any) -> Any:
-        os.kill(os.getpid(), number)
-        monkeypatch.setattr(engines, "build", build)
-        return build(*arguments)
-
-    def epoch_interrupted(self: RunLog, row: Any, steps: Any, best: bool) -> None:
-        epoch(self, row, steps, best)
-        if row.epoch == 2:
+    def interrupted(*arguments: Any) -> Any:
+        if moment(*arguments):
             os.kill(os.getpid(), number)
+        return original(*arguments)
 
-    if moment == "epoch 2 is stored":
-        monkeypatch.setattr(RunLog, "epoch", epoch_interrupted)
-    else:
-        monkeypatch.setattr(engines, "build", open_interrupted)
-    done = train(data, tmp_path, "cut", "--epochs", 400, "--no-report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, name, interrupted)
+        done = train(data, tmp_path, "cut", "--epochs", 400, "--no-report")
     assert done.return_value == 130, done.exception
-    assert f"stopped by {number.name}; go on with: bench train --resume" in done.stderr
-    before = load_weights(tmp_path / "cut" / "last.safetensors")[0]
-    assert (before.epoch, before.step) == ((2, 12) if moment == "epoch 2 is stored" else (0, 1))
-    done = bench("train", "--resume", tmp_path / "cut", "--epochs", before.epoch + 2, "--no-report")
-    assert done.exception is None, done.exception
+    assert f"stopped by {signal.Signals(number).name}; go on with: bench train --resume" in done.stderr
+    card = load_weights(tmp_path / "cut" / "last.safetensors")[0]
+    assert (card.epoch, card.step) == stored
+    ok("train", "--resume", tmp_path / "cut", "--epochs", card.epoch + 2, "--no-report")
     epochs = History.load(tmp_path / "cut" / "history.csv").epochs
-    assert [epoch.epoch for epoch in epochs] == list(range(1, before.epoch + 3))
+    assert [epoch.epoch for epoch in epochs] == list(range(1, card.epoch + 3))
 
 
 def test_an_interrupt_before_the_first_step_leaves_no_folder(
@@ -249,8 +253,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
     words += ("--batch", 16, "--threads", 1, "--no-report", "--device", "cpu")
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], env=ENVIRON, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
-    done = bench("train", "--resume", tmp_path / "cut", "--no-report")
-    assert done.exception is None, done.exception
+    ok("train", "--resume", tmp_path / "cut", "--no-report")
     # The second epoch was stored, but its row was not yet written.
     assert [epoch.epoch for epoch in History.load(tmp_path / "cut" / "history.csv").epochs] == [1, 2, 3]
 
@@ -301,13 +304,6 @@ def test_bad_input_is_one_line_that_names_it(
     assert not Path("runs").exists()
 
 
-def test_a_run_that_exists_is_never_written_over(run: Path, data: Path) -> None:
-    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
-    done = train(data, run.parent, "full")
-    assert "exists" in str(done.exception)
-    assert before == {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
-
-
 def test_a_diverged_run_is_a_failed_row_and_gives_its_name_back(data: Path, tmp_path: Path) -> None:
     done = train(data, tmp_path, "wild", "--set", "lr=1e12", "--set", "schedule=constant")
     assert "at step" in str(done.exception)
@@ -319,17 +315,16 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_finished_run_is_not_touched_without_more_epochs(run: Path) -> None:
+def test_a_finished_run_is_not_touched_without_more_epochs(run: Path, data: Path) -> None:
     before = contents(run)
-    done = bench("train", "--resume", run)
-    assert done.exception is None, done.exception
-    assert "has finished its 6 epochs; to train on, give more --epochs" in done.stderr
-    for words, message in (
-        (("--epochs", 2), "has trained 6 epochs, more than 2"),
-        (("--seed", 3), "has seed 0, not 3"),
-        (("--model", "airbench94"), "has model lenet, not airbench94"),
+    assert "has finished its 6 epochs; to train on, give more --epochs" in ok("train", "--resume", run).stderr
+    resume = ("train", "--resume", run)
+    for done, message in (
+        (train(data, run.parent, "full"), "exists; choose another --name, or go on with it"),
+        (bench(*resume, "--epochs", 2), "has trained 6 epochs, more than 2"),
+        (bench(*resume, "--seed", 3), "has seed 0, not 3"),
+        (bench(*resume, "--model", "airbench94"), "has model lenet, not airbench94"),
     ):
-        done = bench("train", "--resume", run, *words)
         assert isinstance(done.exception, REPORTED)
         assert message in str(done.exception)
     assert contents(run) == before
@@ -369,8 +364,7 @@ def test_an_epoch_whose_evaluation_fails_is_kept(data: Path, tmp_path: Path) -> 
     assert "epoch 1 is trained and stored" in done.stderr
     assert load_weights(tmp_path / "kept" / "last.safetensors")[0].step == 6
     shutil.copy(data / "test" / "dog" / "3.png", bad)
-    done = bench("train", "--resume", tmp_path / "kept", "--no-report")
-    assert done.exception is None, done.exception
+    ok("train", "--resume", tmp_path / "kept", "--no-report")
     both = tmp_path / "kept", trained(data, tmp_path, "whole", *words)
     histories = [History.load(folder / "history.csv").epochs for folder in both]
     assert [row.val_loss for row in histories[0]] == [row.val_loss for row in histories[1]]
@@ -384,27 +378,17 @@ def test_fewer_epochs_shorten_the_warm_up_of_a_recipe(data: Path, tmp_path: Path
     path = tmp_path / "r.toml"
     path.write_text('model = "lenet"\nepochs = 10\nbatch = 16\nwarmup_epochs = 2.5\nmilestones = [4.0, 8.0]\n')
     words = ("train", path, "--data", data, "--runs", tmp_path, "--epochs", 1, "--threads", 1, "--no-report")
-    done = bench(*words, "--name", "a")
-    assert done.exception is None, done.exception
+    done = ok(*words, "--name", "a")
     assert "epochs 10 to 1, warmup_epochs 2.5 to 0.25, milestones [4, 8] to [0.4, 0.8]" in done.stderr
     assert load(tmp_path / "a" / "recipe.toml").warmup_epochs == 0.25
     done = bench(*words, "--name", "b", "--set", "warmup_epochs=0.5")
     assert load(tmp_path / "b" / "recipe.toml").warmup_epochs == 0.5
 
 
-def test_a_run_on_held_out_training_images_says_so(data: Path, tmp_path: Path) -> None:
-    done = train(data / "train", tmp_path, "held", "--epochs", 1, "--no-report")
-    assert done.exception is None, done.exception
-    assert "warning: " in done.stderr
-    assert read(tmp_path / "held" / "run.json")["test_is_independent"] is False
-    assert read(tmp_path / "held" / "summary.json")["evaluated"] == "held-out"
-
-
 def test_evaluate_takes_what_the_run_was_trained_on(run: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(data / "train", tmp_path / "train")
     shutil.copytree(data / "test", tmp_path / "val")
-    done = bench("evaluate", run, "--data", tmp_path, "--threads", 1)
-    assert done.exception is None, done.exception
+    done = ok("evaluate", run, "--data", tmp_path, "--threads", 1)
     assert "has no test images: its validation images are used" in done.stderr
 
 
@@ -432,22 +416,32 @@ def test_folders_named_one_by_one_are_merged_and_found_again_from_anywhere(
 ) -> None:
     monkeypatch.chdir(data)
     words = ("--train", "train,test", "--val", "test,train", "--epochs", 1, "--batch", 16, "--threads", 1)
-    done = bench("train", "--model", "lenet", "--runs", tmp_path, "--name", "merged", "--no-report", *words)
-    assert done.exception is None, done.exception
+    ok("train", "--model", "lenet", "--runs", tmp_path, "--name", "merged", "--no-report", *words)
     record = read(tmp_path / "merged" / "run.json")
     assert record["images"] == {"train": 128, "validation": 128, "test": 128}
     train, test = str(data / "train"), str(data / "test")
     assert record["data"] == {"folder": "", "train": [train, test], "val": f"{test},{train}"}
     monkeypatch.chdir(tmp_path)
-    done = bench("train", "--resume", "merged", "--epochs", 2, "--no-report")
+    ok("train", "--resume", "merged", "--epochs", 2, "--no-report")
+
+
+@pytest.mark.parametrize(
+    ("folder", "settings", "images", "independent", "evaluated"),
+    [
+        ("", ["holdout=0.25", "select=best"], {"train": 72, "validation": 24, "test": 32}, True, "val"),
+        ("train", [], {"train": 77, "validation": 19, "test": 19}, False, "held-out"),
+    ],
+)
+def test_a_run_says_what_it_is_tested_on(
+    data: Path, tmp_path: Path, folder: str, settings: list[str], images: Any, independent: bool, evaluated: str
+) -> None:
+    words = [word for text in settings for word in ("--set", text)]
+    done = train(data / folder, tmp_path, "held", "--epochs", 1, "--no-report", *words)
     assert done.exception is None, done.exception
-
-
-def test_a_holdout_keeps_the_test_images_unseen(data: Path, tmp_path: Path) -> None:
-    held = trained(data, tmp_path, "held", "--set", "holdout=0.25", "--set", "select=best", "--epochs", 1)
-    record = read(held / "run.json")
-    assert record["images"] == {"train": 72, "validation": 24, "test": 32}
-    assert record["test_is_independent"] is True
+    assert ("warning: " in done.stderr) == (not independent)
+    record = read(tmp_path / "held" / "run.json")
+    assert (record["images"], record["test_is_independent"]) == (images, independent)
+    assert read(tmp_path / "held" / "summary.json")["evaluated"] == evaluated
 
 
 @pytest.mark.parametrize(
@@ -502,8 +496,7 @@ def test_processes_share_a_run_and_go_on_with_it_when_torchrun_starts_them_again
     assert "going on after epoch" in done.stderr
     assert [epoch.epoch for epoch in History.load(tmp_path / "two" / "history.csv").epochs] == list(range(1, 31))
     assert read(tmp_path / "two" / "summary.json")["status"] == "finished"
-    one = bench(*words, "--name", "one")
-    assert one.exception is None, one.exception
+    ok(*words, "--name", "one")
     for name in ("train_loss_history.txt", "test_loss_history.txt", "test_acc_history.txt"):
         # Sums in another order drift apart with the epochs.
         both = [np.loadtxt(tmp_path / folder / name)[:5] for folder in ("two", "one")]
