@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Protocol
+from typing import IO
 
 # The folder that holds the five packages: the child runs the parent's own code, installed or not.
 SOURCE = Path(__file__).resolve().parents[1]
@@ -50,19 +50,8 @@ def stop_requests(signals: Sequence[signal.Signals] = STOPPING) -> Iterator[Call
             signal.signal(number, handler)
 
 
-class Process(Protocol):
-    """The part of subprocess.Popen that the caller of `start` needs."""
-
-    pid: int
-
-    def wait(self, timeout: float | None = None) -> int: ...
-    def send_signal(self, sig: int) -> None: ...
-
-
 # A child follows its parent, then is the `bench` command.
 BENCH = "from bench.processes import end_with_parent; end_with_parent(); from bench.cli import main; main()"
-
-Start = Callable[[Sequence[str], IO[bytes], int], Process]
 
 
 def bench_command(arguments: Sequence[str]) -> list[str]:
@@ -78,7 +67,7 @@ def bench_environment() -> dict[str, str]:
     return {**os.environ, PARENT: str(os.getpid()), "PYTHONPATH": path}
 
 
-def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> Process:
+def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> subprocess.Popen[bytes]:
     """`bench ARGUMENTS` as a process of its own, with this code, all it prints going to `log`.
 
     Ctrl-C in the terminal reaches only this process, which then asks the other to stop. Should this one be killed,

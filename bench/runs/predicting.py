@@ -182,10 +182,6 @@ class Prediction:
     top: Top
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"path": self.path, "seconds": self.seconds, "top": top_to_json(self.top)}
-
 
 @dataclass(frozen=True)
 class Predictions:
@@ -202,7 +198,7 @@ class Predictions:
     def to_json(self) -> dict[str, Any]:
         """Plain values; `predictions` holds, for each image, its classes with probabilities."""
         return {
-            "predictions": [prediction.to_json() for prediction in self.predictions],
+            "predictions": [{**asdict(image), "top": top_to_json(image.top)} for image in self.predictions],
             **asdict(self.times),
             "refused": [{"path": path, "reason": reason} for path, reason in self.refused.items()],
         }

@@ -32,7 +32,7 @@ from results.store import write_whole
 GRID = 64  # pictures in a grid
 FEW = "of five classes or fewer the right one is always among the first five"
 TRAIN_SAMPLE = 10_000  # training images that are evaluated without augmentation, for the report
-TIMES = ("cold_seconds", "warm_seconds", "warm_low_seconds", "warm_high_seconds")
+TIMES = tuple(f"inference_{name}_seconds" for name in ("cold", "warm", "warm_low", "warm_high"))
 
 
 def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSummary:
@@ -54,10 +54,9 @@ def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSu
         say(_test_line(run, evaluation, epoch))
         if pictures:
             say("timing one image in a fresh process")
-            try:
-                figures |= _inference_times(run)
-            except (subprocess.SubprocessError, ValueError, KeyError) as error:
-                missing |= dict.fromkeys((f"inference_{name}" for name in TIMES), f"bench predict failed: {error}")
+            times, reason = _inference_times(run)
+            figures |= times
+            missing |= dict.fromkeys(() if times else TIMES, f"bench predict failed: {reason}")
     if pictures:
         say("drawing curves, images and network")
         _draw(run, history)
@@ -199,21 +198,20 @@ def _draw(run: Run, history: History) -> None:
     diagram.write(folder / "network.svg", recipe.model, recipe.classes, recipe.size, recipe.arguments)
 
 
-def _inference_times(run: Run) -> dict[str, float]:
-    """Cold and warm seconds for one image from the file to its class, in a fresh process."""
+def _inference_times(run: Run) -> tuple[dict[str, float], str]:
+    """Cold and warm seconds for one image from the file to its class in a fresh process; none, and the reason."""
     test = run.splits.test
     with tempfile.TemporaryDirectory() as scratch:
         path = test.files[0] if test.files else str(Path(scratch, "image.png"))
         if not test.files and test.pixels is not None:
             Image.fromarray(test.pixels[0]).save(path)
         weights, device = str(run.folder / checkpoint.LAST), run.training.device.type
-        done = subprocess.run(
-            bench_command(["predict", weights, path, "--device", device, "--format", "json"]),
-            env=bench_environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-        )
+        command = bench_command(["predict", weights, path, "--device", device, "--format", "json"])
+        try:
+            done = subprocess.run(command, env=bench_environment(), capture_output=True, text=True, timeout=300)
+        except subprocess.TimeoutExpired as error:
+            return {}, str(error)
+    if done.returncode:
+        return {}, next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
     times = json.loads(done.stdout)
-    return {f"inference_{name}": times[name] for name in TIMES}
+    return {name: times[name.removeprefix("inference_")] for name in TIMES}, ""

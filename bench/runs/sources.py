@@ -124,7 +124,10 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say)
     classes = len(splits.train.classes)
     if recipe.classes and recipe.classes < classes:
         raise UsageError(f"the recipe is for {recipe.classes} classes, but {splits.train.name} has {classes}")
-    recipe = replace(recipe, classes=recipe.classes or classes)
+    if recipe.classes > classes:
+        # Weights with more outputs than classes would be another network's to whoever opens them later.
+        say(f"classes: {classes}, those of {splits.train.name}; the recipe is for {recipe.classes}")
+    recipe = replace(recipe, classes=classes)
     size = recipe.size or (0 if named else _image_size(recipe, splits.train, say)) or zoo.default_size(recipe.model)
     _check_sizes(recipe, size)
     engine = recipe.loader

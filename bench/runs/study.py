@@ -13,12 +13,12 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
-from bench.processes import Process, Start, start, stop_requests
+from bench.processes import start, stop_requests
 from bench.runs.folder import HISTORY, RUN, DataFolders, RunRecord
 from bench.runs.plan import Plan, PlannedRun, StudyError
 from bench.runs.sources import split
@@ -131,7 +131,7 @@ class Conductor:
     opened: list[Dataset]
     options: tuple[str, ...]
     screen: Screen
-    starter: Start = start
+    starter: Callable[[Sequence[str], IO[bytes], int], subprocess.Popen[bytes]] = start
     _took: dict[str, float] = field(default_factory=dict)
 
     def train(self) -> list[RunSummary]:
@@ -173,7 +173,7 @@ class Conductor:
             comments = [f"run {run.name} of {self.plan.name}", *filter(None, [self.plan.mark])]
             write_whole(path, recipes.to_toml(run.recipe, comments).encode())
             words = [str(path), "--name", run.name, "--runs", str(self.folder)]
-        process: Process | None = None
+        process: subprocess.Popen[bytes] | None = None
         with log.open("ab" if resume else "wb") as file:
             try:
                 # A signal that arrives while the process starts must not leave it running with nobody to stop it.
@@ -187,7 +187,7 @@ class Conductor:
                     self._stop(process, run)
                 raise
 
-    def _wait(self, process: Process, log: Path) -> int:
+    def _wait(self, process: subprocess.Popen[bytes], log: Path) -> int:
         while self.screen.moving:
             try:
                 return process.wait(0.5)
@@ -195,7 +195,7 @@ class Conductor:
                 self.screen.progress(last_line(log))
         return process.wait()
 
-    def _stop(self, process: Process, run: PlannedRun) -> None:
+    def _stop(self, process: subprocess.Popen[bytes], run: PlannedRun) -> None:
         self.screen.say(f"stopping {run.name}: it stores its state first; Ctrl-C again ends it at once")
         try:
             process.send_signal(signal.SIGINT)

@@ -504,7 +504,7 @@ def test_true_runs_are_ranked_and_done_once(tmp_path: Path, pictures: Path, monk
     folder, said = tmp_path / plan.name, list[str]()
     starters = iter((processes.start, in_process))
 
-    def starter(arguments: Sequence[str], log: IO[bytes], lock: int) -> processes.Process:
+    def starter(arguments: Sequence[str], log: IO[bytes], lock: int) -> Any:
         return next(starters)(arguments, log, lock)
 
     options = ("--device", "cpu", "--threads", "1", "--no-report")

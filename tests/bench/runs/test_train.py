@@ -460,6 +460,12 @@ def test_keys_of_every_kind_train(settings: list[str], data: Path, tmp_path: Pat
     trained(data, tmp_path, "keys", "--epochs", 1, *words)
 
 
+def test_a_recipe_for_more_classes_leaves_weights_that_can_be_opened(data: Path, tmp_path: Path) -> None:
+    done = train(data, tmp_path, "fewer", "--epochs", 1, "--no-report", "--set", "classes=10")
+    assert "classes: 4, those of pets0/train; the recipe is for 10" in done.stderr
+    ok("evaluate", tmp_path / "fewer", "--data", data, "--threads", 1)
+
+
 def test_a_student_learns_from_a_teacher(run: Path, data: Path, tmp_path: Path) -> None:
     words = ("--set", f"teacher={run / 'last.safetensors'}", "--set", "model.hidden=[40, 30]", "--epochs", 1)
     student = trained(data, tmp_path, "student", *words)
