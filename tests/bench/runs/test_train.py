@@ -281,7 +281,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
         (("train", "--model", "lenet", "--data", "DATA", "--max-minutes", "nan"), "max_minutes is nan"),
         (("train", "--model", "lenet", "--data", "DATA", "--set", "max_minutes=long"), "max_minutes"),
         (("train", "--model", "lenet", "--data", "DATA", "--lr", "inf"), "lr is inf; it must be finite"),
-        (("train", "--model", "lenet", "--data", "DATA", "--set", "augment=crop:99"), "give at most 31"),
+        (("train", "--model", "lenet", "--data", "DATA", "--set", "augment=crop:99"), "use at most 31"),
         (("train", "--model", "lenet", "--data", "DATA", "--loader", "spdl", "--set", "augment=crop"), "spdl"),
         (("train", "--resume", "DATA"), "not a run that can be resumed"),
         (("evaluate", "none.safetensors", "--data", "DATA"), "does not exist"),
