@@ -40,7 +40,7 @@ class Compiled:
 
 def workloads(networks: Sequence[str], batch: int, size: int, device: str) -> list[Workload]:
     """What the parts compile by default and as graphs; the slowest to compile first."""
-    found = []
+    wanted = []
     for name in networks:
         pixels, classes = size or zoo.default_size(name), zoo.default_classes(name)
         for task, configurations in (("training", TRAINED), ("inference", INFERRED)):
@@ -48,10 +48,10 @@ def workloads(networks: Sequence[str], batch: int, size: int, device: str) -> li
             if task == "training" and device == "cuda":
                 chosen.append(Choice.from_text("amp-nhwc-graphs"))
             resolved = [Configuration(**choice.changes) for choice in chosen]
-            found += [Workload(task, name, each, batch, pixels, classes, device=device) for each in resolved]
+            wanted += [Workload(task, name, each, batch, pixels, classes, device=device) for each in resolved]
             if task == "inference":
-                found.append(Workload("latency", name, resolved[0], 1, pixels, classes, device=device))
-    return sorted(found, key=lambda workload: not workload.training)
+                wanted.append(Workload("latency", name, resolved[0], 1, pixels, classes, device=device))
+    return sorted(wanted, key=lambda workload: not workload.training)
 
 
 def at_once(cores: int, memory: int | None) -> int:

@@ -43,23 +43,20 @@ class Memory:
 
 
 def measure(step: Step) -> Memory:
-    """Run a step that has run before once more, and report its memory; not for steps that are timed meanwhile."""
-    weights = gradients = optimizer = 0
-    if step.module is not None:
-        parameters = list(step.module.parameters())
-        weights = tensor_bytes([*parameters, *step.module.buffers()])
-        gradients = tensor_bytes(p.grad for p in parameters if p.grad is not None)
-    if step.optimizer is not None:
-        optimizer = tensor_bytes(
-            value for state in step.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
-        )
+    """Run a step that has run before once more, and report its memory; never while steps are timed."""
+    parameters = list(step.module.parameters()) if step.module is not None else []
+    states = step.optimizer.state.values() if step.optimizer is not None else ()
+    weights = tensor_bytes([*parameters, *(step.module.buffers() if step.module is not None else ())])
+    gradients = tensor_bytes(p.grad for p in parameters if p.grad is not None)
+    optimizer = tensor_bytes(value for state in states for value in state.values() if isinstance(value, Tensor))
     inputs = tensor_bytes(step.inputs)
-    known = weights + gradients + optimizer + inputs
+    constant = weights + gradients + optimizer + inputs
     if step.workload.device == "cuda":
-        return _cuda(step, weights, gradients, optimizer, inputs, known)
-    workspace, process = cpu_workspace(step)
-    peak = known + workspace
-    return Memory(weights, gradients, optimizer, inputs, workspace, 0, peak, process, process - peak)
+        workspace, slack, peak, process = _on_cuda(step, constant)
+    else:
+        workspace, process = cpu_workspace(step)
+        slack, peak = 0, constant + workspace
+    return Memory(weights, gradients, optimizer, inputs, workspace, slack, peak, process, process - peak)
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
@@ -93,38 +90,26 @@ def status_bytes(key: str, status: Path = Path("/proc/self/status")) -> int:
     raise KeyError(key)
 
 
-def _cuda(step: Step, weights: int, gradients: int, optimizer: int, inputs: int, known: int) -> Memory:
-    """The allocator's own counters over one step, after its cache was emptied."""
+def _on_cuda(step: Step, constant: int) -> tuple[int, int, int, int]:
+    """(workspace, slack, peak, process) by the allocator's counters over one step, after its cache was emptied."""
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     step.call()
     torch.cuda.synchronize()
-    allocated = torch.cuda.max_memory_allocated()
-    reserved = torch.cuda.max_memory_reserved()
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     free, total = torch.cuda.mem_get_info()
-    process = process_bytes(total - free)
-    return Memory(
-        weights,
-        gradients,
-        optimizer,
-        inputs,
-        max(0, allocated - known),
-        reserved - allocated,
-        reserved,
-        process,
-        process - reserved,
-    )
+    return max(0, allocated - constant), reserved - allocated, reserved, process_bytes(total - free)
 
 
-def process_bytes(otherwise: int) -> int:
-    """This process's device memory by NVML; `otherwise`, the whole device's, where NVML does not report it."""
+def process_bytes(in_use: int) -> int:
+    """This process's device memory by NVML; where NVML does not report it `in_use`, that of all processes."""
     nvml = open_nvml()
     if nvml is None:
-        return otherwise
+        return in_use
     uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
     handle = ask(nvml, "nvmlDeviceGetHandleByUUID", uuid.encode())
     processes = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) if handle is not None else None
     used = [process.usedGpuMemory for process in processes or () if process.pid == os.getpid()]
-    return int(used[0]) if used and used[0] else otherwise
+    return int(used[0]) if used and used[0] else in_use

@@ -9,10 +9,9 @@ from results.gate import Fact
 if TYPE_CHECKING:
     from torch import Tensor
 
-# An order of summation rounds differently from another, so the head may lie this many times as far from plain fp32 as
-# the base does,
+# Orders of summation round differently, so the head's distance from plain fp32 may be this many times the base's,
 ROUNDING = 2.0
-# and any two orders of summation may differ by this share of the output's spread, in fp32.
+# plus this share of the output's spread, by which any two orders may differ in fp32.
 FLOOR = 1e-4
 # The share of the weights' movement in three updates that may differ: gradients of early layers add up many roundings.
 # Losses would not show a missing momentum or another learning rate: so early they hardly depend on either.

@@ -292,8 +292,8 @@ def busy_seconds(events: Sequence[Event], steps: int) -> float:
 
 
 def in_order(layers: Mapping[str, Tally], own: Mapping[str, nn.Module]) -> dict[str, Tally]:
-    """Layers and those that hold them in the network's order, then what lies outside of it."""
-    # What holds layers has no operators of its own, and is named all the same.
+    """Layers and their parents in the network's order, then what is not part of it."""
+    # Parents have no operators of their own, but are listed too.
     parents = {path[:end] for path in layers for end, letter in enumerate(path) if letter == "."}
     inside = [path for path in own if path in layers or path in parents]
     outside = sorted(path for path in layers if path not in own)

@@ -78,8 +78,8 @@ def _first_slice(nvml: Any, handle: Any) -> Any:
     mode = ask(nvml, "nvmlDeviceGetMigMode", handle)
     if not mode or not mode[0]:
         return handle
-    found = ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, 0)
-    return handle if found is None else found
+    first = ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, 0)
+    return handle if first is None else first
 
 
 def gpu_facts(nvml: Any, environ: Mapping[str, str], roots: Roots) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ def clock_events(nvml: Any, handle: Any) -> int | None:
 
 
 def event_names(events: int) -> list[str]:
-    """The names of the bits in `events`; a bit without a name is given as its number."""
+    """The names of the bits in `events`; a bit without a name is shown as its number."""
     unnamed = events & ~sum(CLOCK_EVENTS)
     names = [name for bit, name in CLOCK_EVENTS.items() if events & bit]
     return [*names, hex(unnamed)] if unnamed else names
@@ -134,12 +134,12 @@ def event_names(events: int) -> list[str]:
 
 def _other_processes(nvml: Any, handle: Any, roots: Roots) -> list[dict[str, int | None]] | None:
     """Processes on the GPU that are neither this one nor its children."""
-    found = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle)
-    if found is None:
+    processes = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle)
+    if processes is None:
         return None
     return [
         {"pid": process.pid, "memory_bytes": process.usedGpuMemory}
-        for process in found
+        for process in processes
         if not _descends(process.pid, os.getpid(), roots)
     ]
 

@@ -77,7 +77,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _first_version(*distributions: str) -> str | None:
-    return next((found for name in distributions if (found := _version(name)) is not None), None)
+    return next((version for name in distributions if (version := _version(name)) is not None), None)
 
 
 def _torch_build() -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _torch_build() -> dict[str, Any]:
 
 def settings(with_torch: bool, environ: Mapping[str, str]) -> dict[str, Any]:
     """torch's settings in this process (None where it is not loaded), and variables that change speed."""
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "threads": None,
         "interop_threads": None,
         "deterministic": None,
@@ -105,13 +105,13 @@ def settings(with_torch: bool, environ: Mapping[str, str]) -> dict[str, Any]:
         "environment": {name: environ[name] for name in VARIABLES if name in environ},
     }
     if not with_torch and "torch" not in sys.modules:
-        return found
+        return values
     import torch
 
     # torch has two interfaces for TF32 and refuses to read one after the other was used; this reading always works.
     cudnn: Any = torch.backends.cudnn
     matmul, convolution = torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision
-    return found | {
+    return values | {
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -149,7 +149,7 @@ def trend(series: int, seed: int, format: str, output: str) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run it and exit: 0 fine, 2 usage, environment or input error, 130 interrupted."""
-    exiting(app, "python -m bench.selfcheck", arguments, "; the same command goes on")
+    exiting(app, "python -m bench.selfcheck", arguments, "; the same command continues")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ calls a regression. Each docstring names the source it follows; the code is ours
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,11 @@ class Rule:
         name: as tables show it.
         slower: (base, head) -> whether it would call head a regression.
         processes: how many of a side the tool times by default.
-        source: where it was taken from.
     """
 
     name: str
     slower: Callable[[Run, Run], bool]
     processes: int = 1
-    source: str = field(default="", compare=False)
 
 
 def run_of(blocks: Sequence[Sequence[Round]], side: str) -> Run:
@@ -171,8 +169,8 @@ def criterion(base: Run, head: Run) -> bool:
     rng = np.random.default_rng(0)
     pool = np.concatenate([new, old])
     drawn = pool[rng.integers(0, len(pool), (RESAMPLES, len(pool)))]
-    found = welch(new, old)
-    hits = int((welch(drawn[:, : len(new)], drawn[:, len(new) :]) < found).sum())
+    observed = welch(new, old)
+    hits = int((welch(drawn[:, : len(new)], drawn[:, len(new) :]) < observed).sum())
     p = 2 * min(hits, RESAMPLES - hits) / RESAMPLES
     if p >= CRITERION_P:
         return False
@@ -200,9 +198,9 @@ def alert(base: Run, head: Run) -> bool:
 
 
 RULES = (
-    Rule("pytest-benchmark mean:5%", pytest_benchmark, 1, "pytest_benchmark.utils, its own class"),
-    Rule("asv continuous, factor 1.1", asv_continuous, 2, "asv 0.6 reimplemented"),
-    Rule("google/benchmark U test 0.05", google_benchmark, 1, "compare.py reimplemented on scipy's test"),
-    Rule("criterion.rs, noise 1 %", criterion, 1, "criterion.rs 0.5 reimplemented, 1,000 resamples"),
-    Rule("github-action-benchmark 200 %", alert, 1, "reimplemented"),
+    Rule("pytest-benchmark mean:5%", pytest_benchmark),
+    Rule("asv continuous, factor 1.1", asv_continuous, processes=2),
+    Rule("google/benchmark U test 0.05", google_benchmark),
+    Rule("criterion.rs, noise 1 %", criterion),
+    Rule("github-action-benchmark 200 %", alert),
 )

@@ -37,15 +37,15 @@ def simulate(series: int, seed: int, format: str) -> str:
     rows: list[list[str | int]] = []
     for name, draw in NOISES.items():
         for scatter in SCATTERS:
-            false = found = 0
+            false = hits = 0
             for _ in range(series):
                 times = np.exp(scatter * draw(rng, POINTS))
                 false += bool(change_places(times, MARGIN))
                 times = np.exp(scatter * draw(rng, POINTS))
                 times[POINTS // 2 :] *= 1 + STEP
-                found += any(abs(place - POINTS // 2) <= NEAR for place in change_places(times, MARGIN))
+                hits += any(abs(place - POINTS // 2) <= NEAR for place in change_places(times, MARGIN))
             bound = f"{upper_bound(false, series):.2%}"
-            rows.append([name, f"{scatter:.0%}", series, false, bound, f"{found / series:.1%}"])
+            rows.append([name, f"{scatter:.0%}", series, false, bound, f"{hits / series:.1%}"])
     headers = ("noise", "scatter", "series", "false changes in", "at most (95 %)", "step of 5 % found")
     if format == "json":
         return to_json([dict(zip(headers, row, strict=True)) for row in rows])

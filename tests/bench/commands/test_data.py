@@ -1,15 +1,17 @@
-"""`bench data`: what it prints, where, and with which exit code."""
+"""`bench data`: files, streams, tables and exit codes."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from bench.commands.data import command
+from bench.commands.data import LAYOUTS, SHOWN, command
 from bench.errors import UsageError
-from loaders import sample
+from loaders import engines, policies, sample, separable
+from loaders.datasets import open_splits
 from loaders.errors import DataError
 
 
@@ -80,3 +82,79 @@ def test_check_exits_with_1_and_lists_all(made: Path, tmp_path: Path) -> None:
     assert listed["images"] == 2
     assert [Path(image["path"]).name for image in listed["unreadable"]] == ["a.jpg", "b.jpg"]
     assert "b.jpg" in run("check", tmp_path).stdout
+
+
+def test_the_layouts_offered_are_those_that_can_be_made() -> None:
+    assert tuple(separable.FORMS) == LAYOUTS
+    assert set(SHOWN) <= set(engines.names())
+
+
+def test_make_like_cifar10_can_be_opened(tmp_path: Path) -> None:
+    result = run("make", tmp_path / "c", "--like", "cifar10", "--images", 120)
+    assert result.exception is None
+    assert result.stdout == ""
+    assert [len(part) for part in open_splits(tmp_path / "c")] == [100, 20]
+    info = json.loads(run("info", tmp_path / "c", "--format", "json").stdout)["datasets"]
+    assert [(part["images"], part["classes"]) for part in info] == [(100, 10), (20, 10)]
+
+
+def test_make_like_folder_takes_classes(tmp_path: Path) -> None:
+    assert run("make", tmp_path / "f", "--like", "folder", "--images", 24, "--classes", 3).exception is None
+    assert len(open_splits(tmp_path / "f")[0].classes) == 3
+    assert isinstance(run("make", tmp_path / "f", "--like", "folder").exception, DataError)
+    assert run("make", tmp_path / "g", "--like", "imagenet21k").exception is not None
+
+
+@pytest.mark.parametrize("policy", ["cifar_heavy", "crop+flip+rotate:10", "none"])
+def test_show_writes_a_sheet_of_8_by_8(policy: str, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        result = run("show", policy, "-o", tmp_path / name)
+        assert result.exception is None
+        assert result.stdout == ""
+        assert str(tmp_path / name) in result.stderr
+    first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
+    assert first.shape == (8 * 66 + 2, 8 * 66 + 2, 3)
+    np.testing.assert_array_equal(first, second, "the same seed shows the same changes")
+
+
+@pytest.mark.parametrize("loader", SHOWN)
+def test_show_with_every_loader_and_own_images(loader: str, tmp_path: Path) -> None:
+    if engines.missing(loader) is not None:
+        pytest.skip("missing")
+    separable.make(tmp_path / "set", "folder", 24, classes=3)
+    for more in ((), ("--data", tmp_path / "set")):
+        result = run(
+            "show", "crop+flip", "--loader", loader, "--images", 6, "--size", 64, "-o", tmp_path / "s.png", *more
+        )
+        assert result.exception is None
+        assert np.asarray(Image.open(tmp_path / "s.png")).shape == (68, 6 * 66 + 2, 3)
+
+
+def test_show_lists_policies_and_operations() -> None:
+    listed = run("show", "--list").stdout
+    assert all(name in listed for name in (*policies.names(), *policies.OPERATIONS))
+
+
+def test_show_refuses_what_it_cannot_show(tmp_path: Path) -> None:
+    assert isinstance(run("show").exception, UsageError)
+    assert isinstance(run("show", "cifar", "-o", tmp_path / "a.jpg").exception, UsageError)
+    with pytest.raises(DataError, match=r"did you mean cifar\?"):
+        raise run("show", "cifr").exception or AssertionError
+    with pytest.raises(DataError, match="loader dali has no augmentation perspective"):
+        raise run("show", "perspective", "--loader", "dali").exception or AssertionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_split_checks_and_exits_with_1_when_parts_share_images(tmp_path: Path) -> None:
+    separable.make(tmp_path / "set", "folder", 60, classes=5)
+    clean = run("split", tmp_path / "set", "--check", "--holdout", 0.2, "--format", "json")
+    assert clean.return_value == 0
+    document = json.loads(clean.stdout)
+    assert [part["images"] for part in document["parts"]] == [40, 10, 10]
+    assert [check["found"] for check in document["checks"]] == [0, 0, 0]
+    train, val = open_splits(tmp_path / "set")
+    Path(val.files[0]).write_bytes(Path(train.files[0]).read_bytes())
+    bad = run("split", tmp_path / "set", "--check")
+    assert bad.return_value == 1
+    assert "copies of an image in another part: 1" in bad.stderr
+    assert run("split", tmp_path / "set").return_value == 0
