@@ -191,8 +191,9 @@ def depthwise_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     """The kernel; arguments as for `depthwise`."""
     x = channels_last(x)
     B, C, H, W = x.shape
-    out = empty_output(x, stride)
-    tall, wide = out.shape[2:]
+    # Of an odd kernel with a border of half its side.
+    tall, wide = (H - 1) // stride + 1, (W - 1) // stride + 1
+    out = empty_channels_last((B, C, tall, wide), x.dtype, x.device)
     if not out.numel():
         return out, torch.zeros((B, C), dtype=torch.float32, device=x.device)
     rows, block_x, block_c = blocks(C, tall, wide)
@@ -212,12 +213,6 @@ def by_position(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1).t().contiguous()
 
 
-def empty_output(x: torch.Tensor, stride: int) -> torch.Tensor:
-    """An uninitialised result for an odd kernel with a border of half its side."""
-    tall, wide = ((length - 1) // stride + 1 for length in x.shape[2:])
-    return empty_channels_last((*x.shape[:2], tall, wide), x.dtype, x.device)
-
-
 def blocks(channels: int, tall: int, wide: int) -> tuple[int, int, int]:
     """Rows, columns and channels of a program: (1, 2 or 4, 8, 16 to 128).
 
@@ -231,11 +226,7 @@ def channel_block(channels: int) -> int:
     return next((width for width in (128, 64, 32) if -channels % width <= channels / 8), 16)
 
 
-def _empty(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str) -> Result:
-    return empty_output(x, stride), torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
-
-
-DEPTHWISE = Operation("depthwise", _depthwise_torch, depthwise_triton, _empty)
+DEPTHWISE = Operation("depthwise", _depthwise_torch, depthwise_triton)
 
 
 def example(

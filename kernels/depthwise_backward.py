@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from kernels.depthwise import by_position, channel_block, check_depthwise, depthwise_triton, empty_output
+from kernels.depthwise import by_position, channel_block, check_depthwise, depthwise_triton
 from kernels.runtime import (
     HAS_TRITON,
     Operation,
@@ -192,10 +192,6 @@ def _forward_triton(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch
     return depthwise_triton(x, weight, weight.new_zeros(x.shape[1]), stride, "none")[0]
 
 
-def _empty_forward(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
-    return empty_output(x, stride)
-
-
 def _backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, wanted: int) -> torch.Tensor:
     """PyTorch's own gradient of the input (0) or of the weight (1)."""
     padding = [weight.shape[2] // 2] * 2
@@ -208,7 +204,7 @@ def _backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride:
 
 def _grad_input_torch(grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int) -> torch.Tensor:
     """[B, C, height, width]."""
-    x = _empty_grad_input(grad, weight, stride, height, width)
+    x = empty_channels_last((*grad.shape[:2], height, width), grad.dtype, grad.device)
     return channels_last(_backward(channels_last(grad), x, weight, stride, 0))
 
 
@@ -216,7 +212,7 @@ def _grad_input_triton(grad: torch.Tensor, weight: torch.Tensor, stride: int, he
     """[B, C, height, width] in the dtype of `grad`."""
     grad = channels_last(grad)
     B, C, tall, wide = grad.shape
-    out = _empty_grad_input(grad, weight, stride, height, width)
+    out = empty_channels_last((B, C, height, width), grad.dtype, grad.device)
     if out.numel():
         block_x, block_c = 8, channel_block(C)
         tiles_x = triton.cdiv(width, block_x)
@@ -228,13 +224,9 @@ def _grad_input_triton(grad: torch.Tensor, weight: torch.Tensor, stride: int, he
     return out
 
 
-def _empty_grad_input(grad: torch.Tensor, weight: torch.Tensor, stride: int, height: int, width: int) -> torch.Tensor:
-    return empty_channels_last((*grad.shape[:2], height, width), grad.dtype, grad.device)
-
-
 def _grad_weight_torch(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int) -> torch.Tensor:
     """[C, 1, side, side]."""
-    weight = _empty_grad_weight(grad, x, stride, side)
+    weight = x.new_empty(x.shape[1], 1, side, side)
     return _backward(channels_last(grad), channels_last(x), weight, stride, 1).contiguous()
 
 
@@ -257,18 +249,14 @@ def _grad_weight_triton(grad: torch.Tensor, x: torch.Tensor, stride: int, side: 
     return sums.sum(0).t().reshape(C, 1, side, side).to(x.dtype)
 
 
-def _empty_grad_weight(grad: torch.Tensor, x: torch.Tensor, stride: int, side: int) -> torch.Tensor:
-    return x.new_empty(x.shape[1], 1, side, side)
-
-
 def steps_of(pixels: int, block: int) -> int:
     """Blocks of pixels that a program sums up: a few hundred programs for each block of channels, 64 blocks at most."""
     return max(1, min(64, pixels // (block * 256)))
 
 
-FORWARD = Operation("depthwise_convolution", _forward_torch, _forward_triton, _empty_forward)
-GRAD_INPUT = Operation("depthwise_grad_input", _grad_input_torch, _grad_input_triton, _empty_grad_input)
-GRAD_WEIGHT = Operation("depthwise_grad_weight", _grad_weight_torch, _grad_weight_triton, _empty_grad_weight)
+FORWARD = Operation("depthwise_convolution", _forward_torch, _forward_triton)
+GRAD_INPUT = Operation("depthwise_grad_input", _grad_input_torch, _grad_input_triton)
+GRAD_WEIGHT = Operation("depthwise_grad_weight", _grad_weight_torch, _grad_weight_triton)
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:

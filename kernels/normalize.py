@@ -99,7 +99,8 @@ def _normalize_triton(
     images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> torch.Tensor:
     images = images.contiguous()
-    out = _empty(images, mean, std, dtype)
+    B, H, W, _ = images.shape
+    out = empty_channels_last((B, 3, H, W), dtype, images.device)
     count = images.numel()
     if count:
         block = 4096
@@ -109,12 +110,7 @@ def _normalize_triton(
     return out
 
 
-def _empty(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-    B, H, W, _ = images.shape
-    return empty_channels_last((B, 3, H, W), dtype, images.device)
-
-
-NORMALIZE = Operation("normalize", normalize_torch, _normalize_triton, _empty)
+NORMALIZE = Operation("normalize", normalize_torch, _normalize_triton)
 
 
 def example(

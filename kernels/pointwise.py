@@ -133,7 +133,7 @@ def _pointwise_triton(
     x = channels_last(x)
     B, C, H, W = x.shape
     N = len(weight)
-    out = _empty(x, scale, weight, bias, residual)
+    out = empty_channels_last((B, N, H, W), x.dtype, x.device)
     if not out.numel():
         return out
     block_m, block_n, block_k = blocks(C, N)
@@ -159,13 +159,7 @@ def blocks(channels_in: int, channels_out: int) -> tuple[int, int, int]:
     return 128, block_n, 32 if channels_in > 16 else 16
 
 
-def _empty(
-    x: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None
-) -> torch.Tensor:
-    return empty_channels_last((x.shape[0], weight.shape[0], *x.shape[2:]), x.dtype, x.device)
-
-
-SCALED_POINTWISE = Operation("scaled_pointwise", _pointwise_torch, _pointwise_triton, _empty)
+SCALED_POINTWISE = Operation("scaled_pointwise", _pointwise_torch, _pointwise_triton)
 
 
 def example(

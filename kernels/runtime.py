@@ -53,20 +53,13 @@ class Operation(Generic[Arguments, Result]):
         overload: the operator as it is called; its arguments are the twin's and the implementation's name.
     """
 
-    def __init__(
-        self,
-        name: str,
-        twin: Callable[Arguments, Result],
-        kernel: Callable[Arguments, Result],
-        empty: Callable[..., Result],
-    ) -> None:
-        """Register torch.ops.pixbench.NAME.
+    def __init__(self, name: str, twin: Callable[Arguments, Result], kernel: Callable[Arguments, Result]) -> None:
+        """Register torch.ops.pixbench.NAME with the arguments of the twin, which also tells torch the result's shape.
 
         Args:
             name: of the operator.
             twin: its annotations become the operator's schema.
-            kernel: takes the same arguments.
-            empty: takes them too and returns uninitialised tensors shaped as the result.
+            kernel: takes the same arguments and gives results of the same shape, dtype and memory order.
         """
         run: dict[str, Callable[..., Result]] = {"torch": twin, "compiled": _compiled(twin), "triton": kernel}
         self.implementations: dict[str, Callable[Arguments, Result]] = run
@@ -77,7 +70,7 @@ class Operation(Generic[Arguments, Result]):
             mutates_args=(),
             schema=f"{arguments}, str implementation) -> {result}",
         )
-        self.operator.register_fake(lambda *words: empty(*words[:-1]))
+        self.operator.register_fake(lambda *words: run["torch"](*words[:-1]))
         self.overload = getattr(torch.ops.pixbench, name).default
 
     def __call__(self, implementation: str, *arguments: Arguments.args, **none: Arguments.kwargs) -> Result:
