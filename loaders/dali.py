@@ -34,7 +34,7 @@ import importlib.util
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -159,165 +159,157 @@ def _centre_crop(size: int, margin: float, shapes: list[NDArray[np.int64]]) -> t
     return starts, ends
 
 
-def _decoded(fn: Any, encoded: Any, shapes: Any, draws: Any, least: float | None, options: LoaderOptions) -> Any:
-    """The graph from JPEG bytes to a uint8 window (of area `least` or more) or image (None), rows x columns x RGB."""
-    decoding: dict[str, Any] = {"adjust_orientation": False}
-    if options.device != "cpu" and options.decoder != "cpu":
-        decoding |= {
-            "device": "mixed",
-            "hw_decoder_load": options.hw_decoder_load,
-            "preallocate_width_hint": options.preallocate_width,
-            "preallocate_height_hint": options.preallocate_height,
+class _Graph:
+    """DALI's pipeline: uint8 windows of any size, or (`inside`) finished images of one size."""
+
+    def __init__(self, feed: _Feed, options: LoaderOptions, operations: Sequence[Operation], inside: bool) -> None:
+        # Untyped, and not to be imported with this module: missing() has to answer where it is not installed.
+        self._fn: Any = importlib.import_module("nvidia.dali.fn")
+        self._types: Any = importlib.import_module("nvidia.dali.types")
+        self._feed, self._options, self._operations, self._inside = feed, options, operations, inside
+        self._automatic = {
+            operation.name: self._automatic_operator(operation)
+            for operation in operations
+            if operation.name in AUTOMATIC
         }
-    if least is None:
-        return fn.decoders.image(encoded, **decoding)
-    place = functools.partial(_drawn_windows, least)
-    start, size = fn.python_function(shapes, draws, function=place, batch_processing=True, num_outputs=2)
-    window: dict[str, Any] = {"start": start, "shape": size, "axes": [0, 1]}
-    if options.decoder == "mixed-whole":
-        return fn.slice(fn.decoders.image(encoded, **decoding), **window)
-    return fn.decoders.image_slice(encoded, **window, **decoding)
 
+    def build(self, device_id: int | None) -> Any:
+        """The pipeline, started."""
+        dali: Any = importlib.import_module("nvidia.dali")
 
-def _build(
-    feed: _Feed, options: LoaderOptions, operations: Sequence[Operation], device_id: int | None, inside: bool
-) -> Any:
-    """The DALI pipeline: uint8 windows of any size, or (`inside`) finished images of one size."""
-    # Untyped, and not to be imported with this module: missing() has to answer where it is not installed.
-    dali: Any = importlib.import_module("nvidia.dali")
-    fn: Any = importlib.import_module("nvidia.dali.fn")
-    types: Any = importlib.import_module("nvidia.dali.types")
-    count = 1 + sum(_INPUTS.get(operation.name, 0) for operation in operations)
-    windowed = _windowed(operations)
-    automatic = {
-        operation.name: _automatic(operation, options.size, types)
-        for operation in operations
-        if operation.name in AUTOMATIC
-    }
+        def graph() -> Any:
+            return self._images()
 
-    def graph() -> Any:
-        inputs = fn.external_source(source=feed, num_outputs=count, batch=True)
-        encoded = fn.io.file.read(inputs[0])
-        shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
-        least = operations[0].value if windowed else None
-        images = _decoded(fn, encoded, shapes, inputs[1] if windowed else None, least, options)
-        if inside:
-            images = _finished(fn, types, images, shapes, list(inputs[1:]), operations, automatic, options)
-        return images
+        # Only DALI's automatic augmentations branch inside the graph, which changes how it is traced.
+        make = dali.pipeline_def(graph, enable_conditionals=bool(self._automatic))
+        # They call operators by names that DALI has deprecated, and DALI sets the filters itself.
+        with warnings.catch_warnings(record=True) as caught:
+            pipeline = make(
+                batch_size=self._options.batch,
+                num_threads=max(1, self._options.threads),
+                device_id=device_id,
+                prefetch_queue_depth=self._options.prefetch,
+                seed=self._options.seed,
+                exec_dynamic=True,
+            )
+            pipeline.build()
+        for warning in caught:
+            if not (self._automatic and issubclass(warning.category, DeprecationWarning)):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return pipeline
 
-    # Only DALI's automatic augmentations branch inside the graph, which changes how it is traced.
-    make = dali.pipeline_def(graph, enable_conditionals=bool(automatic))
-    # DALI's automatic augmentations call operators by names that DALI has deprecated, and it sets the filters itself.
-    with warnings.catch_warnings(record=True) as caught:
-        pipeline = make(
-            batch_size=options.batch,
-            num_threads=max(1, options.threads),
-            device_id=device_id,
-            prefetch_queue_depth=options.prefetch,
-            seed=options.seed,
-            exec_dynamic=True,
-        )
-        pipeline.build()
-    for warning in caught:
-        if not (automatic and issubclass(warning.category, DeprecationWarning)):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return pipeline
+    def _images(self) -> Any:
+        count = 1 + sum(_INPUTS.get(operation.name, 0) for operation in self._operations)
+        files, *arrays = self._fn.external_source(source=self._feed, num_outputs=count, batch=True)
+        encoded = self._fn.io.file.read(files)
+        shapes = self._fn.peek_image_shape(encoded, adjust_orientation=False)
+        images = self._decoded(encoded, shapes, arrays)
+        return self._finished(images, shapes, arrays) if self._inside else images
 
+    def _decoded(self, encoded: Any, shapes: Any, arrays: list[Any]) -> Any:
+        """JPEG bytes to uint8 windows or whole images, rows x columns x RGB."""
+        fn, options = self._fn, self._options
+        decoding: dict[str, Any] = {"adjust_orientation": False}
+        if options.device != "cpu" and options.decoder != "cpu":
+            decoding |= {
+                "device": "mixed",
+                "hw_decoder_load": options.hw_decoder_load,
+                "preallocate_width_hint": options.preallocate_width,
+                "preallocate_height_hint": options.preallocate_height,
+            }
+        if not _windowed(self._operations):
+            return fn.decoders.image(encoded, **decoding)
+        place = functools.partial(_drawn_windows, self._operations[0].value)
+        start, size = fn.python_function(shapes, arrays[0], function=place, batch_processing=True, num_outputs=2)
+        window: dict[str, Any] = {"start": start, "shape": size, "axes": [0, 1]}
+        if options.decoder == "mixed-whole":
+            return fn.slice(fn.decoders.image(encoded, **decoding), **window)
+        return fn.decoders.image_slice(encoded, **window, **decoding)
 
-def _finished(
-    fn: Any,
-    types: Any,
-    images: Any,
-    shapes: Any,
-    inputs: list[Any],
-    operations: Sequence[Operation],
-    automatic: Mapping[str, Callable[[Any], Any]],
-    options: LoaderOptions,
-) -> Any:
-    """Resize and augment, then mirror, normalise, convert and order in one operator."""
-    size, on_gpu = options.size, options.device != "cpu"
-    if on_gpu and options.decoder == "cpu":
-        images = images.gpu()
-    place: dict[str, Any] = {}
-    if not _windowed(operations):
-        # One operator resizes and crops: pixels outside the crop are never computed.
-        centre = functools.partial(_centre_crop, size, options.margin)
-        start, end = fn.python_function(shapes, function=centre, batch_processing=True, num_outputs=2)
-        place = {"roi_start": start, "roi_end": end}
-    images = fn.resize(images, size=[size, size], antialias=True, **place)
-    mirror: Any = 0
-    for operation in operations:
-        arrays = [inputs.pop(0) for _ in range(_INPUTS.get(operation.name, 0))]
-        if operation is operations[-1] and operation.name in FLIPS:
-            mirror = arrays[0]
-        elif operation.name in automatic:
-            images = automatic[operation.name](images)
-        elif operation.name != "resized_crop":
-            images = _augmented(fn, types, images, operation, arrays, options)
-    scaled: dict[str, Any] = {"mean": [255 * m for m in options.mean], "std": [255 * s for s in options.std]}
-    # DALI has no bfloat16: it hands over bytes, a quarter of the float traffic, and one kernel normalises them.
-    dtype = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.UINT8}[options.dtype]
-    if dtype == types.UINT8 or options.normalization == "per_image":
-        dtype, scaled = types.UINT8, {"mean": [0.0], "std": [1.0]}
-    layout = "HWC" if options.layout == "nhwc" or dtype == types.UINT8 else "CHW"
-    return fn.crop_mirror_normalize(images, mirror=mirror, dtype=dtype, output_layout=layout, **scaled)
+    def _finished(self, images: Any, shapes: Any, arrays: list[Any]) -> Any:
+        """Resize and augment, then mirror, normalise, convert and order in one operator."""
+        fn, types, options, operations = self._fn, self._types, self._options, self._operations
+        if options.device != "cpu" and options.decoder == "cpu":
+            images = images.gpu()
+        place: dict[str, Any] = {}
+        if not _windowed(operations):
+            # One operator resizes and crops: pixels outside the crop are never computed.
+            centre = functools.partial(_centre_crop, options.size, options.margin)
+            start, end = fn.python_function(shapes, function=centre, batch_processing=True, num_outputs=2)
+            place = {"roi_start": start, "roi_end": end}
+        images = fn.resize(images, size=[options.size] * 2, antialias=True, **place)
+        mirror: Any = 0
+        for operation in operations:
+            count = _INPUTS.get(operation.name, 0)
+            own, arrays = arrays[:count], arrays[count:]
+            if operation is operations[-1] and operation.name in FLIPS:
+                mirror = own[0]
+            elif operation.name != "resized_crop":
+                images = self._augmented(images, operation, own)
+        scaled: dict[str, Any] = {"mean": [255 * m for m in options.mean], "std": [255 * s for s in options.std]}
+        # DALI has no bfloat16: it hands over bytes, a quarter of the float traffic, and one kernel normalises them.
+        dtype = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.UINT8}[options.dtype]
+        if dtype == types.UINT8 or options.normalization == "per_image":
+            dtype, scaled = types.UINT8, {"mean": [0.0], "std": [1.0]}
+        layout = "HWC" if options.layout == "nhwc" or dtype == types.UINT8 else "CHW"
+        return fn.crop_mirror_normalize(images, mirror=mirror, dtype=dtype, output_layout=layout, **scaled)
 
-
-def _augmented(
-    fn: Any, types: Any, images: Any, operation: Operation, arrays: list[Any], options: LoaderOptions
-) -> Any:
-    """One operation on uint8 [size, size, 3]; `arrays` as `_Feed` made them."""
-    name, size = operation.name, options.size
-    if name in FLIPS:
-        return fn.flip(images, horizontal=arrays[0])
-    if name in BORDERED:
-        if name == "crop_reflect":
-            images = _framed(fn, images, size, operation.pixels)
-        window: dict[str, Any] = {"start": arrays[0], "shape": [size, size], "axes": (0, 1)}
-        return fn.slice(images, **window, out_of_bounds_policy="pad", fill_values=0)
-    if name == "rotate":
-        return fn.rotate(images, angle=arrays[0], keep_size=True, interp_type=types.INTERP_NN, fill_value=0)
-    if name == "affine":
-        return fn.warp_affine(images, matrix=arrays[0], inverse_map=True, interp_type=types.INTERP_NN, fill_value=0)
-    if name == "jitter":
-        light, contrast, saturation, hue = arrays
-        return fn.color_twist(images, brightness=light, contrast=contrast, saturation=saturation, hue=hue)
-    if name == "blur":
-        return fn.gaussian_blur(images, sigma=arrays[0], window_size=operation.pixels)
-    if name in PAINTING:
-        colour = [float(round(255 * level)) for level in options.mean]
+    def _augmented(self, images: Any, operation: Operation, arrays: list[Any]) -> Any:
+        """One operation on uint8 [size, size, 3]; `arrays` as `_Feed` made them."""
+        fn, name, size = self._fn, operation.name, self._options.size
+        if name in self._automatic:
+            return self._automatic[name](images)
+        if name in FLIPS:
+            return fn.flip(images, horizontal=arrays[0])
+        if name in BORDERED:
+            if name == "crop_reflect":
+                images = self._framed(images, operation.pixels)
+            window: dict[str, Any] = {"start": arrays[0], "shape": [size, size], "axes": (0, 1)}
+            return fn.slice(images, **window, out_of_bounds_policy="pad", fill_values=0)
+        nearest: dict[str, Any] = {"interp_type": self._types.INTERP_NN, "fill_value": 0}
+        if name == "rotate":
+            return fn.rotate(images, angle=arrays[0], keep_size=True, **nearest)
+        if name == "affine":
+            return fn.warp_affine(images, matrix=arrays[0], inverse_map=True, **nearest)
+        if name == "jitter":
+            light, contrast, saturation, hue = arrays
+            return fn.color_twist(images, brightness=light, contrast=contrast, saturation=saturation, hue=hue)
+        if name == "blur":
+            return fn.gaussian_blur(images, sigma=arrays[0], window_size=operation.pixels)
+        colour = [float(round(255 * level)) for level in self._options.mean]
         return fn.erase(images, anchor=arrays[0], shape=arrays[1], axes=(0, 1), fill_value=colour)
-    raise AssertionError(name)
 
+    def _automatic_operator(self, operation: Operation) -> Callable[[Any], Any]:
+        """DALI's own AutoAugment, RandAugment or TrivialAugment; imported before DALI traces the graph."""
+        size = self._options.size
+        warping: dict[str, Any] = {"shape": (size, size), "fill_value": 0, "interp_type": self._types.INTERP_NN}
+        # The largest translation as a share of a side, as in torchvision.
+        limited = {**warping, "max_translate_rel": 150 / 331}
+        if operation.name == "autoaugment":
+            module: Any = importlib.import_module("nvidia.dali.auto_aug.auto_augment")
+            policy = {"cifar10": "reduced_cifar10", "imagenet": "image_net"}[autoaugment_images(size)]
+            return functools.partial(module.auto_augment, policy_name=policy, **limited)
+        if operation.name == "randaugment":
+            module = importlib.import_module("nvidia.dali.auto_aug.rand_augment")
+            strength = int(operation.value)
+            return functools.partial(module.rand_augment, n=2, m=strength, num_magnitude_bins=31, **limited)
+        module = importlib.import_module("nvidia.dali.auto_aug.trivial_augment")
+        return functools.partial(module.trivial_augment_wide, num_magnitude_bins=31, **warping)
 
-def _automatic(operation: Operation, size: int, types: Any) -> Callable[[Any], Any]:
-    """DALI's own AutoAugment, RandAugment or TrivialAugment; imported here because DALI traces what its graph does."""
-    warping: dict[str, Any] = {"shape": (size, size), "fill_value": 0, "interp_type": types.INTERP_NN}
-    # The largest translation as a share of a side, as in torchvision.
-    limited = {**warping, "max_translate_rel": 150 / 331}
-    if operation.name == "autoaugment":
-        module: Any = importlib.import_module("nvidia.dali.auto_aug.auto_augment")
-        policy = {"cifar10": "reduced_cifar10", "imagenet": "image_net"}[autoaugment_images(size)]
-        return functools.partial(module.auto_augment, policy_name=policy, **limited)
-    if operation.name == "randaugment":
-        module = importlib.import_module("nvidia.dali.auto_aug.rand_augment")
-        strength = int(operation.value)
-        return functools.partial(module.rand_augment, n=2, m=strength, num_magnitude_bins=31, **limited)
-    module = importlib.import_module("nvidia.dali.auto_aug.trivial_augment")
-    return functools.partial(module.trivial_augment_wide, num_magnitude_bins=31, **warping)
-
-
-def _framed(fn: Any, images: Any, size: int, border: int) -> Any:
-    """Square images with a reflected border: DALI has no operator for it, but it flips and joins."""
-    if border == 0:
+    def _framed(self, images: Any, border: int) -> Any:
+        """Square images with a reflected border: DALI has no operator for it, but it flips and joins."""
+        if border == 0:
+            return images
+        fn = self._fn
+        for axis in (1, 0):
+            strips = [
+                fn.flip(
+                    fn.slice(images, start=[start], shape=[border], axes=[axis]), horizontal=axis, vertical=1 - axis
+                )
+                for start in (1, self._options.size - 1 - border)
+            ]
+            images = fn.cat(strips[0], images, strips[1], axis=axis)
         return images
-    for axis in (1, 0):
-        strips = [
-            fn.flip(fn.slice(images, start=[start], shape=[border], axes=[axis]), horizontal=axis, vertical=1 - axis)
-            for start in (1, size - 1 - border)
-        ]
-        images = fn.cat(strips[0], images, strips[1], axis=axis)
-    return images
 
 
 def _work_alone() -> None:
@@ -370,7 +362,7 @@ class _Stream:
         device_id = None
         if self._device.type != "cpu":
             device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
-        self._pipeline = _build(self._feed, options, in_graph, device_id, self.inside)
+        self._pipeline = _Graph(self._feed, options, in_graph, self.inside).build(device_id)
         self._stale = 0
         self._failed: DataError | None = None
         self._threads: _Threads | None = None
@@ -517,7 +509,7 @@ def decode_windows(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> 
     """
     operations = parse("resized_crop")
     feed = _Feed(dataset.need_files("dali"), options, epochs, operations)
-    pipeline = _build(feed, options, operations, device_id=None, inside=False)
+    pipeline = _Graph(feed, options, operations, inside=False).build(device_id=None)
     while True:
         (images,) = pipeline.run()
         feed.flight.popleft()

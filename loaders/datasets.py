@@ -382,71 +382,63 @@ def _open_splits(root: Path, split: str) -> Dataset | None:
 
 
 def _open_tiny_imagenet(root: Path, split: str) -> Dataset | None:
-    """Tiny-ImageNet: train/<class>/images/*, val/images/* named in val/val_annotations.txt."""
+    """Tiny-ImageNet: train/<class>/images/*, val/images/* listed in val/val_annotations.txt."""
     annotations = root / "val" / "val_annotations.txt"
     if not annotations.is_file():
         return None
-    classes = tuple(_class_folders(root / "train"))
-    if split == "train":
-        return _folder_dataset("tiny-imagenet/train", root, split, [root / "train"])
     if split == "test":
         raise NoSplitError(f"the test images of Tiny-ImageNet in {root} have no labels; use split val")
-    index = {label: i for i, label in enumerate(classes)}
-    files, labels = [], []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        image, *rest = line.split("\t")
-        if not rest or rest[0] not in index:
-            raise DataError(f"{annotations} line {number}: expected an image and one of {len(classes)} class names")
-        files.append(str(root / "val" / "images" / image))
-        labels.append(index[rest[0]])
-    if not files:
-        raise DataError(f"{annotations} names no images")
-    return Dataset("tiny-imagenet/val", str(root), split, tuple(files), tuple(labels), classes)
+    return _annotated("tiny-imagenet", root, split, annotations)
 
 
 # The texts that come with copies of ImageNet whose val folder is flat, best first.
-_TRUTHS = ("val_annotations.txt", "val.txt", "LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")
+_ANNOTATIONS = (
+    "val_annotations.txt",
+    "val.txt",
+    "LOC_val_solution.csv",
+    "imagenet_2012_validation_synset_labels.txt",
+)
 
 
 def _open_flat_val(root: Path, split: str) -> Dataset | None:
-    """ImageNet as some copies have it: class folders in train, a flat val folder and its classes in a text.
+    """ImageNet as some copies have it: class folders in train, a flat val folder and its classes in a text."""
+    if split == "test" or not (root / "train").is_dir() or not (root / "val").is_dir() or _class_folders(root / "val"):
+        return None
+    places = (folder / name for name in _ANNOTATIONS for folder in (root / "val", root))
+    annotations = next((path for path in places if path.is_file()), None)
+    return None if annotations is None else _annotated(root.name, root, split, annotations)
+
+
+def _annotated(name: str, root: Path, split: str, annotations: Path) -> Dataset:
+    """Class folders in train, and images in val whose classes are listed in a text.
 
     A line of the text is an image and its class (a folder of train, or its number in sorted order), separated by blanks
     or a comma; or only the folder, in the order of the sorted images. The numbers in ImageNet's own development kit are
     in another order, so a number without an image is refused.
     """
-    if split == "test" or not (root / "train").is_dir() or not (root / "val").is_dir() or _class_folders(root / "val"):
-        return None
-    truth = next(
-        (folder / name for name in _TRUTHS for folder in (root / "val", root) if (folder / name).is_file()), None
-    )
-    if truth is None:
-        return None
     if split == "train":
-        return _folder_dataset(f"{root.name}/train", root, split, [root / "train"])
+        return _folder_dataset(f"{name}/train", root, split, [root / "train"])
     classes = tuple(_class_folders(root / "train"))
     folders = {label: i for i, label in enumerate(classes)}
     index = {str(i): i for i in range(len(classes))} | folders
     images = {os.path.splitext(os.path.basename(path))[0]: path for path in _images_below(str(root / "val"))}
-    names = iter(images)
+    in_order = iter(images)
     files, labels = [], []
-    for number, line in enumerate(truth.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
         words = line.replace(",", " ").split()
         if not words or words[0] == "ImageId":
             continue
-        image = os.path.splitext(words[0])[0] if len(words) > 1 else next(names, "")
+        image = os.path.splitext(words[0])[0] if len(words) > 1 else next(in_order, "")
         label = words[1] if len(words) > 1 else words[0]
         if image not in images or label not in (index if len(words) > 1 else folders):
             raise DataError(
-                f"{truth} line {number}: expected an image of val and one of {len(classes)} classes of train"
+                f"{annotations} line {number}: expected an image of val and one of {len(classes)} classes of train"
             )
         files.append(images[image])
         labels.append(index[label])
     if not files:
-        raise DataError(f"{truth} names no images")
-    return Dataset(f"{root.name}/val", str(root), split, tuple(files), tuple(labels), classes)
+        raise DataError(f"{annotations} names no images")
+    return Dataset(f"{name}/val", str(root), split, tuple(files), tuple(labels), classes)
 
 
 # What a CIFAR batch is pickled from besides plain containers. Nothing here can run a command.
