@@ -1,1 +1,1 @@
-"""Operations worth writing by hand: one a file, a Triton kernel beside its plain PyTorch twin."""
+"""Operations written by hand: each file has a Triton kernel and its plain PyTorch twin."""

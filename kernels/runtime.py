@@ -1,4 +1,4 @@
-"""What all kernels share: which implementation runs where, and operations that torch.compile leaves whole."""
+"""What kernels share: which implementation runs where, and operators that torch.compile keeps whole."""
 
 import functools
 import os

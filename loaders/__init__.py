@@ -1,1 +1,1 @@
-"""Brings images to the device: one engine a file, each an iterable of (images, labels). Knows no model and no clock."""
+"""Loaders bring images to the device; each file is one engine, an iterable of (images, labels)."""

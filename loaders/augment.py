@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the device: bytes in, bytes out, the same few operators whatever the batch size.
+"""Augmentation of whole batches on the device: bytes in, bytes out.
 
 All random numbers are drawn on the host (loaders.epochs), so nothing here waits for the device: no value is read back,
 no mask selects images. Where images go through different operations, as in AutoAugment, the host knows from its own
@@ -79,7 +79,7 @@ class Augmentation:
     def fused_border(self) -> str | None:
         """The border ("black", "reflect") with which kernels.augment does the whole policy; None where it cannot.
 
-        It can move by one window, mirror, and paint one rectangle last.
+        The kernel can move by one window, mirror, and paint one rectangle last.
         """
         names = [operation.name for _, operation in self._operations]
         if names and names[-1] in PAINTING:

@@ -1,4 +1,4 @@
-"""Where this project keeps what it can make again: compiled code, found configurations, generated images."""
+"""The cache folder, for what can be made again: compiled code, tuned settings, generated images."""
 
 import os
 from pathlib import Path

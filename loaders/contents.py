@@ -1,4 +1,4 @@
-"""What a data set is made of: counts, sizes, bytes, formats, channel statistics."""
+"""What a data set contains: counts, sizes, bytes, formats, channel statistics."""
 
 import os
 from collections import Counter

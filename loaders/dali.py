@@ -1,4 +1,4 @@
-"""NVIDIA DALI: only the random window of a JPEG is decoded, by native threads or by the GPU.
+"""The engine dali: only the random window of a JPEG is decoded, by native threads or by the GPU.
 
 What makes the CPU path fast (`bench compare pil dali` shows by how much; records are in results/published):
 
@@ -50,7 +50,7 @@ from loaders import geometry
 from loaders.buffers import Buffers
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, shifts, windows
-from loaders.errors import DataError
+from loaders.errors import DataError, undecodable
 from loaders.images import check
 from loaders.normalization import normalized, standardize
 from loaders.options import LoaderOptions
@@ -95,7 +95,7 @@ class _Feed:
         return inputs
 
     def _arrays(self, number: int, operation: Operation, place: Place) -> list[NDArray[Any]]:
-        """The arguments of an operation's operators, one row an image; as many arrays as _INPUTS says."""
+        """The arguments of an operation's operators, one row an image; _INPUTS has their number."""
         name, value, size = operation.name, operation.value, self._options.size
         if name == "resized_crop":
             return [self._epochs.draws(*place)]
@@ -247,7 +247,7 @@ class _Graph:
             elif operation.name != "resized_crop":
                 images = self._augmented(images, operation, own)
         scaled: dict[str, Any] = {"mean": [255 * m for m in options.mean], "std": [255 * s for s in options.std]}
-        # DALI has no bfloat16: it hands over bytes, a quarter of the float traffic, and one kernel normalises them.
+        # DALI has no bfloat16: it returns bytes, a quarter of the float traffic, and one kernel normalises them.
         dtype = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.UINT8}[options.dtype]
         if dtype == types.UINT8 or options.normalization == "per_image":
             dtype, scaled = types.UINT8, {"mean": [0.0], "std": [1.0]}
@@ -318,7 +318,7 @@ def _work_alone() -> None:
     An image is too small to share; the threads of a team would compete with the decoders for the cores.
     """
     torch.set_num_threads(1)
-    # A thread takes over the process-wide default when it first asks; asked now, it keeps the 1 for good.
+    # A thread adopts the process-wide default at its first query; after this one it keeps the 1.
     torch.get_num_threads()
 
 
@@ -368,7 +368,7 @@ class _Stream:
         self._threads: _Threads | None = None
         self._ahead: collections.deque[Future[Batch]] = collections.deque()
         self._upcoming: Place = (0, 0)
-        # Seven eighths of the work are decoding, one is resizing: a quarter of the threads is enough and never idle.
+        # Seven eighths of the work is decoding, one is resizing: a quarter of the threads is enough and never idle.
         self._fillers = max(1, options.threads // 4)
         self._buffers = Buffers(dtype_of(options.dtype), options.batch * options.size**2 * 3)
         # One row of the image: long enough for vector code, which a broadcast over three channels is not.
@@ -378,7 +378,7 @@ class _Stream:
         )
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """Batches of one epoch; what was made ahead is used if it is what is asked for."""
+        """Batches of one epoch; those made ahead are used if they are the ones asked for."""
         if self._failed is not None:
             raise self._failed
         wanted = (epoch, first)
@@ -440,7 +440,7 @@ class _Stream:
         files = [self._files[i] for place in self._feed.flight for i in self._epochs.indices(*place)]
         bad = check(files, max(1, self._options.threads))
         if bad:
-            return DataError(f"cannot decode {bad[0].path}: {bad[0].reason}; find all with: bench data check")
+            return undecodable(bad[0].path, DataError(bad[0].reason))
         return DataError(f"DALI stopped: {str(error).strip().splitlines()[-1]}")
 
     def _run(self) -> Batch:

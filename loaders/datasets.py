@@ -1,6 +1,6 @@
-"""From a path to a list of images with labels: the layouts people have their data in.
+"""Data sets: from a folder in one of the usual layouts to a list of images with labels.
 
-Nothing is decoded here. Listing is sorted, so that the same folder is the same data set everywhere.
+Nothing is decoded here. Listings are sorted, so that the same folder is the same data set everywhere.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class Unlabelled:
 
     Attributes:
         name: the file or folder, for messages.
-        ids: one for each image, as the file gives them; file names for a folder.
+        ids: one for each image, from the pickle; file names for a folder.
         pixels: uint8 [images, 32, 32, 3] for a pickle, None for a folder.
         files: paths for a folder, otherwise empty.
     """
@@ -192,6 +192,19 @@ def merge_folders(folders: Sequence[str | Path], split: str = "train") -> Datase
     return _folder_dataset("+".join(path.name for path in paths), paths[0].parent, split, paths)
 
 
+def open_parts(train: Sequence[str], val: Sequence[str] = ()) -> list[Dataset]:
+    """Training images, and validation images if named, each merged from folders.
+
+    Raises:
+        DataError: as `merge_folders`, or the two have different classes.
+    """
+    parts = [merge_folders(train, "train")]
+    if val:
+        parts.append(merge_folders(val, "val"))
+        check_same_classes(*parts)
+    return parts
+
+
 def holdout(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Set a part of the training images aside: (the rest, the part held out), without an image in both.
 
@@ -212,15 +225,15 @@ def holdout(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dat
         raise DataError(f"holding out {share:g} of {len(dataset)} images of {dataset.name} leaves one part empty")
     counts = np.bincount(labels, minlength=len(dataset.classes))
     exact = counts * (wanted / len(dataset))
-    taken = np.floor(exact).astype(np.int64)
-    for label in np.argsort(taken - exact, kind="stable")[: wanted - int(taken.sum())]:
-        taken[label] += 1
-    taken = np.minimum(taken, np.maximum(counts - 1, 0))
-    if not taken.any():
+    quota = np.floor(exact).astype(np.int64)
+    for label in np.argsort(quota - exact, kind="stable")[: wanted - int(quota.sum())]:
+        quota[label] += 1
+    quota = np.minimum(quota, np.maximum(counts - 1, 0))
+    if not quota.any():
         raise DataError(f"{dataset.name} has one image a class, so none can be held out")
     generator = np.random.Generator(np.random.Philox(key=[seed, 0x686F6C64]))
     held = np.zeros(len(dataset), np.bool_)
-    for label, count in enumerate(taken):
+    for label, count in enumerate(quota):
         held[generator.permutation(np.flatnonzero(labels == label))[:count]] = True
     return (
         replace(dataset.select(np.flatnonzero(~held).tolist()), name=f"{dataset.name}-rest", split="train"),

@@ -1,4 +1,4 @@
-"""Engine names, whether they can run here, and how to build them."""
+"""The engines by name: what they are, whether they can run here, and how to open one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image comes when, and with which random numbers: the part all engines share.
+"""The order of images and their random numbers, which all engines share.
 
 Order and random numbers depend on (seed, epoch, batch) alone, through the counter-based Philox generator (Salmon et
 al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A loader can therefore continue at any batch of any epoch
@@ -186,7 +186,7 @@ def evaluation_shape(height: int, width: int, size: int, margin: float = EVAL_MA
 
 
 class Engine(Protocol):
-    """What makes batches; made from (dataset, options, epochs).
+    """What makes the batches of a loader; created from (dataset, options, epochs).
 
     Attributes:
         ahead: batches it holds ready at most.
@@ -248,7 +248,7 @@ class Loader:
         """Make the next iter() continue at `state`.
 
         Raises:
-            DataError: the state is not one of a loader with as many batches.
+            DataError: the state does not belong to a loader with this many batches.
         """
         if set(state) != {"epoch", "batch"} or not 0 <= state["batch"] < len(self) or state["epoch"] < 0:
             raise DataError(f"loader state {state} does not fit a loader with {len(self)} batches an epoch")

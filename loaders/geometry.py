@@ -1,4 +1,4 @@
-"""Random geometry in numbers: where a pixel of the augmented image comes from, and what is painted over.
+"""Random geometry: where each pixel of an augmented image comes from, and what is painted over.
 
 Every map is a 3 x 3 matrix [n, 3, 3] that takes (x, y, 1) of the augmented image to its place in the image before, with
 x to the right, y downwards and the centre of the first pixel at (0.5, 0.5), as Pillow and DALI count.

@@ -1,4 +1,4 @@
-"""Decoding JPEGs on a GPU: with which settings, remembered for each GPU, and a check that the pixels are right.
+"""Decoding JPEGs on a GPU: settings remembered for each GPU, and a check that the pixels are right.
 
 The share of images that the JPEG engine takes (the rest is decoded by CUDA cores) has no best value for all GPUs, image
 sizes and versions of DALI: bench.inspecting.jpeg_share measures it, and it is remembered for a GPU and a version.

@@ -1,4 +1,4 @@
-"""Decoding a single file, and finding all files of a data set that cannot be decoded before they stop a run."""
+"""Decodes image files, and finds unreadable ones in a data set before they stop a run."""
 
 import io
 from collections.abc import Sequence

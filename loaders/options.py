@@ -1,4 +1,4 @@
-"""What a loader is asked for: one frozen description that every engine understands."""
+"""The options of a loader: one frozen description that every engine understands."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class LoaderOptions:
         size: height and width of an output image, pixels.
         dtype: element type of the images: float32, bfloat16 or float16.
         layout: memory order: nhwc (channels_last strides) or nchw. The shape is [batch, 3, size, size] either way.
-        device: where the tensors are handed over: cpu, cuda or cuda:N.
+        device: where the tensors are delivered: cpu, cuda or cuda:N.
         threads: decoding threads (DALI, SPDL) or worker processes (DataLoader); with 0 the caller's process works.
         seed: fixes the order of the images and, unless the engine's description says otherwise, every crop and flip.
         train: True shuffles and augments; only full batches. False resizes the shorter side to size * eval_margin,

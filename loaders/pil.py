@@ -1,4 +1,4 @@
-"""What a first script does: Pillow, torchvision's v1 transforms, one image at a time in DataLoader workers.
+"""The engine pil, a first script: Pillow and torchvision's v1 transforms in DataLoader workers.
 
 This is the reference that other engines are compared with, so it is left as tutorials write it. Order of the images,
 shards and position follow `Epochs`. The random windows come from torch's own generators: in workers, which are seeded

@@ -1,4 +1,4 @@
-"""Augmentation policies by name: which random changes a training image goes through, in which order.
+"""Augmentation policies by name: the random changes of a training image and their order.
 
 A policy is written as words joined by "+": the name of a policy stands for its words, any other word is an operation
 with an optional value after a colon, as in "crop+flip+rotate:20". The operations run in the order written, on bytes,
@@ -106,7 +106,7 @@ def describe(name: str) -> str:
 
 
 def autoaugment_images(size: int) -> str:
-    """The images on which AutoAugment's policies were found that suit `size` pixels: "cifar10" or "imagenet"."""
+    """Which of AutoAugment's searches suits images of `size` pixels: the one on "cifar10" or on "imagenet"."""
     return "cifar10" if size <= LARGEST_CIFAR else "imagenet"
 
 
@@ -169,7 +169,7 @@ def _words(text: str, standard: str) -> list[str]:
 def _value(name: str, text: str) -> float:
     kind = OPERATIONS[name]
     if kind.low is None or kind.high is None:
-        raise DataError(f"augmentation {name} takes no value, but {name}:{text} gives one")
+        raise DataError(f"augmentation {name} takes no value, but {name}:{text} has one")
     try:
         value = float(text)
     except ValueError:

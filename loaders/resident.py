@@ -1,4 +1,4 @@
-"""A small data set decoded once and kept on the device as bytes: CIFAR without a loader in the way.
+"""The engine resident: a small data set such as CIFAR, decoded once and kept on the device as bytes.
 
 Augmentation runs there too, on the whole batch at once (loaders.augment); "standard" is the CIFAR augmentation, a
 window out of the image with a reflected border and mirrors, not the resized_crop of the other engines. Images of

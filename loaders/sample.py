@@ -1,4 +1,4 @@
-"""Generates the default data set: JPEGs that cost as much to read as ImageNet's, without anybody's picture in them.
+"""Generates the default data set: JPEGs that cost as much to read as ImageNet's but show nobody.
 
 Three things decide what a JPEG costs: its pixels, its entropy-coded bits, and whether its colour planes are stored at
 full size. All three are drawn here as they are distributed in 900 ImageNet training files (one a class): long side
@@ -59,7 +59,7 @@ _FIELDS = 6
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What one file will be."""
+    """The properties of one file."""
 
     number: int
     label: int

@@ -1,4 +1,6 @@
-"""Generates data sets that a network can learn, in the layouts of the real ones: for trying recipes and for tests.
+"""Generates data sets that a network can learn, in the layouts of the real ones.
+
+They are for trying recipes and for tests.
 
 A class is a tint, the direction and the width of stripes, and for large numbers of classes the stripes' colour. Phase,
 strength, brightness and noise are drawn for every image, separately for training and test images. A direction and its
@@ -136,12 +138,12 @@ def make(
         raise DataError(f"the layout {like} has {form.classes} classes, not {classes}")
     classes = classes or form.classes
     if classes > MOST_CLASSES:
-        raise DataError(f"{classes} classes are more than can be told apart: {MOST_CLASSES}")
+        raise DataError(f"{classes} classes are too many to be distinguishable; the most is {MOST_CLASSES}")
     images = max(1200, 6 * classes) if images is None else images
     test = max(images // TEST_SHARE, classes)
     train = images - test
     if train < max(classes, 5):
-        raise DataError(f"{images} images are too few for {classes} classes; give at least {2 * max(classes, 5)}")
+        raise DataError(f"{images} images are too few for {classes} classes; use at least {2 * max(classes, 5)}")
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more")
     sides = [np.arange(count) % classes for count in (train, test)]
@@ -162,13 +164,13 @@ def _write_batches(folder: Path, like: str, sides: Sequence[NDArray[np.int64]], 
         else:
             names = [f"data_batch_{i}" for i in range(1, 6)] if part == TRAIN else ["test_batch"]
         for name, chosen in zip(names, np.array_split(np.arange(len(labels)), len(names)), strict=True):
-            taken = labels[chosen].tolist()
+            numbers = labels[chosen].tolist()
             batch: dict[bytes, Any] = {b"batch_label": name.encode(), b"data": np.ascontiguousarray(rows[chosen])}
             batch[b"filenames"] = [f"{name}_{i:05d}.png".encode() for i in chosen.tolist()]
             if like == "cifar100":
-                batch |= {b"fine_labels": taken, b"coarse_labels": [label // 5 for label in taken]}
+                batch |= {b"fine_labels": numbers, b"coarse_labels": [label // 5 for label in numbers]}
             else:
-                batch[b"labels"] = taken
+                batch[b"labels"] = numbers
             # Protocol 2 is what the real batches are written in.
             (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     if like == "cifar100":
@@ -197,7 +199,7 @@ def _write_files(folder: Path, like: str, sides: Sequence[NDArray[np.int64]], cl
         if like == "tinyimagenet":
             inner = f"val/images/val_{number}" if part == TEST else f"train/{name}/images/{name}_{number}"
         elif like == "imagenet100":
-            # Each class lies in one of four parts, as it is published.
+            # Each class is in one of four parts, as in the published set.
             inner = f"{'val.X' if part == TEST else f'train.X{1 + label * 4 // classes}'}/{name}/{name}_{number}"
         else:
             inner = f"{('train', 'val')[part]}/{name}/{name}_{number}"

@@ -1,4 +1,4 @@
-"""SPDL: threads of one process decode with FFmpeg's libraries and share their memory with torch.
+"""The engine spdl: threads of one process decode with FFmpeg's libraries and share memory with torch.
 
 Windows and flips are those of `Epochs`. Cutting, scaling and mirroring are FFmpeg filters, so the pixels differ from
 those of libjpeg and Pillow: by 0.5 grey levels on average over 100 ImageNet files, by 2.3 in the worst. Needs the
@@ -26,7 +26,7 @@ def missing() -> str | None:
     import spdl.io.lib
 
     try:
-        # The names are proxies: the first look at an attribute loads the library that fits the FFmpeg found.
+        # The names are proxies: the first access loads the library that fits the installed FFmpeg.
         _ = spdl.io.lib._libspdl.ImagePackets
     except (RuntimeError, ImportError, AttributeError):
         return "SPDL cannot load FFmpeg's shared libraries (libavutil and others, FFmpeg 4 to 9); install ffmpeg"

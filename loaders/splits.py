@@ -1,4 +1,4 @@
-"""Whether the parts of a data set are kept apart: no image twice, no copy of an image, one evaluation like another."""
+"""Checks that the parts of a data set are separate, and that an evaluation can be repeated."""
 
 import hashlib
 import os
@@ -17,11 +17,11 @@ COMPARED = 64  # images whose evaluation is made twice
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One property of the parts; it holds when nothing was found.
+    """One property of the parts, which holds if nothing was found.
 
     Attributes:
         name: what was looked for.
-        found: how many.
+        found: the number of violations.
         examples: a few of them.
     """
 
@@ -31,13 +31,13 @@ class Check:
 
 
 def parts_of(path: str | os.PathLike[str], share: float | None = None, seed: int = 0) -> list[Dataset]:
-    """Train, val and test of a folder, a part of the training images being held out for val where that is asked for.
+    """Train, val and test of a folder; a part of the training images can be held out for val.
 
     Args:
         path: see loaders.datasets.open_dataset.
-        share: what to hold out, see loaders.datasets.holdout; None holds out a tenth where the folder has no
-            validation images, and nothing where it has.
-        seed: which images.
+        share: to be held out, see loaders.datasets.holdout; None holds out a tenth if the folder has no validation
+            images, otherwise nothing.
+        seed: of the choice.
     """
     train, *others = open_splits(os.fspath(path))
     if share is None:
@@ -48,14 +48,14 @@ def parts_of(path: str | os.PathLike[str], share: float | None = None, seed: int
 
 
 def check(parts: Sequence[Dataset]) -> list[Check]:
-    """Look for images that are in two parts, for copies of images, and for an evaluation that is not repeated."""
+    """Look for images listed in two parts, for copies of images, and for an evaluation that changes when repeated."""
     if len(parts) < 2:
-        raise DataError(f"{parts[0].name} has one part only; hold out images for another")
+        raise DataError(f"{parts[0].name} has only one part; hold out images for another")
     return [_shared(parts), _copies(parts), _evaluation(parts[1])]
 
 
 def _shared(parts: Sequence[Dataset]) -> Check:
-    """Files that two parts list; for arrays, which have no names, the content says it."""
+    """Files that two parts list; arrays have no names and are compared by `_copies`."""
     seen: dict[str, set[str]] = defaultdict(set)
     for part in parts:
         for path in part.files:
@@ -70,7 +70,7 @@ def _copies(parts: Sequence[Dataset]) -> Check:
     examples: list[str] = []
     for first, second in combinations(parts, 2):
         ours, theirs = _by_size(first), _by_size(second)
-        # Only files of one length can be equal: most of a large set is never read.
+        # Only files of the same length can be equal: most of a large set is never read.
         for size in sorted(ours.keys() & theirs.keys()):
             known = {_content(second, index): index for index in theirs[size]}
             for index in ours[size]:
@@ -101,14 +101,14 @@ def _called(part: Dataset, index: int) -> str:
 
 
 def _evaluation(part: Dataset) -> Check:
-    """Images that come out differently when the evaluation is made again."""
+    """Images whose evaluation differs when it is repeated."""
     from loaders import engines
     from loaders.options import LoaderOptions
 
-    some = part.select(np.unique(np.linspace(0, len(part) - 1, min(COMPARED, len(part))).astype(int)).tolist())
+    sample = part.select(np.unique(np.linspace(0, len(part) - 1, min(COMPARED, len(part))).astype(int)).tolist())
     size = part.pixels.shape[1] if part.pixels is not None else 64
-    options = LoaderOptions(batch=len(some), size=size, threads=0, train=False)
-    loader = engines.build("torchvision", some, options)
+    options = LoaderOptions(batch=len(sample), size=size, threads=0, train=False)
+    loader = engines.build("torchvision", sample, options)
     try:
         ((first, labels),), ((second, again),) = list(loader), list(loader)
     finally:

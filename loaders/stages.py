@@ -1,4 +1,4 @@
-"""What an image costs at every stage of a loader, from its file to the batch."""
+"""The cost of an image at every stage of a loader, from its file to the batch."""
 
 import random
 import time
@@ -17,18 +17,18 @@ from loaders.epochs import Epochs
 from loaders.options import LoaderOptions
 
 TURNS = 7
-IMAGES = 96  # a turn of a stage that runs by itself, at least two batches
-SINGLE = 64  # images that go one by one through the stages of a DataLoader's worker
+IMAGES = 96  # of a turn of a stage that runs by itself; at least two batches
+SINGLE = 64  # images that pass one by one through the stages of a DataLoader's worker
 
 Stages = list[tuple[str, float]]
 
 
 def stages(engine: str, dataset: Dataset, options: LoaderOptions) -> tuple[Stages, str]:
-    """(name, seconds an image) of each stage in order, and what these seconds are.
+    """(name, seconds an image) of each stage in order, and how these seconds were measured.
 
     DALI on a CPU: reading alone, reading and decoding, and the whole loader take turns on all threads; a stage is the
-    difference to the one before. Loaders of worker processes: one worker's work, an image at a time, divided by the
-    workers. Where the stages run as one program, as on a GPU, there is one.
+    difference to the one before. Loaders with worker processes: one worker's time, image by image, divided by the
+    number of workers. Where the stages run as one program, as on a GPU, there is only one.
 
     Raises:
         DataError: the engine cannot run here, or the data set has no files.
@@ -54,7 +54,7 @@ def _forever(loader: Any) -> Iterator[Any]:
 
 
 def _seconds(take: Callable[[], int], options: LoaderOptions, ahead: int = 0) -> Callable[[], float]:
-    """A turn: seconds an image, after what lay ready was taken out."""
+    """A function that measures seconds an image, after it has taken out the batches that lie ready."""
     images = max(IMAGES, 2 * options.batch)
 
     def turn() -> float:
@@ -86,14 +86,14 @@ def _dali(dataset: Dataset, options: LoaderOptions) -> Stages:
             "decode": _seconds(lambda: next(decoding), options, options.prefetch),
             "all": _seconds(lambda: len(next(whole)[0]), options, loader.prefetch),
         }
-        found: dict[str, list[float]] = {name: [] for name in turns}
+        times: dict[str, list[float]] = {name: [] for name in turns}
         try:
             for _ in range(TURNS):
                 for name in random.sample(list(turns), len(turns)):
-                    found[name].append(turns[name]())
+                    times[name].append(turns[name]())
         finally:
             loader.close()
-    read_, decoded, finished = (median(found[name]) for name in ("read", "decode", "all"))
+    read_, decoded, finished = (median(times[name]) for name in ("read", "decode", "all"))
     return [
         ("read", read_),
         ("decode", max(0.0, decoded - read_)),
@@ -117,12 +117,11 @@ def _torchvision(dataset: Dataset, options: LoaderOptions) -> Stages:
     size = options.size
 
     def resize(image: torch.Tensor) -> torch.Tensor:
-        # The mean window of the standard policy, of which a worker draws one an image.
+        # The mean window of the standard policy; a worker draws one for each image.
         tall, wide = image.shape[1:]
-        made: torch.Tensor = transform.resized_crop(
-            image, tall // 6, wide // 6, tall * 2 // 3, wide * 2 // 3, [size, size]
-        )
-        return made
+        place = (tall // 6, wide // 6, tall * 2 // 3, wide * 2 // 3)
+        resized: torch.Tensor = transform.resized_crop(image, *place, [size, size])
+        return resized
 
     def finish(image: torch.Tensor) -> torch.Tensor:
         return normalized(transform.horizontal_flip(image).permute(1, 2, 0).contiguous()[None], options)

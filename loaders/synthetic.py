@@ -1,4 +1,4 @@
-"""One constant batch, made once: what a step could do if loading were free."""
+"""The engine synthetic: one constant batch, which shows what a step could do if loading were free."""
 
 from collections.abc import Iterator
 

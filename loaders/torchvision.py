@@ -1,4 +1,4 @@
-"""The best that torch's own parts do: decode_image and transforms.v2 on uint8 tensors in DataLoader workers.
+"""The engine torchvision: decode_image and transforms.v2 on uint8 tensors in DataLoader workers.
 
 Order, windows, flips and rotations are those of `Epochs`, so this engine cuts the same pieces as the DALI engine.
 torchvision draws the random numbers of the other operations, from a generator that is seeded from `Epochs` for every

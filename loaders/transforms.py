@@ -1,4 +1,4 @@
-"""torchvision's own random transforms for the operations of a policy, from either of its two generations."""
+"""torchvision's own random transforms for the operations of a policy, from its API v1 or v2."""
 
 from collections.abc import Callable, Sequence
 from types import ModuleType

@@ -37,11 +37,11 @@ def command() -> None:
     "--images", type=click.IntRange(1), help="Number of images in all.  [default: 1000; --like: six a class or 1200]"
 )
 @click.option("--classes", type=click.IntRange(1), help="Number of classes.  [default: 10; --like: the layout's own]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other pictures.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives other images.")
 def make(dest: Path, like: str | None, images: int | None, classes: int | None, seed: int) -> None:
     """Write generated images below DEST: JPEGs that cost what ImageNet's cost to decode, in class folders.
 
-    With --like, one image in six is for validation or test, and the two are drawn apart.
+    With --like, one image in six is for validation or test; these are drawn separately.
     """
     if like is not None:
         from loaders import separable
@@ -64,9 +64,15 @@ def make(dest: Path, like: str | None, images: int | None, classes: int | None, 
 @click.option("--data", type=FOLDER, help="Use these images instead of generated ones.")
 @click.option("-o", "--output", metavar="FILE", help="PNG to write.  [default: POLICY.png]")
 @click.option("--size", type=click.IntRange(8), help="Pixels of an image.  [default: 32 for small pictures, else 224]")
-@click.option("--loader", type=click.Choice(SHOWN), default="resident", show_default=True, help="Whose augmentation.")
+@click.option(
+    "--loader",
+    type=click.Choice(SHOWN),
+    default="resident",
+    show_default=True,
+    help="This loader's augmentation.",
+)
 @click.option("--images", type=click.IntRange(1), default=64, show_default=True, help="Number of images.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other changes.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives other changes.")
 def show(
     policy: str | None,
     listed: bool,
@@ -91,9 +97,9 @@ def show(
     engines.operations(loader, policy)
     output = output or f"{policy.replace('+', '_').replace(':', '-') or 'none'}.png"
     if output != "-" and Path(output).suffix.lower() != ".png":
-        raise UsageError(f"cannot write pictures to {output}: name a file that ends in .png")
+        raise UsageError(f"cannot write images to {output}: name a file that ends in .png")
     check_output(output)
-    # Only files will do for DALI; arrays need none.
+    # DALI reads only files; the others take arrays.
     with tempfile.TemporaryDirectory() if data is None and loader == "dali" else nullcontext() as folder:
         dataset = _pictures(data, images, folder)
         if size is None:
@@ -110,20 +116,18 @@ def _list_policies() -> None:
     from loaders import engines, policies
     from results.tables import render
 
-    rows: list[list[Any]] = [
-        [name, policies.POLICIES[name][0], policies.POLICIES[name][1]] for name in policies.names()
-    ]
+    rows: list[list[Any]] = [[name, *policies.POLICIES[name]] for name in policies.names()]
     click.echo(render(["policy", "operations", "what"], rows, "text") + "\n")
     rows = []
     for name, kind in policies.OPERATIONS.items():
-        written = name if kind.low is None else f"{name}:{kind.default:g}" if kind.default is not None else f"{name}:N"
+        written = name if kind.default is None else f"{name}:{kind.default:g}"
         lacking = [engine for engine, words in engines.LACKING.items() if name in words]
         rows.append([written, kind.text, ", ".join(lacking)])
     click.echo(render(["operation", "what", "not in"], rows, "text"))
 
 
 def _pictures(data: Path | None, images: int, folder: str | None) -> "Dataset":
-    """As many images, spread over a data set, or generated ones: in memory, or as files in `folder`."""
+    """Images spread evenly over a data set, or generated ones: in memory, or as files in `folder`."""
     import numpy as np
 
     from loaders import separable
@@ -152,11 +156,11 @@ def _write_pictures(dataset: "Dataset", policy: str, output: str, size: int, loa
     from loaders.options import LoaderOptions
 
     threads = 0 if loader in ("pil", "torchvision") else 1
-    # An evaluation under the training augmentation: the images stay in their order.
+    # An evaluation with the training augmentation keeps the order of the images.
     options = LoaderOptions(
         batch=len(dataset), size=size, threads=threads, seed=seed, train=False, random_eval=True, augment=policy
     )
-    # Pillow's transforms draw from the caller's generator.
+    # Pillow's transforms draw from torch's global generator.
     torch.manual_seed(seed)
     opened = engines.build(loader, dataset, options)
     try:
@@ -174,12 +178,14 @@ def _write_pictures(dataset: "Dataset", policy: str, output: str, size: int, loa
     type=click.FloatRange(0),
     help="Share (or, above 1, number) of the training images set aside.  [default: 0.1 where there is no val]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which images are set aside.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their choice."
+)
 @format_options
 def split(folder: Path, checked: bool, holdout: float | None, seed: int, format: str, output: str) -> int:
-    """Show the parts that training, validation and test use, and check that they are kept apart.
+    """Show the images that training, validation and test use, and check that these parts are separate.
 
-    --check looks for images listed twice, for copies of an image in another part, and makes an evaluation twice.
+    --check looks for images listed twice and for copies of an image in another part, and repeats an evaluation.
     """
     from loaders import splits
     from results.tables import render, to_json
@@ -204,7 +210,7 @@ def split(folder: Path, checked: bool, holdout: float | None, seed: int, format:
 
 
 def _splits(folder: Path | None, train: tuple[str, ...], val: str | None) -> "list[Dataset]":
-    from loaders.datasets import check_same_classes, merge_folders, open_splits
+    from loaders.datasets import open_parts, open_splits
 
     if folder is not None and (train or val):
         raise UsageError("name either a folder or --train and --val, not both")
@@ -212,11 +218,7 @@ def _splits(folder: Path | None, train: tuple[str, ...], val: str | None) -> "li
         return open_splits(folder)
     if not train:
         raise UsageError("name a folder of images, or its parts: --train A,B --val C")
-    found = [merge_folders([part for parts in train for part in parts.split(",")], "train")]
-    if val:
-        found.append(merge_folders(val.split(","), "val"))
-        check_same_classes(*found)
-    return found
+    return open_parts([part for parts in train for part in parts.split(",")], val.split(",") if val else ())
 
 
 @command.command()

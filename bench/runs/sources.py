@@ -12,10 +12,9 @@ from loaders.contents import examine
 from loaders.datasets import (
     KNOWN,
     Dataset,
-    check_same_classes,
     holdout,
-    merge_folders,
     open_dataset,
+    open_parts,
     open_splits,
 )
 from loaders.epochs import Loader
@@ -78,11 +77,7 @@ def open_folders(data: DataFolders) -> list[Dataset]:
             "no data: name a folder with --data DIR (or --train A,B --val C); "
             "for a trial, bench data make DIR --like cifar10 writes images a network can learn"
         )
-    opened = [merge_folders(data.train, "train")]
-    if data.val:
-        opened.append(merge_folders(data.val.split(","), "val"))
-        check_same_classes(*opened)
-    return opened
+    return open_parts(data.train, data.val.split(",") if data.val else ())
 
 
 def split(opened: list[Dataset], recipe: Recipe, say: Say) -> Splits:

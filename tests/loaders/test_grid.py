@@ -36,7 +36,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
         write_grid(images, tmp_path / "sheet.jpg")
     with pytest.raises(DataError, match="cannot write"):
         write_grid(images, tmp_path / "nothing" / "sheet.png")
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         write_grid(images[:0], tmp_path / "sheet.png")
 
 

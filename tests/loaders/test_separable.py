@@ -1,4 +1,4 @@
-"""Generated data sets open like the real ones, and their classes can be told apart."""
+"""Generated data sets open like the real ones, and their classes can be distinguished."""
 
 from pathlib import Path
 
@@ -61,9 +61,9 @@ def test_the_nearest_class_mean_is_the_right_one(classes: int) -> None:
 def test_impossible_sets_are_refused(tmp_path: Path) -> None:
     for arguments, message in (
         (("mnist", 10), "unknown layout 'mnist'; known: cifar10"),
-        (("cifar10", 15), "too few for 10 classes; give at least 20"),
+        (("cifar10", 15), "too few for 10 classes; use at least 20"),
         (("cifar10", 100, 0, 5), "has 10 classes, not 5"),
-        (("folder", 5000, 0, 2000), "more than can be told apart"),
+        (("folder", 5000, 0, 2000), "too many to be distinguishable; the most is 1080"),
         (("folder", 100, -1), "seed is -1"),
     ):
         with pytest.raises(DataError, match=message):

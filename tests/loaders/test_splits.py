@@ -28,7 +28,7 @@ def test_a_folder_without_validation_images_is_parted(folder: Path) -> None:
     train, val = splits.parts_of(folder)
     assert (len(train), len(val)) == (41, 5)
     assert found([train, val]) == [0, 0, 0]
-    with pytest.raises(DataError, match="one part only"):
+    with pytest.raises(DataError, match="has only one part"):
         splits.check(splits.parts_of(folder, 0.0))
 
 
