@@ -178,9 +178,7 @@ def _write_pictures(dataset: "Dataset", policy: str, output: str, size: int, loa
     type=click.FloatRange(0),
     help="Share (or, above 1, number) of the training images set aside.  [default: 0.1 where there is no val]",
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their choice."
-)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their choice.")
 @format_options
 def split(folder: Path, checked: bool, holdout: float | None, seed: int, format: str, output: str) -> int:
     """Show the images that training, validation and test use, and check that these parts are separate.
