@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from command_line import ROOT, Ended, bench, bench_here, start_bench
 from PIL import Image
 
 from bench.cli import COMMANDS
+from bench.sides.crew import WARM_UP_CAP
 from bench.sides.process import Worker
 from results import store
 from results.record import METRICS
@@ -59,7 +61,8 @@ class Compared:
         self.interrupted = Ended(process.returncode, stdout, "".join(rows) + stderr)
         self.pid = process.pid
         self.kept = json.loads(self.file.read_text())
-        self.done = bench(*words, "--resume", cwd=folder)
+        with mock.patch.dict(WARM_UP_CAP, dict.fromkeys(WARM_UP_CAP, 0.1)):
+            self.done = bench_here(*words, "--resume", cwd=folder)
 
     @property
     def file(self) -> Path:

@@ -68,7 +68,7 @@ def test_info_against_prints_the_ratio_of_both_stages(made: Path) -> None:
     assert result.exception is None
     stages = json.loads(result.stdout)["decoding"]["stages"]
     assert [stage["stage"] for stage in stages] == ["decode", "loader"]
-    assert all(0.1 < stage["ratio"] < 10 and stage["low"] <= stage["ratio"] <= stage["high"] for stage in stages)
+    assert all(0 < stage["low"] <= stage["ratio"] <= stage["high"] for stage in stages)
 
 
 def test_check_exits_with_1_and_lists_all(made: Path, tmp_path: Path) -> None:

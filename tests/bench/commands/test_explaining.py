@@ -7,10 +7,12 @@ import pytest
 from command_line import bench_here
 
 from bench.comparing import profiling
+from bench.sides.crew import WARM_UP_CAP
 
 
 def test_a_profile_becomes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "ROUNDS", 2)
+    monkeypatch.setitem(WARM_UP_CAP, "training", 0.1)
     done = bench_here("profile", "lenet@naive", "--batch", "4", "--threads", "1", "--steps", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("training lenet@naive ")
