@@ -15,7 +15,7 @@ import pytest
 from bench import plugin
 from bench.errors import REPORTED
 from bench.inspecting import reference
-from bench.matrix import Survey
+from bench.matrix import Matrix
 from bench.timing.clock import CLOCKS
 from bench.timing.workload import METRIC, Workload
 
@@ -44,23 +44,23 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         pluginmanager.register(plugin, "pixbench")
 
 
-SURVEY = pytest.StashKey[Survey]()
+MATRIX = pytest.StashKey[Matrix]()
 
 
-def _survey(config: pytest.Config) -> Survey:
-    if SURVEY not in config.stash:
+def _matrix(config: pytest.Config) -> Matrix:
+    if MATRIX not in config.stash:
         option = {name: config.getoption(f"pixbench_{name.replace('-', '_')}") for name in plugin.OPTIONS}
         smoke = config.getoption("benchmark_disable", False) and not config.getoption("benchmark_enable", False)
         try:
-            config.stash[SURVEY] = Survey.from_options(option, bool(smoke))
+            config.stash[MATRIX] = Matrix.from_options(option, bool(smoke))
         except REPORTED as error:
             raise pytest.UsageError(str(error)) from error
-    return config.stash[SURVEY]
+    return config.stash[MATRIX]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Report a mistyped name once, with exit code 4, instead of as an error of every file."""
-    _survey(session.config)
+    _matrix(session.config)
 
 
 def _task(function: Callable[..., object]) -> str:
@@ -73,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     task = _task(metafunc.function)
     # Parameters are texts, so that they are stored in JSON as they are.
-    ids = [workload.id for workload in _survey(metafunc.config).workloads(task)]
+    ids = [workload.id for workload in _matrix(metafunc.config).workloads(task)]
     metafunc.parametrize("workload", ids, indirect=True)
 
 
@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _stopping(config: pytest.Config, task: str) -> dict[str, Any]:
-    device = _survey(config).matrix.device
+    device = _matrix(config).device.kind
     options: dict[str, Any] = {"timer": CLOCKS[device], "group": task, "disable_gc": True}
     for name, (theirs, ours) in BENCHMARK_DEFAULTS.items():
         value = config.getoption(f"benchmark_{name}", theirs)
@@ -110,7 +110,7 @@ def _stopping(config: pytest.Config, task: str) -> dict[str, Any]:
 def workload(request: pytest.FixtureRequest) -> Workload:
     """The workload whose id is the parameter."""
     task = _task(request.function)
-    return next(w for w in _survey(request.config).workloads(task) if w.id == request.param)
+    return next(w for w in _matrix(request.config).workloads(task) if w.id == request.param)
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ def measure(benchmark: Any, workload: Workload, pytestconfig: pytest.Config) -> 
     """Build the step, warm it up, hand it to pytest-benchmark, measure its memory."""
     from bench.sides.session import MEMORY_WORDS, Session
 
-    survey, session = _survey(pytestconfig), Session()
+    matrix, session = _matrix(pytestconfig), Session()
 
     def run() -> None:
-        conditions = survey.reading if workload.reads_files else survey.conditions
+        conditions = matrix.reading if workload.reads_files else matrix.conditions
         built = session.build([workload.to_json()], asdict(conditions))
         step = session.steps[workload.id]
         # Dashboards go by these two. The path of a file may change, the id does not.
@@ -183,7 +183,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     """Add the fingerprint alone: pytest-benchmark warns whenever two machine_info differ in anything."""
     from bench.machine.facts import describe
 
-    machine_info["pixbench"] = describe(device=_survey(config).matrix.device)["fingerprint"]
+    machine_info["pixbench"] = describe(device=_matrix(config).device.kind)["fingerprint"]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -192,9 +192,9 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
     from bench.machine.facts import describe
 
     output_json["schema"] = SCHEMA
-    survey = _survey(config)
-    output_json["machine"] = describe(device=survey.matrix.device)
-    output_json["reference"] = _pinned(survey.matrix.device, survey.conditions.threads)
+    matrix = _matrix(config)
+    output_json["machine"] = describe(device=matrix.device.kind)
+    output_json["reference"] = _pinned(matrix.device.kind, matrix.threads)
     measured = {benchmark.fullname: benchmark for benchmark in benchmarks if not benchmark.has_error}
     for stored in output_json["benchmarks"]:
         benchmark = measured[stored["fullname"]]

@@ -1,6 +1,6 @@
 """What `pytest bench` measures: models in configurations, loaders and kernels, as its options choose them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from bench.errors import UsageError, WorkloadError
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
 from bench.timing.workload import TASKS, Conditions, KernelVariant, LoaderOutput, Workload
+from kernels import catalogue
 from loaders import engines
 from models import zoo
 from models.configuration import Configuration, Device, parse
@@ -21,83 +22,63 @@ IMAGES, SMOKE_IMAGES = 1000, 64
 
 @dataclass(frozen=True)
 class Matrix:
-    """The workloads that were asked for, with every default filled in.
+    """What was asked for, with every default filled in.
 
     Attributes:
         models: names in the zoo.
         configurations: presets or levers, each applied to every model.
         loaders: engines for the loading task; the first one that is not synthetic feeds end_to_end.
-        kernels: (kernel, implementation) pairs.
-        device: "cpu" or "cuda".
+        device: where everything runs.
         batch: images a step of inference, loading and kernels.
         training_batch: images a step of training and end_to_end.
         size: height and width, 0 for each model's own.
         data: name of the image set, which is part of the id of whatever reads it.
+        root: folder of the images; None for generated ones.
+        threads: CPU threads.
+        smoke: run each benchmark once, on little, and time nothing.
     """
 
     models: tuple[str, ...]
     configurations: tuple[str, ...]
     loaders: tuple[str, ...]
-    kernels: tuple[tuple[str, str], ...]
-    device: str
+    device: Device
     batch: int
     training_batch: int
     size: int
     data: str
+    root: Path | None = None
+    threads: int = 1
+    smoke: bool = False
 
-    def workloads(self, task: str, facts: Device) -> list[Workload]:
-        """The workloads of one task, each once: two presets may mean the same levers here.
+    @classmethod
+    def from_options(cls, option: Mapping[str, Any], smoke: bool) -> "Matrix":
+        """From the options of bench.plugin.OPTIONS, by name.
 
         Raises:
-            ModelError: an unknown model, or a configuration that cannot work on this device.
+            UsageError, ModelError, DataError, WorkloadError: an unknown name, or a device that is not here.
         """
-        if task == "loading":
-            made: Iterable[Workload] = map(self._loading, self.loaders)
-        elif task == "kernel":
-            made = (self._kernel(name, implementation) for name, implementation in self.kernels)
-        else:
-            made = (
-                self._network(task, model, configuration)
-                for model in self.models
-                for configuration in self._resolved(task in ("training", "end_to_end"), facts)
-            )
-        return list(dict.fromkeys(made))
-
-    def _resolved(self, training: bool, facts: Device) -> list[Configuration]:
-        resolved = []
-        for text in self.configurations:
-            # One that cannot run is refused; one that cannot train is left out of training.
-            inference = parse(text, facts, training=False)
-            try:
-                resolved.append(parse(text, facts, training=True) if training else inference)
-            except ModelError:
-                continue
-        return resolved
-
-    def _network(self, task: str, model: str, configuration: Configuration) -> Workload:
-        training = task in ("training", "end_to_end")
-        fed = task == "end_to_end"
-        return Workload(
-            task,
-            model,
-            configuration,
-            batch=1 if task == "latency" else self.training_batch if training else self.batch,
-            size=self.size or zoo.default_size(model),
-            classes=zoo.default_classes(model),
-            loader=next((name for name in self.loaders if name != "synthetic"), "synthetic") if fed else "",
-            data=self.data if fed else "",
-            device=self.device,
+        if option["device"] not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"--device is auto, cpu or cuda, not {option['device']!r}")
+        device = choose_device(option["device"])
+        cuda = device == "cuda"
+        root = Path(option["data"]) if option["data"] else None
+        matrix = cls(
+            models=_words(option["models"]),
+            configurations=_words(option["configurations"]),
+            loaders=_words(option["loaders"]),
+            device=_facts(device),
+            batch=option["batch"] or (2 if smoke else 256 if cuda else 32),
+            training_batch=option["training-batch"] or (2 if smoke else 256 if cuda else 8),
+            size=option["size"] or (64 if smoke else 0),
+            data=data_name(root, SMOKE_IMAGES if smoke else IMAGES),
+            root=root,
+            threads=option["threads"] or usable_cores(),
+            smoke=smoke,
         )
+        matrix.check()
+        return matrix
 
-    def _loading(self, engine: str) -> Workload:
-        return Workload(
-            "loading", engine, LoaderOutput(), self.batch, self.size or 224, data=self.data, device=self.device
-        )
-
-    def _kernel(self, name: str, implementation: str) -> Workload:
-        return Workload("kernel", name, KernelVariant(implementation), self.batch, self.size or 224, device=self.device)
-
-    def check(self, facts: Device) -> None:
+    def check(self) -> None:
         """Refuse unknown words before anything is built.
 
         Raises:
@@ -110,81 +91,68 @@ class Matrix:
         if not self.models or not self.configurations or not self.loaders:
             raise WorkloadError("models, configurations and loaders each need at least one name")
         for task in TASKS:
-            self.workloads(task, facts)
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What to measure, and under which conditions.
-
-    Attributes:
-        matrix: the workloads.
-        conditions: what they all share.
-        root: folder of the images; None for generated ones.
-        images: how many to generate.
-        smoke: run each benchmark once, on little, and time nothing.
-        compiles: a smoke run compiles the first model, since the user named no configurations.
-    """
-
-    matrix: Matrix
-    conditions: Conditions
-    root: Path | None
-    images: int
-    smoke: bool
-    compiles: bool
-
-    @classmethod
-    def from_options(cls, option: Mapping[str, Any], smoke: bool) -> "Survey":
-        """From the options of bench.plugin.OPTIONS, by name.
-
-        Raises:
-            UsageError, ModelError, DataError, WorkloadError: an unknown name, or a device that is not here.
-        """
-        if option["device"] not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"--device is auto, cpu or cuda, not {option['device']!r}")
-        device = choose_device(option["device"])
-        cuda = device == "cuda"
-        root = Path(option["data"]) if option["data"] else None
-        images = SMOKE_IMAGES if smoke else IMAGES
-        models, configurations, loaders = (_words(option[name]) for name in ("models", "configurations", "loaders"))
-        compiles = smoke and configurations == ("fast",)
-        matrix = Matrix(
-            models=models,
-            # Compiling takes longer than the rest of a smoke run together.
-            configurations=("naive",) if compiles else configurations,
-            loaders=loaders,
-            kernels=kernels_for(device),
-            device=device,
-            batch=option["batch"] or (2 if smoke else 256 if cuda else 32),
-            training_batch=option["training-batch"] or (2 if smoke else 256 if cuda else 8),
-            size=option["size"] or (64 if smoke else 0),
-            data=data_name(root, images),
-        )
-        survey = cls(matrix, Conditions(threads=option["threads"] or usable_cores()), root, images, smoke, compiles)
-        matrix.check(survey.facts)
-        return survey
-
-    @cached_property
-    def facts(self) -> Device:
-        """The facts of the device, which presets depend on."""
-        if self.matrix.device == "cpu":
-            return Device.from_cpu()
-        from bench.timing.step import open_device
-        from models.prepare import device_facts
-
-        return device_facts(open_device(self.matrix.device))
+            self.workloads(task)
 
     def workloads(self, task: str) -> list[Workload]:
-        """The workloads of one task. A smoke run builds each model, and compiles and trains the first."""
-        if not self.smoke:
-            return self.matrix.workloads(task, self.facts)
-        first = replace(self.matrix, models=self.matrix.models[:1])
-        if task != "inference":
-            return first.workloads(task, self.facts)
-        workloads = self.matrix.workloads(task, self.facts)
-        if self.compiles:
-            workloads += replace(first, configurations=("fast",)).workloads(task, self.facts)
-        return list(dict.fromkeys(workloads))
+        """The workloads of one task, each once: two presets may mean the same levers here.
+
+        A smoke run builds each model, and trains the first. Compiling would take longer than the rest of it together:
+        unless configurations are named, it compiles only the first model, for inference.
+
+        Raises:
+            ModelError: an unknown model, or a configuration that cannot work on this device.
+        """
+        chosen = [self]
+        if self.smoke:
+            first = replace(self, models=self.models[:1])
+            named = self.configurations != ("fast",)
+            if task == "inference":
+                chosen = [self] if named else [replace(self, configurations=("naive",)), first]
+            else:
+                chosen = [first if named else replace(first, configurations=("naive",))]
+        return list(dict.fromkeys(workload for matrix in chosen for workload in matrix._of(task)))
+
+    def _of(self, task: str) -> list[Workload]:
+        size, device = self.size or 224, self.device.kind
+        if task == "loading":
+            to = LoaderOutput()
+            return [Workload(task, name, to, self.batch, size, data=self.data, device=device) for name in self.loaders]
+        if task == "kernel":
+            ways = kernels_for(device)
+            return [Workload(task, name, KernelVariant(way), self.batch, size, device=device) for name, way in ways]
+        configurations = self._resolved(task in ("training", "end_to_end"))
+        return [self._network(task, model, each) for model in self.models for each in configurations]
+
+    def _resolved(self, training: bool) -> list[Configuration]:
+        resolved = []
+        for text in self.configurations:
+            # One that cannot run is refused; one that cannot train is left out of training.
+            inference = parse(text, self.device, training=False)
+            try:
+                resolved.append(parse(text, self.device, training=True) if training else inference)
+            except ModelError:
+                continue
+        return resolved
+
+    def _network(self, task: str, model: str, configuration: Configuration) -> Workload:
+        fed = task == "end_to_end"
+        batch = self.training_batch if fed or task == "training" else self.batch
+        return Workload(
+            task,
+            model,
+            configuration,
+            batch=1 if task == "latency" else batch,
+            size=self.size or zoo.default_size(model),
+            classes=zoo.default_classes(model),
+            loader=next((name for name in self.loaders if name != "synthetic"), "synthetic") if fed else "",
+            data=self.data if fed else "",
+            device=self.device.kind,
+        )
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """The conditions of what reads no files."""
+        return Conditions(threads=self.threads)
 
     @cached_property
     def reading(self) -> Conditions:
@@ -193,8 +161,8 @@ class Survey:
         from loaders.images import require_readable
         from loaders.sample import default_sample
 
-        root = self.root or default_sample(self.images)
-        require_readable(open_dataset(root, "train"), self.conditions.threads)
+        root = self.root or default_sample(SMOKE_IMAGES if self.smoke else IMAGES)
+        require_readable(open_dataset(root, "train"), self.threads)
         return replace(self.conditions, data_root=str(root))
 
 
@@ -202,10 +170,18 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def _facts(device: str) -> Device:
+    """The facts of "cpu" or "cuda"; a CPU's need no torch."""
+    if device == "cpu":
+        return Device.from_cpu()
+    from bench.timing.step import open_device
+    from models.prepare import device_facts
+
+    return device_facts(open_device(device))
+
+
 def kernels_for(device: str) -> tuple[tuple[str, str], ...]:
     """(kernel, implementation) for `device`: on a CPU only PyTorch, on a GPU also Triton and what it has to beat."""
-    from kernels import catalogue
-
     return tuple(
         (name, implementation)
         for name in catalogue.names()

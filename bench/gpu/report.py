@@ -22,10 +22,15 @@ UNITS = {"latency": "seconds an image (p50)"}
 # Training and validation images of an epoch, both taken at the rate of a training step: an upper bound of the time.
 EPOCH = {"imagenet100": 126_689 + 5_000, "imagenet": 1_281_167 + 50_000}
 
-CEILINGS = (
-    "Ceilings are a large matrix product and a large copy, measured in the same run. Roof: the shortest time that both "
-    "allow over the time it took. MFU: counted FLOPs a second over those of the product alone."
-)
+# Part -> what a reader of its table must know.
+NOTES = {
+    "training": (
+        "Roof and MFU are shares of this device's ceilings, a large matrix product and a large copy, measured in the "
+        "same run. Roof: the shortest time that both allow over the time it took. MFU: counted FLOPs a second over "
+        "those of the product alone."
+    )
+}
+SHARES = {"roof": "roof_fraction", "MFU": "mfu"}
 PROJECTED = (
     "Seconds of an epoch at the rate measured from JPEG to step on generated images, beside those that the studies "
     "published for their own code and hardware. No network was trained, so there is no accuracy."
@@ -33,7 +38,7 @@ PROJECTED = (
 
 
 def report(folder: Path) -> str:
-    """Markdown: every rate, the shares of the ceilings, projected epochs, then the jobs that failed.
+    """Markdown: every rate, projected epochs, then the jobs that failed.
 
     Raises:
         RecordError: the folder holds no run of `make gpu`, or none of its records can be read.
@@ -44,8 +49,7 @@ def report(folder: Path) -> str:
         raise RecordError(f"{folder} holds no measured record; see {folder / OUTCOMES}")
     first = next(iter(records.values()))
     sections = [
-        *((part.replace("_", " "), "", _rates(part, metric, done, records)) for part, metric in RATES.items()),
-        ("Share of the device's ceilings in training", CEILINGS, _shares(done, records)),
+        *((part.replace("_", " "), NOTES.get(part, ""), _rates(part, done, records)) for part in RATES),
         ("Projected epochs", PROJECTED, _projected(records)),
     ]
     failed: list[list[Cell]] = [[outcome.name, outcome.reason] for outcome in done if outcome.reason]
@@ -81,13 +85,14 @@ def _device(record: Record) -> str:
     return str(fingerprint.get("device") if isinstance(fingerprint, dict) else "unknown device")
 
 
-def _rates(part: str, name: str, done: Sequence[Outcome], records: Mapping[str, Record]) -> str:
-    """The values of a metric in one part, a row for each operand; "" without any."""
+def _rates(part: str, done: Sequence[Outcome], records: Mapping[str, Record]) -> str:
+    """The rates of one part, a row for each operand; "" without any."""
+    shares = SHARES if part == "training" else {}
     rows: list[list[Cell]] = []
     for outcome in done:
         record = records.get(outcome.name) if outcome.part == part else None
-        metric = record.metric(name) if record else None
-        if metric is None:
+        metric = record.metric(RATES[part]) if record else None
+        if record is None or metric is None:
             continue
         ratios = {ratio.of: ratio for ratio in metric.comparisons}
         for operand, value in metric.values.items():
@@ -99,23 +104,17 @@ def _rates(part: str, name: str, done: Sequence[Outcome], records: Mapping[str, 
                     (value.missing or "") if value.median is None else _number(float(value.median)),
                     "" if ratio is None else f"{ratio.estimate:.2f}",
                     "" if ratio is None or ratio.low is None else f"[{ratio.low:.2f}, {ratio.high:.2f}]",
+                    *(_share(record, name, operand) for name in shares.values()),
                 ]
             )
-    headers = ["operand", "batch", UNITS.get(part, "images/s"), "ratio to the first", "bounds"]
+    headers = ["operand", "batch", UNITS.get(part, "images/s"), "ratio to the first", "bounds", *shares]
     return render(headers, rows, "markdown") if rows else ""
 
 
-def _shares(done: Sequence[Outcome], records: Mapping[str, Record]) -> str:
-    """The share of the device's ceilings that each training reached; "" without any."""
-    rows: list[list[Cell]] = []
-    for record in (records[outcome.name] for outcome in done if outcome.part == "training" and outcome.name in records):
-        metrics = [record.metric(name) for name in ("roof_fraction", "mfu")]
-        for operand in record.operands:
-            values = [metric.values.get(operand) if metric else None for metric in metrics]
-            cells = [f"{value.median:.1%}" if value and value.median is not None else "" for value in values]
-            if any(cells):
-                rows.append([operand, *cells])
-    return render(["operand", "roof", "MFU"], rows, "markdown") if rows else ""
+def _share(record: Record, name: str, operand: str) -> str:
+    metric = record.metric(name)
+    value = metric.values.get(operand) if metric else None
+    return "" if value is None or value.median is None else f"{value.median:.1%}"
 
 
 def _projected(records: Mapping[str, Record]) -> str:

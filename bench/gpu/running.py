@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -85,13 +86,15 @@ def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 def _together(jobs: Sequence[Job], folder: Path, left: float) -> Generator[Outcome, None, None]:
     """Run jobs at the same time; how each ended, as they end."""
     running: set[subprocess.Popen[bytes]] = set()
+    interrupted = threading.Event()
     with ThreadPoolExecutor(len(jobs)) as pool:
         try:
-            futures = [pool.submit(_run_one, job, folder, min(job.seconds, left), running) for job in jobs]
+            futures = [pool.submit(_run_one, job, folder, min(job.seconds, left), running, interrupted) for job in jobs]
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            # Ctrl-C reaches the main thread alone; the others wait for their processes.
+            # Ctrl-C reaches the main thread alone; the others wait for their processes, or are about to start them.
+            interrupted.set()
             for process in list(running):
                 _end(process)
             raise
@@ -101,7 +104,9 @@ def _skipped(job: Job, seconds: float) -> Outcome:
     return Outcome(job.part, job.name, job.command, "", None, 0.0, f"not run: the {seconds:.0f} s were over")
 
 
-def _run_one(job: Job, folder: Path, seconds: float, running: "set[subprocess.Popen[bytes]]") -> Outcome:
+def _run_one(
+    job: Job, folder: Path, seconds: float, running: "set[subprocess.Popen[bytes]]", interrupted: threading.Event
+) -> Outcome:
     ending = "xml" if job.part == "tests" else "json"
     target = folder / f"{job.name}.{ending}"
     # It writes to another name until it has ended: an earlier run's file stays if this one leaves none.
@@ -117,6 +122,8 @@ def _run_one(job: Job, folder: Path, seconds: float, running: "set[subprocess.Po
             drafted, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
         )
         running.add(process)
+        if interrupted.is_set():
+            _end(process)
         try:
             code: int | None = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -13,13 +13,11 @@ from loaders.errors import DataError
 from models.configuration import Device
 from models.errors import ModelError
 
-CPU = Device("cpu", bf16=True, compiler=True)
 MATRIX = Matrix(
     models=("resnet18", "lenet"),
     configurations=("fast", "naive"),
     loaders=("synthetic", "dali"),
-    kernels=kernels_for("cpu"),
-    device="cpu",
+    device=Device("cpu", bf16=True, compiler=True),
     batch=32,
     training_batch=16,
     size=0,
@@ -28,45 +26,45 @@ MATRIX = Matrix(
 
 
 def test_ids_are_for_ever() -> None:
-    assert [w.id for w in MATRIX.workloads("latency", CPU)] == [
+    assert [w.id for w in MATRIX.workloads("latency")] == [
         "latency/resnet18@bf16-nhwc-compile-freeze/b1/s224/c1000/cpu",
         "latency/resnet18@fp32-nchw-eager/b1/s224/c1000/cpu",
         "latency/lenet@bf16-nhwc-compile-freeze/b1/s32/c10/cpu",
         "latency/lenet@fp32-nchw-eager/b1/s32/c10/cpu",
     ]
-    assert [w.id for w in MATRIX.workloads("training", CPU)][:2] == [
+    assert [w.id for w in MATRIX.workloads("training")][:2] == [
         "training/resnet18@amp-nhwc-eager/b16/s224/c1000/cpu",
         "training/resnet18@fp32-nchw-eager/b16/s224/c1000/cpu",
     ]
-    assert MATRIX.workloads("end_to_end", CPU)[0].id == (
+    assert MATRIX.workloads("end_to_end")[0].id == (
         "end_to_end/resnet18@amp-nhwc-eager/b16/s224/c1000/dali/pictures/cpu"
     )
-    assert [w.id for w in MATRIX.workloads("loading", CPU)] == [
+    assert [w.id for w in MATRIX.workloads("loading")] == [
         "loading/synthetic@float32-nhwc/b32/s224/pictures/cpu",
         "loading/dali@float32-nhwc/b32/s224/pictures/cpu",
     ]
-    assert [w.id for w in MATRIX.workloads("kernel", CPU)] == [
+    assert [w.id for w in MATRIX.workloads("kernel")] == [
         f"kernel/{name}@torch-bfloat16/b32/s224/cpu" for name in catalogue.names()
     ]
 
 
 def test_every_task_has_workloads() -> None:
-    assert all(MATRIX.workloads(task, CPU) for task in TASKS)
+    assert all(MATRIX.workloads(task) for task in TASKS)
 
 
 def test_presets_that_mean_the_same_are_measured_once() -> None:
     plain = replace(MATRIX, configurations=("naive", "fp32-nchw-eager"))
-    assert len(plain.workloads("inference", CPU)) == len(plain.models)
+    assert len(plain.workloads("inference")) == len(plain.models)
 
 
 def test_what_cannot_train_is_left_out_of_training_only() -> None:
     frozen = replace(MATRIX, configurations=("bf16-nhwc-freeze",))
-    assert len(frozen.workloads("inference", CPU)) == 2
-    assert frozen.workloads("training", CPU) == []
+    assert len(frozen.workloads("inference")) == 2
+    assert frozen.workloads("training") == []
 
 
 def test_size_replaces_each_models_own() -> None:
-    assert {w.size for w in replace(MATRIX, size=64).workloads("inference", CPU)} == {64}
+    assert {w.size for w in replace(MATRIX, size=64).workloads("inference")} == {64}
 
 
 def test_triton_is_measured_where_it_runs() -> None:
@@ -87,7 +85,7 @@ def test_triton_is_measured_where_it_runs() -> None:
 )
 def test_words_that_mean_nothing(changes: dict[str, tuple[str, ...]], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        replace(MATRIX, **changes).check(CPU)  # type: ignore[arg-type]
+        replace(MATRIX, **changes).check()  # type: ignore[arg-type]
 
 
 def test_name_of_the_data(tmp_path: Path) -> None:

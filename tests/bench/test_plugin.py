@@ -15,7 +15,7 @@ import pytest
 from bench import conftest, plugin
 from bench.commands import run
 from bench.errors import REPORTED
-from bench.matrix import Survey
+from bench.matrix import Matrix
 from bench.timing.workload import METRIC
 from results.series import collect
 
@@ -148,7 +148,7 @@ DEFAULTS = {name: int(default) if name in plugin.NUMBERS else default for name, 
 )
 def test_mistakes_are_found_before_measuring(change: dict[str, str], message: str) -> None:
     with pytest.raises(REPORTED, match=message):
-        Survey.from_options({**DEFAULTS, "device": "cpu", **change}, smoke=False)
+        Matrix.from_options({**DEFAULTS, "device": "cpu", **change}, smoke=False)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Jobs run one by one; each ends in a line, however it ends."""
 
 import json
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,22 +82,31 @@ def test_what_measures_nothing_runs_beside_its_neighbours(tmp_path: Path) -> Non
     assert done[2].name == "alone"
 
 
-def test_an_interruption_ends_all_that_run(tmp_path: Path) -> None:
-    hanging = [
-        Job("tests", f"tests-{n}", (sys.executable, "-S", "-c", "import time; time.sleep(60)"), 60, timed=False)
-        for n in range(2)
-    ]
-    # Interrupted when the quick one has ended: nobody waits a minute for the others.
-    quick = Job("tests", "tests-2", (sys.executable, "-S", "-c", ""), 60, timed=False)
+@pytest.mark.parametrize("late", [False, True], ids=["all run", "one is about to start"])
+def test_an_interruption_ends_all_that_run(late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = threading.Event()
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(command: tuple[str, ...], **how: Any) -> "subprocess.Popen[bytes]":
+        if late and command[-1] == "1":
+            assert interrupted.wait(60)
+        started.append(popen(command, **how))
+        return started[-1]
+
+    # Hangs, except for the last, at whose end the others are interrupted.
+    code = "import sys, time; time.sleep(600 if sys.argv[1] < '2' else 0)"
+    jobs = [Job("tests", f"tests-{n}", (sys.executable, "-S", "-c", code, str(n)), 600, timed=False) for n in range(3)]
 
     def interrupt(text: str) -> None:
         if text.startswith("tests-2: "):
+            interrupted.set()
             raise KeyboardInterrupt
 
-    begin = time.monotonic()
+    monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises(KeyboardInterrupt):
-        run([*hanging, quick], tmp_path, 60, interrupt)
-    assert time.monotonic() - begin < 40
+        run(jobs, tmp_path, 600, interrupt)
+    assert sorted(process.returncode < 0 for process in started) == [False, True, True]
 
 
 def test_jobs_that_would_begin_too_late_are_named(tmp_path: Path) -> None:
