@@ -51,14 +51,11 @@ def compare_decoding(first: Dataset, second: Dataset, threads: int, turns: int =
     rates = []
     for stage in STAGES:
         with ExitStack() as stack:
-            batches = {
-                name: _batch_sizes(stage, dataset, options, stack)
-                for name, dataset in (("first", first), ("second", second))
-            }
-            for sizes in batches.values():
+            sides = {}
+            for name, dataset in (("first", first), ("second", second)):
+                sizes, _ = batch_sizes("dali", stage, dataset, options, stack)
                 _take(sizes, images)  # also brings the files into the page cache
-            ahead = (2 * options.prefetch + 1) * options.batch
-            sides = {name: partial(_turn, sizes, images, ahead) for name, sizes in batches.items()}
+                sides[name] = partial(timed_turn, sizes, images, (2 * options.prefetch + 1) * options.batch)
             rounds = take_turns(sides, turns, random.Random())
         speeds = [median(1 / turn[name].seconds_per_step for turn in rounds) for name in sides]
         ratios = [math.exp(ratio) for ratio in log_ratios(rounds, "second", "first")]
@@ -66,20 +63,28 @@ def compare_decoding(first: Dataset, second: Dataset, threads: int, turns: int =
     return rates
 
 
-def _batch_sizes(stage: str, dataset: Dataset, options: LoaderOptions, stack: ExitStack) -> Iterator[int]:
-    """The numbers of images of batches, made as they are asked for, without end."""
+def batch_sizes(
+    engine: str, stage: str, dataset: Dataset, options: LoaderOptions, stack: ExitStack
+) -> tuple[Iterator[int], int]:
+    """The numbers of images of batches, made as they are asked for, without end; and how many batches lie ready.
+
+    Args:
+        engine: a loader; only DALI has the stage "decode".
+        stage: one of STAGES.
+        stack: closes the loader.
+    """
     from loaders import engines
     from loaders.dali import decode_windows
     from loaders.epochs import Epochs
 
     if stage == "decode":
-        return decode_windows(dataset, options, Epochs(len(dataset), options))
-    loader = engines.build("dali", dataset, options)
+        return decode_windows(dataset, options, Epochs(len(dataset), options)), options.prefetch
+    loader = engines.build(engine, dataset, options)
     stack.callback(loader.close)
-    return (len(images) for images, _ in chain.from_iterable(repeat(loader)))
+    return (len(images) for images, _ in chain.from_iterable(repeat(loader))), loader.prefetch
 
 
-def _turn(sizes: Iterator[int], images: int, ahead: int) -> Slice:
+def timed_turn(sizes: Iterator[int], images: int, ahead: int) -> Slice:
     """A slice in which a step is an image; batches that were made while the other side ran do not count."""
     _take(sizes, ahead)
     begin = cpu_clock()

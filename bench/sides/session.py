@@ -258,8 +258,8 @@ class Session:
 
     def stages(self, workload: dict[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
         """What an image costs at each stage of a loader."""
+        from bench.inspecting.stages import stages
         from bench.timing.step import loader_parts
-        from loaders.stages import stages
 
         loading = Workload.from_json(workload)
         found, note = stages(loading.subject, *loader_parts(loading, Conditions(**conditions)))

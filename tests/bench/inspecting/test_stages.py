@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from loaders import engines, stages
+from bench.inspecting import stages
+from loaders import engines
 from loaders.datasets import open_dataset
 from loaders.options import LoaderOptions
 
@@ -51,7 +52,7 @@ def test_stages_of_each_engine(engine: str, expected: list[str], images: Path, m
 
 
 def test_workers_share_the_work(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "_pil", lambda dataset, options: [("decode", 0.8)])
+    monkeypatch.setattr(stages, "_one_by_one", lambda count, steps, options: [("decode", 0.8)])
     dataset = open_dataset(images, "train")
     found, _ = stages.stages("pil", dataset, LoaderOptions(batch=4, size=32, threads=4))
     assert found == [("decode", pytest.approx(0.2))]
