@@ -58,9 +58,7 @@ def command(
     from results.runs import table
 
     summaries: list[RunSummary] = []
-    run = run_training(
-        request, screen, lambda done, history: summaries.append(finish(done, history, screen.say, report))
-    )
+    run = run_training(request, screen, lambda done: summaries.append(finish(done, screen.say, report)))
     if summaries:
         write(table(summaries, format), output)
     if run is None or run.stopped is None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from bench.inspecting.cost import layer_table
 from bench.processes import bench_command, bench_environment
+from bench.runs.folder import HISTORY, STEPS
 from bench.runs.sources import Feed
 from bench.runs.training import Run
 from bench.screen import Say
@@ -35,11 +36,12 @@ TRAIN_SAMPLE = 10_000  # training images that are evaluated without augmentation
 TIMES = tuple(f"inference_{name}_seconds" for name in ("cold", "warm", "warm_low", "warm_high"))
 
 
-def finish(run: Run, history: History, say: Say, pictures: bool = True) -> RunSummary:
+def finish(run: Run, say: Say, pictures: bool = True) -> RunSummary:
     """Test the chosen weights, write every report into the run's folder, and return its summary.
 
     A run that was stopped is summed up from what it has done; it is not tested, since it may go on.
     """
+    history = History.load(run.folder / HISTORY, run.folder / STEPS)
     figures = _figures(run, history)
     missing: dict[str, str] = {}
     if run.stopped is not None:

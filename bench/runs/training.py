@@ -34,7 +34,7 @@ from models.training.loop import DivergedError, EpochRow, StepRow, Training, gra
 from models.training.optimizers import implementation
 from models.training.recipe import Published, Recipe, to_toml
 from results.events import EventWriter
-from results.history import Epoch, History, Step, StepLog, line, load_steps
+from results.history import Epoch, History, Step, StepLog, line
 from results.runs import Published as PublishedRow
 from results.runs import RunSummary, Status
 from results.store import write_whole
@@ -46,7 +46,6 @@ class Run:
 
     Attributes:
         training: the network and all that goes with it; `training.recipe` is the resolved recipe.
-        threads: CPU threads of this process.
         stopped: why it ended before its last epoch; None if it did not.
         interrupted: whether a signal is the reason.
     """
@@ -55,7 +54,6 @@ class Run:
     folder: Path
     feed: Feed
     training: Training
-    threads: int
     stopped: str | None = None
     interrupted: bool = False
 
@@ -66,10 +64,6 @@ class Run:
     @property
     def splits(self) -> Splits:
         return self.feed.splits
-
-    def history(self) -> History:
-        """The finished epochs."""
-        return History(Epoch(**asdict(row)) for row in self.training.history)
 
     def summary(self, status: Status, reason: str | None, **figures: Any) -> RunSummary:
         """The row that this run has in comparisons; `figures` are fields of RunSummary."""
@@ -94,7 +88,7 @@ def published_row(published: Published) -> PublishedRow | None:
     return PublishedRow(**values) if published.study else None
 
 
-class RunLog:
+class TrainingLog:
     """Writes what a training does into its folder: after every epoch the files are whole.
 
     Args:
@@ -169,7 +163,7 @@ def load_teacher(recipe: Recipe, card: Card, device: torch.device) -> Callable[[
     return teacher.prepared.forward
 
 
-def train(request: Request, screen: Screen, report: Callable[[Run, History], None]) -> Run | None:
+def train(request: Request, screen: Screen, report: Callable[[Run], object]) -> Run | None:
     """Train as asked, then call `report` with the finished or stopped run; None if it had finished before.
 
     The first Ctrl-C or SIGTERM stops after the step under way, a second one at once.
@@ -209,8 +203,7 @@ def train(request: Request, screen: Screen, report: Callable[[Run, History], Non
             screen.say(_headline(run))
             _run_epochs(run, screen, request.max_minutes or run.recipe.max_minutes, begin)
             if world.first:
-                history = run.history()
-                report(run, History(history.epochs, load_steps(folder / STEPS)))
+                report(run)
             return run
     finally:
         world.close()
@@ -251,7 +244,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
         torch.manual_seed(recipe.seed)
         model = zoo.build(recipe.model, recipe.classes, **recipe.arguments)
         training = Training(recipe, model, card, configuration, device, world, feed, folder, teacher)
-        yield Run(request, folder or Path(), feed, training, threads)
+        yield Run(request, folder or Path(), feed, training)
 
 
 def _restore(run: Run) -> list[str]:
@@ -278,7 +271,7 @@ def _store_request(run: Run) -> None:
         test_is_independent=splits.independent,
         device=training.device.type,
         processes=training.world.size,
-        threads=run.threads,
+        threads=run.feed.options.threads,
         configuration=training.configuration.text,
         machine=facts.describe(device=str(training.device)),
     ).save(run.folder)
@@ -297,12 +290,13 @@ def _headline(run: Run) -> str:
 
 def _run_epochs(run: Run, screen: Screen, max_minutes: float, begin: float) -> None:
     training, world = run.training, run.training.world
+    history = History(Epoch(**asdict(row)) for row in training.history)
     # Steps of an epoch are written when it ends, also those made before a pause inside it.
     written = training.position.step - training.position.batch_index // run.recipe.accumulate
     with ExitStack() as stack:
         log = None
         if world.first:
-            log = stack.enter_context(closing(RunLog(run.folder, screen, run.recipe.epochs, run.history(), written)))
+            log = stack.enter_context(closing(TrainingLog(run.folder, screen, run.recipe.epochs, history, written)))
         asked = stack.enter_context(stop_requests(STOPPING if world.size == 1 else STOPPING[:1]))
 
         def stop() -> str | None:
@@ -328,15 +322,3 @@ def _run_epochs(run: Run, screen: Screen, max_minutes: float, begin: float) -> N
                     f"epoch {epoch} is trained and stored; its evaluation failed, --resume {run.folder} repeats it"
                 )
             raise
-
-
-def choose_weights(run: Run) -> int:
-    """Put the weights that the recipe selects into the network; returns their epoch."""
-    training = run.training
-    best = run.folder / checkpoint.BEST
-    if run.recipe.select == "best" and best.is_file() and training.position.best_epoch != training.position.epoch:
-        card, tensors = checkpoint.load_weights(best)
-        checkpoint.put(training.raw, tensors, str(best))
-        training.average = None
-        return card.epoch
-    return training.position.epoch

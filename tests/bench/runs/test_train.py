@@ -19,7 +19,7 @@ from PIL import Image
 from bench.cli import app
 from bench.errors import REPORTED
 from bench.runs import training
-from bench.runs.training import RunLog, configured
+from bench.runs.training import TrainingLog, configured
 from loaders import engines
 from models.configuration import Device
 from models.training.checkpoint import digest, load_weights
@@ -199,7 +199,7 @@ def test_a_stop_by_time_goes_on_to_the_same_weights(run: Path, data: Path, tmp_p
     ("place", "name", "moment", "stored"),
     [
         (engines, "build", lambda *arguments: True, (0, 1)),
-        (RunLog, "epoch", lambda log, row, *others: row.epoch == 2, (2, 12)),
+        (TrainingLog, "epoch", lambda log, row, *others: row.epoch == 2, (2, 12)),
     ],
     ids=["a loader starts", "an epoch ends"],
 )
@@ -237,13 +237,13 @@ def test_an_interrupt_before_the_first_step_leaves_no_folder(
 KILLED = """
 import os, signal, sys
 from bench.cli import main
-from bench.runs.training import RunLog
-epoch = RunLog.epoch
+from bench.runs.training import TrainingLog
+epoch = TrainingLog.epoch
 def killed(self, row, steps, best):
     if row.epoch == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     epoch(self, row, steps, best)
-RunLog.epoch = killed
+TrainingLog.epoch = killed
 main(sys.argv[1:])
 """
 
