@@ -8,12 +8,12 @@ import importlib
 import os
 import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 import click
 
 from bench.machine.allocator import keep_memory
+from bench.processes import interrupt
 
 # name -> (where the click command lives, the line `bench --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -78,10 +78,6 @@ def app() -> None:
     """
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _reported_by_another(text: str) -> bool:
     """Whether one of the other processes that torchrun has started met the same error and printed it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -105,7 +101,10 @@ def run(program: click.Command, name: str, arguments: list[str] | None = None, a
         after: what is said of an interruption beside that.
     """
     # A supervisor's SIGTERM deserves what Ctrl-C gets: rows kept, measuring processes ended.
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, interrupt)
+    # A job that a shell runs in the background ignores Ctrl-C, and goes on ignoring it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         code = program.main(args=arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:

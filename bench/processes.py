@@ -29,6 +29,19 @@ def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
         os._exit(1)
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal's handler: raises KeyboardInterrupt, where torch is just being imported as soon as that has ended.
+
+    An exception inside that import would meet C++ code that answers it by aborting the process.
+    """
+    torch = sys.modules.get("torch")
+    if getattr(getattr(torch, "__spec__", None), "_initializing", False):
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+    else:
+        raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def stop_requests(signals: Sequence[signal.Signals] = STOPPING) -> Iterator[Callable[[], str | None]]:
     """Within the block the first of `signals` only asks for a clean stop; a second one raises KeyboardInterrupt.

@@ -51,7 +51,7 @@ def command(
     """Run study or sweep NAME (see below), or the recipe NAME with --over, and rank the runs.
 
     Each run is a process of its own and leaves runs/NAME/RUN/; tables and pictures of all lie in runs/NAME/. The same
-    command again goes on where the last one was interrupted; finished runs are not run again.
+    command again continues where the last one was interrupted; finished runs are not run again.
     """
     from bench.runs.folder import DataFolders
     from bench.runs.plan import FORMS, StudyError, check_arguments, parse_over, plan_runs
@@ -85,7 +85,7 @@ def command(
         findings = Findings(plan, tuple(conductor.summaries()))
         findings.save(folder, pictures=False)
         done = sum(run.status == "finished" for run in findings.summaries)
-        screen.say(f"{done} of {len(plan.runs)} runs are finished; the same command goes on")
+        screen.say(f"{done} of {len(plan.runs)} runs are finished; the same command continues")
         raise
     points = stored_epochs(plan, folder, tester(opened, device, threads), screen.say)
     findings = Findings(plan, tuple(summaries), tuple(points))

@@ -1,4 +1,4 @@
-"""`bench train`: train a network by a recipe, or go on with a run."""
+"""`bench train`: train a network by a recipe, or resume a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @recipe_options
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
 @click.option("--lr", type=float, help="Learning rate, before the schedule's factor.")
-@click.option("--max-minutes", type=float, help="Stop cleanly after this time; --resume goes on.")
+@click.option("--max-minutes", type=float, help="Stop cleanly after this time; --resume continues.")
 @click.option("--name", default="", help="Name of the run's folder; default: recipe and time.")
 @shared("--runs")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with the run in this folder.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Resume the run in this folder.")
 @place_options
 @click.option("--report/--no-report", default=True, show_default=True, help="Pictures and tables when the run ends.")
 @format_options
@@ -38,7 +38,7 @@ def command(
     output: str,
     **options: Any,
 ) -> int:
-    """Train by RECIPE (bench list recipes, or a .toml file), or --model with its options; leaves runs/NAME/.
+    """Train by RECIPE (one of bench list recipes, or a .toml file), or --model with its options; leaves runs/NAME/.
 
     With torchrun in front (torchrun --nproc-per-node 4 -m bench train ...) the processes share each batch.
     """
@@ -49,7 +49,7 @@ def command(
     if resume is None:
         request = Request.from_options(recipe, screen.say, name=name, runs=runs, device=device, **options)
     elif recipe or name:
-        raise UsageError("--resume goes on with a run's own recipe and name; change keys with --set")
+        raise UsageError("--resume takes recipe and name from the run; change keys with --set")
     else:
         request = Request.to_resume(resume, **options)
 
@@ -63,5 +63,5 @@ def command(
         write(table(summaries, format), output)
     if run is None or run.stopped is None:
         return 0
-    screen.say(f"{run.stopped}; go on with: bench train --resume {run.folder}")
+    screen.say(f"{run.stopped}; resume with: bench train --resume {run.folder}")
     return 130 if run.interrupted else 0

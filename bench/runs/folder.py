@@ -18,7 +18,7 @@ _BEGINNING = (RUN, RECIPE, HISTORY, STEPS, LOG, "*_history.txt", SUMMARY, "event
 
 
 class RunError(BenchError):
-    """A training that cannot begin, go on or end as asked."""
+    """A training that cannot start, resume or end as asked."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class RunRecord:
 
 
 def stored_nothing(folder: Path) -> bool:
-    """Whether a run began here and ended before its first checkpoint, so that there is nothing to go on from."""
+    """Whether a run began here and ended before its first checkpoint, so that there is nothing to resume."""
     from models.training import checkpoint
 
     return (folder / RUN).is_file() and not (folder / checkpoint.LAST).exists()
@@ -97,9 +97,9 @@ def stored_nothing(folder: Path) -> bool:
 
 def refuse_existing(folder: Path) -> None:
     """Raise RunError if a run of this name has stored anything that could be lost."""
-    # Otherwise a run that fails at its first step would take its name with it.
+    # A run that failed at its first step gives its name back.
     if folder.exists() and not stored_nothing(folder):
-        raise RunError(f"run {folder} exists; choose another --name, or go on with it: bench train --resume {folder}")
+        raise RunError(f"run {folder} exists; choose another --name, or resume it: bench train --resume {folder}")
 
 
 @contextmanager

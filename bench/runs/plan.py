@@ -22,7 +22,7 @@ Grid = Mapping[str, Sequence[Any]]
 
 
 class StudyError(BenchError):
-    """A study that cannot begin or go on as asked."""
+    """A study that cannot start or continue as asked."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,13 @@ def plan_runs(
 
 def _study(name: str, study: Study, over: Grid, forms: Sequence[str]) -> Plan:
     chosen = [recipe for form in forms for recipe in (study.recipes if form == FORMS[0] else study.fast)]
-    # A phase goes on from the weights of the one before: by itself it is no run of the study.
+    # A phase starts from the weights of the one before: by itself it is not a run of the study.
     phases = [recipe for recipe in chosen if re.search(r"-phase\d+$", recipe)]
-    notes = [f"left out: {', '.join(phases)}, which go on from one another's weights by hand"] if phases else []
+    notes = (
+        [f"left out: {', '.join(phases)}; each starts from the weights of the one before, so run them by hand"]
+        if phases
+        else []
+    )
     runs = [
         PlannedRun.named("+".join([recipe, *_words(over, point)]), recipes.load(recipe).replaced(point))
         for recipe in chosen
@@ -226,7 +230,7 @@ def _points(grid: Grid) -> Iterator[dict[str, Any]]:
 
 
 def _words(grid: Grid, point: Mapping[str, Any]) -> list[str]:
-    """What tells a point from the others: words as they are, numbers with their key."""
+    """What distinguishes a point from the others: words as they are, numbers with their key."""
     words = []
     for key, value in point.items():
         if len(grid[key]) > 1:

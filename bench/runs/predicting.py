@@ -65,7 +65,7 @@ class Predictor:
     def open(
         cls, source: Path | str, device: str, configuration: str, batch: int = BATCH, threads: int = 0
     ) -> "Predictor":
-        """A classifier ready to judge images.
+        """A network ready to classify images.
 
         Args:
             source: path of a weights file or of a run's folder, or the name of a network of torchvision, which then

@@ -39,7 +39,7 @@ TIMES = tuple(f"inference_{name}_seconds" for name in ("cold", "warm", "warm_low
 def finish(run: Run, say: Say, pictures: bool = True) -> RunSummary:
     """Test the chosen weights, write every report into the run's folder, and return its summary.
 
-    A run that was stopped is summed up from what it has done; it is not tested, since it may go on.
+    A run that was stopped is summarised from what it has done; it is not tested, since it may be resumed.
     """
     history = History.load(run.folder / HISTORY, run.folder / STEPS)
     figures = _figures(run, history)

@@ -18,7 +18,7 @@ from results.runs import RunSummary
 
 @dataclass(frozen=True)
 class Request:
-    """A run to be made or gone on with.
+    """A run to start or to resume.
 
     Attributes:
         recipe: with every key the user changed.
@@ -26,7 +26,7 @@ class Request:
         data: the folders of its images.
         name: of the run; "" makes one from recipe or model and the time.
         runs: folder of all runs.
-        resume: folder of a run to go on with.
+        resume: folder of the run to resume.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads, 0 for every usable core.
         max_minutes: stop cleanly after so long; 0 for the recipe's own limit.
@@ -92,14 +92,14 @@ class Request:
         threads: int = 0,
         **keys: Any,
     ) -> "Request":
-        """A stored run to go on with, some of its keys, its images or its threads changed; see `from_options`.
+        """A stored run to resume, some of its keys, its images or its threads changed; see `from_options`.
 
         Raises:
             RunError: not a run's folder, nothing was stored in it, or changes that would make it another run.
             ModelError: its recipe is damaged, an unknown key, or a value of another type.
         """
         if stored_nothing(folder):
-            raise RunError(f"run {folder} failed before its first checkpoint; remove it, and train anew")
+            raise RunError(f"run {folder} failed before its first checkpoint; remove it and start again")
         try:
             record = RunRecord.load(folder)
         except RecordError as error:
@@ -126,7 +126,7 @@ class Request:
         recipe = self.recipe.replaced(changes)
         if "max_minutes" not in changes:
             return replace(self, recipe=recipe)
-        # Checked as the recipe's key is, but not stored with it: a run that goes on has another limit.
+        # Checked as the recipe's key is, but not stored with it: a resumed run has a limit of its own.
         kept = replace(recipe, max_minutes=self.recipe.max_minutes)
         return replace(self, recipe=kept, max_minutes=recipe.max_minutes)
 
@@ -139,7 +139,7 @@ class Request:
         return self.name
 
     def finished(self) -> bool:
-        """Whether the run to go on with has trained all of its epochs and has been tested."""
+        """Whether the run to resume has trained all of its epochs and has been tested."""
         if self.resume is None or _epochs_trained(self.resume) < self.recipe.epochs:
             return False
         with suppress(RecordError):

@@ -1,7 +1,7 @@
 """The runs of a study or a sweep, each trained in a process of its own, one after another.
 
-A study lives in a folder: for each run a recipe (RUN.toml), what it printed (RUN.log) and its folder (RUN/), beside
-them the tables and pictures of all. Which runs are done follows from these files alone, so the same command goes on
+A study has a folder with, for each run, a recipe (RUN.toml), what it printed (RUN.log) and its folder (RUN/), and with
+the tables and pictures of all. Which runs are done follows from these files alone, so the same command continues
 wherever the last one ended.
 """
 
@@ -38,7 +38,7 @@ from results.store import write_whole
 from results.tables import duration
 
 Condition = Literal["nothing", "begun", "tried", "finished"]
-"""What there is of a run: "begun" can go on, "tried" ended in this command without finishing."""
+"""How far a run has come: "begun" can be resumed, "tried" has ended in this command without finishing."""
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def locked(folder: Path) -> Iterator[int]:
 
 
 def condition(folder: Path, run: PlannedRun, data: DataFolders) -> Condition:
-    """What there is of a run in the study's folder.
+    """How far a run has come, by the study's folder.
 
     Raises StudyError: a run of this name with another recipe or other images.
     """
@@ -80,7 +80,7 @@ def condition(folder: Path, run: PlannedRun, data: DataFolders) -> Condition:
             differing += _differences(RunRecord.load(place).data, data)
         if differing:
             raise StudyError(
-                f"run {place} is another one ({'; '.join(differing[:4])}); keep it and choose another --name, "
+                f"run {place} is not the one asked for ({'; '.join(differing[:4])}); choose another --name, "
                 "or remove its folder"
             )
     elif not (place / SUMMARY).is_file() and any(place.iterdir()):
@@ -104,7 +104,7 @@ def _short(value: object) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The last line with anything in it of what a run printed."""
+    """The last line that a run printed, blank ones aside."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
@@ -150,7 +150,7 @@ class Conductor:
                     screen.say(f"{head}: finished before")
                     continue
                 epochs = run.recipe.epochs
-                what = "going on" if conditions[i] == "begun" else f"{epochs} epoch{'s' * (epochs > 1)}"
+                what = "resuming" if conditions[i] == "begun" else f"{epochs} epoch{'s' * (epochs > 1)}"
                 screen.say(f"{head}, {what}, {self._expected(conditions, i)}")
                 begin = time.monotonic()
                 summary = self._settle(run, self._train(run, conditions[i] == "begun", lock))
@@ -167,7 +167,7 @@ class Conductor:
             (place / SUMMARY).unlink(missing_ok=True)
             words = ["--resume", str(place)]
         else:
-            # Without weights there is nothing in it to go on from or to keep.
+            # Without weights there is nothing in it to resume or to keep.
             shutil.rmtree(place, ignore_errors=True)
             path = self.folder / f"{run.name}.toml"
             comments = [f"run {run.name} of {self.plan.name}", *filter(None, [self.plan.mark])]
@@ -207,7 +207,7 @@ class Conductor:
             process.wait()
 
     def _expected(self, conditions: Sequence[Condition], i: int) -> str:
-        """From what finished runs took, in proportion to their training, with the same start and end for all."""
+        """How long a run and the rest will take: as finished runs took, in proportion to the images they train on."""
         rates, starts = [], []
         for run, known in zip(self.plan.runs, conditions, strict=True):
             trained = RunSummary.load(self.folder / run.name).train_seconds if known == "finished" else None
@@ -223,11 +223,11 @@ class Conductor:
             for run, known in zip(self.plan.runs[i:], conditions[i:], strict=True)
             if known != "finished"
         ]
-        together = f", all that is left about {duration(sum(left))}" if len(left) > 1 else ""
+        together = f", all remaining runs about {duration(sum(left))}" if len(left) > 1 else ""
         return f"expected about {duration(left[0])}{together}"
 
     def _settle(self, run: PlannedRun, code: int) -> RunSummary:
-        """The summary that a run left; of a run that failed one with the reason."""
+        """The summary that a run left, or one with the reason why it failed."""
         place = self.folder / run.name
         with contextlib.suppress(RecordError):
             summary = RunSummary.load(place)
@@ -247,7 +247,7 @@ class Conductor:
         with contextlib.suppress(RecordError):
             history = History.load(self.folder / run.name / HISTORY)
         evaluated: Evaluated = "test"
-        # A run whose images cannot even be split has no accuracy to name.
+        # A run whose images cannot be split has no accuracy, so that this says nothing.
         with contextlib.suppress(DataError):
             evaluated = split(self.opened, run.recipe, lambda text: None).evaluated
         return RunSummary(
@@ -265,7 +265,7 @@ class Conductor:
         )
 
     def summaries(self) -> list[RunSummary]:
-        """Of the runs that have ended in some way, in the plan's order."""
+        """Of the runs that have ended, however they did, in the plan's order."""
         places = [self.folder / run.name for run in self.plan.runs]
         return [RunSummary.load(place) for place in places if (place / SUMMARY).is_file()]
 

@@ -1,4 +1,4 @@
-"""A training run: opens data and network, runs the loop, and writes what the run's folder holds while it goes on."""
+"""A training run: opens data and network, runs the loop, and keeps the files of the run's folder up to date."""
 
 import shlex
 import signal
@@ -89,7 +89,7 @@ def published_row(published: Published) -> PublishedRow | None:
 
 
 class TrainingLog:
-    """Writes what a training does into its folder: after every epoch the files are whole.
+    """Writes what happens in a training into its folder: after every epoch the files are complete.
 
     Args:
         history: epochs before this process began.
@@ -174,20 +174,20 @@ def train(request: Request, screen: Screen, report: Callable[[Run], object]) -> 
     world = World.from_environ()
     if world.size > 1 and not request.name:
         # Made of the time, it would differ between processes, and after a restart.
-        raise UsageError("several processes need a --name to find their run by, also when they are started again")
+        raise UsageError("several processes need a --name, by which they find their run again after a restart")
     if world.size > 1:
-        # torchrun sends it when another process is gone, and then there is nobody left to finish a step with, nor even
-        # to begin with. Not a Python handler, which would wait for a collective call that never returns.
+        # torchrun sends it when another process has ended, and without that one no step can be finished. Not a Python
+        # handler: it would wait for a collective call that never returns.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not world.first:
         screen = Screen(silent=True)
     if request.finished():
         screen.say(
-            f"run {request.resume} has finished its {request.recipe.epochs} epochs; to train on, give more --epochs"
+            f"run {request.resume} has finished its {request.recipe.epochs} epochs; to continue, give more --epochs"
         )
         return None
     folder = request.resume or request.runs / request.run_name()
-    # Processes that torchrun starts again find the run they were in and go on with it.
+    # Processes that torchrun starts again find the run they were in and resume it.
     resume = request.resume is not None or (world.restarts > 0 and (folder / checkpoint.LAST).is_file())
     if not resume and world.first:
         refuse_existing(folder)
@@ -248,17 +248,17 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
 
 
 def _restore(run: Run) -> list[str]:
-    """Go on from what the run's folder holds; returns lines about that."""
+    """Put the state that the run's folder holds into the training; returns lines about that."""
     training, folder = run.training, run.folder
     card, weights, state = checkpoint.load_run(folder)
     reason = same_classes(card, run.splits.train.classes)
     if reason is None and card.model != run.recipe.model:
         reason = f"it trained {card.model}, the recipe says {run.recipe.model}"
     if reason is not None:
-        raise RunError(f"run {folder} cannot go on like this: {reason}")
+        raise RunError(f"run {folder} cannot be resumed like this: {reason}")
     notes = training.load(weights, state)
     position = training.position
-    return [*notes, f"going on after epoch {position.epoch} of {run.recipe.epochs}, step {position.step}"]
+    return [*notes, f"resuming after epoch {position.epoch} of {run.recipe.epochs}, step {position.step}"]
 
 
 def _store_request(run: Run) -> None:

@@ -3,11 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from bench.processes import bench_command, bench_environment, stop_requests
+from bench.processes import bench_command, bench_environment, interrupt, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -20,6 +23,23 @@ def test_the_first_signal_asks_and_the_second_raises(number: signal.Signals) -> 
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
+
+
+def test_an_interrupt_waits_until_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C++ code that meets an exception in the middle of the import aborts the process."""
+    module, before = ModuleType("torch"), signal.getsignal(signal.SIGALRM)
+    module.__spec__ = ModuleSpec("torch", None)
+    module.__spec__._initializing = True  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", module)
+    try:
+        interrupt(signal.SIGINT, None)
+        signal.pause()
+        module.__spec__._initializing = False  # type: ignore[attr-defined]
+        with pytest.raises(KeyboardInterrupt):
+            signal.pause()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_folder_named_models_in_the_working_directory_is_not_taken_for_ours(tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ def test_an_interrupted_study_keeps_its_tables_and_says_how_to_go_on(
     words = ["study", "optimizers", "--data", str(pictures), "--runs", str(tmp_path)]
     result = CliRunner().invoke(app, words, standalone_mode=False)
     assert isinstance(result.exception, click.Abort), "bench.cli ends with 130 then"
-    assert "0 of 5 runs are finished; the same command goes on" in result.stderr
+    assert "0 of 5 runs are finished; the same command continues" in result.stderr
     assert json.loads((tmp_path / "optimizers" / "results.json").read_text())["not_run"][0] == "sgd"
 
 

@@ -217,7 +217,7 @@ def test_an_interrupt_leaves_a_run_that_goes_on(
         patch.setattr(place, name, interrupted)
         done = train(data, tmp_path, "cut", "--epochs", 400, "--no-report")
     assert done.return_value == 130, done.exception
-    assert f"stopped by {signal.Signals(number).name}; go on with: bench train --resume" in done.stderr
+    assert f"stopped by {signal.Signals(number).name}; resume with: bench train --resume" in done.stderr
     card = load_weights(tmp_path / "cut" / "last.safetensors")[0]
     assert (card.epoch, card.step) == stored
     ok("train", "--resume", tmp_path / "cut", "--epochs", card.epoch + 2, "--no-report")
@@ -317,10 +317,10 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_a_finished_run_is_not_touched_without_more_epochs(run: Path, data: Path) -> None:
     before = contents(run)
-    assert "has finished its 6 epochs; to train on, give more --epochs" in ok("train", "--resume", run).stderr
+    assert "has finished its 6 epochs; to continue, give more --epochs" in ok("train", "--resume", run).stderr
     resume = ("train", "--resume", run)
     for done, message in (
-        (train(data, run.parent, "full"), "exists; choose another --name, or go on with it"),
+        (train(data, run.parent, "full"), "exists; choose another --name, or resume it"),
         (bench(*resume, "--epochs", 2), "has trained 6 epochs, more than 2"),
         (bench(*resume, "--seed", 3), "has seed 0, not 3"),
         (bench(*resume, "--model", "airbench94"), "has model lenet, not airbench94"),
@@ -499,7 +499,7 @@ def test_processes_share_a_run_and_go_on_with_it_when_torchrun_starts_them_again
     command = [*launcher, *map(str, words), "--name", "two"]
     done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on after epoch" in done.stderr
+    assert "resuming after epoch" in done.stderr
     assert [epoch.epoch for epoch in History.load(tmp_path / "two" / "history.csv").epochs] == list(range(1, 31))
     assert read(tmp_path / "two" / "summary.json")["status"] == "finished"
     ok(*words, "--name", "one")
