@@ -1,4 +1,4 @@
-"""What `pytest bench` measures: models in configurations, loaders and kernels, as its options choose them."""
+"""What `pytest bench` measures: models in configurations, loaders and kernels, chosen by options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,1 +1,1 @@
-"""Measures a GPU host for `make gpu`: in parts, each with files of its own, and the table made from them."""
+"""`make gpu`: a GPU host measured in parts that each leave files, and the table made from them."""

@@ -1,4 +1,4 @@
-"""`python -m bench.gpu`, which `make gpu` runs on a GPU host; `--device cpu` rehearses it at a small scale."""
+"""`python -m bench.gpu`, which `make gpu` runs; `--device cpu` rehearses it at a small scale."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""How fast two sets of JPEGs are decoded, side by side: is one a fair stand-in for the other?"""
+"""Whether one set of JPEGs can stand in for another: the speeds of decoding both, in turns."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""The share of JPEGs that a GPU's JPEG engine should decode: every share measured in turns, and the best one."""
+"""The share of JPEGs that a GPU's JPEG engine should decode: every share in turns, and the best one."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""The memory a step needs, part by part, and the figure that the operating system reports for the process."""
+"""The memory a step needs, part by part, and what the operating system reports for the process."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""Keeps the memory that a step frees in the process: the next step needs as much."""
+"""Has the process keep the memory that a step frees, because the next step needs as much."""
 
 import ctypes
 import os

@@ -1,1 +1,1 @@
-"""How often `bench check` errs: real traces of equal code, decisions resampled from them, and other tools' rules."""
+"""How often `bench check` errs: recorded traces, decisions drawn from them, other tools' rules."""

@@ -1,4 +1,4 @@
-"""A competing process that keeps one core busy at random times, so that speeds change within a decision."""
+"""A competing process that keeps one core busy at random times, so that speeds change."""
 
 import contextlib
 import os

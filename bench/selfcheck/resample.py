@@ -1,4 +1,4 @@
-"""Decisions drawn again and again from recorded traces: ours as the check takes it, other tools' as they are used.
+"""Decisions drawn from recorded traces: ours as the check takes them, other tools' as they are used.
 
 Identical code ran on both sides, so every REGRESSED of an unchanged trace is a false alarm. For power the times of head
 are multiplied: a step that takes 5 % longer does so in every slice.
