@@ -1,4 +1,4 @@
-"""Studies: which runs, in what order, what becomes of each, and what they say together; mostly on a fake trainer."""
+"""Studies: what becomes of each run, and what all of them say together; mostly on a fake trainer."""
 
 import csv
 import json
@@ -17,20 +17,17 @@ from click.testing import CliRunner
 from bench import processes
 from bench.cli import app
 from bench.commands.study import command
-from bench.errors import UsageError
 from bench.runs import study
 from bench.runs.epochs import EpochPoint, stored_epochs
 from bench.runs.findings import Findings, order
 from bench.runs.folder import DataFolders, RunRecord
-from bench.runs.plan import FORMS, Plan, StudyError, check_arguments, parse_over, plan_runs, scaled
+from bench.runs.plan import Plan, StudyError, parse_over, plan_runs
 from bench.runs.sources import open_folders
 from bench.runs.study import Conductor, condition
 from bench.runs.training import published_row
 from bench.screen import Screen
 from loaders import separable
 from loaders.datasets import Dataset
-from models.errors import ModelError
-from models.studies import STUDIES, SWEEPS
 from models.training import recipe as recipes
 from models.training.checkpoint import Card, save_weights, weights_of
 from models.training.recipe import Recipe
@@ -136,128 +133,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OPTIMIZERS = {"optimizer": ("sgd", "adam")}
-
-
-@pytest.mark.parametrize("name", [*STUDIES, *SWEEPS])
-@pytest.mark.parametrize("forms", [FORMS[:1], FORMS[1:], FORMS])
-def test_every_study_can_be_planned_whole_and_as_a_trial(name: str, forms: tuple[str, ...]) -> None:
-    for scale in (1.0, 0.01):
-        runs = plan_runs(name, None, forms, scale, (), 50_000, 10).runs
-        assert runs
-        assert len({run.name for run in runs}) == len(runs)
-        for run in runs:
-            assert "/" not in run.name
-            assert recipes.parse(recipes.to_toml(run.recipe), run.name) == run.recipe
-
-
-def test_a_study_is_its_recipes_in_their_published_corrected_or_both_forms() -> None:
-    four = STUDIES["four-families"]
-    assert [run.name for run in plan_runs("four-families").runs] == list(four.recipes)
-    assert [run.name for run in plan_runs("four-families", None, ("corrected",)).runs] == list(four.fast)
-    assert [run.name for run in plan_runs("four-families", None, FORMS).runs] == [*four.recipes, *four.fast]
-
-
-def test_phases_that_go_on_from_one_another_are_left_out_and_this_is_said() -> None:
-    plan = plan_runs("imagenet-resnet50")
-    assert [run.name for run in plan.runs] == ["imagenet-resnet50"]
-    assert "phase1" in plan.notes[0]
-
-
-def test_a_sweep_has_its_own_published_figures_and_not_the_recipe_s() -> None:
-    runs = {run.name: run.recipe for run in plan_runs("optimizers").runs}
-    assert list(runs) == ["sgd", "adam", "rmsprop", "adadelta", "adagrad"]
-    assert runs["sgd"].published.top1 == 0.8462
-    assert runs["adagrad"].published.study == ""
-    assert {recipe.epochs for recipe in runs.values()} == {50}
-
-
-def test_numbers_are_named_with_their_key() -> None:
-    names = [run.name for run in plan_runs("learning-rates").runs]
-    assert names == ["sgd+lr-0.001", "sgd+lr-0.0001", "adam+lr-0.001", "adam+lr-0.0001"]
-    assert "resized_crop+flip+rotate-15" in [run.name for run in plan_runs("augmentation-imagenet100").runs]
-
-
-def test_over_makes_a_grid_a_single_value_is_a_setting_and_seeds_multiply() -> None:
-    over = parse_over(["lr=0.1,0.2", "batch=16,32", "epochs=3"])
-    plan = plan_runs("four-families-lenet", over, seeds=(0, 7))
-    assert plan.name == "four-families-lenet-lr-batch"
-    assert [run.name for run in plan.runs][:3] == ["lr-0.1+batch-16-seed0", "lr-0.1+batch-16-seed7"] + [
-        "lr-0.1+batch-32-seed0"
-    ]
-    assert len(plan.runs) == 8
-    assert {run.recipe.epochs for run in plan.runs} == {3}
-    assert plan.runs[1].recipe.seed == 7
-    assert plan.runs[0].recipe.published.study == ""
-
-
-def test_over_replaces_a_sweep_s_own_values() -> None:
-    runs = plan_runs("optimizers", {"optimizer": ("adam", "sgd"), "epochs": (1,)}).runs
-    assert [(run.name, run.recipe.epochs) for run in runs] == [("adam", 1), ("sgd", 1)]
-
-
-def test_epochs_are_one_run_where_the_rate_is_constant_and_runs_of_their_own_otherwise() -> None:
-    (run,) = plan_runs("epochs").runs
-    assert (run.recipe.epochs, run.recipe.checkpoint_epochs, run.recipe.evaluate_every) == (95, 5, 1)
-    assert plan_runs("epochs").epochs == (5, 10, 20, 30, 40, 55, 70, 95)
-    corrected = plan_runs("epochs", None, ("corrected",))
-    assert [run.recipe.epochs for run in corrected.runs] == [5, 10, 20, 30, 40, 55, 70, 95]
-    assert corrected.epochs == ()
-
-
-def test_values_are_parted_outside_of_brackets_and_quotes() -> None:
-    assert parse_over(["sizes=[[1,16],[2,32]],[[1,32]]", 'augment=none,"a,b"']) == {
-        "sizes": ([[1, 16], [2, 32]], [[1, 32]]),
-        "augment": ("none", "a,b"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("texts", "said"),
-    [(["lr"], "write key=value"), (["lr=1,,2"], "write key=value"), (["lr=1", "lr=2"], "twice"), (["lr=1,1"], "twice")],
-)
-def test_unreadable_values_are_refused(texts: list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        parse_over(texts)
-
-
-@pytest.mark.parametrize(
-    ("name", "over", "error", "said"),
-    [
-        ("optimisers", {}, ModelError, "did you mean optimizers"),
-        ("four-families-lenet", {}, UsageError, "--over"),
-        ("four-families-lenet", {"lrr": (1, 2)}, ModelError, "did you mean lr"),
-        ("nowhere.toml", {"lr": (1, 2)}, ModelError, "cannot read"),
-    ],
-)
-def test_mistakes_are_answered_before_a_run_is_started(name: str, over: Any, error: Any, said: str) -> None:
-    with pytest.raises(error, match=said):
-        plan_runs(name, over)
-
-
-def test_an_argument_that_no_network_has_is_refused_with_the_known_ones() -> None:
-    over = {"model.activation": ("relu", "gelu"), "model.activatoin": ("relu",)}
-    with pytest.raises(ModelError, match="did you mean activation"):
-        check_arguments(plan_runs("activations", over), over)
-
-
-def test_a_trial_shortens_all_that_is_counted_in_epochs_alike() -> None:
-    recipe = Recipe(
-        model="lenet", epochs=100, warmup_epochs=5.0, milestones=(50.0, 80.0), step_epochs=10.0, patience=5,
-        sizes=((1, 16), (40, 24), (90, 32)), evaluate_every=20, checkpoint_epochs=50,
-    )  # fmt: skip
-    small = scaled(recipe, 0.1, 50_000, 10)
-    assert (small.epochs, small.divide, small.evaluate_every, small.checkpoint_epochs) == (10, 10, 2, 10)
-    assert (small.warmup_epochs, small.milestones, small.step_epochs) == (0.5, (5.0, 8.0), 1.0)
-    assert small.sizes == ((1, 16), (5, 24), (10, 32))
-    assert scaled(recipe, 0.001, 50_000, 10).sizes == ((1, 32),)
-    assert scaled(recipe, 0.001, 50_000, 10).epochs == 1
-
-
-def test_a_trial_keeps_two_images_a_class() -> None:
-    assert scaled(Recipe(model="lenet"), 0.001, 50_000, 10).divide == 1000
-    assert scaled(Recipe(model="lenet"), 0.001, 500, 10).divide == 25
-    assert scaled(Recipe(model="lenet", holdout=0.2), 0.001, 500, 10).divide == 20
-    assert scaled(Recipe(model="lenet"), 0.001, 10, 10).divide == 1
 
 
 def test_every_run_is_trained_by_its_own_recipe_and_done_once(tmp_path: Path) -> None:

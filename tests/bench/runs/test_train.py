@@ -19,8 +19,10 @@ from PIL import Image
 from bench.cli import app
 from bench.errors import REPORTED
 from bench.runs import training
+from bench.runs.sources import Feed
 from bench.runs.training import TrainingLog, configured
 from loaders import engines
+from loaders.errors import DataError
 from models.configuration import Device
 from models.training.checkpoint import digest, load_weights
 from models.training.recipe import Recipe, load
@@ -237,6 +239,7 @@ def test_an_interrupt_before_the_first_step_leaves_no_folder(
 KILLED = """
 import os, signal, sys
 from bench.cli import main
+from bench.runs.sources import Feed
 from bench.runs.training import TrainingLog
 epoch = TrainingLog.epoch
 def killed(self, row, steps, best):
@@ -330,18 +333,15 @@ def test_a_finished_run_is_not_touched_without_more_epochs(run: Path, data: Path
     assert contents(run) == before
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:100])
-
-
 @pytest.mark.parametrize("loader", ["pil", "torchvision"])
 def test_a_run_that_fails_at_once_leaves_no_folder(data: Path, tmp_path: Path, loader: str) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(data, broken)
-    cut(broken / "train" / "ant" / "0.png")
+    bad = broken / "train" / "ant" / "0.png"
+    bad.write_bytes(bad.read_bytes()[:100])
     done = train(broken, tmp_path / "runs", "x", "--loader", loader, "--epochs", 1, "--no-report")
     assert isinstance(done.exception, REPORTED)
-    assert str(done.exception).startswith(f"cannot decode {broken / 'train' / 'ant' / '0.png'}")
+    assert str(done.exception).startswith(f"cannot decode {bad}")
     assert "\n" not in str(done.exception)
     assert not (tmp_path / "runs").exists()
 
@@ -354,18 +354,17 @@ def test_a_folder_without_a_checkpoint_cannot_be_resumed(run: Path, tmp_path: Pa
 
 
 def test_an_epoch_whose_evaluation_fails_is_kept(data: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(data, broken)
-    bad = broken / "test" / "dog" / "3.png"
-    cut(bad)
-    words = ("--loader", "torchvision", "--epochs", 2)
-    done = train(broken, tmp_path, "kept", "--no-report", *words)
-    assert str(done.exception).startswith(f"cannot decode {bad}")
+    def unreadable(self: Feed) -> None:
+        raise DataError("cannot decode 3.png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Feed, "validation", unreadable)
+        done = train(data, tmp_path, "kept", "--epochs", 2, "--no-report")
+    assert str(done.exception) == "cannot decode 3.png"
     assert "epoch 1 is trained and stored" in done.stderr
     assert load_weights(tmp_path / "kept" / "last.safetensors")[0].step == 6
-    shutil.copy(data / "test" / "dog" / "3.png", bad)
     ok("train", "--resume", tmp_path / "kept", "--no-report")
-    both = tmp_path / "kept", trained(data, tmp_path, "whole", *words)
+    both = tmp_path / "kept", trained(data, tmp_path, "whole", "--epochs", 2)
     histories = [History.load(folder / "history.csv").epochs for folder in both]
     assert [row.val_loss for row in histories[0]] == [row.val_loss for row in histories[1]]
     assert [row.train_loss for row in histories[0]] == [row.train_loss for row in histories[1]]
