@@ -1,4 +1,4 @@
-"""A depthwise convolution with bias, activation and the sums for squeeze-and-excitation, in one pass.
+"""A depthwise convolution, its bias, activation and squeeze-and-excitation's sums in one pass.
 
 This is the inner part of EfficientNet's bottleneck (Tan and Le 2019) with batch norm folded into the weights. Written
 out it is a convolution, an activation and a mean, each of which reads or writes the widest tensor of the block and

@@ -1,4 +1,4 @@
-"""A depthwise convolution for training: forward pass, gradient of the input, gradient of the weights.
+"""A depthwise convolution for training: forward pass, gradients of input and weights.
 
 Libraries have fast depthwise convolutions for some shapes only (pytorch issues 18631 and 22302) and compute the rest,
 above all the gradient of their few weights, by algorithms made for dense ones. There is little to compute, so each pass

@@ -1,4 +1,4 @@
-"""A 1 x 1 convolution of scaled channels, with bias and residual: the end of EfficientNet's bottleneck.
+"""A 1 x 1 convolution of scaled channels with bias and residual: EfficientNet's projection.
 
 Squeeze-and-excitation multiplies every channel of an image by one number (Hu et al. 2018) before the projection mixes
 the channels. Multiplying while the projection reads them saves a read and a write of the widest tensor of the block;

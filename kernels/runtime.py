@@ -1,4 +1,4 @@
-"""What kernels share: which implementation runs where, and operators that torch.compile keeps whole."""
+"""What kernels share: which implementation runs where, and how torch.compile keeps them whole."""
 
 import functools
 import os

@@ -1,6 +1,6 @@
-"""What is done to a network before it is timed: precision, layout, compilation; parsed from MODEL@CONFIGURATION.
+"""What is done to a network before it is timed: precision, layout, compilation, freezing, engines.
 
-Imports no torch, so that a mistyped configuration is answered at once.
+Parsed from the words of MODEL@CONFIGURATION. Imports no torch, so that a mistyped one is answered at once.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""Does to a network what a Configuration says: one function a lever, and one that applies them in order."""
+"""Applies a Configuration to a network: one function a lever, and one that calls them in order."""
 
 import contextlib
 from collections.abc import Callable

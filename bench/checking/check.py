@@ -1,4 +1,4 @@
-"""`bench check`: two trees against each other; exact facts first, then a duel with looks, then what fails once more.
+"""`bench check`: two trees compared by exact facts and by times taken in turns; what fails is repeated.
 
 Each side's processes run that side's code. Many workloads share the processes of a block, so start-up and compilation
 are paid once a block; compile caches last from block to block and from check to check, and each side has its own.

@@ -1,4 +1,4 @@
-"""`bench tune`: finds the fastest configuration of a model on this machine, by successive halving with duels.
+"""`bench tune`: finds a model's fastest configuration on this machine by successive halving with duels.
 
 Every challenger is measured in turns with the preset `fast`, so that what counts is a ratio and drift falls on both.
 In the first rung one process takes the challengers one after another, a few turns each, those with one lever changed

@@ -1,4 +1,4 @@
-"""What `bench tune` found, remembered: for a machine, a model and a task the configuration that was fastest."""
+"""What `bench tune` found, remembered: the fastest configuration of a model for a task on a machine."""
 
 import hashlib
 import json

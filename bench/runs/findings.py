@@ -1,4 +1,4 @@
-"""What the runs of a study say together: ranks beside published ones, seeds, stored epochs; as text and as files."""
+"""What the runs of a study show together: ranks beside published ones, seeds, stored epochs."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Learning rates before a training: the range test on a recipe's own images, and the rates its schedule will take."""
+"""Learning rates before a training: the range test on a recipe's own images, and its schedule's rates."""
 
 import math
 from collections.abc import Iterable, Sequence

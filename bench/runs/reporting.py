@@ -1,4 +1,4 @@
-"""What a finished run leaves: test figures, tables and pictures in its folder, and its row in comparisons."""
+"""What a finished run leaves: test figures, tables and pictures, and its row in comparisons."""
 
 import json
 import resource

@@ -1,4 +1,4 @@
-"""A training run: opens data and network, runs the loop, and keeps the files of the run's folder up to date."""
+"""A training run: opens data and network, runs the loop, and keeps the run's folder up to date."""
 
 import shlex
 import signal

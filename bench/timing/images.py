@@ -1,4 +1,4 @@
-"""The images a measurement reads: the user's folder or the generated set, checked before anything is timed."""
+"""The images a measurement reads: the user's folder or the generated set, checked before any timing."""
 
 import random
 from pathlib import Path
