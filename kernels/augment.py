@@ -13,6 +13,7 @@ import torch
 
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from kernels.runtime import (
+    FUSED,
     HAS_TRITON,
     Operation,
     check_output_dtype,
@@ -204,8 +205,9 @@ def _augment_triton(
         scale, bias = scale_and_bias(mean, std)
         with on_device_of(images):
             _augment_kernel[(batch, triton.cdiv(side * side * 3, block))](
-                images, table, out, side, *scale, *bias, *_colour(mean), REFLECT=border == "reflect", BLOCK=block
-            )
+                images, table, out, side, *scale, *bias, *_colour(mean),
+                REFLECT=border == "reflect", BLOCK=block, **FUSED,
+            )  # fmt: skip
     return out
 
 

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from kernels.runtime import (
+    FUSED,
     HAS_TRITON,
     Operation,
     channels_last,
@@ -203,7 +204,7 @@ def depthwise_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
         _depthwise_kernel[(B * tiles_y * tiles_x, triton.cdiv(C, block_c))](
             x, by_position(weight), bias.contiguous(), out, sums, C, H, W, tall, wide, tiles_y, tiles_x,
             KERNEL=weight.shape[2], STRIDE=stride, ACTIVATION=activation,
-            ROWS=rows, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4,
+            ROWS=rows, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4, **FUSED,
         )  # fmt: skip
     return out, sums.sum(1)
 

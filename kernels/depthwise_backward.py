@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from kernels.depthwise import by_position, channel_block, check_depthwise, depthwise_triton
 from kernels.runtime import (
+    FUSED,
     HAS_TRITON,
     Operation,
     channels_last,
@@ -219,7 +220,7 @@ def _grad_input_triton(grad: torch.Tensor, weight: torch.Tensor, stride: int, he
         with on_device_of(grad):
             _grad_input_kernel[(B * height * tiles_x, triton.cdiv(C, block_c))](
                 grad, by_position(weight), out, C, height, width, tall, wide, tiles_x,
-                KERNEL=weight.shape[2], STRIDE=stride, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4,
+                KERNEL=weight.shape[2], STRIDE=stride, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4, **FUSED,
             )  # fmt: skip
     return out
 
@@ -244,7 +245,7 @@ def _grad_weight_triton(grad: torch.Tensor, x: torch.Tensor, stride: int, side: 
     with on_device_of(x):
         _grad_weight_kernel[(parts, side, triton.cdiv(C, block_c))](
             grad, x, sums, pixels, C, x.shape[2], x.shape[3], tall, wide, steps,
-            KERNEL=side, STRIDE=stride, BLOCK_P=block_p, BLOCK_C=block_c, num_warps=4,
+            KERNEL=side, STRIDE=stride, BLOCK_P=block_p, BLOCK_C=block_c, num_warps=4, **FUSED,
         )  # fmt: skip
     return sums.sum(0).t().reshape(C, 1, side, side).to(x.dtype)
 

@@ -13,6 +13,7 @@ import torch
 
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from kernels.runtime import (
+    FUSED,
     HAS_TRITON,
     Operation,
     check_output_dtype,
@@ -106,7 +107,9 @@ def _normalize_triton(
         block = 4096
         scale, bias = scale_and_bias(mean, std)
         with on_device_of(images):
-            _normalize_kernel[(triton.cdiv(count, block),)](images, out, count, *scale, *bias, BLOCK=block, num_warps=8)
+            _normalize_kernel[(triton.cdiv(count, block),)](
+                images, out, count, *scale, *bias, BLOCK=block, num_warps=8, **FUSED
+            )
     return out
 
 

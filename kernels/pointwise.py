@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from kernels.runtime import (
+    FUSED,
     HAS_TRITON,
     INTERPRETED,
     Operation,
@@ -145,7 +146,7 @@ def _pointwise_triton(
         _pointwise_kernel[(triton.cdiv(pixels, block_m) * triton.cdiv(N, block_n),)](
             x, scale.contiguous(), weight.contiguous(), bias.contiguous(), added, out, pixels, H * W, C, N,
             RESIDUAL=residual is not None, EXACT=exact,
-            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=4, num_stages=3,
+            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=4, num_stages=3, **FUSED,
         )  # fmt: skip
     return out
 

@@ -16,6 +16,8 @@ DTYPES = tuple(formats.dtype_of(name) for name in formats.DTYPES)
 HAS_TRITON = find_spec("triton") is not None
 # Triton reads the variable when a kernel is defined, so only its value at import time counts.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# Of every launch: a product and a sum are rounded once. Triton's own default depends on its version, and it warns.
+FUSED = {"enable_fp_fusion": True}
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from kernels import augment as augment_module
 from kernels import catalogue, formats
+from kernels import depthwise as depthwise_module
+from kernels import depthwise_backward as backward_module
+from kernels import normalize as normalize_module
+from kernels import pointwise as pointwise_module
 from kernels.augment import augment
 from kernels.depthwise import depthwise
 from kernels.depthwise_backward import depthwise_convolution
@@ -37,6 +42,38 @@ OPERATORS: list[tuple[str, tuple[Any, ...]]] = [
 @pytest.mark.parametrize(("name", "arguments"), OPERATORS, ids=[name for name, _ in OPERATORS])
 def test_operators_are_well_formed(name: str, arguments: tuple[Any, ...]) -> None:
     torch.library.opcheck(getattr(torch.ops.pixbench, name).default, (*arguments, "torch"))
+
+
+class Launches:
+    """In place of a kernel: keeps the options of its launches."""
+
+    def __init__(self) -> None:
+        self.options: list[dict[str, object]] = []
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        return lambda *arguments, **options: self.options.append(options)
+
+
+LAUNCHES = {
+    "_normalize_kernel": (normalize_module.NORMALIZE, OPERATORS[0]),
+    "_augment_kernel": (augment_module.AUGMENT, OPERATORS[1]),
+    "_depthwise_kernel": (depthwise_module.DEPTHWISE, OPERATORS[2]),
+    "_pointwise_kernel": (pointwise_module.SCALED_POINTWISE, OPERATORS[4]),
+    "_grad_input_kernel": (backward_module.GRAD_INPUT, OPERATORS[6]),
+    "_grad_weight_kernel": (backward_module.GRAD_WEIGHT, OPERATORS[7]),
+}
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize("kernel", LAUNCHES)
+def test_no_launch_leaves_the_rounding_of_sums_to_triton(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the option Triton 3.9 warns, which is an error here, and 3.10 rounds otherwise."""
+    operation, (_, arguments) = LAUNCHES[kernel]
+    run = operation.implementations["triton"]
+    launches = Launches()
+    monkeypatch.setitem(run.__globals__, kernel, launches)
+    run(*arguments)
+    assert [options["enable_fp_fusion"] for options in launches.options] == [True]
 
 
 CALLS: dict[str, Callable[[], torch.Tensor]] = {
