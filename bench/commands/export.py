@@ -1,11 +1,16 @@
 """`bench export MODEL|CHECKPOINT`: a network as a file for another engine, checked against itself."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from bench.commands.options import shared
 from bench.errors import UsageError
+from bench.output import check_output
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMATS = ("onnx", "openvino", "torch-export")
 ALLOWED = 1e-2  # of the logits' standard deviation: fp32 in another order, never another network
@@ -17,11 +22,11 @@ ALLOWED = 1e-2  # of the logits' standard deviation: fp32 in another order, neve
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: NAME.onnx, .xml or .pt2"
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images at once.")
+@shared("--batch", default=1, show_default=True, help="Images at once.")
 @click.option("--dynamic-batch", is_flag=True, help="Any number of images at once.")
-@click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels; default: the network's own.")
-@click.option("--classes", type=click.IntRange(min=1), help="Logits of a MODEL; default: the network's own.")
-@click.option("--seed", default=0, show_default=True, help="Of a MODEL's weights, which are random.")
+@shared("--size")
+@shared("--classes", help="Logits of a MODEL; default: its own.")
+@shared("--seed", help="Of a MODEL's weights, which are random.")
 def command(
     model: str,
     format: str,
@@ -39,15 +44,14 @@ def command(
     from models.export import FORMATS as ENDINGS
     from models.export import export
 
-    network, name, own_size, beside = _network(model, classes, seed)
+    network, name, own_size, words = _network(model, classes, seed)
     path = output or Path(name).with_suffix(ENDINGS[format][0])
     if path.suffix != ENDINGS[format][0]:
         raise UsageError(f"{format} is written as a file that ends in {ENDINGS[format][0]}; got {path}")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    check_output(str(path))
     done = export(network, format, path, size or own_size, batch, dynamic_batch)
     sizes = sum(file.stat().st_size for file in done.files) / 2**20
-    click.echo(f"{', '.join(map(str, done.files))}: {sizes:.1f} MiB, {beside}")
+    click.echo(f"{', '.join(map(str, done.files))}: {sizes:.1f} MiB, {words}")
     if done.error is None:
         click.echo(f"bench: not checked: {done.checked_by}", err=True)
         return
@@ -58,7 +62,7 @@ def command(
     click.echo(f"checked by {done.checked_by}: logits differ by at most {done.error:.2g} of their deviation")
 
 
-def _network(model: str, classes: int | None, seed: int) -> tuple[Any, str, int, str]:
+def _network(model: str, classes: int | None, seed: int) -> tuple["nn.Module", str, int, str]:
     """The network, a name for its file, its size, and what it is in words."""
     import torch
 
@@ -71,13 +75,13 @@ def _network(model: str, classes: int | None, seed: int) -> tuple[Any, str, int,
 
         if classes is not None:
             raise UsageError("a checkpoint has its own classes; leave out --classes")
-        found = Classifier.from_checkpoint(path, Configuration(), torch.device("cpu"))
-        card = found.card
+        classifier = Classifier.from_checkpoint(path, Configuration(), torch.device("cpu"))
+        card = classifier.card
         normal = ", ".join(f"{x:.4g}" for x in (*card.mean, *card.std))
         words = f"{card.model} with {len(card.classes)} classes; images normalised by mean and deviation {normal}"
         if card.tta != "none":
             words += "; the run's own test averages an image and its mirror image, which the file does not"
-        return found.prepared.module, path.stem if path.is_file() else path.name, card.size, words
+        return classifier.prepared.module, path.stem if path.is_file() else path.name, card.size, words
     zoo.check(model)
     torch.manual_seed(seed)
     network = zoo.build(model, classes)
