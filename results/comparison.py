@@ -182,7 +182,8 @@ def _value_text(value: Value, factor: float) -> tuple[str, str | None]:
 def _relative_error(error: float) -> str:
     """In percent: whole ones from 10 % up, below it one digit, or two where the first is 1 or 2."""
     share = 100 * error
-    return f"{share:.0f}%" if share >= 10 else f"{share:.{2 if f'{share:e}'[0] in '12' else 1}g}%"
+    # What rounds to 10 has two digits as well.
+    return f"{share:.0f}%" if share >= 9.5 else f"{share:.{2 if f'{share:e}'[0] in '12' else 1}g}%"
 
 
 def _ratio_cells(metric: Metric, ratio: Ratio | None, colour: bool, footnotes: _Notes) -> list[str]:

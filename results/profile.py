@@ -352,7 +352,7 @@ def operator_rows(profile: Profile, top: int) -> list[list[Cell]]:
         return [
             name,
             _time(operator.seconds, longest),
-            percent(operator.seconds / profile.profiled_seconds),
+            _share(operator.seconds / profile.profiled_seconds),
             _count(operator.calls),
             _work(operator.flops, "FLOP"),
             _work(operator.bytes, "bytes"),
@@ -381,7 +381,7 @@ def module_rows(profile: Profile, depth: int) -> list[list[Cell]]:
             module.kind or "-",
             _time(module.forward_seconds, longest),
             _time(module.backward_seconds, longest),
-            percent(module.seconds / total),
+            _share(module.seconds / total),
             _work(module.flops, "FLOP"),
             _work(module.bytes, "bytes"),
             _roof(profile.fraction(module)),
@@ -459,6 +459,11 @@ def _count(calls: float) -> str:
 
 def _work(amount: float | None, unit: str) -> str:
     return quantity(float(amount), unit) if amount else "-"
+
+
+def _share(share: float) -> str:
+    """A share of the time in a column: tenths of a percent below 10 %."""
+    return percent(share) if share >= 0.0995 else f"{100 * share:.1f} %"
 
 
 def _roof(fraction: float | None) -> str:
