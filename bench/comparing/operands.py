@@ -1,4 +1,7 @@
-"""What stands on a command line to be measured -> operands. Imports no torch, so a typing error is answered at once."""
+"""Operands: the things that a command line names to be measured, with their configurations, parsed.
+
+Imports no torch, so that a typing error is answered at once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

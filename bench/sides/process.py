@@ -1,4 +1,4 @@
-"""The parent's end of a measuring process: asks it for something and waits for the answer.
+"""The parent's end of a measuring process: asks it for something, waits for the answer, and ends it.
 
 Parent and child speak one JSON object a line. The child's stdout is a private copy of the pipe, so that nothing a
 library prints can be taken for an answer; everything printed goes to a log whose end is shown if the child fails.

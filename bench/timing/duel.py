@@ -1,4 +1,4 @@
-"""Sides taking turns: rounds of slices in random order, and the pairs they give.
+"""Sides taking turns: slices, rounds in random order, which rounds are dropped, and the pairs they give.
 
 A slice is one side's turn. A round is one slice of every side in random order, so that drift of the machine falls
 on all sides alike; a pair is two of its slices. A block is a fresh set of processes and its rounds; its value is
