@@ -1,4 +1,4 @@
-"""A comparison for reading: its findings in words, its tables and their notes."""
+"""A comparison as tables and notes below its sentences, for a terminal, a page or a program."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Whether two things differ by enough to matter, in words, with a known rate of wrong answers.
+"""Whether two things differ by enough to matter: margins, the looks of a check, and the words for it.
 
-Pure functions. `look` decides the sequential test that gates a commit (two versions of the same thing, log time ratios,
-10 to 24 blocks); `compare_verdict` and `sentence` describe two different things side by side.
+Pure functions. `look` decides the sequential test that gates a commit (two versions of the same thing, log time
+ratios of blocks, at each of `LOOKS`); `compare_verdict` and `sentence` describe two different things side by side.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two trees in a sequential duel: blocks, looks after some of them, and the instrument's self-test."""
+"""Two trees in a sequential duel: blocks of fresh processes until a look decides, and the self-test."""
 
 import math
 import os
@@ -14,10 +14,11 @@ from bench.checking.trees import Tree
 from bench.errors import BenchError, on_side
 from bench.machine.cpu import CpuTimes, Roots, cpu_times
 from bench.screen import Say
-from bench.sides.crew import WARM_UP_CAP, Crew, Needs
+from bench.sides.crew import Crew, Needs
 from bench.sides.process import Worker
 from bench.timing.clock import Slice
 from bench.timing.duel import PAIRS, Round, SlicePlan, Turn, log_ratios, plan_slice, steady_rounds, take_turns
+from bench.timing.steady import WARM_UP_CAP
 from bench.timing.workload import METRIC, Conditions, Workload
 from models.configuration import Configuration
 from results.gate import ERROR, Row, SelfTest, row_verdict

@@ -1,4 +1,4 @@
-"""Several operands measured side by side: which workloads, in which order, and what is kept of them.
+"""Several operands measured side by side: blocks, processes and turns, and what is kept of them.
 
 One process an operand and block, one group of workloads after another, each group in turns (bench.timing.duel). A
 metric is handed out, and stored by the caller, as soon as it is known. After the first block further blocks follow
@@ -19,10 +19,11 @@ from bench.errors import BenchError, WorkloadError
 from bench.machine.telemetry import Telemetry, sensor_for
 from bench.machine.tuned import Resolved, resolve, untuned
 from bench.screen import Say
-from bench.sides.crew import WARM_UP_CAP, Crew, Spawn, spawner
+from bench.sides.crew import Crew, Spawn, spawner
 from bench.sides.process import Worker
 from bench.timing.duel import SLICE_SECONDS, Round, SlicePlan, Turn, plan_slice, steady_rounds, take_turns
 from bench.timing.images import describe_bad, refuse_bad
+from bench.timing.steady import WARM_UP_CAP
 from bench.timing.workload import Conditions, Workload
 from models.configuration import Device
 from results.record import Metric

@@ -20,9 +20,10 @@ from bench.inspecting.cost import Cost
 from bench.inspecting.roofline import Ceilings, fraction, utilisation
 from bench.machine.tuned import resolve
 from bench.screen import Say
-from bench.sides.crew import WARM_UP_CAP, Crew, Needs, enter, spawner
+from bench.sides.crew import Crew, Needs, enter, spawner
 from bench.sides.process import Worker
 from bench.timing.duel import Turn, plan_slice, steady_rounds, take_turns
+from bench.timing.steady import WARM_UP_CAP
 from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import Device
 from results.profile import Break, Module, Operator, Profile, Stalls

@@ -1,4 +1,4 @@
-"""What a network costs for one image: parameters, MACs, FLOPs, activations, bytes; counted, never timed.
+"""What a network costs for one image, forward and backward: parameters, FLOPs, activations; counted.
 
 `torch.utils.flop_counter` counts a forward and a backward pass on the meta device: no weight is drawn and nothing is
 computed, and with gradients enabled the counter sees the products of attention instead of one fused kernel. fvcore,

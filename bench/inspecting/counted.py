@@ -1,4 +1,4 @@
-"""The work of an eager step, counted: FLOPs, bytes and calls of its operators and layers."""
+"""The work of an eager step by operator and by layer: how often each runs, and what that adds up to."""
 
 import contextlib
 from collections import defaultdict

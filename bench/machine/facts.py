@@ -1,4 +1,4 @@
-"""The machine a number comes from: its hardware and state, the software, the commit of this code.
+"""The machine a number comes from: one description of its hardware, its state and its software.
 
 `describe()` returns a dict that goes into every record unchanged. Its "fingerprint" holds what has to agree before two
 records may be compared; the rest is kept so that a strange number can be explained later. Importing this module imports

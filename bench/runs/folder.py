@@ -1,4 +1,4 @@
-"""The folder of a training run: its files, what `run.json` says, and when the folder may be used."""
+"""The folder of a training run: the names of its files, what `run.json` says, and when it may be used."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress

@@ -1,4 +1,4 @@
-"""The runs of a study or a sweep, each trained in a process of its own, one after another.
+"""The runs of a study or a sweep, each trained in a process of its own, until they end or are stopped.
 
 A study has a folder with, for each run, a recipe (RUN.toml), what it printed (RUN.log) and its folder (RUN/), and with
 the tables and pictures of all. Which runs are done follows from these files alone, so the same command continues

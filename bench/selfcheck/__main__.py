@@ -80,7 +80,7 @@ def record(
     type=click.IntRange(1, 3),
     default=3,
     show_default=True,
-    help="Of the check, at 10, 16, 24 blocks; 1 where its budget allows no more.",
+    help="How many looks the check takes; 1 where its budget allows no more.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
 @format_option

@@ -168,7 +168,7 @@ def block_values(blocks: Sequence[Sequence[Round]]) -> list[float]:
 
 
 def decide(values: Sequence[float], margin: float, looks: int = len(LOOKS)) -> Decision:
-    """The check's rule: the first `looks` of its looks, at 10, 16 and 24 blocks, until one is final."""
+    """The check's rule: the first `looks` of `LOOKS`, until one is final."""
     decision = look(values[: LOOKS[0]], margin)
     for size in LOOKS[1:looks]:
         if decision.final:

@@ -1,4 +1,4 @@
-"""Measuring processes that are started, warmed and ended together."""
+"""Measuring processes as a group: their environment variables, how they are started, built and ended."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,20 +9,9 @@ from bench.errors import on_side
 from bench.sides.process import Built, Worker
 from bench.timing.clock import Slice
 from bench.timing.duel import SLICE_SECONDS, SlicePlan, Turn, plan_slice
+from bench.timing.steady import WARM_UP_CAP
 from bench.timing.workload import Conditions, Workload
 from loaders.cache import cache_folder
-
-# Seconds of warm-up at most. Where a step takes a second, three slices that agree within 1 % never come on a shared
-# machine, and a whole comparison has four minutes. What is left after these shows as scatter between the rounds and
-# is in the interval.
-WARM_UP_CAP = {
-    "latency": 1.0,
-    "inference": 1.0,
-    "training": 1.0,
-    "end_to_end": 0.5,
-    "loading": 1.0,
-    "kernel": 1.0,
-}
 
 # Starts a process under a name, with these variables.
 Spawn = Callable[[str, Mapping[str, str]], Worker]

@@ -1,4 +1,4 @@
-"""Warming up until a step is steady, and waiting until a process has come to rest."""
+"""Warming up until a step is steady, for how long at most, and waiting until a process is at rest."""
 
 import contextlib
 import os
@@ -8,6 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.timing.clock import time_slice
+
+# Seconds of warm-up at most. Where a step takes a second, three slices that agree within 1 % never come on a shared
+# machine, and a whole comparison has four minutes. What is left after these shows as scatter between the rounds and
+# is in the interval.
+WARM_UP_CAP = {
+    "latency": 1.0,
+    "inference": 1.0,
+    "training": 1.0,
+    "end_to_end": 0.5,
+    "loading": 1.0,
+    "kernel": 1.0,
+}
 
 
 def slowed(call: Callable[[], object], every: int, skip: int = 0) -> Callable[[], object]:

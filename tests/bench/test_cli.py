@@ -16,8 +16,8 @@ from command_line import ROOT, Ended, bench, bench_here, start_bench
 from PIL import Image
 
 from bench.cli import COMMANDS
-from bench.sides.crew import WARM_UP_CAP
 from bench.sides.process import Worker
+from bench.timing.steady import WARM_UP_CAP
 from results import store
 from results.record import METRICS
 

@@ -7,7 +7,7 @@ import pytest
 from command_line import bench_here
 
 from bench.comparing import profiling
-from bench.sides.crew import WARM_UP_CAP
+from bench.timing.steady import WARM_UP_CAP
 
 
 def test_a_profile_becomes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
