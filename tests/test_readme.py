@@ -24,7 +24,8 @@ def caption(path: Path) -> str:
     if name in FOLDERS:
         return FOLDERS[name]
     source = path / "__init__.py" if path.is_dir() else path
-    text = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+    text = ast.get_docstring(ast.parse(source.read_text("utf-8")))
+    assert text, f"{source.relative_to(ROOT)} has no docstring to take README's line from"
     paragraph = " ".join(text.partition("\n\n")[0].split())
     return re.split(r"(?<=[.?!]) (?=[A-Z`])", paragraph)[0].removesuffix(".")
 
