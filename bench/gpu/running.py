@@ -127,7 +127,6 @@ def _run_one(
         try:
             code: int | None = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            # A comparison has processes of its own; SIGINT lets it keep what it has measured.
             _end(process)
             code = None
         finally:
@@ -152,8 +151,11 @@ def _run_one(
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Interrupt a job, so that a comparison keeps what it has measured; then kill what is left of it."""
+    # What a shell runs in the background without job control ignores Ctrl-C, and so do the jobs it starts.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM if ignored else signal.SIGINT)
         process.wait(timeout=PATIENCE)
     # Even if it has ended: processes it started may not have.
     with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,7 @@
 """Jobs run one by one; each ends in a line, however it ends."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -143,6 +144,22 @@ def test_of_a_comparison_that_is_ended_the_rows_that_it_has_are_kept(tmp_path: P
     assert (half.file, half.exit_code, half.reason) == ("half.json", None, "ended after 1 s")
     assert json.loads((tmp_path / "half.json").read_text()) == [3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.json", "half.log", OUTCOMES]
+
+
+def test_a_job_stops_cleanly_also_where_ctrl_c_is_ignored(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "def stop(*_): open(sys.argv[1], 'w').write('[1]'); sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN: signal.signal(signal.SIGINT, stop)\n"
+        "time.sleep(60)"
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        [stopped] = run([job("stopped", code, seconds=1.0)], tmp_path, 60, lambda text: None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (stopped.file, stopped.reason) == ("stopped.json", "ended after 1 s")
 
 
 @pytest.mark.parametrize("text", [None, "{\n", "[1]\n", '{"part": "x"}\n'])

@@ -150,7 +150,9 @@ def test_predict_names_classes_with_confidences(run: Path, data: Path) -> None:
         assert sum(confidences) == pytest.approx(1, abs=1e-3)
         assert entry["seconds"] > 0
     assert said["forward_seconds"] > 0
-    assert 0 < said["warm_seconds"] <= said["warm_p95_seconds"]
+    assert said["warm_seconds"] > 0
+    # Where the machine is so busy that calls take long, there are too few of them for a 95th percentile.
+    assert said["warm_p95_seconds"] is None or said["warm_p95_seconds"] >= said["warm_seconds"]
     assert "warm" in bench("predict", run, paths[0], "--threads", 1).stderr
 
 
