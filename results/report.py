@@ -77,7 +77,7 @@ def page(sections: Sequence[Section], title: str, skipped: Sequence[tuple[str, s
     """The whole page.
 
     Args:
-        skipped: (path, reason) of what was passed over.
+        skipped: (path, reason) of what was skipped.
 
     Raises:
         RecordError: there is nothing to show.
@@ -105,7 +105,7 @@ def _scrolling(html: str) -> str:
 def open_results(
     paths: Sequence[Path], accuracy: Mapping[str, float] | None = None
 ) -> tuple[list[Section], list[tuple[str, str]]]:
-    """The sections of files and folders, and what was passed over and why.
+    """The sections of files and folders, and what was skipped and why.
 
     A file is a record of compare or check, a profile, or pytest-benchmark's JSON. A folder is a training run, a folder
     of runs (one section that ranks them, then one of each), a profile's folder, or a folder of records.

@@ -1,7 +1,7 @@
 """The history of each workload: its times in all stored runs of a folder, oldest first.
 
 Reads records (store.py) and the JSON files of `pytest bench --benchmark-json`. Whatever else lies in the folder is
-passed over and named.
+skipped and named.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stored results beside one another: one record made of two or more."""
+"""Stored results side by side: one record made of two or more."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -42,13 +42,13 @@ BY_NAME = {node.name: node for node in CLASSES.values()}
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_documented_attributes_exist(package: str) -> None:
-    astray = []
+    unknown = []
     for place, node in CLASSES.items():
         if place.startswith(f"{package}/"):
             bases = [BY_NAME[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in BY_NAME]
             known = members(node).union(*map(members, bases))
-            astray += [f"{place}.{name}" for name in documented(ast.get_docstring(node) or "") if name not in known]
-    assert astray == []
+            unknown += [f"{place}.{name}" for name in documented(ast.get_docstring(node) or "") if name not in known]
+    assert unknown == []
 
 
 def test_the_section_is_read() -> None:

@@ -474,7 +474,7 @@ def judge(
         notes.append(
             f"{trace.path.name}: {len(trace.blocks)} blocks, load {trace.header.load}, single times of the first "
             f"{trace.header.sampled_rounds} rounds, steps below {trace.header.sample_seconds:g} s averaged up to that"
-            + (f"; {trace.torn} bytes of a torn last line were passed over" if trace.torn else "")
+            + (f"; {trace.torn} bytes of a torn last line were skipped" if trace.torn else "")
         )
         for workload in trace.header.workloads:
             say(f"{trace.path.name}: {workload}")
