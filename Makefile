@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --d
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compare bench smoke gpu doctor test test-all lint format clean
+.PHONY: help install compare bench smoke gpu doctor test test-all lint format docs clean
 
 help:
 	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
@@ -29,6 +29,7 @@ help:
 	@echo 'make test-all  run all tests'
 	@echo 'make lint      check with ruff, mypy and the import rules'
 	@echo 'make format    let ruff rewrite what it can'
+	@echo 'make docs      write the tree of README and every measured figure in the texts from the records'
 	@echo 'make install   only create the environment (CUDA=12 for a driver older than CUDA 13)'
 	@echo 'make clean     remove the environment and every cache; measured results stay'
 
@@ -82,6 +83,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python tests/test_readme.py
+	$(BIN)/python tests/test_figures.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
