@@ -157,7 +157,10 @@ def _title(metric: Metric) -> str:
 
 
 def _value_text(value: Value, factor: float) -> tuple[str, str | None]:
-    """A number in the unit of `factor` with its relative error, and what a note must say of it."""
+    """A number in the unit of `factor` with its relative error, and what a note must say of it.
+
+    Where the error is as large as the number, the interval stands in its place.
+    """
     x, low, high = value.median, value.low, value.high
     if x is None:
         reason = value.missing or "no number"
@@ -175,6 +178,8 @@ def _value_text(value: Value, factor: float) -> tuple[str, str | None]:
     half = max(x - low, high - x)
     if half <= 0 or x == 0:
         return (str(x) if isinstance(x, int) and factor == 1.0 else fixed(x / factor, x / factor, x / factor)), note
+    if half >= abs(x):
+        return f"{fixed(x / factor)} [{fixed(low / factor)}, {fixed(high / factor)}]", note
     text = fixed(x / factor, (x - half) / factor, (x + half) / factor)
     return f"{text} ±{_relative_error(half / abs(x))}", note
 

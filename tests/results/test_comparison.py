@@ -121,12 +121,20 @@ def test_cells() -> None:
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(0.0094, "0.9%"), (0.094, "9%"), (0.0951, "10%"), (0.0999, "10%"), (0.12, "12%"), (12.3, "1230%")],
+    [(0.0094, "0.9%"), (0.094, "9%"), (0.0951, "10%"), (0.0999, "10%"), (0.12, "12%"), (0.994, "99%")],
 )
 def test_an_error_is_never_written_as_a_power_of_ten(error: float, text: str) -> None:
     metric = Metric.named("inference_throughput", {"a": Value(100.0, 100 * (1 - error), 100 * (1 + error), samples=9)})
     record = Record("compare", "2026-01-01T00:00:00+00:00", "bench compare a", None, {}, ("a",), (metric,))
     assert f" ±{text}" in compare_table(record)
+
+
+def test_an_error_as_large_as_the_number_is_written_as_the_interval() -> None:
+    metric = Metric.named("inference_throughput", {"a": Value(100.0, 88.5, 1306.8, samples=9)})
+    record = Record("compare", "2026-01-01T00:00:00+00:00", "bench compare a", None, {}, ("a",), (metric,))
+    text = compare_table(record)
+    assert "100 [88.5, 1310]" in text
+    assert "%" not in row(text, "inference_throughput")
 
 
 def test_no_cell_is_blank() -> None:
