@@ -156,7 +156,7 @@ def take_pixels(
         rows, columns, inside: of every pixel, [B or 1, S or 1, S or 1]; None means that all are inside.
     """
     side = images.shape[1]
-    # Whole pixels by their number: on a CPU five times as fast as indexing three dimensions at once.
+    # Whole pixels by their number: cheaper on a CPU than indexing three dimensions at once.
     numbers = (index * side + rows) * side + columns
     pixels = images.reshape(-1, 3).index_select(0, numbers.flatten()).view(-1, side, side, 3)
     return pixels if inside is None else pixels.mul_(inside.unsqueeze(-1))

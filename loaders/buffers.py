@@ -1,7 +1,7 @@
 """Batch memory that is used again as soon as no tensor refers to it.
 
 A batch of 64 images of 224 pixels in float32 is 38 MB. The C library returns blocks of that size to the system at
-once, so that every batch would begin with ten thousand page faults: a fifth of the whole cost of loading on a CPU.
+once, so that every batch would begin with thousands of page faults.
 """
 
 import weakref

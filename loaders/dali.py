@@ -482,7 +482,7 @@ class _Stream:
         flat = rows.view(len(rows), size, 3 * size)
         for i in part:
             # The batch dimension is added before the transposition: only then do the strides say channels-last, without
-            # which the resize takes a path six times slower.
+            # which the resize takes a slower path.
             image = from_dlpack(windows[i]).unsqueeze(0).permute(0, 3, 1, 2)
             if self._windowed:
                 image = interpolate(image, (size, size), mode="bilinear", antialias=True)

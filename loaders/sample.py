@@ -159,8 +159,8 @@ def _class_name(label: int) -> str:
 def _spread(number: int, dimension: int) -> float:
     """Number `number` of an evenly spread sequence in 0..1 (additive recurrence on the square roots of primes).
 
-    This gives even a small set its share of large files: with independent draws the mean cost of 100 files would vary
-    by a tenth.
+    This gives even a small set its share of large files: with independent draws the mean cost of its files would vary
+    much more.
     """
     step = math.sqrt((2, 3, 5, 7, 11, 13)[dimension]) % 1
     return (0.5 + (number + 1) * step) % 1

@@ -28,7 +28,7 @@ def dropout_layer(name: str, probability: float) -> nn.Module:
 
 
 class QuickDropout(nn.Dropout):
-    """Dropout that draws one 64-bit number for four values: on a CPU, drawing is nearly all that dropout costs.
+    """Dropout that draws one 64-bit number for four values: on a CPU, drawing takes longer than the rest of it.
 
     The probability is rounded to a multiple of 1/65536, and the values that stay are scaled accordingly. The numbers
     come from torch's generator, but differ from those that nn.Dropout would draw from the same seed.

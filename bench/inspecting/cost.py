@@ -95,7 +95,7 @@ def convolution_backward_flops(
     """FLOPs of a convolution's backward pass: the gradients of input and weight cost a forward pass each.
 
     A weight is [out, in / groups, *kernel], so its size accounts for the groups. torch's own formula (2.15) ignores
-    them in the weight's gradient, and counts 14 times the FLOPs of training EfficientNet-B0.
+    them in the weight's gradient, and counts many times the FLOPs of training EfficientNet-B0.
     """
     pixels = prod((input_shape if transposed else gradient_shape)[2:])
     return 2 * input_shape[0] * pixels * prod(weight_shape) * (wanted[0] + wanted[1])

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 from bench.machine.cpu import Roots, cpu_times
 from bench.machine.gpu import POWER_LIMIT, THROTTLING, ask, clock_events, open_nvml, visible_handles
 
-# Reading takes time from the measured program. NVML answers in about 0.1 ms: a few readings a second stay far below
-# what a comparison can resolve, and a slice of 0.25 s still gets one.
+# Reading takes time from the measured program: a few readings a second are little of it, and still one for each slice
+# of a comparison.
 PERIOD_SECONDS = 0.2
 
 # A counter that moves in steps is wrong by up to one step at either end: a hundred steps keep that below 1 %.

@@ -63,7 +63,7 @@ def draw(
     intervals = {run.name: {"warm": run.warm_interval} for run in summaries if run.warm_interval is not None}
     for name, label, unit, series, figure in (
         ("training_time", "training time", "s", "ours", "train_seconds"),
-        # The first image takes a thousand times as long as the next: in one picture the latter would not be seen.
+        # The first image takes so much longer than the next that in one picture the latter would not be seen.
         ("inference_time", "time for one image, warm", "s", "warm", "inference_warm_seconds"),
         ("inference_time_cold", "time for the first image", "s", "cold", "inference_cold_seconds"),
         ("parameters", "parameters", "parameters", "parameters", "params"),
