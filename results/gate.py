@@ -76,7 +76,7 @@ class Row:
         workload: its id.
         verdict: REGRESSED, IMPROVED, CLEAN, UNSURE, VANISHED, NEW or ERROR.
         decision: of the run that found it, None without a number.
-        again: of the run that measured a regression again.
+        again: of the second run, of what was REGRESSED or IMPROVED.
         base_seconds, head_seconds: median seconds a step over the blocks.
         images: images a step.
         seconds_per_block: what another block of this workload costs, both sides, in seconds.
@@ -202,10 +202,12 @@ EXIT_CODES = {
 GRAVITY = tuple(EXIT_CODES)
 
 
+CONFIRMED = (REGRESSED, IMPROVED)
+"""Verdicts that stand only if a second run gives the same."""
+
+
 def row_verdict(first: Decision, again: Decision | None) -> tuple[str, str | None]:
     """Verdict of a row and, where two runs disagree, why it is UNSURE."""
-    if first.verdict != REGRESSED or again is None:
+    if first.verdict not in CONFIRMED or again is None or again.verdict == first.verdict:
         return first.verdict, None
-    if again.verdict == REGRESSED:
-        return REGRESSED, None
-    return UNSURE, f"the first run said REGRESSED, the second {again.verdict}"
+    return UNSURE, f"the first run said {first.verdict}, the second {again.verdict}"

@@ -85,7 +85,7 @@ def row_sentence(row: Row, markup: Markup = PLAIN) -> str:
         return f"{name} could not be measured{why.replace('; ', ': ', 1) or ', for no known reason'}"
     if row.verdict in (REGRESSED, IMPROVED):
         return f"{name} takes {_change(decision)}{_confirmation(row)}{why}"
-    # Where two runs disagree the first still says REGRESSED, and the row does not.
+    # Where two runs disagree the first still says REGRESSED or IMPROVED, and the row does not.
     return replace(decision, verdict=row.verdict).sentence(name, row.seconds_per_block) + why
 
 
@@ -230,6 +230,4 @@ def _change(decision: Decision) -> str:
 
 
 def _confirmation(row: Row) -> str:
-    if row.verdict != REGRESSED:
-        return ""
     return ", not measured again" if row.again is None else ", confirmed by a second run"

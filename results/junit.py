@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from results.gate import CHANGED, ERROR, VANISHED, VOID, CheckReport, Fact, Row
+from results.gate import CHANGED, CONFIRMED, ERROR, VANISHED, VOID, CheckReport, Fact, Row
 from results.gate_words import diff_lines, fact_sentence, one_line, row_sentence, self_test_sentence, verdict_line
 from results.verdict import CLEAN, IMPROVED, REGRESSED
 
@@ -72,7 +72,7 @@ def _row(row: Row, void: bool, allowed: bool) -> _Case:
     message = row_sentence(row)
     seconds = (row.seconds_per_block or 0.0) * (len(row.blocks) + len(row.again_blocks))
     body = [message]
-    if row.again is not None or row.verdict == REGRESSED:
+    if row.again is not None or row.verdict in CONFIRMED:
         runs = {"in the first run": row.decision, "in the second run": row.again}
         body += [decision.sentence(run) for run, decision in runs.items() if decision is not None]
     outcome, kind = "", row.verdict

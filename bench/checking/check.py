@@ -96,7 +96,8 @@ def check(
     """The whole check.
 
     Args:
-        budget: seconds after which no further look is begun; what looks slower is still measured a second time.
+        budget: seconds after which no further look is begun; what looks slower or faster is still measured a
+            second time.
 
     Returns:
         the report, and what else a record keeps: {"reference": {"id", "seconds", "blocks"}}, empty with exact_only.

@@ -21,8 +21,8 @@ from bench.timing.duel import PAIRS, Round, SlicePlan, Turn, log_ratios, plan_sl
 from bench.timing.steady import WARM_UP_CAP
 from bench.timing.workload import METRIC, Conditions, Workload
 from models.configuration import Configuration
-from results.gate import ERROR, Row, SelfTest, row_verdict
-from results.verdict import ALPHAS, LOOKS, REGRESSED, UNSURE, Decision, instrument_faults, look, margin_of
+from results.gate import CONFIRMED, ERROR, Row, SelfTest, row_verdict
+from results.verdict import ALPHAS, LOOKS, STRICT_ALPHAS, UNSURE, Decision, instrument_faults, look, margin_of
 
 # Far shorter than a comparison's: many pairs tell nearly equal sides apart better than long slices do, because what
 # disturbs a shared machine lasts longer than either.
@@ -200,7 +200,8 @@ class Duel:
             margin = margin_of(METRIC[self.self_test.task])
             same, slowed = (self.instrument.values(*pair) for pair in (("again", "base"), ("slowed", "beside")))
             if same and (self.same is None or not self.same.final):
-                self.same = look(same, margin, self.looks, self.alphas)
+                # A wrong answer voids the run, and no second run is asked whether it agrees.
+                self.same = look(same, margin, self.looks, STRICT_ALPHAS)
             if slowed and (self.slowed is None or not self.slowed.final):
                 self.slowed = look(slowed, margin, self.looks, self.alphas)
 
@@ -370,7 +371,7 @@ def measured_twice(
     budget: float,
     say: Say,
 ) -> tuple[Duel, SelfTest, list[Row]]:
-    """A duel, its self-test and its rows; what is REGRESSED is measured in a second duel, and both must agree.
+    """A duel, its self-test and its rows; what is REGRESSED or IMPROVED is measured in a second duel: both must agree.
 
     Args:
         make: (workloads, seed, budget, workload of the self-test) -> a duel that has not run.
@@ -381,19 +382,19 @@ def measured_twice(
     rows = [duel.row(workload) for workload in workloads]
 
     def again(names: list[str]) -> dict[str, Row]:
-        say(f"measuring again what is slower: {', '.join(names)}")
+        say(f"measuring again what is slower or faster: {', '.join(names)}")
         wanted = [workload for workload in workloads if workload.id in names]
         second = make(wanted, seed + 1, math.inf, None)
         second.run()
         return {workload.id: second.row(workload) for workload in wanted}
 
-    # A void run's regressions are not worth a second one.
+    # What a void run found is not worth a second one.
     return duel, self_test, rows if self_test.faults else confirmed(rows, again)
 
 
 def confirmed(first: Sequence[Row], measure_again: Callable[[list[str]], Mapping[str, Row]]) -> list[Row]:
-    """Rows after what is REGRESSED was measured in a new run; both runs must agree."""
-    doubtful = [row.workload for row in first if row.verdict == REGRESSED]
+    """Rows after what is REGRESSED or IMPROVED was measured in a new run; both runs must agree."""
+    doubtful = [row.workload for row in first if row.verdict in CONFIRMED]
     second = measure_again(doubtful) if doubtful else {}
     rows = []
     for row in first:

@@ -45,8 +45,8 @@ FORMATS = ("text", "markdown", "json", "junit")
 )
 @click.option(
     "--looks",
-    type=click.IntRange(1, 3),
-    default=3,
+    type=click.IntRange(1, 4),
+    default=4,
     show_default=True,
     help="How many looks at the blocks measured so far there may be; fewer end sooner.",
 )
@@ -94,8 +94,8 @@ def command(
 ) -> int:
     """Say whether the working tree is slower or bigger than a base, or computes something else.
 
-    Counted facts are compared exactly, then fresh processes of both sides take turns, and what looks slower is
-    measured a second time. Exit codes: 0 fine or not sure, 1 worse, 2 no answer.
+    Counted facts are compared exactly, then fresh processes of both sides take turns, and what looks slower
+    or faster is measured a second time. Exit codes: 0 fine or not sure, 1 worse, 2 no answer.
     """
     from bench.checking.baseline import check_against, find, stored_values
     from bench.checking.check import check, record_of, refuse_unknown, subjects

@@ -77,8 +77,8 @@ def record(
 )
 @click.option(
     "--looks",
-    type=click.IntRange(1, 3),
-    default=3,
+    type=click.IntRange(1, 4),
+    default=4,
     show_default=True,
     help="How many looks the check takes; 1 where its budget allows no more.",
 )

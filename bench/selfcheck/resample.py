@@ -16,7 +16,7 @@ from bench.errors import UsageError
 from bench.selfcheck.traces import Trace
 from bench.timing.duel import Round, log_ratios, steady_rounds
 from bench.timing.workload import METRIC, Workload
-from results.gate import row_verdict
+from results.gate import CONFIRMED, row_verdict
 from results.verdict import LOOKS, REGRESSED, Decision, look, margin_of
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Draws:
         looks: how many of the check's looks are taken.
 
     Raises:
-        UsageError: fewer blocks than two decisions take: 48, or 20 with one look.
+        UsageError: fewer blocks than two decisions take.
     """
 
     def __init__(self, values: Sequence[float], margin: float, looks: int = len(LOOKS)) -> None:
@@ -226,13 +226,13 @@ class Draws:
             )
 
     def draw(self, rng: random.Random, shift: float) -> tuple[Decision, Decision | None]:
-        """A decision, and its confirmation where it was REGRESSED; `shift` is added to each log ratio."""
+        """A decision, and its confirmation where it takes one; `shift` is added to each log ratio."""
         start = rng.randrange(len(self.values))
         first = self._stretch(start, rng, shift)
         # Drawn whether it is needed or not: the same decisions at each slowdown.
         again = rng.randrange(len(self.values) - 2 * self.most + 1)
         second = self._stretch(start + self.most + again, rng, shift)
-        return first, second if first.verdict == REGRESSED else None
+        return first, second if first.verdict in CONFIRMED else None
 
     def disjoint(self, shift: float) -> list[tuple[Decision, Decision | None]]:
         """The trace as one check after another: each block is used once and as it was, confirmations included.
@@ -246,7 +246,7 @@ class Draws:
             first = self._judge(ring[place : place + self.most], shift)
             place += first.blocks
             again = None
-            if first.verdict == REGRESSED:
+            if first.verdict in CONFIRMED:
                 again = self._judge(ring[place : place + self.most], shift)
                 place += again.blocks
             decisions.append((first, again))

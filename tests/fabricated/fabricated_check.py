@@ -36,7 +36,7 @@ TOO_FEW_ROW = Row(
 DISAGREED_ROW = replace(
     REGRESSED_ROW, verdict="UNSURE", again=CLEAN, reason="the first run said REGRESSED, the second CLEAN"
 )
-IMPROVED_ROW = Row(TRAINING, "IMPROVED", FASTER, None, 0.1, 0.095, 4, 23.0)
+IMPROVED_ROW = Row(TRAINING, "IMPROVED", FASTER, decision(-0.05, seed=1), 0.1, 0.095, 4, 23.0)
 ERROR_ROW = Row(LOADING, "ERROR", reason="head: the process died (signal SIGSEGV)")
 VANISHED_ROW = Row(LOADING, "VANISHED", reason="head: there is no loader 'dali'")
 NEW_ROW = Row(LOADING, "NEW", reason="base: there is no loader 'dali'")

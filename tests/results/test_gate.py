@@ -95,8 +95,14 @@ def test_a_regression_takes_two_runs() -> None:
     assert row_verdict(made.SLOWER, None) == ("REGRESSED", None)
 
 
-@pytest.mark.parametrize("first", [made.CLEAN, made.FASTER, made.DOUBT, made.TOO_FEW])
-def test_only_a_regression_is_confirmed(first: object) -> None:
+def test_an_improvement_takes_two_runs_as_well() -> None:
+    assert row_verdict(made.FASTER, made.decision(-0.05, seed=2)) == ("IMPROVED", None)
+    assert row_verdict(made.FASTER, made.SLOWER) == ("UNSURE", "the first run said IMPROVED, the second REGRESSED")
+    assert row_verdict(made.FASTER, None) == ("IMPROVED", None)
+
+
+@pytest.mark.parametrize("first", [made.CLEAN, made.DOUBT, made.TOO_FEW])
+def test_what_shows_no_change_is_not_confirmed(first: object) -> None:
     assert row_verdict(first, made.SLOWER) == (first.verdict, None)
 
 

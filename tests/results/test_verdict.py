@@ -14,8 +14,8 @@ from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE, Decision, look
 
 
 def blocks_of(rng: random.Random, shift: float, spread: float = 0.01) -> list[float]:
-    """24 blocks of a shared machine: scatter between processes, one in ten three times as wild."""
-    tails = [3.0 if rng.random() < 0.1 else 1.0 for _ in range(24)]
+    """As many blocks as a check has at most, on a shared machine: one in ten scatters three times as much."""
+    tails = [3.0 if rng.random() < 0.1 else 1.0 for _ in range(verdict.LOOKS[-1])]
     return [shift + rng.gauss(0, spread * tail) for tail in tails]
 
 
@@ -35,10 +35,26 @@ def test_false_alarms_without_a_change() -> None:
 
 
 def test_error_rate_holds_without_the_margin() -> None:
-    # Without a margin to hide behind the spent alpha itself is on trial: 2 x 0.002, 6 of 1,500 at most.
+    # Without a margin to hide behind the errors of the looks are on trial: 4 x 0.01 at most in each direction.
     rng = random.Random(1)
-    found = [decide(blocks_of(rng, 0.0), margin=0.0).verdict for _ in range(1500)]
+    pairs = [[decide(blocks_of(rng, 0.0), margin=0.0).verdict for _ in range(2)] for _ in range(1500)]
+    for wrong in (REGRESSED, IMPROVED):
+        assert 0.01 < sum(pair[0] == wrong for pair in pairs) / 1500 < 0.04
+        # Two runs that have to agree: 0.2 % expected at most, 3 of 1,500.
+        assert sum(pair == [wrong, wrong] for pair in pairs) <= 5
+
+
+def test_strict_errors_are_for_what_no_second_run_confirms() -> None:
+    rng = random.Random(6)
+    found = []
+    for _ in range(1500):
+        blocks = blocks_of(rng, 0.0)
+        looks = (look(blocks[:n], 0.0, alphas=verdict.STRICT_ALPHAS) for n in verdict.LOOKS)
+        found.append(next(decision.verdict for decision in looks if decision.final))
     assert found.count(REGRESSED) + found.count(IMPROVED) <= 14
+    slower = look([0.05] * 16, 0.02, alphas=verdict.STRICT_ALPHAS)
+    assert slower.verdict == REGRESSED
+    assert look([0.05] * 8, 0.02, alphas=verdict.STRICT_ALPHAS).verdict == UNSURE
 
 
 def test_power_and_no_slowdown_called_clean() -> None:
@@ -80,7 +96,7 @@ def test_noise_is_unsure_and_says_what_it_could_see() -> None:
     assert decision.visible is not None
     needed = decision.blocks_needed()
     assert needed is not None
-    assert needed > 24
+    assert needed > verdict.LOOKS[-1]
     # The smallest change seen: the rule fires on these blocks moved by a hair more, not by a hair less.
     values = blocks_of(random.Random(4), 0.0, spread=0.1)
     centre = math.log(decision.estimate)
@@ -96,11 +112,11 @@ def test_noise_is_unsure_and_says_what_it_could_see() -> None:
 
 def test_before_the_first_look() -> None:
     decision = look([0.2, 0.2, 0.2], 0.02)
-    assert (decision.verdict, decision.next_look, decision.visible) == (UNSURE, 10, None)
-    assert "to show any change, which takes 10" in decision.sentence("x")
+    assert (decision.verdict, decision.next_look, decision.visible) == (UNSURE, 8, None)
+    assert "to show any change, which takes 8" in decision.sentence("x")
     assert decision.blocks_needed() is None
-    assert look([0.0, 0.1] * 5, 0.02).next_look == 16
-    assert look([0.0, 0.3] * 12, 0.02).next_look is None
+    assert look([0.0, 0.1] * 4, 0.02).next_look == 16
+    assert look([0.0, 0.3] * 16, 0.02).next_look is None
     with pytest.raises(RecordError, match="no block"):
         look([], 0.02)
     with pytest.raises(RecordError, match="margin"):

@@ -25,7 +25,7 @@ from bench.timing.duel import PAIRS, SlicePlan
 from bench.timing.workload import Conditions, Workload
 from results.gate import Side
 from results.record import Record
-from results.verdict import CLEAN, LOOKS, REGRESSED, UNSURE
+from results.verdict import CLEAN, IMPROVED, LOOKS, REGRESSED, UNSURE
 
 FAST = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
 OTHER = workload_of("training", "lenet", "fp32-nchw-eager", 2, 32, 10)
@@ -34,6 +34,8 @@ BASE = Tree(Side("base", "main", "b" * 40), Path("/base"), "bbbb", "python")
 HEAD = Tree(Side("head", "", "a" * 40), Path("/head"), "aaaa", "python")
 
 Speed = Callable[[str, str, int], float]
+# Processes until the first look: a pair for the questions, then base, head and again in each block.
+FIRST_RUN = 2 + 3 * LOOKS[0]
 
 
 class Machine:
@@ -151,7 +153,7 @@ def test_no_process_of_the_self_test_has_two_turns_in_a_row() -> None:
     machine.make = Watched
     run(machine, [FAST])
     begin = 0
-    for _ in range(10):
+    for _ in range(LOOKS[0]):
         first = taken.index("again", begin) - 1
         instrument = taken[first : first + 4 * PAIRS]
         assert instrument == ["base", "again"] * (2 * PAIRS)
@@ -172,13 +174,13 @@ def test_nothing_changed() -> None:
     assert report.self_test.workload == FAST.id
     assert (report.self_test.same.verdict, report.self_test.slowed.verdict) == (CLEAN, REGRESSED)
     assert report.self_test.slowed.estimate == pytest.approx(1.05, abs=0.01)
-    # One pair of processes for the questions, then for each of ten blocks one more for base against itself.
+    # One pair of processes for the questions, then for each block one more for base against itself.
     assert machine.opened[:2] == ["base", "head"]
     blocks = [machine.opened[begin : begin + 3] for begin in range(2, len(machine.opened), 3)]
-    assert [sorted(block) for block in blocks] == [["again", "base", "head"]] * 10
+    assert [sorted(block) for block in blocks] == [["again", "base", "head"]] * LOOKS[0]
     # Whoever starts first gets other memory: that falls on all sides alike.
     assert len({tuple(block) for block in blocks}) > 2
-    assert len(extra["reference"]["blocks"]) == 10
+    assert len(extra["reference"]["blocks"]) == LOOKS[0]
 
 
 @pytest.mark.parametrize(
@@ -209,19 +211,33 @@ def test_what_is_slower_is_found_and_measured_a_second_time() -> None:
     assert slow.again.verdict == REGRESSED
     assert slow.decision.estimate == pytest.approx(1.05, abs=0.01)
     assert slow.head_seconds == pytest.approx(1.05 * slow.base_seconds, rel=0.01)
-    assert len(slow.blocks) == len(slow.again_blocks) == 10
+    assert len(slow.blocks) == len(slow.again_blocks) == LOOKS[0]
     assert all(20 <= len(block) <= 40 for block in slow.blocks)
     # The second run has only what was slower, and no test of the instrument.
     assert sorted(machine.opened[-2:]) == ["base", "head"]
 
 
 def test_a_regression_that_a_second_run_does_not_show_fails_nothing() -> None:
-    machine = Machine(lambda name, id, number: 1.05 if name == "head" and id == OTHER.id and number <= 32 else 1.0)
+    machine = Machine(
+        lambda name, id, number: 1.05 if name == "head" and id == OTHER.id and number <= FIRST_RUN else 1.0
+    )
     report, _ = run(machine)
     row = report.rows[1]
     assert (row.verdict, row.decision.verdict, row.again.verdict) == (UNSURE, REGRESSED, CLEAN)
     assert "the second CLEAN" in row.reason
     assert (report.verdict, report.exit_code) == (UNSURE, 0)
+
+
+def test_what_is_faster_is_measured_a_second_time_too() -> None:
+    report, _ = run(Machine(slower("head", OTHER, 0.95)))
+    assert [row.verdict for row in report.rows] == [CLEAN, IMPROVED]
+    assert [row.again and row.again.verdict for row in report.rows] == [None, IMPROVED]
+    machine = Machine(
+        lambda name, id, number: 0.95 if name == "head" and id == OTHER.id and number <= FIRST_RUN else 1.0
+    )
+    report, _ = run(machine)
+    row = report.rows[1]
+    assert (row.verdict, row.reason) == (UNSURE, "the first run said IMPROVED, the second CLEAN")
 
 
 def test_a_wrong_answer_to_the_self_test_voids_the_run() -> None:
@@ -240,11 +256,12 @@ def test_a_noisy_machine_is_unsure_and_says_why(monkeypatch: pytest.MonkeyPatch)
 
 def test_decided_workloads_are_not_measured_on() -> None:
     def noisy(name: str, id: str, number: int) -> float:
-        return 1 + (random.Random(number).uniform(0, 0.3) if id == OTHER.id else 0)
+        block = (number - 3) // 3
+        return 1.2 if id == OTHER.id and (block % 2 == 0) == (name == "head") else 1.0
 
     report, _ = run(Machine(noisy))
-    assert len(report.rows[0].blocks) == 10
-    assert len(report.rows[1].blocks) == 24
+    assert len(report.rows[0].blocks) == LOOKS[0]
+    assert len(report.rows[1].blocks) == LOOKS[-1]
 
 
 @pytest.mark.parametrize("side", ["base", "head"])
@@ -281,8 +298,8 @@ def test_long_steps_leave_the_self_test_to_a_small_workload() -> None:
     assert [row.workload for row in report.rows] == [FAST.id]
     assert report.self_test.workload == looks.small("cpu").id
     assert (report.self_test.same.verdict, report.self_test.slowed.verdict) == (CLEAN, REGRESSED)
-    # In the block that showed it, too: ten pairs of pairs at the first look.
-    assert report.self_test.same.blocks == 10
+    # In the block that showed it, too: a value of each block at the first look.
+    assert report.self_test.same.blocks == LOOKS[0]
 
 
 def test_a_budget_that_the_first_look_will_exceed_is_said_after_the_first_block(
@@ -293,8 +310,8 @@ def test_a_budget_that_the_first_look_will_exceed_is_said_after_the_first_block(
     assert not any("beyond --budget" in text for text in said)
     clock = iter(range(0, 10**9, 30))
     monkeypatch.setattr(looks, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    run(Machine(), [FAST], say=said.append, budget=600.0)
-    assert sum("the first look, after 10, comes in about" in text for text in said) == 1
+    run(Machine(), [FAST], say=said.append, budget=300.0)
+    assert sum(f"the first look, after {LOOKS[0]}, comes in about" in text for text in said) == 1
 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next() -> None:
@@ -303,7 +320,7 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next() -> None:
     report, _ = run(machine)
     assert report.verdict == CLEAN
     # After each workload of each block the processes are replaced.
-    assert machine.opened.count("head") == 1 + 10 * 3
+    assert machine.opened.count("head") == 1 + LOOKS[0] * 3
 
 
 def test_one_workload_that_fails_leaves_the_others() -> None:

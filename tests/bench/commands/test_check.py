@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 from command_line import ROOT, bench, bench_here
 
@@ -13,9 +14,11 @@ from bench.checking import looks, sides
 from bench.checking.check import confirmed
 from bench.checking.looks import Duel
 from bench.checking.trees import trees
+from bench.commands import check
+from bench.selfcheck.__main__ import judge
 from bench.timing.workload import Conditions, Workload
 from results.gate import Row
-from results.verdict import REGRESSED
+from results.verdict import LOOKS, REGRESSED
 
 LENET = "inference/lenet@fp32-nchw-eager/b64/s32/c10/cpu"
 
@@ -45,6 +48,13 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bad_words(words: tuple[str, ...], said: str, unchanged: Path, tmp_path: Path) -> None:
     done = bench_here("check", "--device", "cpu", *words, cwd=unchanged, XDG_CACHE_HOME=str(tmp_path))
     done.refused(said)
+
+
+@pytest.mark.parametrize("command", [check.command, judge])
+def test_as_many_looks_may_be_asked_for_as_there_are(command: click.Command) -> None:
+    [option] = [parameter for parameter in command.params if parameter.name == "looks"]
+    assert isinstance(option.type, click.IntRange)
+    assert (option.type.max, option.default) == (len(LOOKS), len(LOOKS))
 
 
 def test_workloads_come_from_files_too(tmp_path: Path) -> None:
