@@ -86,7 +86,7 @@ def record(
 @format_option
 @output_option
 def judge(traces: tuple[Path, ...], decisions: int, looks: int, seed: int, format: str, output: str) -> None:
-    """False alarms and power of the check's rule on recorded TRACES, and of other tools' rules beside it."""
+    """False alarms and power of the check's rule on recorded TRACES, of other tools' rules, and compare's intervals."""
     from bench.selfcheck import resample
     from bench.selfcheck.report import report
     from bench.selfcheck.traces import read

@@ -1,7 +1,7 @@
 """Decisions drawn from recorded traces: ours as the check takes them, other tools' as they are used.
 
-Identical code ran on both sides, so every REGRESSED of an unchanged trace is a false alarm. For power the times of head
-are multiplied: a step that takes 5 % longer does so in every slice.
+Identical code ran on both sides, so every REGRESSED or IMPROVED of an unchanged trace is a false alarm. For power the
+times of head are multiplied: a step that takes 5 % longer does so in every slice.
 """
 
 import math
@@ -9,7 +9,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError
@@ -17,7 +17,8 @@ from bench.selfcheck.traces import Trace
 from bench.timing.duel import Round, log_ratios, steady_rounds
 from bench.timing.workload import METRIC, Workload
 from results.gate import CONFIRMED, row_verdict
-from results.verdict import LOOKS, REGRESSED, Decision, look, margin_of
+from results.stats import ratio_of
+from results.verdict import BETTER, DOUBT, IMPROVED, LOOKS, REGRESSED, WORSE, Decision, compare_verdict, look, margin_of
 
 if TYPE_CHECKING:
     from bench.selfcheck.judges import Rule, Run
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 LEVELS = (0.0, 0.02, 0.03, 0.05, 0.10)
 """Slowdowns of head that our rule is judged at; 0 is identical code."""
 RULE_LEVELS = (0.0, 0.03, 0.05)
+RANDOM, RECORDED, SWAPPED = "at random", "as recorded", "swapped"
+"""Which side is called head: in each block another, drawn at random; as it was recorded; the other one throughout."""
+KEPT_LEVELS = (0.0, 0.05)
+"""Slowdowns at which our rule is judged with names that do not change from block to block."""
+INTERVAL_BLOCKS = (6, 8, 10, 16)
+"""Numbers of blocks that intervals of `bench compare` are judged at; fewer than 6 have no 95 % interval."""
+INTERVAL_LEVEL = 0.05
 CONFIDENCE = 0.95
 AS_USED = "as used"
 SAME_TIME = "same time"
@@ -41,12 +49,14 @@ class Tally:
         workload: its id; "all", or "all of margin 2%", over several.
         margin: of the workload's metric; None over several margins.
         level: how much slower head was made, 0.05 for +5 %.
+        names: RANDOM, RECORDED or SWAPPED.
         blocks: how many there were to draw from.
         decisions: how many were drawn.
         verdicts: how many decisions had each verdict, after confirmation.
-        alarms: how many were REGRESSED before confirmation.
+        alarms, better_alarms: how many were REGRESSED or IMPROVED by their first run alone.
         used: median blocks of a decision, without its confirmation.
-        disjoint, disjoint_regressed: decisions that share no block, and how many of them were REGRESSED.
+        disjoint, disjoint_regressed: decisions that share no block, and how many of them were REGRESSED; named as
+            recorded where names are drawn at random.
     """
 
     trace: str
@@ -54,10 +64,12 @@ class Tally:
     workload: str
     margin: float | None
     level: float
+    names: str
     blocks: int
     decisions: int
     verdicts: dict[str, int]
     alarms: int
+    better_alarms: int
     used: float
     disjoint: int
     disjoint_regressed: int
@@ -70,6 +82,11 @@ class Tally:
     def regressed(self) -> int:
         """Decisions whose verdict was REGRESSED."""
         return self.verdicts.get(REGRESSED, 0)
+
+    @property
+    def improved(self) -> int:
+        """Decisions whose verdict was IMPROVED."""
+        return self.verdicts.get(IMPROVED, 0)
 
     @property
     def bound(self) -> float:
@@ -87,6 +104,8 @@ class Tally:
             **vars(self),
             "regressed": self.regressed,
             "bound": self.bound,
+            "improved": self.improved,
+            "improved_bound": upper_bound(self.improved, self.decisions),
             "disjoint_bound": self.disjoint_bound,
         }
 
@@ -122,6 +141,39 @@ class RuleTally:
     def to_json(self) -> dict[str, Any]:
         """Plain types, with the share."""
         return {**vars(self), "share": self.share}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How often the 95 % interval of `bench compare` holds the truth, and what its words say.
+
+    Attributes:
+        trace, load, workload: as in Tally.
+        names: RANDOM or RECORDED; swapping both sides mirrors an interval and changes none of these counts.
+        size: blocks of an interval, neighbours in the trace.
+        intervals: how many there were.
+        covered: how many held 1 where both sides ran identical code; a slowdown moves interval and truth alike.
+        wrong: how many said "better" or "worse" of identical code.
+        found: how many said "worse" of code made `INTERVAL_LEVEL` slower.
+        missed: how many said "better" or "same" of that.
+        width: the median of (high - low) / 2, as a share.
+    """
+
+    trace: str
+    load: str
+    workload: str
+    names: str
+    size: int
+    intervals: int
+    covered: int
+    wrong: int
+    found: int
+    missed: int
+    width: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, with the coverage."""
+        return {**vars(self), "coverage": self.covered / self.intervals}
 
 
 @dataclass(frozen=True)
@@ -200,10 +252,14 @@ class Draws:
     """Draws decisions from one workload's blocks.
 
     A decision is a stretch of neighbours from a random start, continued at the beginning after the last, so that slow
-    drift of the machine stays in it; its confirmation is another stretch that shares no block with the first. In each
-    block the two sides change names at random: both ran the same code, so either could have been head. Without that few
-    different decisions could be drawn from a recording. And since the blocks of the first stretch are missing from the
-    second, a chance excess of one name would be missing there too, which makes false alarms look rarer than they are.
+    drift of the machine stays in it; its confirmation is another stretch that shares no block with the first.
+
+    Names `RANDOM`: in each block the two sides change names at random, since both ran the same code and either could
+    have been head. That imposes what a test of our rule has to assume, that identical code is as often faster as
+    slower, and makes many different decisions of one recording. Names `RECORDED` and `SWAPPED` stay the same in all
+    blocks of a decision and of its confirmation, so that an instrument which favours one side is found out; but few
+    such decisions differ, and since the blocks of the first stretch are missing from the second, a chance excess of
+    one side is missing there too.
 
     Args:
         values: log ratios, one for each block, oldest first.
@@ -220,27 +276,28 @@ class Draws:
         self.looks = looks
         self.most = LOOKS[looks - 1]
         if len(values) < 2 * self.most:
-            fewer = f", or judge with --looks 1, for which {2 * LOOKS[0]} do" if looks > 1 else ""
+            fits = sum(2 * size <= len(values) for size in LOOKS[:looks]) or 1
+            fewer = f", or judge with --looks {fits}, for which {2 * LOOKS[fits - 1]} do" if looks > 1 else ""
             raise UsageError(
                 f"a decision and its confirmation need {2 * self.most} blocks, here are {len(values)}; record on{fewer}"
             )
 
-    def draw(self, rng: random.Random, shift: float) -> tuple[Decision, Decision | None]:
+    def draw(self, rng: random.Random, shift: float, names: str = RANDOM) -> tuple[Decision, Decision | None]:
         """A decision, and its confirmation where it takes one; `shift` is added to each log ratio."""
         start = rng.randrange(len(self.values))
-        first = self._stretch(start, rng, shift)
+        first = self._stretch(start, rng, shift, names)
         # Drawn whether it is needed or not: the same decisions at each slowdown.
         again = rng.randrange(len(self.values) - 2 * self.most + 1)
-        second = self._stretch(start + self.most + again, rng, shift)
+        second = self._stretch(start + self.most + again, rng, shift, names)
         return first, second if first.verdict in CONFIRMED else None
 
-    def disjoint(self, shift: float) -> list[tuple[Decision, Decision | None]]:
-        """The trace as one check after another: each block is used once and as it was, confirmations included.
+    def disjoint(self, shift: float, names: str = RECORDED) -> list[tuple[Decision, Decision | None]]:
+        """The trace as one check after another: each block is used once, confirmations included.
 
         A last alarm that has too few blocks left for its confirmation takes the first ones again.
         """
         decisions: list[tuple[Decision, Decision | None]] = []
-        ring = [*self.values, *self.values]
+        ring = [sign_of(names) * value for value in (*self.values, *self.values)]
         place = 0
         while place + self.most <= len(self.values):
             first = self._judge(ring[place : place + self.most], shift)
@@ -252,12 +309,19 @@ class Draws:
             decisions.append((first, again))
         return decisions
 
-    def _stretch(self, start: int, rng: random.Random, shift: float) -> Decision:
+    def _stretch(self, start: int, rng: random.Random, shift: float, names: str) -> Decision:
         places = ((start + offset) % len(self.values) for offset in range(self.most))
-        return self._judge([rng.choice((-1, 1)) * self.values[place] for place in places], shift)
+        return self._judge([sign_of(names, rng) * self.values[place] for place in places], shift)
 
     def _judge(self, values: Sequence[float], shift: float) -> Decision:
         return decide([value + shift for value in values], self.margin, self.looks)
+
+
+def sign_of(names: str, rng: random.Random | None = None) -> int:
+    """1 where the side recorded as head is called so, -1 where the other one is; drawn if `rng` is given."""
+    if names == RANDOM and rng is not None:
+        return rng.choice((-1, 1))
+    return -1 if names == SWAPPED else 1
 
 
 def outcome(first: Decision, again: Decision | None) -> str:
@@ -273,7 +337,11 @@ def tally_check(
     levels: Sequence[float] = LEVELS,
     looks: int = len(LOOKS),
 ) -> list[Tally]:
-    """Our rule on one workload of a trace, at each level. Raises UsageError for too few blocks."""
+    """Our rule on one workload of a trace: at each level with names at random, then as recorded and swapped.
+
+    Raises:
+        UsageError: too few blocks.
+    """
     margin = margin_of(METRIC[Workload.from_id(workload).task])
     values = block_values(trace.of(workload))
     try:
@@ -281,12 +349,15 @@ def tally_check(
     except UsageError as error:
         raise UsageError(f"{trace.path}, {workload}: {error}") from None
     tallies = []
-    for level in levels:
+    kept = [level for level in levels if level in KEPT_LEVELS]
+    for names, level in [(RANDOM, level) for level in levels] + [
+        (n, level) for n in (RECORDED, SWAPPED) for level in kept
+    ]:
         # The same draws at each level, and others for each workload of each file.
         rng = random.Random(f"{seed} {trace.path.name} {workload}")
         shift = math.log1p(level)
-        drawn = [draws.draw(rng, shift) for _ in range(decisions)]
-        disjoint = draws.disjoint(shift)
+        drawn = [draws.draw(rng, shift, names) for _ in range(decisions)]
+        disjoint = draws.disjoint(shift, names)
         tallies.append(
             Tally(
                 trace=trace.path.name,
@@ -294,16 +365,66 @@ def tally_check(
                 workload=workload,
                 margin=margin,
                 level=level,
+                names=names,
                 blocks=len(values),
                 decisions=decisions,
                 verdicts=dict(Counter(outcome(*pair) for pair in drawn)),
                 alarms=sum(first.verdict == REGRESSED for first, _ in drawn),
+                better_alarms=sum(first.verdict == IMPROVED for first, _ in drawn),
                 used=statistics.median(first.blocks for first, _ in drawn),
                 disjoint=len(disjoint),
                 disjoint_regressed=sum(outcome(*pair) == REGRESSED for pair in disjoint),
             )
         )
     return tallies
+
+
+def tally_intervals(trace: Trace, workload: str, most: int, seed: int) -> list[Coverage]:
+    """The interval and the words of `bench compare` from blocks of one workload, for each of `INTERVAL_BLOCKS`.
+
+    Names at random: `most` stretches from random starts. Names as recorded: every stretch that the trace has.
+    """
+    margin = margin_of(METRIC[Workload.from_id(workload).task])
+    values = block_values(trace.of(workload))
+    rng = random.Random(f"{seed} {trace.path.name} {workload} intervals")
+    found = []
+    for names, size in [
+        (names, size) for names in (RANDOM, RECORDED) for size in INTERVAL_BLOCKS if size <= len(values)
+    ]:
+        last = len(values) - size
+        starts = range(last + 1) if names == RECORDED else [rng.randint(0, last) for _ in range(most)]
+        told: Counter[str] = Counter()
+        widths = []
+        for start in starts:
+            logs = [[sign_of(names, rng) * value] for value in values[start : start + size]]
+            ratio = ratio_of("head", "base", logs)
+            assert ratio.estimate is not None
+            assert ratio.low is not None
+            assert ratio.high is not None
+            factor = 1 + INTERVAL_LEVEL
+            slower = replace(ratio, estimate=ratio.estimate * factor, low=ratio.low * factor, high=ratio.high * factor)
+            widths.append((ratio.high - ratio.low) / 2)
+            told["covered"] += ratio.low <= 1 <= ratio.high
+            told["wrong"] += compare_verdict(ratio, "lower", margin) in (BETTER, WORSE)
+            word = compare_verdict(slower, "lower", margin)
+            told["found"] += word == WORSE
+            told["missed"] += word not in (WORSE, DOUBT)
+        found.append(
+            Coverage(
+                trace=trace.path.name,
+                load=trace.header.load,
+                workload=workload,
+                names=names,
+                size=size,
+                intervals=len(starts),
+                covered=told["covered"],
+                wrong=told["wrong"],
+                found=told["found"],
+                missed=told["missed"],
+                width=statistics.median(widths),
+            )
+        )
+    return found
 
 
 def tally_rules(
@@ -369,9 +490,9 @@ def totals(tallies: Sequence[Tally], load: str) -> list[Tally]:
     if len(margins) == 1:
         groups = []
     return [
-        _together([tally for tally in group if tally.level == level], load, name)
+        _together([tally for tally in group if (tally.names, tally.level) == of], load, name)
         for name, group in (*groups, ("all", tallies))
-        for level in dict.fromkeys(tally.level for tally in group)
+        for of in dict.fromkeys((tally.names, tally.level) for tally in group)
     ]
 
 
@@ -384,10 +505,12 @@ def _together(tallies: Sequence[Tally], load: str, name: str) -> Tally:
         workload=name,
         margin=margins.pop() if len(margins) == 1 else None,
         level=tallies[0].level,
+        names=tallies[0].names,
         blocks=sum(tally.blocks for tally in tallies),
         decisions=sum(tally.decisions for tally in tallies),
         verdicts=dict(sum((Counter(tally.verdicts) for tally in tallies), Counter())),
         alarms=sum(tally.alarms for tally in tallies),
+        better_alarms=sum(tally.better_alarms for tally in tallies),
         used=statistics.median(tally.used for tally in tallies),
         disjoint=sum(tally.disjoint for tally in tallies),
         disjoint_regressed=sum(tally.disjoint_regressed for tally in tallies),
@@ -425,6 +548,7 @@ class Judgement:
         ours, others: by workload and trace, then together by load, then over all loads where there are several.
         looks: how many of the check's looks our decisions had.
         scatter: of each workload of each trace.
+        intervals: of each workload of each trace.
         notes: what a reader must know of the traces.
     """
 
@@ -434,6 +558,7 @@ class Judgement:
     others: tuple[RuleTally, ...]
     looks: int
     scatter: tuple[Noise, ...]
+    intervals: tuple[Coverage, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -446,6 +571,7 @@ class Judgement:
             "noise": [vars(noise) for noise in self.scatter],
             "ours": [tally.to_json() for tally in self.ours],
             "others": [tally.to_json() for tally in self.others],
+            "intervals": [coverage.to_json() for coverage in self.intervals],
             "notes": list(self.notes),
         }
 
@@ -458,7 +584,7 @@ def judge(
     rules: "Sequence[Rule] | None" = None,
     looks: int = len(LOOKS),
 ) -> Judgement:
-    """Our rule and the others' on every workload of every trace.
+    """Our rule and the others', and intervals of comparisons, on every workload of every trace.
 
     Args:
         looks: how many of the check's looks our rule has: a check whose budget ends early has one.
@@ -469,6 +595,7 @@ def judge(
     ours: list[Tally] = []
     others: list[RuleTally] = []
     scatter: list[Noise] = []
+    intervals: list[Coverage] = []
     notes: list[str] = []
     for trace in traces:
         notes.append(
@@ -480,6 +607,7 @@ def judge(
             say(f"{trace.path.name}: {workload}")
             tallies = tally_check(trace, workload, decisions, seed, looks=looks)
             scatter.append(noise(trace, workload))
+            intervals += tally_intervals(trace, workload, decisions, seed)
             ours += tallies
             others += tally_rules(trace, workload, tallies[0].used, decisions, seed, rules)
     loads = list(dict.fromkeys(trace.header.load for trace in traces))
@@ -489,4 +617,4 @@ def judge(
         together += totals([tally for tally in ours if load in ("all", tally.load)], load)
         rules_together += rule_totals([tally for tally in others if load in ("all", tally.load)], load)
     everything = (*ours, *together), (*others, *rules_together)
-    return Judgement(decisions, seed, *everything, looks, tuple(scatter), tuple(notes))
+    return Judgement(decisions, seed, *everything, looks, tuple(scatter), tuple(intervals), tuple(notes))

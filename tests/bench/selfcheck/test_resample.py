@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ from bench.selfcheck import report
 from bench.selfcheck.judges import RULES
 from bench.selfcheck.resample import (
     AS_USED,
+    RANDOM,
+    RECORDED,
     SAME_TIME,
+    SWAPPED,
+    Coverage,
     Draws,
     block_values,
     decide,
@@ -20,13 +25,14 @@ from bench.selfcheck.resample import (
     noise,
     outcome,
     tally_check,
+    tally_intervals,
     tally_rules,
     upper_bound,
 )
 from bench.selfcheck.traces import Block, Header, Trace
 from bench.timing.clock import Slice
 from bench.timing.duel import Round
-from results.verdict import CLEAN, REGRESSED, UNSURE, Decision
+from results.verdict import CLEAN, IMPROVED, REGRESSED, UNSURE, Decision
 
 INFERENCE = "inference/lenet@fp32-nchw-eager/b1/s32/c10/cpu"
 LOADING = "loading/pil@float32-nhwc/b1/s32/d/cpu"
@@ -107,9 +113,11 @@ def test_noise_is_that_of_pairs_and_that_of_blocks() -> None:
 
 
 def test_equal_code_is_clean_and_slower_code_is_found() -> None:
-    same, two, three, five, ten = tally_check(trace(), INFERENCE, 300, 0)
+    found = tally_check(trace(), INFERENCE, 300, 0)
+    same, two, three, five, ten = (one for one in found if one.names == RANDOM)
+    assert [(one.names, one.level) for one in found[5:]] == [(n, at) for n in (RECORDED, SWAPPED) for at in (0.0, 0.05)]
     assert same.share(CLEAN) == 1.0
-    assert (same.alarms, same.used) == (0, 8)
+    assert (same.alarms, same.better_alarms, same.used) == (0, 0, 8)
     assert same.bound == pytest.approx(1 - 0.05 ** (1 / 300))
     assert [one.level for one in (two, three, five, ten)] == [0.02, 0.03, 0.05, 0.10]
     for found in (three, five, ten):
@@ -141,9 +149,9 @@ def test_a_confirmation_shares_no_block_with_the_first_run(monkeypatch: pytest.M
     seen: list[int] = []
     original = draws._stretch
 
-    def stretch(start: int, rng: random.Random, shift: float) -> Decision:
+    def stretch(start: int, rng: random.Random, shift: float, names: str) -> Decision:
         seen.append(start)
-        return original(start, rng, shift)
+        return original(start, rng, shift, names)
 
     monkeypatch.setattr(draws, "_stretch", stretch)
     rng = random.Random(1)
@@ -155,19 +163,21 @@ def test_a_confirmation_shares_no_block_with_the_first_run(monkeypatch: pytest.M
 
 
 def test_sides_change_names_at_random_so_that_equal_code_is_as_often_faster_as_slower() -> None:
-    """What one name has in excess stays in the mean and in the disjoint decisions, where it can be seen."""
+    """What one name has in excess stays in the mean and in decisions that keep the names, where it can be seen."""
     values = [0.03 + 0.0001 * i for i in range(70)]
     draws = Draws(values, 0.02)
     rng = random.Random(0)
     verdicts = [draws.draw(rng, 0.0)[0].verdict for _ in range(200)]
     assert verdicts.count(REGRESSED) < 12
-    assert {outcome(*pair) for pair in draws.disjoint(0.0)} == {REGRESSED}
+    for names, verdict in ((RECORDED, REGRESSED), (SWAPPED, IMPROVED)):
+        assert {outcome(*pair) for pair in draws.disjoint(0.0, names)} == {verdict}
+        assert {outcome(*draws.draw(rng, 0.0, names)) for _ in range(20)} == {verdict}
     assert noise(trace(ratio=1.03), INFERENCE).mean == pytest.approx(math.log(1.03), abs=0.002)
 
 
 def test_too_few_blocks_are_refused() -> None:
     with pytest.raises(
-        UsageError, match="need 64 blocks, here are 63; record on, or judge with --looks 1, for which 16"
+        UsageError, match="need 64 blocks, here are 63; record on, or judge with --looks 3, for which 48"
     ):
         Draws([0.0] * 63, 0.02)
     with pytest.raises(UsageError, match="need 16 blocks, here are 15; record on$"):
@@ -211,7 +221,9 @@ def test_a_judgement_covers_each_workload_and_load_and_all_together() -> None:
     both = (INFERENCE, LOADING)
     traces = [trace(blocks=70, seed=s, load=load, workloads=both) for s, load in enumerate(("none", "core"))]
     found = judge(traces, 50, 0, rules=RULES[:2])
-    same = {(one.load, one.workload): one for one in found.ours if one.level == 0}
+    kept = {(one.load, one.workload): one for one in found.ours if (one.level, one.names) == (0, SWAPPED)}
+    same = {(one.load, one.workload): one for one in found.ours if (one.level, one.names) == (0, RANDOM)}
+    assert set(kept) == set(same)
     assert set(same) == {(load, w) for load in ("none", "core") for w in both} | {
         (load, w) for load in ("none", "core", "all") for w in ("all of margin 2%", "all of margin 3%", "all")
     }
@@ -220,15 +232,71 @@ def test_a_judgement_covers_each_workload_and_load_and_all_together() -> None:
     # A loader's margin is 3 %, so +3 % lies on it.
     assert same["none", LOADING].verdicts == {CLEAN: 50}
     at_three = {one.workload: one for one in found.ours if one.level == 0.03 and one.load == "none"}
+    assert {(one.load, one.workload) for one in found.intervals} == {
+        (load, w) for load in ("none", "core") for w in both
+    }
     assert at_three[INFERENCE].share(REGRESSED) > at_three[LOADING].share(REGRESSED)
     for format in report.FORMATS:
         text = report.report(found, format)
         assert "REGRESSED" in text or '"regressed"' in text
         assert INFERENCE in text
         assert "noise" in text.lower()
+        assert "covered" in text
+        assert "as recorded" in text
 
 
 def test_levels_are_slowdowns_of_head() -> None:
-    slower, faster = tally_check(trace(), INFERENCE, 50, 0, levels=(0.05, -0.05))
+    slower, faster, *_ = tally_check(trace(), INFERENCE, 50, 0, levels=(0.05, -0.05))
     assert slower.share(REGRESSED) == 1.0
-    assert faster.verdicts == {"IMPROVED": 50}
+    assert (faster.verdicts, faster.improved, faster.better_alarms) == ({IMPROVED: 50}, 50, 50)
+    assert faster.to_json()["improved_bound"] == 1.0
+
+
+def test_an_instrument_that_favours_a_side_shows_where_names_are_kept() -> None:
+    found = {one.names: one for one in tally_check(trace(ratio=1.04), INFERENCE, 100, 0, levels=(0.0,))}
+    assert found[RANDOM].regressed + found[RANDOM].improved <= 1
+    assert (found[RECORDED].regressed, found[RECORDED].improved) == (100, 0)
+    assert (found[SWAPPED].regressed, found[SWAPPED].improved) == (0, 100)
+    assert found[SWAPPED].disjoint_regressed == 0 < found[RECORDED].disjoint_regressed
+
+
+def test_a_run_that_errs_alone_is_in_the_tally_of_first_runs_only() -> None:
+    # One side is slower in a sixth of the recording: first runs there are wrong, confirmations elsewhere are not.
+    slow = trace(blocks=16, ratio=1.05)
+    still = trace(blocks=80, seed=1)
+    mixed = replace(still, blocks=(*still.blocks[:40], *slow.blocks, *still.blocks[40:]))
+    tally = next(one for one in tally_check(mixed, INFERENCE, 300, 0, levels=(0.0,)) if one.names == RECORDED)
+    assert tally.alarms > 0
+    assert tally.regressed == 0
+
+
+def test_intervals_of_comparisons_are_as_good_as_they_say() -> None:
+    found = tally_intervals(trace(process=0.02), INFERENCE, 400, 0)
+    assert [(one.names, one.size) for one in found] == [
+        (n, size) for n in (RANDOM, RECORDED) for size in (6, 8, 10, 16)
+    ]
+    for one in found:
+        assert one.intervals == (400 if one.names == RANDOM else 101 - one.size)
+        if one.names == RANDOM:
+            assert 0.92 < one.to_json()["coverage"] < 0.99
+            assert one.wrong / one.intervals < 0.06
+    widths = [one.width for one in found if one.names == RANDOM]
+    assert widths == sorted(widths, reverse=True)
+    assert found[3].found > found[0].found
+    # Of quiet blocks every word is right.
+    assert all((one.found, one.missed, one.wrong) == (one.intervals, 0, 0) for one in intervals_of(trace()))
+
+
+def test_intervals_of_an_instrument_that_favours_a_side_miss_the_truth() -> None:
+    drawn, kept = (
+        [one for one in intervals_of(trace(ratio=1.04)) if one.names == names] for names in (RANDOM, RECORDED)
+    )
+    assert all(one.covered == 0 and one.wrong == one.intervals for one in kept)
+    assert all(one.covered / one.intervals > 0.9 for one in drawn)
+    # Where it favours head, a slowdown is called faster or the same.
+    hidden = [one for one in intervals_of(trace(ratio=0.9)) if one.names == RECORDED]
+    assert all(one.missed == one.intervals for one in hidden)
+
+
+def intervals_of(trace: Trace) -> list[Coverage]:
+    return tally_intervals(trace, INFERENCE, 100, 0)
