@@ -8,7 +8,7 @@ import gc
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,9 +18,6 @@ from bench.inspecting import reference
 from bench.matrix import Matrix
 from bench.timing.clock import CLOCKS
 from bench.timing.workload import METRIC, Workload
-
-if TYPE_CHECKING:
-    from bench.sides.session import Session
 
 SCHEMA = 1
 
@@ -134,7 +131,7 @@ def measure(benchmark: Any, workload: Workload, pytestconfig: pytest.Config) -> 
         gc.collect()
         benchmark(step.call)
         if step.module is not None:
-            benchmark.extra_info["memory"] = _memory(session, workload.id)
+            benchmark.extra_info["memory"] = session.memory(workload.id)
 
     def run_or_report() -> None:
         if workload.task in ("loading", "end_to_end"):
@@ -168,14 +165,6 @@ def _cost(workload: Workload) -> dict[str, Any]:
     cost = count(workload.subject, workload.classes, workload.size)
     flops = cost.training_flops if workload.training else cost.flops
     return {"params": cost.params, "macs": cost.macs, "flops": flops}
-
-
-def _memory(session: "Session", id: str) -> dict[str, Any]:
-    try:
-        return dict(session.memory(id))
-    except OSError as error:
-        # Containers may forbid resetting the high-water mark of the resident set.
-        return {"missing": f"cannot be read here: {error}"}
 
 
 @pytest.hookimpl(optionalhook=True)

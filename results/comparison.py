@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from results.errors import RecordError
-from results.record import Metric, Ratio, Record, Value
+from results.record import ONE_READING, Metric, Ratio, Record, Value
 from results.tables import (
     FORMATS,
     Cell,
@@ -119,7 +119,8 @@ def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes) 
     rows: list[list[Cell]] = []
     for metric in record.metrics:
         factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
-        row: list[Cell] = [_title(metric) + "".join(footnotes.mark(n) for n in metric.notes), unit or metric.unit]
+        said = (*metric.notes, ONE_READING) if metric.one_reading else metric.notes
+        row: list[Cell] = [_title(metric) + "".join(footnotes.mark(n) for n in said), unit or metric.unit]
         for operand in record.operands:
             text, note = _value_text(metric.values.get(operand, _NOT_MEASURED), factor)
             row.append(text + footnotes.mark(note))

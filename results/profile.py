@@ -9,6 +9,7 @@ from typing import Any
 
 from results.errors import RecordError
 from results.reading import read
+from results.record import ONE_READING
 from results.store import read_json
 from results.tables import Cell, fixed, page, percent, plural, quantity, render, to_json, unit_for
 
@@ -129,7 +130,7 @@ class Profile:
         launches: a step: kernels and graphs launched on a GPU, operators called on a CPU.
         idle: share of `seconds` in which the GPU had nothing to do; None on a CPU.
         graphs, recompiles: of torch.compile; None where nothing is compiled. `breaks` say where graphs ended.
-        memory: as bench.inspecting.memory counts it, bytes.
+        memory: as bench.inspecting.memory has it, bytes; or {"missing": why it is not known}.
         stalls: of the end-to-end task, else None.
         notes: what a reader must know.
         machine, command, created, commit: as in a record.
@@ -155,7 +156,7 @@ class Profile:
     graphs: int | None
     recompiles: int | None
     breaks: tuple[Break, ...]
-    memory: Mapping[str, int]
+    memory: Mapping[str, Any]
     stalls: Stalls | None
     notes: tuple[str, ...]
     machine: Mapping[str, Any]
@@ -405,7 +406,10 @@ def facts(profile: Profile) -> list[tuple[str, str]]:
         breaks = plural(len(profile.breaks), "graph break")
         recompiled = plural(profile.recompiles or 0, "recompilation")
         found.append(("torch.compile", f"{plural(profile.graphs, 'graph')}, {breaks}, {recompiled}"))
-    return [*found, ("memory", memory_text(profile.memory))]
+    memory = memory_text(profile.memory)
+    if profile.idle is None and "counted" not in profile.memory:
+        memory += f"; activations and workspace are {ONE_READING}"
+    return [*found, ("memory", memory)]
 
 
 MEMORY_PARTS = {
@@ -415,13 +419,28 @@ MEMORY_PARTS = {
     "inputs": "input",
     "workspace": "activations and workspace",
     "slack": "allocator slack",
+    "engine": "in the engine, weights included",
 }
 
 
-def memory_text(memory: Mapping[str, int]) -> str:
-    """The parts that a step's memory adds up from, and the process's own figure beside it."""
-    parts = [f"{quantity(memory[name], 'bytes')} {title}" for name, title in MEMORY_PARTS.items() if memory[name]]
-    return f"{' + '.join(parts)}; the process holds {quantity(memory['process'], 'bytes')} with its libraries"
+def memory_text(memory: Mapping[str, Any]) -> str:
+    """The parts that a step's memory adds up from, and the process's own figure beside it with its readings' range."""
+    if "missing" in memory:
+        return str(memory["missing"])
+    parts = [f"{quantity(memory[name], 'bytes')} {title}" for name, title in MEMORY_PARTS.items() if memory.get(name)]
+    text = " + ".join(parts) + _readings_text(memory.get("peaks") or (), "in all, ")
+    if memory["process"] is None:
+        return text
+    process = f"the process holds {quantity(memory['process'], 'bytes')} with its libraries"
+    return f"{text}; {process}{_readings_text(memory.get('processes') or ())}"
+
+
+def _readings_text(readings: Sequence[int], what: str = "") -> str:
+    """Their range, " (1.17 GiB to 1.19 GiB in 3 readings)"; nothing of fewer than two."""
+    if len(readings) < 2:
+        return ""
+    low, high = (quantity(bound, "bytes") for bound in (min(readings), max(readings)))
+    return f" ({what}{low if low == high else f'{low} to {high}'} in {len(readings)} readings)"
 
 
 def _stalls(stalls: Stalls, format: str) -> str:

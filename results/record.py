@@ -22,6 +22,12 @@ SCHEMA = 1
 SHARED_KEYS = ("machine_info", "commit_info", "benchmarks", "datetime", "version")
 """What a stored file holds beside the record, for readers of pytest-benchmark's form (pytest_json.py)."""
 
+ONE_READING = (
+    "a single reading of the process's resident set, as earlier versions took it: it differs by 10 % and more between "
+    "identical runs"
+)
+"""What must be said of peak memory on a CPU in records made before it was counted."""
+
 Number: TypeAlias = int | float
 Json: TypeAlias = Any
 """Whatever `json` can write. Kept raw: this package stores it and does not look inside."""
@@ -40,7 +46,11 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "end_to_end_throughput": ("images/s", "higher", "images from files through loader and training step"),
     "loader_throughput": ("images/s", "higher", "images from files to batches on the device, no model"),
     "kernel_throughput": ("images/s", "higher", "images through one kernel"),
-    "inference_peak_bytes": ("bytes", "lower", "highest memory of the inference step, after warm-up"),
+    "inference_peak_bytes": (
+        "bytes",
+        "lower",
+        "highest memory of the inference step, after warm-up",
+    ),
     "training_peak_bytes": ("bytes", "lower", "highest memory of the training step, after warm-up"),
     "compile_seconds": ("s", "lower", "compilation and autotuning before the first timed step"),
     "roof_fraction": ("1", "higher", "share of the ceiling measured on this device in this run"),
@@ -153,7 +163,8 @@ class Metric:
     for each operand against the same reference. `workloads` gives the id of what was timed for each operand.
     `pairs` keeps the raw log ratios, log(value[of] / value[to]): a list of blocks, each a list of pairs (with
     more than two operands: a mapping from operand to such a list). `quantiles` holds of single times, where they were
-    taken one by one, the 0th to 100th percentile of each operand.
+    taken one by one, the 0th to 100th percentile of each operand. `memory` holds of peak memory, for each operand,
+    the parts that it adds up from and the readings of what was measured, in bytes (bench.inspecting.memory).
     """
 
     name: str
@@ -168,6 +179,7 @@ class Metric:
     notes: tuple[str, ...] = ()
     pairs: Json = ()
     quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    memory: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.better not in ("higher", "lower"):
@@ -204,6 +216,16 @@ class Metric:
         """Every ratio once, whichever of the two fields holds it."""
         first = () if self.ratio is None or self.ratio in self.ratios else (self.ratio,)
         return first + self.ratios
+
+    @property
+    def one_reading(self) -> bool:
+        """Whether this is peak memory on a CPU as it was before it was counted; see `ONE_READING`."""
+        return (
+            self.name.endswith("_peak_bytes")
+            and not self.memory
+            and any(value.median is not None for value in self.values.values())
+            and any(id.endswith("/cpu") for id in self.workloads.values())
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from results import store
 from results.errors import RecordError
-from results.record import Metric, Ratio, Record, Value, utc_now
+from results.record import ONE_READING, Metric, Ratio, Record, Value, utc_now
 from results.verdict import compare_verdict, margin_of
 
 
@@ -87,6 +87,10 @@ def _metric(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) 
     batches = {metric.batch for metric, _ in found.values()}
     reference = next(iter(values))
     ratios = [r for title in list(values)[1:] if (r := quotient(title, reference, values)) is not None]
+    if len({metric.one_reading for metric, _ in found.values()}) > 1 and not across:
+        old = [title for title, (metric, _) in found.items() if metric.one_reading]
+        notes = (f"not compared: {', '.join(old)} is {ONE_READING}, and the other is counted",)
+        ratios = []
     named = Metric.named(
         name,
         values,
@@ -97,7 +101,8 @@ def _metric(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) 
         workloads={title: metric.workloads.get(operand, "") for title, (metric, operand) in found.items()},
         notes=notes,
     )
-    return replace(named, unit="1" if across else first.unit)
+    memory = {title: metric.memory[operand] for title, (metric, operand) in found.items() if operand in metric.memory}
+    return replace(named, unit="1" if across else first.unit, memory={} if across else memory)
 
 
 def _relative(metric: Metric, operand: str, shared: str) -> Value:

@@ -291,7 +291,8 @@ def sentence(metric: Metric, ratio: Ratio | None = None, with_batch: bool = Fals
         # An interval beside 1 looks like an answer; where it comes from is why it is none.
         basis = f" from {_basis(ratio)}" if ratio.low > 1 else ""
         return f"{about}: too close to call{basis} ({a} {interval} {b})"
-    evidence = f" ({interval})" if interval else " (measured once)" if metric.name not in _COUNTED else ""
+    counted = metric.name in _COUNTED or all(metric.memory.get(o, {}).get("counted") for o in (a, b))
+    evidence = f" ({interval})" if interval else "" if counted else " (measured once)"
     if verdict == SAME:
         return f"{about}: {a} and {b} are {'equally fast' if wording == _FAST else 'equal'}{evidence}"
     return f"{about}: {a} {wording.format(figure)} {b}{evidence}"

@@ -80,7 +80,7 @@ class Sample:
         missing: operand -> why it has no number.
         failed: operands that could have had one, and failed.
         compile: operand -> (seconds, a key of CACHE_STATES or "none") of each block.
-        memory: operand -> the bytes that bench.inspecting.memory counted, by part.
+        memory: operand -> what bench.inspecting.memory says of it in each block, or {"missing": why it says nothing}.
         energy, parity: operand -> its figure.
         telemetry: of each block on a GPU, what its sensors read while the sides took turns.
         twins: operand -> the one whose workload is the very same, and which was measured for both.
@@ -91,7 +91,7 @@ class Sample:
     missing: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     compile: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
-    memory: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    memory: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     energy: dict[str, Energy] = field(default_factory=dict)
     telemetry: list[Mapping[str, Any]] = field(default_factory=list)
     parity: dict[str, Parity] = field(default_factory=dict)
@@ -114,7 +114,9 @@ class Sample:
             [{name: Slice.from_json(turn) for name, turn in turns.items()} for turns in block]
             for block in data["blocks"]
         ]
-        return read(cls, {**data, "blocks": blocks}, "what the interrupted run had measured")
+        # Earlier versions read the resident set, once: what they found is not what is counted now.
+        memory = {label: found for label, found in data["memory"].items() if isinstance(found, list)}
+        return read(cls, {**data, "blocks": blocks, "memory": memory}, "what the interrupted run had measured")
 
 
 def side(label: str, workload: Workload) -> str:
@@ -296,20 +298,24 @@ class Figures:
         )
 
     def _peak(self, name: str, group: Group, sample: Sample) -> Metric:
-        """Bytes that a step needs; counted or read from counters, so without an interval."""
-        values = {
-            label: Value.counted(sample.memory[label]["peak"]) if label in sample.memory else _missing(sample, label)
-            for label in group.workloads
-        }
+        """Bytes that a step needs: counted, or measured where an engine other than torch allocates them."""
+        peaks = {label: peak_readings(blocks) for label, blocks in sample.memory.items()}
+        values = {label: _peak_value(label, peaks.get(label, []), sample) for label in group.workloads}
+        ratios = self._exact(values)
+        for other in self.others:
+            if ratios[other] is not None and not values[other].confidence == values[self.reference].confidence == 1.0:
+                ratios[other] = _peak_ratio(other, self.reference, peaks)
+        memory = {label: joined_memory(blocks) for label, blocks in sample.memory.items()}
         chosen = {label: w[0] for label, w in group.workloads.items() if w}
-        return self._metric(
+        metric = self._metric(
             name,
             values,
-            self._exact(values),
+            ratios,
             batch=_common_batch(chosen.values()),
             workloads={label: workload.id for label, workload in chosen.items()},
-            notes=[f"{label}: {memory_text(memory)}" for label, memory in sample.memory.items()],
+            notes=[f"{label}: {memory_text(parts)}" for label, parts in memory.items() if "missing" not in parts],
         )
+        return replace(metric, memory=memory)
 
     def _energy(self) -> Metric:
         """Joules above idle for one image of the inference workload; one window, so without an interval."""
@@ -430,6 +436,47 @@ def _timed(chosen: Mapping[str, Workload], sample: Sample) -> dict[str, str]:
 
 def _missing(sample: Sample, label: str) -> Value:
     return Value.none(sample.missing.get(label, "not measured"))
+
+
+def peak_readings(blocks: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """A step's peak bytes in each block: every reading, or the one count; none where it was not to be had."""
+    return [list(memory["peaks"] or [memory["peak"]]) if "missing" not in memory else [] for memory in blocks]
+
+
+def _peak_value(label: str, blocks: Sequence[Sequence[float]], sample: Sample) -> Value:
+    """Counted where every count is the same, else measured."""
+    readings = [reading for block in blocks for reading in block]
+    if not readings:
+        reasons = [memory["missing"] for memory in sample.memory.get(label, ())]
+        return Value.none(reasons[0]) if reasons else _missing(sample, label)
+    counted = not any(memory.get("peaks") for memory in sample.memory[label])
+    return Value.counted(readings[0]) if counted and len(set(readings)) == 1 else value_over(blocks)
+
+
+def _peak_ratio(of: str, to: str, peaks: Mapping[str, Sequence[Sequence[float]]]) -> Ratio | None:
+    """Of two peaks of which one is measured: reading by reading, a count beside each reading of the other."""
+    logs = []
+    for above, below in zip(peaks[of], peaks[to], strict=False):
+        pairs = max(len(above), len(below)) if above and below else 0
+        logs.append([math.log(above[i % len(above)] / below[i % len(below)]) for i in range(pairs)])
+    return ratio_of(of, to, logs) if any(logs) else None
+
+
+def joined_memory(blocks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first block's memory with the readings of all of them, or why there is none."""
+    known = [memory for memory in blocks if "missing" not in memory]
+    if not known:
+        return blocks[0]
+    first = known[0]
+    processes = [reading for memory in known for reading in memory["processes"]]
+    process = round(statistics.median(processes)) if processes else None
+    return {
+        **first,
+        "peaks": [reading for memory in known for reading in memory["peaks"]],
+        "process": process,
+        "processes": processes,
+        "residue": None if process is None else process - first["peak"],
+    }
 
 
 def _common_batch(workloads: Iterable[Workload]) -> int | None:

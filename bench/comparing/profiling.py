@@ -95,7 +95,7 @@ def profile(subject: Subject, folder: Path, say: Say) -> Profile:
         workload, cost = subject.described(timing, machine)
         say(f"timing {workload.id}")
         timed = time_step(crew, label, workload, conditions)
-        memory = timing.ask("memory", 120, id=workload.id)
+        memory = timing.ask("memory", 900, id=workload.id)
         ceilings = measured_ceilings(timing, workload, conditions)
         stalls = None
         if workload.task == "end_to_end":
@@ -182,7 +182,7 @@ def put_together(
     cost: Cost,
     timed: list[float],
     ceilings: Ceilings,
-    memory: dict[str, int],
+    memory: dict[str, Any],
     stalls: Stalls | None,
     traced: dict[str, Any],
     machine: dict[str, Any],

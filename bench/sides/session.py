@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import REPORTED, OutOfMemoryError
+from bench.errors import REPORTED, OutOfMemoryError, WorkloadError
 from bench.machine.allocator import keep_memory
 from bench.machine.gpu import THROTTLING
 from bench.machine.telemetry import Sensor, sensor_for
@@ -233,10 +233,14 @@ class Session:
             return {"missing": "no readable energy counter on this machine"}
         return {"joules": (used.joules - idle * used.seconds) / (10 * used.calls * step.images), "idle_watts": idle}
 
-    def memory(self, id: str) -> dict[str, Any]:
+    def memory(self, id: str, readings: int = 3) -> dict[str, Any]:
+        """The step's memory, or {"missing"} with the reason; see bench.inspecting.memory."""
         from bench.inspecting.memory import measure
 
-        return asdict(measure(self.steps[id]))
+        try:
+            return asdict(measure(self.steps[id], readings))
+        except WorkloadError as error:
+            return {"missing": str(error)}
 
     def parity(self, id: str, conditions: dict[str, Any]) -> dict[str, Any]:
         """How much an inference step's logits differ from plain fp32's; see bench.inspecting.exact."""

@@ -92,7 +92,16 @@ class FakeWorker:
                 "workspace": 900,
                 "slack": 0,
             }
-            return {**parts, "peak": 5000, "process": 9000, "residue": 4000}
+            return {
+                **parts,
+                "engine": 0,
+                "peak": 5000,
+                "counted": True,
+                "peaks": [],
+                "process": 9000,
+                "processes": [8900, 9000, 9050][: arguments["readings"]],
+                "residue": 4000,
+            }
         if command == "parity":
             return {"rms": self.error(arguments["id"]), "same_top1": 8, "images": 8}
         if command == "energy" and self.energy is not None:
