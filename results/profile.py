@@ -419,7 +419,7 @@ MEMORY_PARTS = {
     "inputs": "input",
     "workspace": "activations and workspace",
     "slack": "allocator slack",
-    "engine": "in the engine, weights included",
+    "engine": "in the engine, weights included, by the resident set",
 }
 
 

@@ -23,8 +23,7 @@ SHARED_KEYS = ("machine_info", "commit_info", "benchmarks", "datetime", "version
 """What a stored file holds beside the record, for readers of pytest-benchmark's form (pytest_json.py)."""
 
 ONE_READING = (
-    "a single reading of the process's resident set, as earlier versions took it: it differs by 10 % and more between "
-    "identical runs"
+    "a single reading of the process's resident set, as earlier versions took it; it differs between identical runs"
 )
 """What must be said of peak memory on a CPU in records made before it was counted."""
 

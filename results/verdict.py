@@ -62,7 +62,7 @@ _MARGINS = {
 def margin_of(metric: str) -> float:
     """The smallest relative change of a metric that matters.
 
-    0 for what is counted, 1 % for reserved bytes, 3 % end to end and for loaders (and for compilation and
+    0 for what is counted, 1 % for peak memory, 3 % end to end and for loaders (and for compilation and
     energy, whose sensors are coarser), 2 % for device time.
     """
     return _MARGINS.get(metric, DEVICE_MARGIN)

@@ -4,9 +4,11 @@ from typing import Any
 
 from results.profile import Module, Operator, Profile
 
-MEMORY = dict.fromkeys(
-    ("weights", "gradients", "optimizer", "inputs", "workspace", "slack", "peak", "process", "residue"), 1024
-)
+MEMORY: dict[str, Any] = {
+    **dict.fromkeys(("weights", "gradients", "optimizer", "inputs", "workspace", "slack"), 1024),
+    **{"engine": 0, "peak": 6144, "counted": True, "peaks": [], "process": 1 << 30, "residue": (1 << 30) - 6144},
+    "processes": [1 << 29, 1 << 30, 1 << 31],
+}
 
 
 def profile(**changes: Any) -> Profile:

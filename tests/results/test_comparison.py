@@ -6,6 +6,8 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -221,3 +223,19 @@ def test_metric_line() -> None:
         line,
     ), line
     assert "resnet34 none (out of memory: 2.1 GiB" in metric_line(metrics[5])
+
+
+def peaks(**more: Any) -> Metric:
+    values = {o: Value.counted(n) for o, n in zip(OPERANDS, (2_000_000, 3_000_000), strict=True)}
+    ids = {o: f"training/{o}@amp-nhwc-eager/b8/s224/c1000/cpu" for o in OPERANDS}
+    return replace(Metric.named("training_peak_bytes", values, workloads=ids), **more)
+
+
+def test_peak_memory_of_records_made_before_it_was_counted_says_so() -> None:
+    record = replace(comparison(), metrics=(peaks(),))
+    assert "a single reading of the process's resident set" in compare_table(record).replace("\n  ", " ")
+    now = peaks(memory=dict.fromkeys(OPERANDS, {"peak": 2_000_000, "counted": True}))
+    assert "single reading" not in compare_table(replace(record, metrics=(now,)))
+    assert Record.from_json(replace(record, metrics=(now,)).to_json()).metrics[0].memory == now.memory
+    on_cuda = peaks(workloads={o: f"training/{o}@amp-nhwc-eager/b8/s224/c1000/cuda" for o in OPERANDS})
+    assert "single reading" not in compare_table(replace(record, metrics=(on_cuda,)))

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated_profile import profile
+from fabricated_profile import MEMORY, profile
 
 from results.errors import RecordError
 from results.pictures.profile import flame, roofline, tree
 from results.pictures.style import save
-from results.profile import Break, Operator, Profile, Stalls, facts, plain_name, text
+from results.profile import Break, Operator, Profile, Stalls, facts, memory_text, plain_name, text
 
 
 def test_the_sentence_says_bound_roof_and_where_the_time_goes() -> None:
@@ -115,3 +115,23 @@ def test_pictures_show_all_of_the_time(tmp_path: Path) -> None:
         assert save(figure, tmp_path / f"{name}.svg").stat().st_size > 5000
     assert flame(profile(modules=())) is None
     assert roofline(replace(profile(), operators=(Operator("a", 1, 1.0),))) is None
+
+
+def test_memory_is_said_by_part_with_the_range_of_what_was_read_more_than_once() -> None:
+    said = memory_text(MEMORY)
+    assert said.startswith("1.00 KiB weights + 1.00 KiB gradients + 1.00 KiB optimiser")
+    assert said.endswith("; the process holds 1.00 GiB with its libraries (512 MiB to 2.00 GiB in 3 readings)")
+    assert "process" not in memory_text({**MEMORY, "process": None, "processes": []})
+    assert memory_text({"missing": "out of sight"}) == "out of sight"
+    parts = {**dict.fromkeys(MEMORY, 0), "inputs": 1 << 20, "engine": 99 << 20, "peaks": [100 << 20, 101 << 20]}
+    assert memory_text({**parts, "process": None}) == (
+        "1.00 MiB input + 99.0 MiB in the engine, weights included, by the resident set "
+        "(in all, 100 MiB to 101 MiB in 2 readings)"
+    )
+
+
+def test_a_profile_made_before_memory_was_counted_says_so() -> None:
+    before = {name: bytes for name, bytes in MEMORY.items() if name not in ("counted", "peaks", "processes", "engine")}
+    assert "a single reading of the process's resident set" in facts(profile(memory=before))[-1][1]
+    assert "single reading" not in facts(profile(memory=before, idle=0.1))[-1][1]
+    assert "single reading" not in facts(profile())[-1][1]

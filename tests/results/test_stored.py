@@ -1,5 +1,6 @@
 """Stored results beside one another."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,18 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
         compare_files([tmp_path / "x.json"], across=False)
     with pytest.raises(RecordError, match=r"gone\.json"):
         compare_files([tmp_path / "gone.json"], across=False)
+
+
+def test_one_reading_of_the_resident_set_is_not_compared_with_a_count(tmp_path: Path) -> None:
+    value = {"resnet34": Value.counted(1000)}
+    ids = {"resnet34": "training/resnet34@amp-nhwc-eager/b8/s224/c1000/cpu"}
+    old = Metric.named("training_peak_bytes", value, workloads=ids)
+    new = replace(old, memory={"resnet34": {"peak": 1000, "counted": True}})
+    plain = record(1.0)
+    both = [replace(plain, metrics=(metric,)) for metric in (old, new)]
+    [metric] = compare_files(stored(tmp_path, *both), across=False).metrics
+    assert metric.ratio is metric.verdict is None
+    assert metric.notes[0].startswith("not compared: a is a single reading")
+    [metric] = compare_files(stored(tmp_path, both[1], both[1]), across=False).metrics
+    assert metric.verdict == "same"
+    assert not metric.one_reading
