@@ -12,7 +12,6 @@ from typing import NoReturn
 
 import click
 
-from bench.machine.allocator import keep_memory
 from bench.processes import interrupt
 
 # name -> (where the click command lives, the line `bench --help` shows)
@@ -89,7 +88,6 @@ def _reported_by_another(text: str) -> bool:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run `bench` and exit: 0 fine, 1 regression or guard, 2 usage, environment or input error, 130 interrupted."""
-    keep_memory()
     run(app, "bench", arguments)
 
 

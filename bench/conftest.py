@@ -75,14 +75,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each benchmark of this folder our timer and our stopping rule."""
-    for item in items:
-        if item.path.parent != plugin.HERE or "workload" not in getattr(item, "fixturenames", ()):
-            continue
+    """Give each benchmark of this folder our timer, our stopping rule and its place."""
+    ours = [
+        item for item in items if item.path.parent == plugin.HERE and "workload" in getattr(item, "fixturenames", ())
+    ]
+    # All of them share this process, and one that keeps freed memory goes on doing so.
+    items.sort(key=lambda item: item in ours and _workload_of(item).keeps_memory)
+    for item in ours:
         task = _task(getattr(item, "function"))  # noqa: B009 - Item does not declare it
         item.add_marker(pytest.mark.benchmark(**_stopping(config, task)))
         # A warning from torch must not fail the measurement.
         item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def _workload_of(item: Any) -> Workload:
+    return Workload.from_id(item.callspec.params["workload"])
 
 
 def _stopping(config: pytest.Config, task: str) -> dict[str, Any]:

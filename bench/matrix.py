@@ -115,7 +115,8 @@ class Matrix:
     def _of(self, task: str) -> list[Workload]:
         size, device = self.size or 224, self.device.kind
         if task == "loading":
-            to = LoaderOutput()
+            # Steadier times, and the same process measures the networks' default.
+            to = LoaderOutput(keep=self.device.glibc)
             return [Workload(task, name, to, self.batch, size, data=self.data, device=device) for name in self.loaders]
         if task == "kernel":
             ways = kernels_for(device)

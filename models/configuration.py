@@ -74,6 +74,7 @@ MODES = {
 SWITCHES = {
     "freeze": "weights become constants: batch norm folded, layouts packed ahead (inference)",
     "kernels": "our Triton kernels: EfficientNet's bottlenecks (inference), depthwise convolutions (training) (CUDA)",
+    "keep": "memory freed by a step is kept for the next one instead of going back to the system (CPU, glibc)",
 }
 
 
@@ -124,6 +125,7 @@ class Configuration:
         compile: a key of MODES.
         freeze: weights are constants of the program (inference only).
         kernels: layers that kernels/ has are computed by it.
+        keep: the process keeps freed memory, see bench.machine.allocator.
         peer: None, or the foreign engine that runs the exported network.
 
     Raises:
@@ -135,6 +137,7 @@ class Configuration:
     compile: str = "eager"
     freeze: bool = False
     kernels: bool = False
+    keep: bool = False
     peer: str | None = None
 
     def __post_init__(self) -> None:
@@ -189,8 +192,18 @@ class Configuration:
 
     @property
     def plain(self) -> bool:
-        """Whether it is what a first script does, with torch's own defaults."""
-        return self == Configuration()
+        """Whether torch does what it does in a first script, with its own defaults; `keep` is no matter of torch's."""
+        return replace(self, keep=False) == Configuration()
+
+    def process_wide(self, device: str) -> tuple[str, ...]:
+        """What it switches on for its whole process on "cpu" or "cuda".
+
+        Configurations of which this is equal may share a process. The rest is the network's own. On CUDA the names are
+        those of models.prepare.set_switches, which can be set anew; `keep` cannot be taken back.
+        """
+        if device == "cpu":
+            return ("keep",) if self.keep else ()
+        return (*(["tf32"] if self.numbers.tf32 else []), *(["defaults"] if self.plain else []))
 
 
 @dataclass(frozen=True)
@@ -293,11 +306,13 @@ class Device:
         kind: "cpu" or "cuda".
         bf16: it multiplies bfloat16 faster than float32 (AMX, AVX512-BF16, CUDA from compute capability 8.0).
         compiler: a C++ compiler is there, without which inductor cannot build CPU code.
+        glibc: the C library is glibc, whose malloc can be told to keep what is freed.
     """
 
     kind: str
     bf16: bool
     compiler: bool
+    glibc: bool = True
 
     @classmethod
     def from_cpu(cls, cpuinfo: Path = Path("/proc/cpuinfo")) -> "Device":
@@ -310,18 +325,28 @@ class Device:
             (set(line.split(":", 1)[1].split()) for line in text.splitlines() if line.startswith("flags")),
             set(),
         )
-        return cls("cpu", bool({"amx_bf16", "avx512_bf16"} & flags), _has_compiler())
+        return cls("cpu", bool({"amx_bf16", "avx512_bf16"} & flags), _has_compiler(), has_glibc())
 
     @classmethod
     def from_cuda(cls, capability: tuple[int, int]) -> "Device":
         """A CUDA device of this compute capability; inductor's CUDA code needs Triton, its wrapper a C++ compiler."""
-        return cls("cuda", capability >= (8, 0), _has_compiler())
+        return cls("cuda", capability >= (8, 0), _has_compiler(), has_glibc())
 
 
 def _has_compiler() -> bool:
     import os
 
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
+
+
+def has_glibc() -> bool:
+    """Whether this process's C library is glibc."""
+    import os
+
+    try:
+        return "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
+    except (AttributeError, ValueError, OSError):
+        return False
 
 
 def preset(name: str, device: Device, training: bool) -> Configuration:
@@ -354,10 +379,9 @@ def preset(name: str, device: Device, training: bool) -> Configuration:
             return Configuration(precision, "nhwc", "graphs" if device.bf16 else "autotune")
         return Configuration(precision, "nhwc", "autotune", freeze=True)
     if training:
-        return Configuration("amp" if device.bf16 else "fp32", "nhwc", "eager")
-    return Configuration(
-        "bf16" if device.bf16 else "fp32", "nhwc", "compile" if device.compiler else "eager", freeze=True
-    )
+        return Configuration("amp" if device.bf16 else "fp32", "nhwc", "eager", keep=device.glibc)
+    mode = "compile" if device.compiler else "eager"
+    return Configuration("bf16" if device.bf16 else "fp32", "nhwc", mode, freeze=True, keep=device.glibc)
 
 
 def parse(text: str, device: Device, training: bool) -> Configuration:
@@ -381,6 +405,8 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
             )
         if configuration.kernels:
             raise ModelError(f"configuration {text!r}: our kernels are written for CUDA devices; leave out kernels")
+        if configuration.keep and not device.glibc:
+            raise ModelError(f"configuration {text!r}: keep is a setting of glibc, which is not here; leave out keep")
         if configuration.peer == "tensorrt":
             raise ModelError(
                 f"configuration {text!r}: TensorRT needs a CUDA device; on a CPU use openvino or onnxruntime"
@@ -392,6 +418,8 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
                 f"configuration {text!r}: torch.compile needs a C++ compiler on a CPU and none was found; "
                 "install g++ or use eager"
             )
+    elif configuration.keep:
+        raise ModelError(f"configuration {text!r}: torch keeps a CUDA device's memory anyway; leave out keep")
     elif configuration.peer == "openvino":
         raise ModelError(f"configuration {text!r}: OpenVINO runs on CPUs; use tensorrt or --device cpu")
     if training and configuration.compile == "graphs" and configuration.precision == "fp16":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from results.errors import RecordError
-from results.record import ONE_READING, Metric, Ratio, Record, Value
+from results.record import ONE_READING, Metric, Ratio, Record, Value, current_id
 from results.tables import (
     FORMATS,
     Cell,
@@ -39,6 +39,7 @@ HEADLINES = (
 """Metrics that are reported in words where they were measured; the table holds the rest."""
 
 _HEADER_WIDTH = 18
+_NAIVE = "fp32-nchw-eager"
 _NOMINAL = 0.9495
 """Below this a confidence is not the 95 % that the legend promises."""
 _NOT_MEASURED = Value.none("not measured for this operand")
@@ -60,10 +61,18 @@ def compare_table(record: Record, format: str = "text", colour: bool = False) ->
     tables = [_values_table(record, format, colour, footnotes)]
     if len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
         tables.append(_ratios_table(record, format, colour, footnotes))
-    below = footnotes.lines()
+    below = [*footnotes.lines(), *_meaning(record)]
     if not record.complete:
         below.append("This run was interrupted; the table holds what was measured until then.")
     return page(notes(sentences(record), format), *tables, notes(below, format), notes([machine_line(record)], format))
+
+
+def _meaning(record: Record) -> list[str]:
+    """What a word of an older record means: its naive is not today's."""
+    ids = {id for metric in record.metrics for id in metric.workloads.values()}
+    if any(f"@{_NAIVE}/" in id and current_id(id, record.machine) != id for id in ids):
+        return [f"naive kept freed memory in this run; today that is {_NAIVE}-keep, and naive is slower."]
+    return []
 
 
 def sentences(record: Record) -> list[str]:

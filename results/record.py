@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -285,6 +286,30 @@ class Record:
         if "benchmarks" in data and "kind" not in data:
             raise RecordError(f"{where}: written by pytest-benchmark, so not a record; bench trend reads such files")
         return read(cls, data, where, ignore=SHARED_KEYS)
+
+
+KEPT = "keeps freed memory"
+"""What `settings.allocator` of a machine says while every process kept freed memory and no lever said so."""
+
+_ID = re.compile(r"(?P<task>[^/@]+)/[^@]+@(?P<configuration>[^/]+)/(?:[^/]+/)*(?P<device>[^/]+)")
+
+
+def current_id(id: str, machine: Mapping[str, Json]) -> str:
+    """What a stored workload is called today.
+
+    While every process kept freed memory, ids did not say so; such a workload is today's with the lever `keep`. Foreign
+    engines have memory of their own, and a GPU's is another matter, except for what loaders make on the host.
+    """
+    settings, parts = machine.get("settings"), _ID.fullmatch(id)
+    if not isinstance(settings, Mapping) or settings.get("allocator") != KEPT or parts is None:
+        return id
+    words = parts["configuration"].split("-")
+    ours = parts["task"] == "kernel" or "nchw" in words or "nhwc" in words
+    on_host = parts["device"] == "cpu" or parts["task"] in ("loading", "end_to_end")
+    if not ours or not on_host or "keep" in words:
+        return id
+    end = parts.end("configuration")
+    return f"{id[:end]}-keep{id[end:]}"
 
 
 def _finite(x: Number | None) -> Number | None:

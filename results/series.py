@@ -1,7 +1,7 @@
 """The history of each workload: its times in all stored runs of a folder, oldest first.
 
 Reads records (store.py) and the JSON files of `pytest bench --benchmark-json`. Whatever else lies in the folder is
-skipped and named.
+skipped and named. A workload has the id that it has today, also where an older version called it otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from results import store
 from results.errors import RecordError
 from results.gate import VOID
 from results.pytest_json import UNVERSIONED, as_seconds, block_seconds, last_of_each, samples
-from results.record import METRICS, Record
+from results.record import METRICS, Record, current_id
 from results.stats import summarise
 from results.store import Skipped
 
@@ -130,7 +130,7 @@ def _of_record(path: Path, record: Record) -> Iterator[tuple[str, Point]]:
             value = summarise(samples(block_seconds(metric, operand)))
             assert value.median is not None
             yield (
-                id,
+                current_id(id, record.machine),
                 Point(
                     created=record.created,
                     commit=_text(commit.get("sha")),
@@ -183,7 +183,7 @@ def _of_pytest(path: Path) -> Iterator[tuple[str, Point]]:
         value = summarise(times) if times else None
         images = extra.get("images")
         yield (
-            id,
+            current_id(id, machine),
             Point(
                 created=str(created),
                 commit=None if sha == UNVERSIONED else sha,

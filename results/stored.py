@@ -6,7 +6,7 @@ from pathlib import Path
 
 from results import store
 from results.errors import RecordError
-from results.record import ONE_READING, Metric, Ratio, Record, Value, utc_now
+from results.record import ONE_READING, Metric, Ratio, Record, Value, current_id, utc_now
 from results.verdict import compare_verdict, margin_of
 
 
@@ -75,13 +75,17 @@ def _metric(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) 
         if metric is not None and operand in metric.values:
             found[title] = (metric, operand)
     first = next(iter(found.values()))[0]
-    notes: tuple[str, ...] = ()
+    notes = tuple(
+        f"{title} kept freed memory, as the lever keep does now"
+        for title, (metric, operand) in found.items()
+        if renamed(metric, operand, columns[title][0])
+    )
     if across:
         shared = next((o for o in first.values if all(o in r.operands for r, _ in columns.values())), None)
         if shared is None:
             raise RecordError("these results share no operand, so there is no reference to compare their ratios to")
         values = {title: _relative(metric, operand, shared) for title, (metric, operand) in found.items()}
-        notes = (f"relative to {shared} of the same run",)
+        notes = (f"relative to {shared} of the same run", *notes)
     else:
         values = {title: metric.values[operand] for title, (metric, operand) in found.items()}
     batches = {metric.batch for metric, _ in found.values()}
@@ -98,11 +102,20 @@ def _metric(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) 
         ratio=ratios[0] if ratios else None,
         verdict=compare_verdict(ratios[0], first.better, margin_of(name)) if ratios else None,
         ratios=ratios if len(columns) > 2 else (),
-        workloads={title: metric.workloads.get(operand, "") for title, (metric, operand) in found.items()},
+        workloads={
+            title: current_id(metric.workloads.get(operand, ""), columns[title][0].machine)
+            for title, (metric, operand) in found.items()
+        },
         notes=notes,
     )
     memory = {title: metric.memory[operand] for title, (metric, operand) in found.items() if operand in metric.memory}
     return replace(named, unit="1" if across else first.unit, memory={} if across else memory)
+
+
+def renamed(metric: Metric, operand: str, record: Record) -> bool:
+    """Whether what a record measured of an operand is called otherwise today; see record.current_id."""
+    id = metric.workloads.get(operand, "")
+    return current_id(id, record.machine) != id
 
 
 def _relative(metric: Metric, operand: str, shared: str) -> Value:

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from bench.machine import allocator
 from bench.machine.cpu import usable_cores
 
 REASON = "needs a CUDA device"
@@ -26,6 +27,12 @@ def _share_the_cores() -> None:
     # A test may start pytest itself: pytest-benchmark measures nothing where these say that others run beside it.
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _memory_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test is a process of its own in that nobody has told it to keep freed memory."""
+    monkeypatch.setattr(allocator, "_kept", False)
 
 
 @pytest.hookimpl(tryfirst=True)

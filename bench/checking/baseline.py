@@ -22,7 +22,7 @@ from bench.screen import Say
 from bench.sides.process import Worker
 from bench.timing.workload import METRIC, Conditions, Workload
 from results.gate import ERROR, VOID, CheckReport, Row, Side
-from results.record import Record, utc_now
+from results.record import Record, current_id, utc_now
 from results.store import list_records, load, same_machine
 from results.verdict import LOOKS, REGRESSED, Decision, look_unpaired, margin_of
 
@@ -71,7 +71,7 @@ def unfit(record: Record) -> str:
 
 
 def stored_values(path: Path, record: Record) -> dict[str, list[float]]:
-    """Workload id -> log(seconds a step / seconds of the reference) of each block.
+    """Workload id of today -> log(seconds a step / seconds of the reference) of each block.
 
     Raises:
         UsageError: the record has no reference or another one.
@@ -85,7 +85,7 @@ def stored_values(path: Path, record: Record) -> dict[str, list[float]]:
         if name is None:
             continue
         seconds = [statistics.median(turns["head"] for turns in block) for block in metric.pairs]
-        found[name] = relative(seconds, pinned["blocks"])
+        found[current_id(name, record.machine)] = relative(seconds, pinned["blocks"])
     return found
 
 

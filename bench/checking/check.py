@@ -22,7 +22,7 @@ from bench.inspecting import reference
 from bench.screen import Say
 from bench.sides.process import Worker
 from bench.timing.workload import METRIC, Conditions, LoaderOutput, Workload
-from models.configuration import Configuration
+from models.configuration import Configuration, has_glibc
 from results.gate import ERROR, CheckReport, Fact, Row
 from results.record import Metric, Record, utc_now
 from results.stats import ratio_of, summarise
@@ -41,8 +41,9 @@ def default_workloads(device: str, data: str) -> list[Workload]:
     batch, size = (128, 128) if cuda else (4, 64)
     # Without freezing: graphs of frozen weights are compiled anew in each process. On two cores one compiled network
     # has to do: every process of every block traces it again, code that is kept or not.
-    inference = Configuration("bf16", "nhwc", "compile")
-    training = Configuration("amp", "nhwc", "compile" if cuda else "eager")
+    keep = has_glibc()
+    inference = Configuration("bf16", "nhwc", "compile", keep=keep and not cuda)
+    training = Configuration("amp", "nhwc", "compile" if cuda else "eager", keep=keep and not cuda)
     networks = [
         Workload(task, model, configuration, batch, size, 1000, device=device)
         for task, model, configuration in (
@@ -52,7 +53,8 @@ def default_workloads(device: str, data: str) -> list[Workload]:
             ("training", "efficientnet_b0", training),
         )
     ]
-    return [*networks, Workload("loading", "dali", LoaderOutput("bfloat16"), 32, size, data=data, device=device)]
+    loaded = LoaderOutput("bfloat16", keep=keep)
+    return [*networks, Workload("loading", "dali", loaded, 32, size, data=data, device=device)]
 
 
 def duel_refs(repository: Path, base_ref: str, head_ref: str, workload: Workload, say: Say) -> Row:

@@ -1,8 +1,9 @@
 """What is counted or computed on both sides before anything is timed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,12 +46,18 @@ class Question:
         self.crew.close()
         self.__enter__()
 
-    def ask(self, command: str, timeout: float, **arguments: Any) -> dict[str, dict[str, Any] | BenchError]:
-        """Side -> its answer, or what it could not do."""
+    def ask(
+        self, command: str, timeout: float, arguments: Callable[[str], dict[str, Any]]
+    ) -> dict[str, dict[str, Any] | BenchError]:
+        """Side -> its answer, or what it could not do.
+
+        Args:
+            arguments: of the question to a side.
+        """
         answers: dict[str, dict[str, Any] | BenchError] = {}
         for name in self.crew:
             try:
-                self.crew[name].send(command, **arguments)
+                self.crew[name].send(command, **arguments(name))
             except BenchError as error:
                 answers[name] = error
         for name in self.crew:
@@ -64,14 +71,13 @@ class Question:
                 self.crew.replace(name)
         return answers
 
-    def asked(self, workload: Workload, conditions: Conditions, quick: bool) -> dict[str, Any]:
-        """The words of a question about a workload.
+    def asked(self, workload: Workload, conditions: Conditions, quick: bool, name: str) -> dict[str, Any]:
+        """The words of a question to a side about a workload.
 
-        Conditions with a side's share of the threads; what a process says of its machine before is of all of them. The
-        configuration as text: one of the sides may be code that reads no other form.
+        Conditions with a side's share of the threads; what a process says of its machine before is of all of them.
         """
         shared = replace(conditions, threads=max(1, conditions.threads // 2))
-        described = {**workload.to_json(), "configuration": workload.configuration.text}
+        described = self.crew[name].described(workload)
         return {"workload": described, "conditions": asdict(shared), "quick": quick}
 
     def one(self, name: str, command: str, timeout: float, **arguments: Any) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def exact(
     gone: list[Row] = []
     for workload in workloads:
         say(f"counting {workload.id}")
-        answers = question.ask("facts", 600, **question.asked(workload, conditions, quick))
+        answers = question.ask("facts", 600, partial(question.asked, workload, conditions, quick))
         failed = {name: answer for name in sides if isinstance(answer := answers[name], BenchError)}
         if failed:
             gone.append(absent(workload, failed))
@@ -143,10 +149,11 @@ def computed(
             continue
         say(f"comparing what {workload.id} computes")
         files = {name: folder / f"{name}-{number}.safetensors" for name in ("base", "head")}
-        words = question.asked(workload, conditions, quick)
+        words = {name: question.asked(workload, conditions, quick, name) for name in files}
         try:
-            question.one("base", "outputs", 600, given="", save=str(files["base"]), **words)
-            answer = question.one("head", "outputs", 600, given=str(files["base"]), save=str(files["head"]), **words)
+            question.one("base", "outputs", 600, given="", save=str(files["base"]), **words["base"])
+            given = str(files["base"])
+            answer = question.one("head", "outputs", 600, given=given, save=str(files["head"]), **words["head"])
         except BenchError as error:
             # Not an output that differs: there is none, and no --allow makes one of it.
             failed.append(Row(workload.id, ERROR, images=workload.batch, reason=said_by(error)))

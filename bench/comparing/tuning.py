@@ -14,7 +14,6 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -45,7 +44,7 @@ LARGEST = 1024  # images a step that are tried
 # Shares of the whole time that a task may have, when all are asked for.
 SHARES = {"inference": 0.42, "training": 0.3, "latency": 0.16, "loading": 0.12}
 NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
-LEVERS = ("precision", "layout", "compile", "freeze")
+LEVERS = ("precision", "layout", "compile", "freeze", "keep")
 
 
 @dataclass(frozen=True)
@@ -118,21 +117,32 @@ class Tuning:
 
 
 def challengers(reference: Configuration, device: Device, training: bool) -> list[Configuration]:
-    """Every configuration that can work here: those with the fewest levers changed first, quickly built ones first."""
+    """What is tried: those with the fewest levers changed first, quickly built ones first.
+
+    Every configuration that can work here and does with freed memory what the reference does; and the reference with
+    that lever alone changed, since it helps or it does not whatever the others are. What keeps no memory comes first:
+    the first rung has one process, in which that cannot be taken back.
+    """
     modes = list(MODES)
     precisions = [
         name for name, one in PRECISIONS.items() if device.kind in (one.searched_training if training else one.searched)
     ]
     found = []
     for precision, layout, mode, freeze in product(precisions, sorted(LAYOUTS, reverse=True), modes, (False, True)):
-        one = Configuration(precision, layout, mode, freeze)
-        with suppress(ModelError):
-            check(one, device, training)
-            found.append(one)
+        found.append(Configuration(precision, layout, mode, freeze, keep=reference.keep))
     return sorted(
-        (one for one in found if one != reference),
-        key=lambda one: (distance(one, reference), modes.index(one.compile), one.text),
+        (one for one in [*found, replace(reference, keep=False)] if one != reference and works(one, device, training)),
+        key=lambda one: (one.keep, distance(one, reference), modes.index(one.compile), one.text),
     )
+
+
+def works(one: Configuration, device: Device, training: bool) -> bool:
+    """Whether a configuration can be had here."""
+    try:
+        check(one, device, training)
+    except ModelError:
+        return False
+    return True
 
 
 def distance(a: Configuration, b: Configuration) -> int:
@@ -155,9 +165,8 @@ def one_off(winner: Configuration, device: Device, training: bool) -> list[tuple
         if value == getattr(plain, name):
             continue
         changed = replace(winner, **{name: getattr(plain, name)})
-        with suppress(ModelError):
-            check(changed, device, training)
-            found.append(("freeze" if name == "freeze" else str(value), changed))
+        if works(changed, device, training):
+            found.append((name if value is True else value, changed))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Has the process keep the memory that a step frees, because the next step needs as much."""
+"""Whether a process keeps the memory that a step frees, because the next step needs as much."""
 
 import ctypes
 import os
@@ -6,11 +6,44 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+from bench.errors import WorkloadError
+from models.configuration import has_glibc
+
+# M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX of glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
 _LARGEST_KEPT = 1 << 30
 
+# What does the same for a program of the user's: no block from mmap, and nothing given back from the heap's end. The
+# threshold of keep_memory would do as well, but older versions of glibc silently refuse it.
+FOR_SCRIPTS = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1"
+BY_LEVER = "keeps freed memory where the lever keep says so"
+_CHOICES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_")
+
 _kept = False
+
+
+def choose_memory(keep: bool, environ: Mapping[str, str] = os.environ) -> str:
+    """Have this process keep freed memory from now on, or not, as the configuration says that it is to measure.
+
+    Returns:
+        what a reader of its numbers must know: that the user's environment decides instead; else "".
+
+    Raises:
+        WorkloadError: it is not to keep memory and does already, which cannot be taken back; or it cannot here.
+    """
+    if not keep:
+        if _kept:
+            raise WorkloadError(
+                "this process keeps freed memory, because a configuration with keep came before; "
+                "measure the one without keep first, or in a process of its own"
+            )
+        return ""
+    if chosen_by_user(environ):
+        return "keep: the environment decides what is done with freed memory (MALLOC_..., GLIBC_TUNABLES, LD_PRELOAD)"
+    if not keep_memory(environ):
+        raise WorkloadError("keep: this C library cannot be told to keep freed memory; leave out keep")
+    return ""
 
 
 def keep_memory(environ: Mapping[str, str] = os.environ, library: Any = None) -> bool:
@@ -34,20 +67,24 @@ def keep_memory(environ: Mapping[str, str] = os.environ, library: Any = None) ->
         mallopt = (library or ctypes.CDLL(None)).mallopt
     except (AttributeError, OSError):
         return False
-    # Setting either threshold stops glibc from adapting both, so both have to be set.
-    _kept = bool(mallopt(_TRIM_THRESHOLD, _NEVER)) and bool(mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT))
+    # Setting either threshold stops glibc from adapting both, so both have to be set. Older versions of glibc refuse a
+    # threshold as high; they are told to take no block from mmap.
+    high = bool(mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)) or bool(mallopt(_MMAP_MAX, 0))
+    _kept = high and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
     return _kept
 
 
 def chosen_by_user(environ: Mapping[str, str]) -> bool:
     """Whether the environment chooses how memory is allocated; that choice is respected."""
     return (
-        any(name in environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))
+        any(name in environ for name in _CHOICES)
         or "glibc.malloc." in environ.get("GLIBC_TUNABLES", "")
         or "malloc" in environ.get("LD_PRELOAD", "")
     )
 
 
-def described() -> str:
-    """What a record says of this process's allocator."""
-    return "keeps freed memory" if _kept else "default"
+def described(environ: Mapping[str, str]) -> str:
+    """What a record says of the allocator of its processes."""
+    if not has_glibc():
+        return "not glibc's"
+    return "chosen by the environment" if chosen_by_user(environ) else BY_LEVER

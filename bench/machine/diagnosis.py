@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.machine.allocator import BY_LEVER, FOR_SCRIPTS
 from bench.machine.cpu import Roots, cpu_times
 from bench.machine.facts import describe
 from bench.processes import SOURCE
@@ -314,6 +315,18 @@ def check_bf16(facts: Facts) -> Findings:
         yield Finding("note", "bf16 units", text)
 
 
+def check_freed_memory(facts: Facts) -> Findings:
+    """What glibc does with the memory that a step on the CPU frees."""
+    if facts.machine["gpus"] or facts.machine["settings"].get("allocator") != BY_LEVER:
+        return
+    text = "glibc gives what a step frees back to the system, which clears it for the next one"
+    remedy = (
+        f"In scripts of your own, {FOR_SCRIPTS} python ... keeps it, which can more than double their speed; here the\n"
+        "lever keep does, and `bench compare MODEL@naive MODEL@keep` says what it is worth."
+    )
+    yield Finding("note", "freed memory", text, remedy)
+
+
 def check_space(facts: Facts) -> Findings:
     """Memory, swap, disk."""
     from results.tables import quantity
@@ -366,6 +379,7 @@ CHECKS: dict[Callable[[Facts], Findings], Finding | None] = {
     check_cores: None,
     check_compiler: None,
     check_bf16: None,
+    check_freed_memory: None,
     check_space: Finding("fine", "memory and disk", "enough"),
     check_module_names: Finding("fine", "module names", "no clash"),
 }

@@ -28,7 +28,9 @@ VARIABLES = (
     "KMP_BLOCKTIME",
     "LD_PRELOAD",
     "MALLOC_CONF",
+    "MALLOC_MMAP_MAX_",
     "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
     "MALLOC_TRIM_THRESHOLD_",
     "MKL_NUM_THREADS",
     "NVIDIA_TF32_OVERRIDE",
@@ -101,7 +103,7 @@ def settings(with_torch: bool, environ: Mapping[str, str]) -> dict[str, Any]:
         "cudnn_deterministic": None,
         "tf32": None,
         "cpu_capability": None,
-        "allocator": allocator.described(),
+        "allocator": allocator.described(environ),
         "environment": {name: environ[name] for name in VARIABLES if name in environ},
     }
     if not with_torch and "torch" not in sys.modules:

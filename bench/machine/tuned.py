@@ -9,13 +9,13 @@ from typing import Any
 
 from bench.errors import UsageError
 from loaders.cache import cache_folder
-from models.configuration import Choice, Configuration, Device
+from models.configuration import Choice, Configuration, Device, levers
 from models.errors import ModelError
 from results.store import write_whole
 
 NETWORK_TASKS = ("latency", "inference", "training")
 TASKS = (*NETWORK_TASKS, "loading")
-# Of a fingerprint: with another of these, another configuration may be the fastest.
+# Of a fingerprint: with another of these, or with more levers to choose from, another configuration may be faster.
 FIELDS = ("device", "cpu", "cpu_features", "cores", "compiler", "torch", "cuda")
 
 
@@ -31,7 +31,7 @@ class Winner:
         ratio, low, high: how many times as fast as `fast` it was in the last duel; 1 where `fast` itself won.
         error: root mean square distance of its logits from plain fp32's, as a share of their spread; None where that
             is not a number of the task.
-        machine: FIELDS of the fingerprint.
+        machine: FIELDS of the fingerprint, and the levers there were.
         created: ISO 8601, UTC.
     """
 
@@ -55,7 +55,7 @@ def path() -> Path:
 def fields(machine: Mapping[str, Any]) -> dict[str, Any]:
     """What of a described machine a winner holds for."""
     fingerprint = machine.get("fingerprint") or {}
-    return {name: fingerprint.get(name) for name in FIELDS}
+    return {**{name: fingerprint.get(name) for name in FIELDS}, "levers": " ".join(levers())}
 
 
 def remember(winner: Winner) -> Path:

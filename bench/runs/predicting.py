@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.errors import UsageError
+from bench.machine.allocator import keep_memory
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
 from bench.runs.folder import RECIPE, RUN, RunRecord
@@ -81,6 +82,8 @@ class Predictor:
         # The training form of the preset, in which a run is validated: compiling the other one takes longer than ten
         # thousand small images.
         chosen = parse(configuration, device_facts(place), True)
+        if chosen.keep:
+            keep_memory()
         if isinstance(source, Path):
             classifier = Classifier.from_checkpoint(source, chosen, place)
         else:

@@ -14,6 +14,7 @@ import torch
 
 from bench.errors import UsageError
 from bench.machine import facts
+from bench.machine.allocator import keep_memory
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
 from bench.machine.tuned import tuned_configuration
@@ -223,6 +224,8 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
     splits = sources.split(sources.open_folders(request.data), request.recipe, say)
     recipe = sources.resolved(request.recipe, splits, bool(request.title), device.type, say)
     configuration = configured(recipe, device_facts(device), world.size)
+    if configuration.keep:
+        keep_memory()
     mean, std = sources.statistics(recipe, splits.train)
     card = Card(
         model=recipe.model,

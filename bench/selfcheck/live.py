@@ -27,7 +27,7 @@ from results.tables import Cell, render, to_json
 from results.verdict import CLEAN, REGRESSED
 
 # Its steps take half a millisecond: a slice holds a hundred or so, and nearly the same share of extra work each time.
-WORKLOADS = ("inference/lenet@fp32-nchw-eager/b4/s32/c10/cpu",)
+WORKLOADS = ("inference/lenet@fp32-nchw-eager-keep/b4/s32/c10/cpu",)
 TIMEOUT = 3600.0
 
 # Appended to STEP on the slower side. The extra work is whole steps, so that it is real work of the right kind on any

@@ -16,14 +16,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.processes import PARENT, SOURCE
 from bench.timing.clock import Slice
-from bench.timing.workload import Conditions, Workload
+from bench.timing.workload import Conditions, KernelVariant, Workload
+from models.configuration import Configuration
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,25 @@ class Built:
     cache: str
     notes: tuple[str, ...]
     prefetch: Mapping[str, int]
+
+
+def before_keep(workload: Workload) -> Workload:
+    """What code from before the lever `keep`, which always kept freed memory, calls a workload.
+
+    Raises:
+        WorkloadError: the workload does not keep it.
+    """
+    configuration = workload.configuration
+    if workload.keeps_memory:
+        assert not isinstance(configuration, KernelVariant)
+        return replace(workload, configuration=replace(configuration, keep=False))
+    foreign = isinstance(configuration, Configuration) and configuration.peer is not None
+    if (workload.device == "cpu" and not foreign) or workload.task == "loading":
+        raise WorkloadError(
+            f"no configuration is called {configuration.text} in code of that age: it always keeps freed memory, "
+            "as the lever keep does now"
+        )
+    return workload
 
 
 class Worker:
@@ -67,7 +87,9 @@ class Worker:
     ) -> None:
         self.name = name
         self.source = source
-        self._reads_fields = False
+        self._levers: frozenset[str] = frozenset()
+        # Ids of workloads that code of older commits calls otherwise.
+        self._ids: dict[str, str] = {}
         # This process's own packages must not be found where the child's tree lacks one.
         elsewhere = [
             place
@@ -98,6 +120,10 @@ class Worker:
 
     def send(self, command: str, **arguments: Any) -> None:
         """Ask for something; `receive` gets the answer."""
+        if "id" in arguments:
+            arguments["id"] = self._ids.get(arguments["id"], arguments["id"])
+        if "ids" in arguments:
+            arguments["ids"] = [self._ids.get(id, id) for id in arguments["ids"]]
         line = json.dumps({"command": command, **arguments}) + "\n"
         assert self._process.stdin is not None
         try:
@@ -150,7 +176,7 @@ class Worker:
             WorkerError: it runs other code than it was started for: a tree would be compared with itself.
         """
         answer = self.receive(timeout)
-        self._reads_fields = bool(answer.get("reads_fields"))
+        self._levers = frozenset(answer.get("levers", ()))
         source = answer.get("source")
         if source is not None and Path(source).resolve() != self.source.resolve():
             raise WorkerError(
@@ -162,9 +188,18 @@ class Worker:
             self.receive(timeout)
 
     def described(self, workload: Workload) -> dict[str, Any]:
-        """A workload in the form that the process reads: code of older commits reads configurations as text."""
-        fields = workload.to_json()
-        return fields if self._reads_fields else {**fields, "configuration": workload.configuration.text}
+        """A workload in the form that the process reads.
+
+        Code from before the lever `keep` reads configurations as text, and keeps freed memory whatever it measures.
+
+        Raises:
+            WorkloadError: such code would measure something else.
+        """
+        if "keep" in self._levers:
+            return workload.to_json()
+        theirs = before_keep(workload)
+        self._ids[workload.id] = theirs.id
+        return {**theirs.to_json(), "configuration": theirs.configuration.text}
 
     def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> Built:
         """Build steps that belong together and call each once."""
@@ -178,7 +213,9 @@ class Worker:
     def built(self, timeout: float = 900.0) -> Built:
         """What `build` answers."""
         answer = self.receive(timeout)
-        return Built(**{**answer, "notes": tuple(answer["notes"])})
+        ours = {theirs: id for id, theirs in self._ids.items()}
+        prefetch = {ours.get(id, id): count for id, count in answer["prefetch"].items()}
+        return Built(**{**answer, "notes": tuple(answer["notes"]), "prefetch": prefetch})
 
     def warm(self, workload: Workload, cap: float, timeout: float = 600.0) -> float:
         """Warm up for at most about `cap` seconds; returns seconds a step."""

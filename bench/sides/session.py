@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import REPORTED, OutOfMemoryError, WorkloadError
-from bench.machine.allocator import keep_memory
+from bench.machine.allocator import choose_memory
 from bench.machine.gpu import THROTTLING
 from bench.machine.telemetry import Sensor, sensor_for
 from bench.processes import SOURCE, end_with_parent
 from bench.timing.clock import CLOCKS, time_slice
 from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
+from models.configuration import levers
 
 if TYPE_CHECKING:
     from bench.timing.step import Step
@@ -40,7 +41,6 @@ def serve() -> None:
     with contextlib.suppress(OSError):
         # Where memory runs out, a measuring process is to end before what the user works with.
         Path("/proc/self/oom_score_adj").write_text("1000")
-    keep_memory()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     session = Session()
@@ -102,7 +102,7 @@ class Session:
             importlib.import_module(module)
         # Half a million objects that stay: each later collection, one before every turn, would walk them all.
         gc.freeze()
-        return {"pid": os.getpid(), "source": str(SOURCE), "reads_fields": True}
+        return {"pid": os.getpid(), "source": str(SOURCE), "levers": list(levers())}
 
     def imports(self, models: Sequence[str], loaders: Sequence[str], training: bool) -> dict[str, Any]:
         """Import what steps will be built from, for the same reason, and nothing that they do without.
@@ -153,6 +153,8 @@ class Session:
         from bench.timing.step import build, open_device
 
         todo = [Workload.from_json(w) for w in workloads]
+        # Before anything is allocated for them: what is there would be handed back all the same.
+        said = choose_memory(any(one.keeps_memory for one in todo))
         open_device(todo[0].device)
         clock = CLOCKS[todo[0].device]
         before = _cache_counts()
@@ -169,7 +171,7 @@ class Session:
         return {
             "compile_seconds": compile_seconds,
             "cache": "cold" if misses else "bypassed" if bypassed else "warm" if hits else "none",
-            "notes": sorted({note for step in built for note in step.notes}),
+            "notes": sorted({note for step in built for note in (said, *step.notes) if note}),
             "prefetch": {step.workload.id: step.prefetch for step in built},
         }
 
@@ -266,6 +268,7 @@ class Session:
         from bench.timing.step import loader_parts
 
         loading = Workload.from_json(workload)
+        choose_memory(loading.keeps_memory)
         found, note = stages(loading.subject, *loader_parts(loading, Conditions(**conditions)))
         return {"stages": found, "note": note}
 

@@ -36,18 +36,20 @@ class LoaderOutput:
         layout: nchw or nhwc (channels_last).
         workers: threads or processes that load; None is as many as there are CPU threads.
         ahead: batches made ahead; None is the loader's own default.
+        keep: its process keeps freed memory, as a network's does with the lever of that name.
     """
 
     dtype: str = "float32"
     layout: str = "nhwc"
     workers: int | None = None
     ahead: int | None = None
+    keep: bool = False
 
     @property
     def text(self) -> str:
-        """`float32-nhwc`, with `-wN` and `-pN` behind it where they are set."""
+        """`float32-nhwc`, with `-wN`, `-pN` and `-keep` behind it where they are set."""
         counts = [f"{name}{n}" for name, n in (("w", self.workers), ("p", self.ahead)) if n is not None]
-        return "-".join([self.dtype, self.layout, *counts])
+        return "-".join([self.dtype, self.layout, *counts, *(["keep"] if self.keep else [])])
 
     @classmethod
     def from_text(cls, text: str) -> "LoaderOutput":
@@ -66,17 +68,19 @@ class LoaderOutput:
                 changes["workers"] = int(word[1:])
             elif re.fullmatch(r"p[1-9]\d*", word) and "ahead" not in changes:
                 changes["ahead"] = int(word[1:])
+            elif word == "keep":
+                changes["keep"] = True
             else:
                 raise WorkloadError(
-                    f"a loader's configuration is DTYPE-LAYOUT-wWORKERS-pAHEAD or a part of it, such as {cls().text} "
-                    f"or w0; got {text!r}"
+                    f"a loader's configuration is DTYPE-LAYOUT-wWORKERS-pAHEAD-keep or a part of it, such as "
+                    f"{cls().text} or w0; got {text!r}"
                 )
         return cls(**changes)
 
     @classmethod
     def feeding(cls, network: Configuration) -> "LoaderOutput":
-        """The batches that a network takes."""
-        return cls(network.dtype, network.layout)
+        """The batches that a network takes, made in its process."""
+        return cls(network.dtype, network.layout, keep=network.keep)
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,18 @@ class Workload:
         if not isinstance(self.configuration, Configuration):
             raise WorkloadError(f"{self.id} runs no network")
         return self.configuration
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether its process keeps freed memory."""
+        return not isinstance(self.configuration, KernelVariant) and self.configuration.keep
+
+    @property
+    def process_wide(self) -> tuple[str, ...]:
+        """What it switches on for its whole process: workloads of which this is equal may share one."""
+        if isinstance(self.configuration, Configuration):
+            return self.configuration.process_wide(self.device)
+        return ("keep",) if self.keeps_memory else ()
 
     @property
     def training(self) -> bool:

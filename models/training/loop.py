@@ -233,7 +233,7 @@ class Training:
         # float16 gradients underflow without a scaler; bfloat16 has float32's range and needs none.
         self.scaler = torch.amp.GradScaler(device.type) if self.prepared.autocast is torch.float16 else None
         # A fused update advances momentum also at steps that a scaler skips.
-        fused = configuration != Configuration() and self.scaler is None
+        fused = not configuration.plain and self.scaler is None
         self.optimizer = optimizers.build(self.raw, recipe, fused)
         self.plateau = schedules.Plateau() if recipe.schedule == "plateau" else None
         self._ways = {way: getattr(recipe, way) for way in mixing.WAYS if getattr(recipe, way)}

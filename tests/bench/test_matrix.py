@@ -27,21 +27,21 @@ MATRIX = Matrix(
 
 def test_ids_are_for_ever() -> None:
     assert [w.id for w in MATRIX.workloads("latency")] == [
-        "latency/resnet18@bf16-nhwc-compile-freeze/b1/s224/c1000/cpu",
+        "latency/resnet18@bf16-nhwc-compile-freeze-keep/b1/s224/c1000/cpu",
         "latency/resnet18@fp32-nchw-eager/b1/s224/c1000/cpu",
-        "latency/lenet@bf16-nhwc-compile-freeze/b1/s32/c10/cpu",
+        "latency/lenet@bf16-nhwc-compile-freeze-keep/b1/s32/c10/cpu",
         "latency/lenet@fp32-nchw-eager/b1/s32/c10/cpu",
     ]
     assert [w.id for w in MATRIX.workloads("training")][:2] == [
-        "training/resnet18@amp-nhwc-eager/b16/s224/c1000/cpu",
+        "training/resnet18@amp-nhwc-eager-keep/b16/s224/c1000/cpu",
         "training/resnet18@fp32-nchw-eager/b16/s224/c1000/cpu",
     ]
     assert MATRIX.workloads("end_to_end")[0].id == (
-        "end_to_end/resnet18@amp-nhwc-eager/b16/s224/c1000/dali/pictures/cpu"
+        "end_to_end/resnet18@amp-nhwc-eager-keep/b16/s224/c1000/dali/pictures/cpu"
     )
     assert [w.id for w in MATRIX.workloads("loading")] == [
-        "loading/synthetic@float32-nhwc/b32/s224/pictures/cpu",
-        "loading/dali@float32-nhwc/b32/s224/pictures/cpu",
+        "loading/synthetic@float32-nhwc-keep/b32/s224/pictures/cpu",
+        "loading/dali@float32-nhwc-keep/b32/s224/pictures/cpu",
     ]
     assert [w.id for w in MATRIX.workloads("kernel")] == [
         f"kernel/{name}@torch-bfloat16/b32/s224/cpu" for name in catalogue.names()

@@ -13,15 +13,17 @@ from models.errors import ModelError
 BF16 = Device("cpu", bf16=True, compiler=True)
 PLAIN = Device("cpu", bf16=False, compiler=True)
 BARE = Device("cpu", bf16=True, compiler=False)
+OTHER_LIBC = Device("cpu", bf16=True, compiler=True, glibc=False)
 GPU = Device("cuda", bf16=True, compiler=True)
 
 
 @pytest.mark.parametrize(
     ("device", "inference", "training"),
     [
-        (BF16, "bf16-nhwc-compile-freeze", "amp-nhwc-eager"),
-        (PLAIN, "fp32-nhwc-compile-freeze", "fp32-nhwc-eager"),
-        (BARE, "bf16-nhwc-eager-freeze", "amp-nhwc-eager"),
+        (BF16, "bf16-nhwc-compile-freeze-keep", "amp-nhwc-eager-keep"),
+        (PLAIN, "fp32-nhwc-compile-freeze-keep", "fp32-nhwc-eager-keep"),
+        (BARE, "bf16-nhwc-eager-freeze-keep", "amp-nhwc-eager-keep"),
+        (OTHER_LIBC, "bf16-nhwc-compile-freeze", "amp-nhwc-eager"),
         (GPU, "amp-nhwc-autotune-freeze", "amp-nhwc-graphs"),
         (Device("cuda", bf16=False, compiler=True), "fp16-nhwc-autotune-freeze", "fp16-nhwc-autotune"),
         (Device("cuda", bf16=True, compiler=False), "amp-nhwc-eager-freeze", "amp-nhwc-eager"),
@@ -37,15 +39,24 @@ def test_naive_is_what_a_first_script_does() -> None:
     assert Configuration().text == "fp32-nchw-eager"
 
 
+def test_what_belongs_to_the_whole_process() -> None:
+    plain, kept, frozen = map(Configuration.from_text, ("fp32", "keep", "bf16-nhwc-compile-freeze-keep"))
+    assert plain.process_wide("cpu") == ()
+    assert kept.process_wide("cpu") == frozen.process_wide("cpu") == ("keep",)
+    assert (plain.plain, kept.plain, frozen.plain) == (True, True, False)
+    ways = [Configuration.from_text(text).process_wide("cuda") for text in ("fp32", "nhwc", "amp", "tf32")]
+    assert ways == [("defaults",), (), (), ("tf32",)]
+
+
 def test_levers_change_naive_and_presets() -> None:
     assert parse("compile", BF16, False).text == "fp32-nchw-compile"
     assert parse("nhwc-bf16", BF16, False).text == "bf16-nhwc-eager"
-    assert parse("fast-fp32", BF16, False).text == "fp32-nhwc-compile-freeze"
+    assert parse("fast-fp32", BF16, False).text == "fp32-nhwc-compile-freeze-keep"
     assert parse("fp32-nchw-eager", BF16, True) == parse("naive", BF16, True)
 
 
 def test_every_configuration_reads_back_its_own_text() -> None:
-    for device in (BF16, PLAIN, BARE, GPU):
+    for device in (BF16, PLAIN, BARE, OTHER_LIBC, GPU):
         for name in set(PRESETS) - {"tuned"}:
             for training in (False, True):
                 configuration = preset(name, device, training)
@@ -79,6 +90,9 @@ def test_a_peer_takes_the_precision_it_is_best_in() -> None:
         ("fp16", BF16, True, "fp16 training needs a CUDA device"),
         ("openvino", BF16, True, "only runs inference"),
         ("openvino-nhwc", BF16, False, "decides nhwc itself"),
+        ("openvino-keep", BF16, False, "decides keep itself"),
+        ("keep", GPU, True, "torch keeps a CUDA device's memory anyway; leave out keep"),
+        ("keep", OTHER_LIBC, False, "keep is a setting of glibc"),
         ("onnxruntime-bf16", BF16, False, "runs here in fp32, not bf16"),
     ],
 )
@@ -95,7 +109,8 @@ def test_every_lever_is_a_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["fp32-nchw-eager", "bf16-nhwc-compile-freeze", "amp-nhwc-graphs-kernels", "fp32-nhwc-eager-freeze-kernels"]
+    "text",
+    ["fp32-nchw-eager", "bf16-nhwc-compile-freeze", "amp-nhwc-graphs-kernels", "fp32-nhwc-eager-freeze-keep"],
 )
 def test_an_id_s_text_is_read_without_a_device(text: str) -> None:
     assert Configuration.from_text(text).text == text
@@ -111,7 +126,7 @@ def test_an_id_names_levers_and_no_preset() -> None:
 def test_a_choice_keeps_what_was_written() -> None:
     choice = Choice.from_text("fast-fp32-nchw")
     assert (choice.preset, choice.levers, choice.text) == ("fast", ("fp32", "nchw"), "fast-fp32-nchw")
-    assert choice.on(BF16, training=True).text == "fp32-nchw-eager"
+    assert choice.on(BF16, training=True).text == "fp32-nchw-eager-keep"
 
 
 @pytest.mark.parametrize(

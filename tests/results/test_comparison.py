@@ -239,3 +239,13 @@ def test_peak_memory_of_records_made_before_it_was_counted_says_so() -> None:
     assert Record.from_json(replace(record, metrics=(now,)).to_json()).metrics[0].memory == now.memory
     on_cuda = peaks(workloads={o: f"training/{o}@amp-nhwc-eager/b8/s224/c1000/cuda" for o in OPERANDS})
     assert "single reading" not in compare_table(replace(record, metrics=(on_cuda,)))
+
+
+def test_an_older_record_says_what_its_naive_was() -> None:
+    whole = comparison()
+    kept = {**whole.machine, "settings": {"allocator": "keeps freed memory"}}
+    naive, fast = (f"inference/lenet@{text}/b32/s32/c10/cpu" for text in ("fp32-nchw-eager", "fp32-nhwc-eager"))
+    for machine, id, said in ((kept, naive, 1), (kept, fast, 0), (whole.machine, naive, 0)):
+        metrics = (replace(whole.metrics[3], workloads={OPERANDS[0]: id}),)
+        text = compare_table(replace(whole, machine=machine, metrics=metrics), "text")
+        assert text.count("naive kept freed memory in this run; today that is fp32-nchw-eager-keep") == said

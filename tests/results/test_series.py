@@ -10,7 +10,7 @@ import pytest
 
 from results import store
 from results.errors import RecordError
-from results.record import Metric, Record, Value
+from results.record import Metric, Record, Value, current_id
 from results.series import LATENCY, collect, digest
 
 ID = "training/lenet@fp32-nchw-eager/b8/s32/c10/cpu"
@@ -115,6 +115,35 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     assert "none of its benchmarks is a workload" in reasons["theirs.json"]
     assert "newer version" in reasons["newer.json"]
     assert "cut off" in reasons[".b.json.1.ab.tmp"]
+
+
+KEPT = {"fingerprint": MACHINE, "settings": {"allocator": "keeps freed memory"}}
+
+
+def test_naive_of_a_run_that_kept_freed_memory_is_another_series(tmp_path: Path) -> None:
+    store.save(record(1, 0.02, machine=KEPT), tmp_path / "a.json")
+    write(tmp_path / "b.json", foreign(2, machine=KEPT))
+    store.save(record(3, 0.05), tmp_path / "c.json")
+    found, _ = collect(tmp_path)
+    kept = ID.replace("-eager", "-eager-keep")
+    assert {id: len(points) for id, points in found.items()} == {kept: 2, ID: 1}
+
+
+@pytest.mark.parametrize(
+    ("id", "today"),
+    [
+        ("inference/a@bf16-nhwc-compile-freeze/b1/s2/c3/cpu", "inference/a@bf16-nhwc-compile-freeze-keep/b1/s2/c3/cpu"),
+        ("loading/pil@float32-nhwc-w4/b1/s2/my data/cuda", "loading/pil@float32-nhwc-w4-keep/b1/s2/my data/cuda"),
+        ("inference/a@amp-nhwc-graphs/b1/s2/c3/cuda", None),
+        ("inference/a@openvino-fp32/b1/s2/c3/cpu", None),
+        ("inference/timm:a/b@fp32-nchw-eager-keep/b1/s2/c3/cpu", None),
+        ("no id", None),
+    ],
+)
+def test_what_a_stored_workload_is_called_today(id: str, today: str | None) -> None:
+    assert current_id(id, KEPT) == (today or id)
+    assert current_id(id, {"fingerprint": MACHINE}) == id
+    assert current_id(id, {"settings": {"allocator": "default"}}) == id
 
 
 def test_a_copy_counts_once(tmp_path: Path) -> None:

@@ -105,3 +105,17 @@ def test_one_reading_of_the_resident_set_is_not_compared_with_a_count(tmp_path: 
     [metric] = compare_files(stored(tmp_path, both[1], both[1]), across=False).metrics
     assert metric.verdict == "same"
     assert not metric.one_reading
+
+
+def test_a_run_in_which_every_process_kept_freed_memory_says_so_beside_one_of_today(tmp_path: Path) -> None:
+    def naive(machine: dict[str, Any]) -> Record:
+        run = record(100.0, operands=("naive",))
+        timed = replace(run.metrics[1], workloads={"naive": "inference/lenet@fp32-nchw-eager/b32/s32/c10/cpu"})
+        return replace(run, metrics=(timed,), machine={**run.machine, **machine})
+
+    older = naive({"settings": {"allocator": "keeps freed memory"}})
+    found = compare_files(stored(tmp_path, older, naive({})), across=False).metrics[0]
+    assert found.notes == ("a kept freed memory, as the lever keep does now",)
+    assert list(found.workloads.values()) == [
+        f"inference/lenet@{text}/b32/s32/c10/cpu" for text in ("fp32-nchw-eager-keep", "fp32-nchw-eager")
+    ]

@@ -4,6 +4,7 @@ import os
 import random
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,8 @@ class Machine:
         speed: (side, workload id, number of the process) -> factor on the time.
         fails: (side, command) -> what it raises.
         opened: side of each process, in order.
+        levers: side -> what it says it knows.
+        asked: (side, configuration) of each question about facts.
     """
 
     def __init__(self, speed: Speed = lambda *of: 1.0, scatter: float = 0.004, seed: int = 0) -> None:
@@ -56,6 +59,8 @@ class Machine:
         self.living = 0
         self.environments: dict[str, Mapping[str, str]] = {}
         self.facts: dict[str, dict[str, Any]] = {}
+        self.levers: dict[str, list[str]] = {}
+        self.asked: list[tuple[str, str]] = []
         self.make = Process
 
     def __call__(self, name: str, environment: Mapping[str, str], source: Path, python: str) -> "Process":
@@ -71,6 +76,7 @@ class Process:
         self.running = source
         self.share = machine.rng.gauss(0, machine.scatter)
         self.questions: list[tuple[str, dict[str, Any]]] = []
+        self._ids: dict[str, str] = {}
 
     def send(self, command: str, **arguments: Any) -> None:
         self.questions.append((command, arguments))
@@ -81,8 +87,10 @@ class Process:
         if error is not None:
             raise error
         if command == "hello":
-            return {"source": str(self.running)}
+            return {"source": str(self.running), "levers": self.machine.levers.get(self.name, ["keep"])}
         if command == "facts":
+            assert isinstance(arguments["workload"]["configuration"], dict | str)
+            self.machine.asked.append((self.name, Workload.from_json(arguments["workload"]).configuration.text))
             return self.machine.facts.get(self.name, {"parameters": 10})
         if command == "machine":
             return {"fingerprint": {"device": "x"}}
@@ -96,6 +104,7 @@ class Process:
         return self.receive(timeout)
 
     greet, greeted = Worker.greet, Worker.greeted
+    described = Worker.described
 
     def begin_build(self, workloads: list[Workload], conditions: Conditions) -> None:
         self.building = workloads
@@ -363,6 +372,37 @@ def test_workloads_that_a_side_lacks(fails: dict[str, Exception], verdict: str, 
     assert allowed.exit_code == (0 if verdict == "VANISHED" else code)
 
 
+def test_a_base_from_before_the_lever_keep_is_asked_for_what_it_does_anyway() -> None:
+    machine = Machine()
+    machine.levers["base"] = []
+    kept = workload_of("inference", "lenet", "fp32-nchw-eager-keep", 2, 32, 10)
+    peer = workload_of("inference", "lenet", "openvino-fp32", 2, 32, 10)
+    report, _ = run(machine, [kept, FAST, peer], looks=(2,))
+    assert {row.workload: row.verdict for row in report.rows}[kept.id] != "ERROR"
+    assert machine.asked[:2] == [("base", "fp32-nchw-eager"), ("head", "fp32-nchw-eager-keep")]
+    # It would time the plain step with memory kept, as if the head had become slower.
+    [new] = [row for row in report.rows if row.workload == FAST.id]
+    assert new.verdict == "NEW"
+    assert "always keeps freed memory" in new.reason
+    assert ("base", "openvino-fp32") in machine.asked
+
+
+def test_what_keeps_no_memory_comes_first() -> None:
+    order: list[str] = []
+    kept = workload_of("inference", "lenet", "fp32-nchw-eager-keep", 2, 32, 10)
+
+    class Watched(Process):
+        def begin_build(self, workloads: list[Workload], conditions: Conditions) -> None:
+            super().begin_build(workloads, conditions)
+            order.append(workloads[0].configuration.text)
+
+    machine = Machine()
+    machine.make = Watched
+    duel = Duel(BASE, HEAD, [kept, FAST], CONDITIONS, looks=(1,), spawn=machine)
+    duel.run()
+    assert order == ["fp32-nchw-eager"] * 2 + ["fp32-nchw-eager-keep"] * 2
+
+
 def test_counted_facts_fail_without_any_time() -> None:
     machine = Machine()
     machine.facts = {"base": {"parameters": 10}, "head": {"parameters": 11}}
@@ -521,6 +561,16 @@ def test_a_stored_run_is_a_baseline(factor: float, verdict: str) -> None:
     assert all(set(metric.values) == {"head"} and metric.ratio is None for metric in kept.metrics)
     again, _ = against(kept, Machine(lambda *of: factor, seed=5))
     assert again.verdict == CLEAN
+
+
+def test_a_run_in_which_every_process_kept_freed_memory_is_measured_like_that_again() -> None:
+    record = stored()
+    older = replace(record, machine={**record.machine, "settings": {"allocator": "keeps freed memory"}})
+    report, _ = against(older, Machine())
+    assert [row.workload for row in report.rows] == [
+        w.id.replace("-eager", "-eager-keep") for w in (FAST, OTHER)
+    ]  # fmt: skip
+    assert report.verdict == CLEAN
 
 
 def test_what_a_stored_run_had_and_the_head_has_not_has_vanished() -> None:

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from bench.commands.list import KINDS, command
 from models import zoo
+from models.configuration import PRESETS, levers
 
 
 def invoke(*arguments: str):
@@ -26,6 +27,12 @@ def test_one_kind_names_only_its_own(kind):
 def test_every_model_has_its_line():
     lines = invoke("models").stdout.splitlines()[2:]
     assert [line.split()[0] for line in lines] == list(zoo.names())
+    assert all(len(line.split()) > 1 for line in lines)
+
+
+def test_every_preset_and_lever_has_its_line():
+    lines = invoke("configurations").stdout.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == [*PRESETS, *levers()]
     assert all(len(line.split()) > 1 for line in lines)
 
 

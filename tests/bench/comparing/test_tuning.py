@@ -14,6 +14,7 @@ from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import Configuration, Device, parse
 
 CPU = Device("cpu", bf16=True, compiler=True)
+GPU = Device("cuda", bf16=True, compiler=True)
 FAST = "bf16-nhwc-compile-freeze"
 MACHINE = {"fingerprint": {"device": "fake"}}
 BASE = workload_of("inference", "lenet", FAST, 32, 32, 10)
@@ -162,6 +163,16 @@ def test_nearest_first() -> None:
     assert len(ordered) == len(set(ordered)) == 35
     assert shares(Configuration("fp32", "nchw"), Configuration("fp32", "nhwc", "compile", True), reference)
     assert not shares(Configuration("amp", "nchw"), Configuration("fp32", "nhwc", "compile", True), reference)
+
+
+def test_keeping_memory_is_tried_by_itself_and_before_what_keeps_it() -> None:
+    reference = parse("fast", CPU, False)
+    ordered = challengers(reference, CPU, False)
+    assert ordered[0] == replace(reference, keep=False)
+    assert all(one.keep for one in ordered[1:])
+    assert len(ordered) == 36
+    assert dict(one_off(reference, CPU, False))["keep"] == ordered[0]
+    assert not any(one.keep for one in challengers(Configuration("amp", "nhwc", "graphs"), GPU, True))
 
 
 def test_one_lever_off() -> None:

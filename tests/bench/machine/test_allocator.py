@@ -1,22 +1,22 @@
-import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bench.errors import WorkloadError
 from bench.machine import allocator
-from bench.machine.allocator import chosen_by_user, keep_memory
+from bench.machine.allocator import FOR_SCRIPTS, choose_memory, chosen_by_user, described, keep_memory
+from models.configuration import has_glibc
 
 SOURCE = Path(allocator.__file__).parents[1]
 
 # Two large blocks, used and freed again and again: how often a page is touched for the first time.
 FAULTS = """
 import ctypes, resource, sys
-from bench.machine.allocator import described, keep_memory
-if sys.argv[1] == "keep":
-    assert keep_memory({})
-    assert described() == "keeps freed memory"
+from bench.machine.allocator import choose_memory
+choose_memory(sys.argv[1] == "keep")
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def use():
@@ -33,18 +33,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+@pytest.mark.skipif(not has_glibc(), reason="needs glibc")
 def test_freed_memory_is_not_cleared_again() -> None:
-    faults = {
-        how: int(
-            subprocess.run(
-                [sys.executable, "-c", FAULTS, how], cwd=SOURCE, capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for how in ("keep", "default")
-    }
-    assert faults["default"] > 1000
-    assert faults["keep"] < faults["default"] / 10
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    by_hand = {**clean, **dict(setting.split("=") for setting in FOR_SCRIPTS.split())}
+
+    def faults(how: str, environment: dict[str, str]) -> int:
+        words = [sys.executable, "-c", FAULTS, how]
+        done = subprocess.run(words, cwd=SOURCE, env=environment, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    default = faults("default", clean)
+    assert default > 1000
+    assert faults("keep", clean) < default / 10
+    # What `bench doctor` advises does the same for a program that knows nothing of this one.
+    assert faults("default", by_hand) < default / 10
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,7 @@ def test_freed_memory_is_not_cleared_again() -> None:
     [
         ({}, False),
         ({"MALLOC_TRIM_THRESHOLD_": "131072"}, True),
+        ({"MALLOC_MMAP_MAX_": "0"}, True),
         ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4096"}, True),
         ({"GLIBC_TUNABLES": "glibc.rtld.optional_static_tls=512"}, False),
         ({"LD_PRELOAD": "/usr/lib/libjemalloc.so.2"}, True),
@@ -71,15 +75,53 @@ class Refusing:
 
 
 def test_a_refusal_and_another_libc_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator, "_kept", False)
     monkeypatch.setattr(sys, "platform", "linux")
     library = Refusing()
     assert not keep_memory({}, library)
-    assert library.asked == [(-1, -1)]
+    assert library.asked == [(-3, 1 << 30), (-4, 0)]
     assert not keep_memory({}, object())
     assert not keep_memory({"MALLOC_TRIM_THRESHOLD_": "1"}, library)
-    assert len(library.asked) == 1
-    assert allocator.described() == "default"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_memory({}, library)
-    assert len(library.asked) == 1
+    assert len(library.asked) == 2
+    with pytest.raises(WorkloadError, match="cannot be told to keep freed memory"):
+        choose_memory(True, {})
+
+
+class Old(Refusing):
+    """Refuses a threshold above 32 MiB."""
+
+    def mallopt(self, what: int, value: int) -> int:
+        super().mallopt(what, value)
+        return int(value <= 32 << 20)
+
+
+def test_an_older_glibc_takes_nothing_from_mmap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    library = Old()
+    assert keep_memory({}, library)
+    assert library.asked == [(-3, 1 << 30), (-4, 0), (-1, -1)]
+
+
+def test_a_process_makes_one_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+
+    def told_to_keep(environ: object) -> bool:
+        told.append(True)
+        monkeypatch.setattr(allocator, "_kept", True)
+        return True
+
+    monkeypatch.setattr(allocator, "keep_memory", told_to_keep)
+    assert choose_memory(False, {}) == ""
+    assert told == []
+    assert choose_memory(True, {}) == ""
+    assert told == [True]
+    with pytest.raises(WorkloadError, match="in a process of its own"):
+        choose_memory(False, {})
+
+
+def test_a_user_s_choice_is_told_where_keep_would_decide() -> None:
+    environ = {"LD_PRELOAD": "/usr/lib/libjemalloc.so.2"}
+    assert "the environment decides" in choose_memory(True, environ)
+    assert choose_memory(False, environ) == ""
+    assert described(environ) == "chosen by the environment"

@@ -8,8 +8,10 @@ import pytest
 from fabricated_machine import FabricatedNvml, Gpu, quiet_machine, roots
 
 from bench.machine import cpu
+from bench.machine.allocator import BY_LEVER, FOR_SCRIPTS
 from bench.machine.diagnosis import Facts, Finding, examine, gather, other_work
 from bench.machine.gpu import gpu_facts
+from bench.machine.software import settings
 
 
 def found(level: str, subject: str, facts: Facts) -> Finding:
@@ -36,6 +38,7 @@ def test_a_quiet_machine_has_no_problems() -> None:
         ("advice", "quota", "1.5 of 4 cores", {"cpu": {"quota": 1.5, "usable": 2}}, {}),
         ("advice", "threads", "1 threads", {"settings": {"threads": 1}}, {}),
         ("advice", "threads", "=2)", {"settings": {"threads": 2, "environment": {"OMP_NUM_THREADS": "2"}}}, {}),
+        ("note", "freed memory", "clears it for the next", {"settings": {"allocator": BY_LEVER}}, {}),
         ("note", "bf16 units", "no AMX", {"cpu": {"features": ["avx512_bf16"]}}, {}),
         ("note", "bf16 units", "none", {"cpu": {"features": ["avx2"]}}, {}),
         ("advice", "swap", "swapped out", {"memory": {"swap_used_bytes": 1 << 30}}, {}),
@@ -94,6 +97,15 @@ def test_gpu_that_torch_cannot_use(driver: str, cuda: str | None, words: str, tm
     (card,) = gpu_facts(FabricatedNvml(Gpu()), {}, roots(tmp_path))
     facts = Facts(quiet_machine(gpus=[card | {"driver": driver}], versions={"cuda": cuda}), cuda=False)
     assert words in found("problem", "gpu", facts).finding
+
+
+def test_nobody_is_told_to_keep_memory_who_does_or_computes_on_a_gpu(tmp_path: Path) -> None:
+    told = settings(False, {})["allocator"]
+    by_user = settings(False, dict(setting.split("=") for setting in FOR_SCRIPTS.split()))["allocator"]
+    gpus = gpu_facts(FabricatedNvml(Gpu()), {}, roots(tmp_path))
+    for allocator, more in ((by_user, {}), (told, {"gpus": gpus})):
+        findings = examine(Facts(quiet_machine(settings={"allocator": allocator}, **more), cuda=True))
+        assert "freed memory" not in {finding.subject for finding in findings}
 
 
 def test_other_work_is_what_the_kernel_counted(tmp_path: Path) -> None:

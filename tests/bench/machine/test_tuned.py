@@ -60,6 +60,13 @@ def resolved(text: str) -> dict[str, str]:
     return {task: configuration.text for task, configuration in found.configurations.items()}
 
 
+def test_what_was_found_before_there_was_another_lever_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned.remember(winner())
+    assert tuned.recall(MACHINE, "resnet18", "inference") is not None
+    monkeypatch.setattr(tuned, "levers", lambda: {"fp32": None, "another": None})
+    assert tuned.recall(MACHINE, "resnet18", "inference") is None
+
+
 def test_levers_behind_tuned_change_it() -> None:
     tuned.remember(winner())
     for text, task, expected in (
@@ -83,7 +90,7 @@ def test_each_task_has_its_configuration_and_fast_stands_in_where_none_was_found
         resolved("tuned")
     tuned.remember(winner("latency", "fp32-nhwc-eager"))
     assert resolved("tuned") == {
-        "latency": "fp32-nhwc-eager", "inference": "bf16-nhwc-compile-freeze", "training": "amp-nhwc-eager",
+        "latency": "fp32-nhwc-eager", "inference": "bf16-nhwc-compile-freeze-keep", "training": "amp-nhwc-eager-keep",
     }  # fmt: skip
     assert tuned.untuned("resnet18", MACHINE, ("latency", "inference", "loading")) == ["inference"]
 

@@ -18,6 +18,7 @@ from bench.sides.process import Worker
 from bench.sides.session import MEMORY_WORDS, _describe
 from bench.timing.steady import children, cpu_seconds, settle, warm_up
 from bench.timing.workload import Conditions
+from models.configuration import has_glibc
 
 LENET = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
 
@@ -59,11 +60,63 @@ def test_training_and_end_to_end_share_one_network(worker: Worker, tmp_path: Pat
     worker.ask("release", ids=[training.id, fed.id])
 
 
+def faults_of(pid: int) -> int:
+    """How often a process has touched a page for the first time (proc(5), stat: minflt)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
+@pytest.mark.skipif(not has_glibc(), reason="needs glibc")
+def test_only_what_says_so_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    # Maps of 77 MB: larger than any block that glibc keeps by itself.
+    plain = workload_of("inference", "lenet", "fp32-nchw-eager", 4096, 32, 10)
+    kept = workload_of("inference", "lenet", "fp32-nchw-eager-keep", 4096, 32, 10)
+    faults = {}
+    fresh = Worker("lenet")
+    try:
+        fresh.greet({"models": ["lenet"], "loaders": [], "training": False, "compiler": False})
+        fresh.greeted()
+        for workload in (plain, kept):
+            fresh.build([workload], Conditions())
+            fresh.slice(workload, steps=2, drop=0, each=False, timeout=60)
+            before = faults_of(fresh.pid)
+            fresh.slice(workload, steps=2, drop=0, each=False, timeout=60)
+            faults[workload.id] = faults_of(fresh.pid) - before
+            fresh.ask("release", ids=[workload.id])
+        with pytest.raises(WorkloadError, match="measure the one without keep first"):
+            fresh.build([plain], Conditions())
+    finally:
+        fresh.close()
+    assert faults[plain.id] > 2 * (77 << 20) / os.sysconf("SC_PAGE_SIZE")
+    assert faults[kept.id] < faults[plain.id] / 10
+
+
+def test_code_from_before_the_lever_keep_is_spoken_to_in_its_words(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_levers", frozenset())
+    kept = workload_of("inference", "lenet", "fp32-nchw-eager-keep", 2, 32, 10)
+    assert worker.described(kept)["configuration"] == "fp32-nchw-eager"
+    # The child builds what the text says, under the id that this has.
+    assert worker.build([kept], Conditions()).prefetch == {kept.id: 0}
+    assert worker.warm(kept, cap=0.05) > 0
+    assert worker.slice(kept, steps=2, drop=0, each=False, timeout=60).steps == 2
+    worker.ask("release", ids=[kept.id])
+    with pytest.raises(WorkerError, match="KeyError"):
+        worker.slice(kept, steps=2, drop=0, each=False, timeout=60)
+    on_gpu = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10, device="cuda")
+    assert worker.described(on_gpu)["configuration"] == "fp32-nchw-eager"
+    for text, task in (("fp32-nchw-eager", "inference"), ("float32-nhwc", "loading")):
+        with pytest.raises(WorkloadError, match="always keeps freed memory"):
+            worker.described(workload_of(task, "lenet", text, 2, 32))
+
+
 def test_only_what_is_needed_is_imported() -> None:
     fresh = Worker("lenet")
     try:
-        fresh.ask("hello", 120, compiler=False)
-        fresh.ask("imports", 120, models=["lenet"], loaders=[], training=False)
+        fresh.greet({"models": ["lenet"], "loaders": [], "training": False, "compiler": False})
+        fresh.greeted()
         fresh.build([LENET], Conditions())
         fresh.ask("release", ids=[LENET.id])
         # Known by what these would map into the process.

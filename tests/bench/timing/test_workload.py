@@ -1,10 +1,12 @@
 """Workloads and their ids."""
 
+from dataclasses import replace
+
 import pytest
 from workloads import workload_of
 
 from bench.errors import WorkloadError
-from bench.timing.workload import TASKS, Workload
+from bench.timing.workload import TASKS, LoaderOutput, Workload
 
 
 def test_ids_are_for_ever() -> None:
@@ -57,6 +59,8 @@ def test_json_round_trip_and_unknown_keys() -> None:
         workload_of("training", "m", "fp32-nchw-eager", 1, 1),
         workload_of("loading", "dali", "float32-nhwc", 32, 224, data="sample-2-1000"),
         workload_of("loading", "pil", "float32-nhwc-w4", 32, 224, data="c10"),
+        workload_of("loading", "pil", "float32-nhwc-w4-p2-keep", 32, 224, data="c10"),
+        workload_of("training", "resnet34", "amp-nhwc-eager-keep", 16, 224, 1000),
         workload_of("loading", "pil", "float32-nhwc", 32, 224, data="my data/b7"),
         workload_of("loading", "synthetic", "float32-nhwc", 32, 224),
         workload_of("end_to_end", "resnet34", "amp-nhwc-eager", 16, 224, 1000, "dali", "sample", "cuda"),
@@ -104,6 +108,17 @@ def test_what_is_no_id_is_refused(text: str) -> None:
 def test_an_id_whose_configuration_means_nothing_says_why(id: str, why: str) -> None:
     with pytest.raises(WorkloadError, match=f"is no workload's id: {why}"):
         Workload.from_id(id)
+
+
+def test_workloads_share_a_process_where_its_switches_are_equal() -> None:
+    plain, kept = (workload_of("inference", "lenet", text, 1, 32, 10) for text in ("fp32", "bf16-nhwc-compile-keep"))
+    alone = workload_of("loading", "pil", "float32-nhwc", 1, 32)
+    feeding = replace(alone, configuration=LoaderOutput.feeding(kept.network))
+    assert feeding.configuration.text == "bfloat16-nhwc-keep"
+    assert plain.process_wide == alone.process_wide == ()
+    assert kept.process_wide == feeding.process_wide == ("keep",)
+    assert workload_of("kernel", "normalize", "torch", 1, 32).process_wide == ()
+    assert (plain.keeps_memory, kept.keeps_memory, feeding.keeps_memory) == (False, True, True)
 
 
 def test_a_frozen_network_with_kernels_is_known_to_be_frozen() -> None:
