@@ -58,7 +58,7 @@ def first_comment(path: Path) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
-def _configurations() -> Entries:
+def _levers() -> Entries:
     from models.configuration import PRESETS, levers
 
     return _entries([*PRESETS.items(), *((lever, line) for lever, (_, _, line) in levers().items())])
@@ -72,7 +72,7 @@ def _workloads() -> Entries:
 
 KINDS: dict[str, Callable[[], Entries]] = {
     "models": _models,
-    "configurations": _configurations,
+    "levers": _levers,
     "loaders": _loaders,
     "kernels": _kernels,
     "recipes": _recipes,
@@ -84,7 +84,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
 @click.argument("kind", type=click.Choice(list(KINDS)), required=False)
 @format_options
 def command(kind: str | None, format: str, output: str) -> None:
-    """List models, configurations (presets and levers), loaders, kernels, recipes and workloads; without KIND all.
+    """List models, levers (and presets), loaders, kernels, recipes and workloads; without KIND all of them.
 
     `bench list recipes` also shows each recipe's data set and epochs, and what was published of the run it reproduces:
     accuracy (of the last epoch, or of the best where only that is known), epochs and time.

@@ -31,7 +31,7 @@ def test_every_model_has_its_line():
 
 
 def test_every_preset_and_lever_has_its_line():
-    lines = invoke("configurations").stdout.splitlines()[2:]
+    lines = invoke("levers").stdout.splitlines()[2:]
     assert [line.split()[0] for line in lines] == [*PRESETS, *levers()]
     assert all(len(line.split()) > 1 for line in lines)
 
