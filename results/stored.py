@@ -75,10 +75,10 @@ def _metric(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) 
         if metric is not None and operand in metric.values:
             found[title] = (metric, operand)
     first = next(iter(found.values()))[0]
+    older = [title for title, (metric, operand) in found.items() if renamed(metric, operand, columns[title][0])]
+    # Of two such runs neither has to be told apart.
     notes = tuple(
-        f"{title} kept freed memory, as the lever keep does now"
-        for title, (metric, operand) in found.items()
-        if renamed(metric, operand, columns[title][0])
+        f"{title} kept freed memory, as the lever keep does now" for title in older if len(older) < len(found)
     )
     if across:
         shared = next((o for o in first.values if all(o in r.operands for r, _ in columns.values())), None)
