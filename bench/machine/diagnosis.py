@@ -321,8 +321,9 @@ def check_freed_memory(facts: Facts) -> Findings:
         return
     text = "glibc gives what a step frees back to the system, which clears it for the next one"
     remedy = (
-        f"In scripts of your own, {FOR_SCRIPTS} python ... keeps it, which can more than double their speed; here the\n"
-        "lever keep does, and `bench compare MODEL@naive MODEL@keep` says what it is worth."
+        f"In scripts of your own: {FOR_SCRIPTS} python ...\n"
+        "keeps it, which more than doubles the speed of some networks. Here the lever keep does the same:\n"
+        "bench compare MODEL@naive MODEL@keep says what it is worth."
     )
     yield Finding("note", "freed memory", text, remedy)
 

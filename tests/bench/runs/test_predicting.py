@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.runs import predicting
 from bench.runs.folder import DataFolders, RunRecord
-from bench.runs.predicting import FEWEST, SETTLE, WARM, timed, weights_used
+from bench.runs.predicting import FEWEST, SETTLE, WARM, Predictor, timed, weights_used
 from loaders.datasets import Dataset
 from models import zoo
+from models.configuration import has_glibc
 from models.training.checkpoint import BEST, LAST, Card, save_weights, weights_of
 from models.training.recipe import Recipe, to_toml
 from results.runs import RunSummary
@@ -40,6 +42,16 @@ def finished(folder: Path, data: Path, recipe: Recipe, evaluated: str) -> Path:
     RunRecord("bench train", "", DataFolders(str(data)), {}, True, "cpu", 1, 1, "naive", {}).save(folder)
     RunSummary("r", "lenet", "d", "options", evaluated, "finished", 9).save(folder)
     return folder
+
+
+@pytest.mark.skipif(not has_glibc(), reason="needs glibc")
+def test_memory_is_kept_where_the_configuration_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(tmp_path / LAST, weights_of(zoo.build("lenet", 2)), Card("lenet", ("a", "b"), 32))
+    kept: list[str] = []
+    for configuration in ("naive", "naive-keep", "fast"):
+        monkeypatch.setattr(predicting, "keep_memory", lambda text=configuration: kept.append(text))
+        Predictor.open(tmp_path / LAST, "cpu", configuration)
+    assert kept == ["naive-keep", "fast"]
 
 
 def images(split: str) -> Dataset:

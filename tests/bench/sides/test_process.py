@@ -14,6 +14,8 @@ from PIL import Image
 from workloads import workload_of
 
 from bench.errors import OutOfMemoryError, WorkerError, WorkloadError
+from bench.machine.cpu import usable_cores
+from bench.processes import SOURCE
 from bench.sides.process import Worker
 from bench.sides.session import MEMORY_WORDS, _describe
 from bench.timing.steady import children, cpu_seconds, settle, warm_up
@@ -90,6 +92,22 @@ def test_only_what_says_so_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -
         fresh.close()
     assert faults[plain.id] > 2 * (77 << 20) / os.sysconf("SC_PAGE_SIZE")
     assert faults[kept.id] < faults[plain.id] / 10
+
+
+def test_naive_has_torch_s_settings_of_a_first_script(worker: Worker) -> None:
+    worker.build([LENET], Conditions(threads=usable_cores()))
+    ours = worker.ask("machine")["settings"]
+    script = (
+        "import json, os, torch; from bench.machine.software import settings; print(json.dumps(settings(True, {})))"
+    )
+    words = [sys.executable, "-c", script]
+    first = json.loads(subprocess.run(words, cwd=SOURCE, capture_output=True, text=True, check=True).stdout)
+    # With simultaneous multithreading torch takes a thread for each physical core, as --threads does when told.
+    told = {"threads", "environment"}
+    assert {name: ours[name] for name in ours if name not in told} == {
+        name: first[name] for name in first if name not in told
+    }
+    assert set(ours["environment"]) - {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} <= set(os.environ)
 
 
 def test_code_from_before_the_lever_keep_is_spoken_to_in_its_words(
