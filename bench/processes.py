@@ -19,13 +19,17 @@ PARENT = "BENCH_WORKER_PARENT"
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
-    """Linux: have the kernel send this process a signal when the one that started it ends, however that ends."""
+def end_with_parent(with_signal: int = signal.SIGTERM, forked: bool = False) -> None:
+    """Linux: have the kernel send this process a signal when the one that started it ends, however that ends.
+
+    Args:
+        forked: it was forked: the variable names the parent of the process that it was forked from.
+    """
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, with_signal)  # PR_SET_PDEATHSIG
-    if os.environ.get(PARENT) != str(os.getppid()):
+    if not forked and os.environ.get(PARENT) != str(os.getppid()):
         os._exit(1)
 
 

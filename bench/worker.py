@@ -3,4 +3,4 @@
 The name of this module and `serve` can never change: older and newer commits are started by it too.
 """
 
-from bench.sides.session import serve as serve
+from bench.sides.host import serve as serve

@@ -179,7 +179,7 @@ def _value_text(value: Value, factor: float) -> tuple[str, str | None]:
             head = "none"
         return head, None if head == reason else reason
     if value.samples == 1 and value.confidence != 1:
-        return fixed(x / factor), "a single sample, so no interval"
+        return fixed(x / factor), "measured once, so no interval"
     if low is None or high is None:
         return fixed(x / factor), "too few samples for an interval"
     note = None
@@ -227,6 +227,8 @@ def _caveats(ratio: Ratio) -> list[str]:
     elif ratio.within_process:
         texts.append("from one pair of processes; variation between processes is not included")
     if ratio.low is None or ratio.high is None:
+        if ratio.within_process:
+            return ["measured once, so no interval; a larger --budget measures in more processes"]
         texts.append(f"{count}, too few for an interval")
     elif ratio.confidence is not None and ratio.confidence < _NOMINAL:
         texts.append(f"the range of {count}, {percent(ratio.confidence)} confidence")

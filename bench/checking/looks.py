@@ -1,62 +1,43 @@
-"""Two trees in a sequential duel: blocks of fresh processes until a look decides, and the self-test."""
+"""Two trees in a sequential duel: blocks of fresh processes until a look decides, and the self-test.
 
+A block's process runs this very code and imports both trees beside it, under the names of the sides, so that their
+steps alternate within one process. A tree that cannot be imported so gets processes of its own code.
+"""
+
+import contextlib
 import math
-import os
 import random
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
-from bench.checking.sides import Spawn, open_side, said_by
+from bench.checking.sides import Spawn, open_host, open_side, said_by
 from bench.checking.trees import Tree
-from bench.errors import BenchError, on_side
-from bench.machine.cpu import CpuTimes, Roots, cpu_times
+from bench.errors import BenchError
+from bench.machine.cpu import Busy
 from bench.screen import Say
-from bench.sides.crew import Crew, Needs
+from bench.sides.crew import Crew, Entrant, Needs
 from bench.sides.process import Worker
-from bench.timing.clock import Slice
-from bench.timing.duel import PAIRS, Round, SlicePlan, Turn, log_ratios, plan_slice, steady_rounds, take_turns
-from bench.timing.steady import WARM_UP_CAP
+from bench.timing.duel import Round, Rounds, log_ratios, steady_rounds
 from bench.timing.workload import METRIC, Conditions, Workload
 from models.configuration import Configuration, has_glibc
 from results.gate import CONFIRMED, ERROR, Row, SelfTest, row_verdict
 from results.verdict import ALPHAS, LOOKS, STRICT_ALPHAS, UNSURE, Decision, instrument_faults, look, margin_of
 
-# Far shorter than a comparison's: many pairs tell nearly equal sides apart better than long slices do, because what
-# disturbs a shared machine lasts longer than either.
-SLICE_SECONDS = 0.04
-# A loader's batches come in bursts, and as many as it holds ready are taken out untimed at each turn.
-LOADER_SLICE_SECONDS = 0.3
-PAUSE_SECONDS = 0.01  # between two slices: what ran has to come to rest
-TURNS_SECONDS = 4.0
-MOST_PAIRS = 64
-WARM_UP_SECONDS = 0.3
-SELF_TEST_SLOWDOWN = 20  # every 20th step is done twice: 5 %
-SELF_TEST_SECONDS = 1.0  # the longest slice of that many steps; there are 32 of them in a block
+TURNS_SECONDS = 2.0  # of a workload in a block
+SELF_TEST_SLOWDOWN = 0.05
+SELF_TEST_SECONDS = 1.0  # of each of its two pairs in a block
+# The longest step that the instrument is tested with.
+SELF_TEST_STEP = 0.05
+HOST = "both"  # name of the process that holds all sides
+SIDES = ("base", "head", "again")
 
 
 def small(device: str) -> Workload:
     """What the instrument is tested with where every workload's steps are long, or the one chosen fails."""
     configuration = Configuration(keep=device == "cpu" and has_glibc())
     return Workload("inference", "lenet", configuration, 4, 32, 10, device=device)
-
-
-def turns_of(seconds_per_step: float, prefetch: int) -> tuple[SlicePlan, int]:
-    """A workload's slice, and the rounds of two slices that fill four seconds; at least 8.
-
-    Args:
-        seconds_per_step: of the slower side.
-        prefetch: batches that a loader holds ready; 0 for everything else.
-    """
-    how = plan_slice(seconds_per_step, LOADER_SLICE_SECONDS if prefetch else SLICE_SECONDS, prefetch)
-    if not prefetch and seconds_per_step >= SLICE_SECONDS:
-        # What an untimed step cures is a small part of so long a step, the same for both sides; and it costs half the
-        # pairs.
-        how = replace(how, drop=0)
-    pair = 2 * ((how.steps + how.drop) * seconds_per_step + PAUSE_SECONDS)
-    return how, min(MOST_PAIRS, max(PAIRS, round(TURNS_SECONDS / pair)))
 
 
 @dataclass
@@ -92,6 +73,9 @@ class Series:
 class Duel:
     """Blocks of fresh processes until every workload is judged.
 
+    Attributes:
+        each: whether each step is timed on its own.
+
     Args:
         base, head: the trees.
         workloads: what is timed.
@@ -104,6 +88,8 @@ class Duel:
         say: one line for each thing begun.
         spawn: (name, environment, source, interpreter) -> a worker.
     """
+
+    each = False
 
     def __init__(
         self,
@@ -129,17 +115,30 @@ class Duel:
         self.rng = random.Random(seed)
         self.budget = budget
         self.say = say
-        self.crew = Crew(lambda name: open_side(self.tree(name), name, conditions.threads, spawn))
+        self.spawn = spawn
+        # Why the sides have processes of their own; "" where they share one.
+        self.apart = "" if base.python == head.python else "the two trees have different interpreters"
+        self.crew = self.hired()
+        self.prepared: set[tuple[str, Workload]] = set()
         self.series = {workload.id: Series() for workload in workloads}
         self.instrument = Series()
         self.same: Decision | None = None
         self.slowed: Decision | None = None
-        self.load: list[float | None] = []
+        self.load: list[float] = []
         self.references: list[float] = []
         self.ended_early = False
+        self.blocks = 0
 
     def run(self) -> None:
         """Measure until the last look, until nothing is left in doubt, or until the next look is beyond the budget."""
+        with contextlib.closing(self):
+            self._run()
+
+    def close(self) -> None:
+        """End every process."""
+        self.crew.close()
+
+    def _run(self) -> None:
         begin = time.monotonic()
         overheads: list[float] = []
         for block in range(self.looks[-1]):
@@ -159,9 +158,9 @@ class Duel:
                     self.ended_early = True
                     return
             self.say(f"block {block + 1}, at most {self.looks[-1]}: {len(open_)} workloads")
-            before, block_begin = Busy.now(), time.monotonic()
+            block_begin = time.monotonic()
             try:
-                self.start(["base", "head", *(["again"] if testing else [])], open_)
+                self.refer()
                 for workload in open_:
                     self.measure(workload, testing and workload == self.self_test)
                 if testing and self.self_test not in open_:
@@ -171,8 +170,8 @@ class Duel:
                     self.series.setdefault(self.self_test.id, Series())
                     self.measure(self.self_test, True)
             finally:
-                self.crew.close()
-            self.load.append(Busy.now().foreign(before))
+                self.crew.end_block()
+            self.blocks += 1
             spent = time.monotonic() - block_begin
             overheads.append(spent - sum(self.series[w.id].latest for w in open_))
             if block == 0 and spent * self.looks[0] > 1.5 * self.budget:
@@ -213,32 +212,71 @@ class Duel:
         values = self.series[workload.id].values("head", "base")
         return look(values, margin_of(METRIC[workload.task]), self.looks, self.alphas) if values else None
 
-    def start(self, names: Sequence[str], workloads: Sequence[Workload]) -> None:
-        """Fresh processes; they import at the same time, nothing is timed yet."""
+    def hired(self) -> Crew:
+        """No process yet: one for all sides, or one for each."""
+        threads, fork = self.conditions.threads, self.workloads[0].device == "cpu"
+        if self.apart:
+            kind = {"again": "base"}
+            return Crew(
+                lambda name: open_side(self.tree(name), name, threads, self.spawn),
+                fork,
+                lambda name: kind.get(name, name),
+            )
+        return Crew(lambda name: open_host(threads, self.spawn), fork, furnish=self.adopt)
+
+    def adopt(self, host: Worker) -> None:
+        """Have a process import the trees; what they need of it they import before it is forked."""
+        for side in SIDES:
+            seat = host.seat(side)
+            host.ask("adopt", 120, side=side, root=str(self.tree(side).root))
+            seat.source = self.tree(side).root
+            seat.greet(asdict(self.crew.needs))
+            seat.greeted()
+
+    def start(self, names: Sequence[str], workload: Workload) -> None:
+        """Fresh processes for one workload; nothing is timed yet."""
         # Whoever starts first gets other memory.
-        self.crew.start(self.rng.sample(names, len(names)), Needs.of(workloads))
-        # Says how fast the machine is in this very block, for comparisons with other runs. All do it, since it leaves
-        # threads and memory behind; the head's counts.
-        device, threads = self.workloads[0].device, self.conditions.threads
-        for name in self.rng.sample(names, len(names)):
+        names = self.rng.sample(names, len(names))
+        if not self.apart and shares_kernels(workload):
+            self.keep_apart("kernels of two trees cannot be registered beside each other")
+        if not self.apart:
             try:
-                seconds = self.crew[name].ask("reference", 120, device=device, threads=threads)["seconds"]
-            except BenchError:
-                if name == "head":
-                    raise
-                continue  # older code does not know the question
-            if name == "head":
-                self.references.append(seconds)
+                self.crew.start(names, Needs.of(self.workloads), dict.fromkeys(names, HOST))
+                return
+            except BenchError as error:
+                self.keep_apart(error.summary)
+        self.crew.start(names, Needs.of(self.workloads))
+
+    def prepare(self, names: Sequence[str], workload: Workload) -> None:
+        """Have a workload compiled, once for all blocks; the processes just started are replaced by some that have it.
+
+        What fails here fails again, and is reported, where it is measured.
+        """
+        new = [name for name in names if (name, workload) not in self.prepared]
+        self.prepared |= {(name, workload) for name in new}
+        with contextlib.suppress(BenchError):
+            built = [self.crew.prepare(name, workload, self.conditions, HOST) for name in new]
+            if any(built):
+                self.crew.replace(names[0])
+
+    def keep_apart(self, reason: str) -> None:
+        """Give each side processes of its own from now on."""
+        self.say(f"each side has a process of its own: {reason}")
+        self.apart = reason
+        self.crew.close()
+        self.crew = self.hired()
+
+    def refer(self) -> None:
+        """Time the pinned reference in a process of the head: how fast the machine is in this very block."""
+        device, threads = self.workloads[0].device, self.conditions.threads
+        self.crew.end_block()
+        self.start(["head"], self.workloads[0])
+        worker = self.crew["head"] if self.apart else self.crew["head"].seat("")
+        self.references.append(worker.ask("reference", 120, device=device, threads=threads)["seconds"])
+        self.crew.end_block()
 
     def tree(self, name: str) -> Tree:
         return self.trees["head" if name == "head" else "base"]
-
-    def restart(self) -> None:
-        """Fresh processes in the middle of a block."""
-        names = list(self.crew)
-        self.crew.close()
-        self.start(names, self.workloads)
-        self.references.pop()
 
     def measure(self, workload: Workload, testing: bool) -> None:
         """Build it on both sides, warm it, let the sides take turns; a side that fails ends this workload only."""
@@ -246,73 +284,67 @@ class Duel:
         begin = time.monotonic()
         asked = workload in self.workloads
         # What only tests the instrument is the base's alone.
-        names = [name for name in self.crew if (name != "again" or testing) and (name != "head" or asked)]
+        names = [name for name in SIDES if (name != "again" or testing) and (name != "head" or asked)]
         kept: list[Round] = []
         try:
-            seconds, prefetch = self.ready(workload, names)
-            how, rounds = turns_of(seconds, prefetch)
+            self.crew.end_block()
+            self.start(names, workload)
+            if not self.apart:
+                self.prepare(names, workload)
+            entrants = self.ready(workload, names)
             if asked:
-                turns = {name: self.turn(name, workload, how) for name in ("base", "head")}
-                kept = steady_rounds(take_turns(turns, rounds, self.rng))
-            if testing and asked and seconds * SELF_TEST_SLOWDOWN > SELF_TEST_SECONDS:
+                kept = self.turns({name: entrants[name] for name in ("base", "head")}, TURNS_SECONDS)
+            if testing and asked and entrants["base"].warm.seconds_per_step > SELF_TEST_STEP:
                 self.self_test = small(workload.device)
             elif testing:
-                self.ask_instrument(workload, how)
+                self.ask_instrument(entrants)
         except BenchError as error:
+            if not self.apart and error.side not in names:
+                # The process died under all sides: in processes of their own it shows whose fault it was.
+                self.keep_apart(error.summary)
+                self.measure(workload, testing)
+                return
             series.reason = said_by(error)
             self.say(f"{workload.id}: {series.reason}")
             if testing and asked:
                 # The row says what is wrong with the workload; the instrument may still be sound.
                 self.self_test = small(workload.device)
-            self.restart()
-            return
         if kept:
             series.blocks.append(kept)
         if kept or not asked:
             series.seconds.append(time.monotonic() - begin)
-        try:
-            self.crew.release({name: [workload] for name in names})
-        except BenchError:
-            # An answer that comes late would be taken for the next one's.
-            self.restart()
 
-    def ask_instrument(self, workload: Workload, how: SlicePlan) -> None:
-        """The self-test's rounds, of slices in which at least one step is done twice.
-
-        The two processes strictly take turns: one that also had the turn before would find its caches warm.
-        """
-        how = replace(how, steps=-(-how.steps // SELF_TEST_SLOWDOWN) * SELF_TEST_SLOWDOWN)
-        base, again = (self.turn(name, workload, how) for name in ("base", "again"))
-        slowed = self.turn("again", workload, how, SELF_TEST_SLOWDOWN)
-        pairs = [{"base": base, "again": again}, {"beside": base, "slowed": slowed}]
-        rounds: list[Round] = []
-        for _ in range(PAIRS):
-            taken: dict[str, Slice] = {}
-            for pair in self.rng.sample(pairs, 2):
-                for name, take in pair.items():
-                    with on_side("base"):  # whose code both processes run
-                        taken[name] = take()
-            rounds.append(taken)
-        kept = steady_rounds(rounds)
-        if kept:
-            self.instrument.blocks.append(kept)
-
-    def ready(self, workload: Workload, names: Sequence[str]) -> tuple[float, int]:
-        """Seconds a step of the slowest side, and batches that a loader holds ready."""
-        seconds, prefetch = 0.0, 0
+    def ready(self, workload: Workload, names: Sequence[str]) -> dict[str, Entrant]:
+        """The workload built and warm on each side."""
         # Whoever builds first gets other memory: that too falls on all sides alike.
         names = self.rng.sample(names, len(names))
-        for built in self.crew.build(names, [workload], self.conditions, together=workload.may_compile).values():
-            prefetch = max(prefetch, built.prefetch[workload.id])
-        cap = min(WARM_UP_SECONDS, WARM_UP_CAP[workload.task])
-        for name in names:
-            with on_side(name):
-                seconds = max(seconds, self.crew[name].warm(workload, cap))
-        return seconds, prefetch
+        built = self.crew.build(names, [workload], self.conditions, together=workload.may_compile)
+        prefetch = max(one.prefetch[workload.id] for one in built.values())
+        warm = {name: self.crew.warm(name, workload, prefetch) for name in names}
+        # Slices of the same length, that of the slower side.
+        longest = max(warm.values(), key=lambda one: one.warm.seconds_per_step).plan
+        return self.crew.settled({name: replace(one, plan=longest, each=self.each) for name, one in warm.items()})
 
-    def turn(self, name: str, workload: Workload, length: SlicePlan, twice_every: int = 0) -> Turn:
-        """A turn of a side."""
-        return self.crew.turn(name, workload, length, twice_every=twice_every)
+    def turns(self, entrants: Mapping[str, Entrant], seconds: float) -> list[Round]:
+        """Rounds of about so many seconds, and what else the machine did meanwhile."""
+        processes = [self.crew[name].pid for name in self.crew]
+        before = Busy.now(processes)
+        rounds = steady_rounds(self.crew.take_turns(entrants, Rounds(seconds), self.rng))
+        load = Busy.now(processes).since(before)
+        if load is not None:
+            self.load.append(load.foreign)
+        return rounds
+
+    def ask_instrument(self, entrants: Mapping[str, Entrant]) -> None:
+        """The self-test: the base against itself, then against itself slowed, by a second copy of the base."""
+        base, again = entrants["base"], entrants["again"]
+        slowed = replace(again, slower=SELF_TEST_SLOWDOWN)
+        same = self.turns({"base": base, "again": again}, SELF_TEST_SECONDS)
+        beside = self.turns({"beside": base, "slowed": slowed}, SELF_TEST_SECONDS)
+        # Two lots of pairs of one block, side by side.
+        kept: list[Round] = [{**first, **second} for first, second in zip(same, beside, strict=False)]
+        if kept:
+            self.instrument.blocks.append(kept)
 
     def row(self, workload: Workload) -> Row:
         series = self.series[workload.id]
@@ -340,31 +372,9 @@ class Duel:
         )
 
 
-@dataclass(frozen=True)
-class Busy:
-    """How busy the machine was up to now, and how much of that was this process and those it has ended.
-
-    Attributes:
-        ticks: of all cores since boot; None where the system does not say.
-        own: seconds of CPU.
-    """
-
-    ticks: CpuTimes | None
-    own: float
-
-    @classmethod
-    def now(cls) -> "Busy":
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return cls(cpu_times(Roots()), sum(use.ru_utime + use.ru_stime for use in used))
-
-    def foreign(self, before: "Busy") -> float | None:
-        """Share of the machine that others had since `before`: other processes and other guests of its host."""
-        if self.ticks is None or before.ticks is None or self.ticks.total <= before.ticks.total:
-            return None
-        total = self.ticks.total - before.ticks.total
-        busy = total - (self.ticks.idle - before.ticks.idle)
-        own = (self.own - before.own) * os.sysconf("SC_CLK_TCK")
-        return max(0.0, (busy - own) / total)
+def shares_kernels(workload: Workload) -> bool:
+    """Whether it runs kernels of a tree, which torch knows by names that only one tree can have."""
+    return workload.task == "kernel" or bool(getattr(workload.configuration, "kernels", False))
 
 
 def measured_twice(
@@ -435,13 +445,12 @@ def doubts(duel: Duel, rows: Sequence[Row], self_test: SelfTest) -> list[str]:
     """Why this machine could not show more, where something stayed UNSURE."""
     said = []
     if duel.ended_early:
-        said.append(f"ended after {len(duel.load)} blocks: the next look was beyond --budget")
+        said.append(f"ended after {duel.blocks} blocks: the next look was beyond --budget")
     unsure = [d for d in (self_test.same, self_test.slowed) if d is not None and d.verdict == UNSURE]
     if unsure:
         said.append("the self-test stayed UNSURE: right now this machine is too noisy to show a change of 5 %")
-    shares = [share for share in duel.load if share is not None]
-    if shares and (unsure or self_test.faults or any(row.verdict == UNSURE for row in rows)):
-        foreign = statistics.median(shares)
+    if duel.load and (unsure or self_test.faults or any(row.verdict == UNSURE for row in rows)):
+        foreign = statistics.median(duel.load)
         if foreign > FOREIGN:
             said.append(f"other work had {foreign:.0%} of this machine while it was measured; a quiet one sees more")
     return said

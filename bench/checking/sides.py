@@ -4,11 +4,13 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bench.checking.trees import Tree
 from bench.errors import BenchError, UsageError
+from bench.processes import SOURCE
 from bench.screen import Say
 from bench.sides.crew import worker_environment
 from bench.sides.process import Worker
@@ -28,6 +30,17 @@ def open_side(tree: Tree, name: str, threads: int, spawn: Spawn = Worker) -> Wor
         "TRITON_CACHE_DIR": str(cache / "triton"),
     }
     return spawn(name, environment, tree.root, tree.python)
+
+
+def open_host(threads: int, spawn: Spawn = Worker) -> Worker:
+    """A process that runs this code, for both sides to live in; compilers look up what they know by content."""
+    cache = side_cache("head")
+    environment = {
+        **worker_environment(threads),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+    }
+    return spawn("both", environment, SOURCE, sys.executable)
 
 
 def said_by(error: BenchError) -> str:

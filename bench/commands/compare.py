@@ -41,17 +41,15 @@ from bench.screen import Screen
 )
 @click.option(
     "--budget",
-    default=100.0,
+    default=150.0,
     show_default=True,
     metavar="SECONDS",
-    help="Add blocks of fresh processes while this lasts; the first is always completed.",
+    help="Add blocks of fresh processes while this lasts; six give an interval, the first is always completed.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(min=2),
-    default=8,
-    show_default=True,
-    help="Turns of each side in a block.",
+    help="Turns of each side in a block. Default: what fits into a few seconds.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the newest interrupted run of the same comparison.")
 @click.option(

@@ -1,8 +1,8 @@
 """Several operands measured side by side: blocks, processes and turns, and what is kept of them.
 
-One process an operand and block, one group of workloads after another, each group in turns (bench.timing.duel). A
-metric is handed out, and stored by the caller, as soon as it is known. After the first block further blocks follow
-while the budget lasts; they only narrow the intervals.
+A block is fresh processes and everything done once in them: one group of workloads after another, each group in turns
+(bench.timing.duel). Operands share a process unless a switch of the whole process differs. A metric is handed out, and
+stored by the caller, as soon as it is known; each further block narrows its interval, which is over blocks.
 """
 
 import contextlib
@@ -15,26 +15,25 @@ from typing import Any
 from bench.comparing.figures import Energy, Figures, Parity, Sample, label_of, side
 from bench.comparing.operands import Operand
 from bench.comparing.plan import MODEL_TASKS, Group, Settings, groups, needs
-from bench.errors import BenchError, WorkloadError
+from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
+from bench.machine.cpu import Busy
 from bench.machine.telemetry import Telemetry, sensor_for
 from bench.machine.tuned import Resolved, resolve, untuned
 from bench.screen import Say
-from bench.sides.crew import Crew, Spawn, spawner
-from bench.sides.process import Worker
-from bench.timing.duel import SLICE_SECONDS, Round, SlicePlan, Turn, plan_slice, steady_rounds, take_turns
+from bench.sides.crew import Crew, Entrant, Spawn, spawner
+from bench.sides.process import Built, Warm, Worker
+from bench.timing.duel import Round, Rounds, SlicePlan, steady_rounds
 from bench.timing.images import describe_bad, refuse_bad
-from bench.timing.steady import WARM_UP_CAP
 from bench.timing.workload import Conditions, Workload
 from models.configuration import Device
 from results.record import Metric
 from results.stats import required_samples
 
-# Longest slice of a latency workload: enough turns of it reach the 459 samples that p99 needs.
-LATENCY_SLICE_SECONDS = 1.5
-# A block of a network so slow, or on a machine so busy, that its 8 rounds take half the budget or more ends after
-# fewer: the interval then says how little that shows.
-LEAST_ROUNDS = 3
-LEAST_PATIENCE = 20.0  # seconds
+BLOCKS = 6  # the fewest whose signed-rank bounds reach 95 %
+# Seconds of turns of a group in a block. Training and what feeds it have the longest steps and the most sides.
+GROUP_SECONDS = {"latency": 3.0, "inference": 2.5, "loading": 1.5, "training": 5.0, "kernel": 1.0}
+# How far a comparison may go beyond its budget to have an interval at all.
+PATIENCE = 1.5
 
 Emit = Callable[[Metric], None]
 
@@ -77,7 +76,7 @@ class Comparison:
         self.emit = emit
         self.progress = progress
         self.warn = warn
-        self.crew = Crew(spawner(settings.threads, spawn))
+        self.crew = Crew(spawner(settings.threads, spawn), forks=settings.device == "cpu")
         self.samples = {name: Sample.from_json(data) for name, data in (state or {}).items()}
         self.costs: dict[str, dict[str, Any]] = {}
         self.ceilings: dict[str, dict[str, Any]] = {}
@@ -85,7 +84,13 @@ class Comparison:
         self.references: list[float] = []
         self.resolved: dict[str, Resolved] = {}
         self.rng = random.Random(settings.seed)
-        self.patience = LEAST_PATIENCE
+        # The share of GROUP_SECONDS that the budget leaves.
+        self.share = 1.0
+        self.timed = 0.0
+        self.apart = False
+        self.started: Mapping[str, str] = {}
+        self.prepared: dict[tuple[str, str], Built] = {}
+        self.fed: dict[str, Warm] = {}
 
     @property
     def failures(self) -> list[str]:
@@ -93,21 +98,28 @@ class Comparison:
         return [f"{name} of {label}" for name, sample in self.samples.items() for label in sample.failed]
 
     def run(self, budget: float) -> None:
-        """Measure one block, then more while the next would still end within `budget` seconds of the start."""
+        """Measure blocks while the next would still end within `budget` seconds of the start, one at least.
+
+        Six give a 95 % interval: where the first shows that they would not fit, the others have fewer rounds, and they
+        may take half as long again as the budget.
+        """
         begin = time.monotonic()
-        self.patience = max(self.patience, budget / 2)
         # An interrupted run goes on in the block that it had begun.
         block = max(0, max((sample.begun for sample in self.samples.values()), default=1) - 1)
-        longest = 0.0
-        while True:
-            block_begin = time.monotonic()
-            with self.crew:
+        with self.crew:
+            self.prepare()
+            while True:
+                block_begin, self.timed = time.monotonic(), 0.0
                 self.run_block(block)
-            block += 1
-            # The first block also compiles with a cold cache and counts, so it says little about the next.
-            longest = max(longest if block > 2 else 0.0, time.monotonic() - block_begin)
-            if time.monotonic() - begin + longest > budget:
-                return
+                block += 1
+                spent, left = time.monotonic() - block_begin, budget - (time.monotonic() - begin)
+                missing = BLOCKS - block
+                if missing > 0:
+                    self.share *= max(0.0, min(1.0, (left / missing - (spent - self.timed)) / max(self.timed, 1e-9)))
+                    if spent * missing > PATIENCE * budget - (budget - left) and spent > left:
+                        return
+                elif spent > left:
+                    return
 
     def state(self) -> dict[str, Any]:
         """Everything measured so far, for a later run to go on from."""
@@ -121,22 +133,35 @@ class Comparison:
 
     def run_block(self, block: int) -> None:
         """Fresh processes do everything once: what is counted, each group's rounds, the ceilings."""
-        self.progress("starting one process for each operand")
-        labels = [operand.label for operand in self.operands]
-        self.crew.start(labels, needs(self.operands, self.settings, bool(self.conditions.data_root)))
-        first = self.crew[labels[0]]
-        if not self.machine:
-            self.prepare(first)
+        # On a GPU a process takes seconds to start, so that of the first group has to do.
+        self.start(None if self.settings.device == "cpu" else self.figures.groups[0])
         where = {"device": self.settings.device, "threads": self.settings.threads}
-        self.references.append(first.ask("reference", 120, **where)["seconds"])
+        self.references.append(self.crew[self.operands[0].label].ask("reference", 120, **where)["seconds"])
+        if self.costs:
+            self.measure_ceilings()
         for group in self.figures.groups:
             sample = self.samples.setdefault(group.name, Sample())
             if sample.begun <= block and len(sample.missing) < len(self.operands):
                 self.measure(group, sample)
             self.emit_all(self.figures.of_group(group))
-        if self.costs:
-            self.measure_ceilings()
+        self.crew.end_block()
         self.emit_all(self.figures.summary())
+
+    def start(self, group: Group | None = None) -> None:
+        """Fresh processes: for a group's operands, or one in which nothing is timed in turns."""
+        homes = {} if group is None or self.apart else group.homes
+        labels = [operand.label for operand in self.operands] if group else [self.operands[0].label]
+        if group and self.settings.device != "cpu" and set(labels) == set(self.crew) and homes == self.started:
+            # There a process takes seconds to start, and nothing of one group stays for the next.
+            return
+        self.crew.end_block()
+        # Whoever builds first gets other memory: that falls on all alike.
+        self.crew.start(
+            self.rng.sample(labels, len(labels)),
+            needs(self.operands, self.settings, bool(self.conditions.data_root)),
+            homes,
+        )
+        self.started = homes
 
     def emit_all(self, metrics: Iterator[Metric]) -> None:
         for metric in metrics:
@@ -144,8 +169,25 @@ class Comparison:
 
     # What is not timed.
 
-    def prepare(self, first: Worker) -> None:
-        """Ask the processes for the machine, resolved configurations, counts and ceilings."""
+    def prepare(self) -> None:
+        """Ask a process for the machine, resolved configurations, counts and ceilings; have compiled what can be."""
+        self.progress("starting")
+        self.start()
+        self.ask_facts(self.crew[self.operands[0].label])
+        self.crew.end_block()
+        for group in self.figures.groups:
+            for label, workloads in group.workloads.items():
+                for workload in workloads if len(workloads) == 1 else ():
+                    if workload.may_compile:
+                        self.progress(f"{group.name}: compiling {label}")
+                    # What cannot be prepared fails again, and is reported, where it is measured.
+                    with contextlib.suppress(BenchError):
+                        built = self.crew.prepare(label, workload, self.conditions, group.homes.get(label, label))
+                        if built is not None:
+                            self.prepared[label, workload.id] = built
+
+    def ask_facts(self, first: Worker) -> None:
+        """The machine, what the operands resolve to on it, and what is counted of them."""
         self.machine = first.ask("machine")
         watched = {name: sample.telemetry for name, sample in self.samples.items() if sample.telemetry}
         if watched:
@@ -165,10 +207,11 @@ class Comparison:
                 for task in untuned(operand.subject, self.machine, measured):
                     self.warn(f"{operand.subject} was not tuned for {task} on this machine: measured as fast")
         classes, size = self.settings.classes or None, self.settings.size or None
+        counted: dict[str, dict[str, Any]] = {}
         for operand in models:
-            self.crew[operand.label].send("cost", model=operand.subject, classes=classes, size=size)
-        for operand in models:
-            self.costs[operand.label] = self.crew[operand.label].receive(300)
+            if operand.subject not in counted:
+                counted[operand.subject] = first.ask("cost", 300, model=operand.subject, classes=classes, size=size)
+            self.costs[operand.label] = counted[operand.subject]
         self.emit_all(self.figures.counted())
         self.measure_ceilings()
 
@@ -214,16 +257,20 @@ class Comparison:
 
     def measure(self, group: Group, sample: Sample) -> None:
         """Build every side, warm it, let the sides take turns; a side that fails is left out with its reason."""
-        turns = self.ready_sides(group, sample)
-        with self.watched(group, sample):
-            rounds = self.rounds(group, sample, turns)
+        rounds: list[Round] = []
+        self.start(group)
+        while not rounds:
+            entrants = self.ready_sides(group, sample)
+            if not entrants:
+                break
+            rounds = self.rounds(group, sample, entrants)
         if rounds:
             sample.blocks.append(list(steady_rounds(rounds)))
         # Once, after everything timed.
         built = {
             label: workloads[0]
             for label, workloads in group.workloads.items()
-            if workloads and side(label, workloads[0]) in turns and label not in sample.missing
+            if workloads and rounds and side(label, workloads[0]) in rounds[0] and label not in sample.missing
         }
         if any(name.endswith("_peak_bytes") for name in group.metrics):
             self.measure_memory(built, sample)
@@ -236,11 +283,12 @@ class Comparison:
                 with contextlib.suppress(BenchError):
                     self.crew.release({label: workloads})
 
-    def ready_sides(self, group: Group, sample: Sample) -> dict[str, Turn]:
-        """Every side of a group, built and warm: its name in the rounds -> its turn."""
-        turns: dict[str, Turn] = {}
+    def ready_sides(self, group: Group, sample: Sample) -> dict[str, Entrant]:
+        """Every side of a group, built and warm, by its name in the rounds."""
+        entrants: dict[str, Entrant] = {}
         built: dict[tuple[Workload, ...], str] = {}
-        for label, workloads in group.workloads.items():
+        for label in list(self.crew):
+            workloads = group.workloads[label]
             if not workloads:
                 sample.missing[label] = self.resolved[label].training_missing or "not possible"
             if label in sample.missing:
@@ -253,57 +301,79 @@ class Comparison:
                 continue
             built[workloads] = label
             try:
-                turns |= self.ready(label, group, workloads, sample)
+                entrants |= self.ready(label, group, workloads, sample)
             except BenchError as error:
                 self.drop_operand(label, group, sample, error)
-        return turns
+                # In a fresh process: what the failed attempt left behind must not affect the others.
+                return self.ready_sides(group, sample)
+        # In the order of the operands.
+        names = [side(label, workload) for label, listed in group.workloads.items() for workload in listed]
+        return {name: entrants[name] for name in names if name in entrants}
 
-    def ready(self, label: str, group: Group, workloads: Sequence[Workload], sample: Sample) -> dict[str, Turn]:
-        """The turns of an operand's workloads, which share one network."""
+    def ready(self, label: str, group: Group, workloads: Sequence[Workload], sample: Sample) -> dict[str, Entrant]:
+        """An operand's workloads, which share one network, built and warm."""
         worker = self.crew[label]
         self.progress(f"{group.name}: preparing {label}")
         built = worker.build(workloads, self.conditions)
-        sample.compile.setdefault(label, []).append((built.compile_seconds, built.cache))
+        # What was compiled before the processes were forked took its time there.
+        compiled = self.prepared.pop((label, workloads[0].id), built)
+        sample.compile.setdefault(label, []).append((compiled.compile_seconds, compiled.cache))
         sample.notes += [note for note in built.notes if note not in sample.notes]
-        turns: dict[str, Turn] = {}
-        speed: dict[str, float] = {}
+        entrants: dict[str, Entrant] = {}
         for workload in workloads:
             self.progress(f"{group.name}: warming up {label}")
-            speed[workload.task] = worker.warm(workload, WARM_UP_CAP[workload.task])
-            prefetch = built.prefetch[workload.id]
-            if workload.task == "end_to_end" and speed["end_to_end"] <= 1.1 * speed.get("training", 0.0):
-                # The step sets the pace, so the loader's queue is as full in the middle of a slice as after a pause.
-                prefetch = 0
-            length = self.slice_of(workload, speed[workload.task], prefetch)
-            latency = workload.task == "latency"
-            turns[side(label, workload)] = self.crew.turn(label, workload, length, each=latency)
-        return turns
+            name, prefetch = side(label, workload), built.prefetch[workload.id]
+            if name in self.fed:
+                # Only the queue has to be brought to where it stays: the network is warm already.
+                self.crew[label].slice(workload, SlicePlan(1, 1))
+                entrants[name] = Entrant(label, workload, self.fed[name], SlicePlan(1), rest=True)
+                continue
+            one = self.crew.warm(label, workload, prefetch)
+            if workload.task == "end_to_end":
+                alone = entrants[side(label, workloads[0])].warm
+                if one.warm.seconds_per_step <= 1.1 * alone.seconds_per_step:
+                    # The step sets the pace, so the loader's queue is as full in the middle of a turn as after a pause.
+                    one = replace(one, plan=SlicePlan(1))
+                    self.fed[name] = one.warm
+            if not one.warm.steady and name not in sample.unsteady:
+                sample.unsteady.append(name)
+            entrants[name] = replace(one, each=workload.task == "latency")
+        return entrants
 
-    def slice_of(self, workload: Workload, seconds_per_step: float, prefetch: int) -> SlicePlan:
-        """How long a workload's slice is; single images are timed until there are enough of them for p99."""
-        seconds = SLICE_SECONDS
-        if workload.task == "latency":
-            wanted = -(-required_samples(0.99) // self.settings.rounds) * seconds_per_step
-            seconds = min(LATENCY_SLICE_SECONDS, max(SLICE_SECONDS, wanted * 1.02))
-        return plan_slice(seconds_per_step, seconds, prefetch)
-
-    def rounds(self, group: Group, sample: Sample, turns: dict[str, Turn]) -> list[Round]:
-        """The rounds of one group; an operand that fails in one is dropped and the rounds start again."""
-        begin = time.monotonic()
-
-        def enough(done: int) -> bool:
-            self.progress(f"{group.name}: round {done} of {self.settings.rounds}")
-            return done >= LEAST_ROUNDS and time.monotonic() - begin > self.patience
-
-        while turns:
-            try:
-                return take_turns(turns, self.settings.rounds, self.rng, enough)
-            except BenchError as failure:
-                label = label_of(failure.side)
-                self.drop_operand(label, group, sample, failure)
-                for name in [name for name in turns if label_of(name) == label]:
-                    del turns[name]
-        return []
+    def rounds(self, group: Group, sample: Sample, entrants: dict[str, Entrant]) -> list[Round]:
+        """The rounds of one group; none where a side failed and is dropped, or where sides are to be kept apart."""
+        entrants = self.crew.settled(entrants)
+        wanted = Rounds(self.share * GROUP_SECONDS[group.name])
+        if self.settings.rounds:
+            wanted = Rounds.exactly(self.settings.rounds)
+        elif group.name == "latency":
+            # Six blocks have as many samples as p99 needs, if that does not take twice as long.
+            enough = -(-required_samples(0.99) // BLOCKS)
+            once = sum((one.plan.steps + one.plan.drop) * one.warm.seconds_per_step for one in entrants.values())
+            wanted = replace(wanted, seconds=max(wanted.seconds, min(2 * wanted.seconds, 1.2 * enough * once)))
+        self.progress(f"{group.name}: taking turns")
+        processes = [self.crew[label].pid for label in self.crew]
+        before, begin = Busy.now(processes), time.monotonic()
+        try:
+            with self.watched(group, sample):
+                rounds = self.crew.take_turns(entrants, wanted, self.rng)
+        except BenchError as failure:
+            if failure.side in entrants or not isinstance(failure, OutOfMemoryError | WorkerError):
+                self.drop_operand(label_of(failure.side), group, sample, failure)
+            elif len({one.side for one in entrants.values()}) == 1 or self.apart:
+                self.drop_operand(next(iter(entrants.values())).side, group, sample, failure)
+            else:
+                # The process died under all of its sides: in processes of their own it shows whose fault it was.
+                self.apart = True
+                self.start(group)
+            return []
+        self.timed += time.monotonic() - begin
+        load = Busy.now(processes).since(before)
+        if load is not None:
+            sample.load.append(load)
+        sides = {one.side for one in entrants.values()}
+        sample.together = len(sides) == 1 or self.crew.together(sides)
+        return rounds
 
     @contextlib.contextmanager
     def watched(self, group: Group, sample: Sample) -> Iterator[None]:
@@ -328,12 +398,18 @@ class Comparison:
         self.crew.replace(label)
 
     def measure_memory(self, built: Mapping[str, Workload], sample: Sample) -> None:
-        """Memory of each side."""
+        """Memory of each side: counted once, and read in every block where an engine other than torch allocates."""
         for label, workload in built.items():
-            self.progress(f"{workload.task}: memory of {label}")
             known = sample.memory.setdefault(label, [])
+            if any("missing" in memory or memory["counted"] for memory in known):
+                continue
+            self.progress(f"{workload.task}: memory of {label}")
+            # The resident set of a process that holds other sides too says nothing of one of them.
+            alone = len(self.crew.beside(label)) == 1
             try:
-                memory = self.crew[label].ask("memory", 900, id=workload.id, readings=1 if known else 3)
+                memory = self.crew[label].ask(
+                    "memory", 900, id=workload.id, readings=0 if not alone else 1 if known else 3
+                )
             except BenchError as error:
                 memory = {"missing": str(error)}
                 self.warn(f"no memory figure for {label}: {error}")

@@ -8,13 +8,15 @@ from typing import Any
 
 from bench.comparing.operands import Operand
 from bench.comparing.plan import Group, Settings
+from bench.machine.cpu import Load
 from bench.timing.clock import Slice
 from bench.timing.duel import Round, log_ratios
 from bench.timing.workload import Workload
+from results.errors import RecordError
 from results.profile import memory_text
 from results.reading import read
 from results.record import Metric, Ratio, Value
-from results.stats import percentile_value, quantile_interval, ratio_of, summarise
+from results.stats import median_interval, percentile, ratio_of, summarise
 from results.tables import quantity, ratio_text
 from results.verdict import compare_verdict, margin_of
 
@@ -24,6 +26,7 @@ CACHE_STATES = {
     "bypassed": "graphs are not cached (frozen weights), their kernels are: the very first run takes longer",
     "warm": "warm cache",
 }
+APART = "each in a process of its own: a switch of the whole process differs, or it holds queues or a foreign engine"
 COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
 THROUGHPUT_TASKS = {
     "inference_throughput": "inference",
@@ -85,6 +88,9 @@ class Sample:
         telemetry: of each block on a GPU, what its sensors read while the sides took turns.
         twins: operand -> the one whose workload is the very same, and which was measured for both.
         notes: for the metric's row.
+        unsteady: sides that were still getting faster when their warm-up was ended.
+        load: what else the machine did during the turns of each block.
+        together: whether the sides were in one process.
     """
 
     blocks: list[list[Mapping[str, Slice]]] = field(default_factory=list)
@@ -97,6 +103,9 @@ class Sample:
     parity: dict[str, Parity] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unsteady: list[str] = field(default_factory=list)
+    load: list[Load] = field(default_factory=list)
+    together: bool = False
 
     @property
     def begun(self) -> int:
@@ -208,8 +217,8 @@ class Figures:
                 continue
             images = {of: chosen[other].batch, to: chosen[self.reference].batch}
             logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.blocks]
-            ratios[other] = ratio_of(other, self.reference, logs) if any(logs) else None
-        notes = [*sample.notes, *(f"{label}: {parity.text}" for label, parity in sample.parity.items())]
+            ratios[other] = over_blocks(other, self.reference, logs)
+        notes = [*self._conditions(sample), *(f"{label}: {parity.text}" for label, parity in sample.parity.items())]
         if task == "end_to_end":
             notes += [self._overlap(label, sample) for label in timed]
         return self._metric(
@@ -226,7 +235,8 @@ class Figures:
         """How much of the step's own rate is left when it has to be fed, and which of the two sets the pace."""
         alone = f"{label}|training"
         logs = [log_ratios(block, alone, f"{label}|end_to_end") for block in sample.blocks]
-        share = ratio_text(ratio_of("end_to_end", "training", logs))
+        found = over_blocks("end_to_end", "training", logs)
+        share = ratio_text(found) if found else "unknown share"
         text = f"{label}: {share} of the same step on a constant batch"
         step = statistics.median(turns[alone].seconds_per_step for block in sample.blocks for turns in block)
         loading = self.samples.get("loading", Sample())
@@ -245,57 +255,42 @@ class Figures:
         q = int(name.rsplit("_p", 1)[1]) / 100
         chosen = {label: w[0] for label, w in group.workloads.items() if w}
         timed = _timed(chosen, sample)
-        pooled = {
-            label: [t for block in sample.blocks for turns in block for t in turns[timed[label]].samples]
-            for label in timed
-        }
+        times = {label: [samples(block, timed[label]) for block in sample.blocks] for label in timed}
         values: dict[str, Value] = {}
         for label in group.workloads:
-            if label not in pooled:
+            if label not in times:
                 values[label] = _missing(sample, label)
             else:
-                values[label] = percentile_value(pooled[label], q) if q > 0.5 else summarise(pooled[label])
+                values[label] = quantile_over(times[label], q)
+        ratios: dict[str, Ratio | None] = {}
+        for other in self.others:
+            if values[other].median is None or values[self.reference].median is None:
+                ratios[other] = None
+                continue
+            # Each block's own percentile: how much the tails of two processes differ is in the interval.
+            logs = [
+                [math.log(quantile(of, q) / quantile(to, q))]
+                for of, to in zip(times[other], times[self.reference], strict=True)
+            ]
+            ratios[other] = over_blocks(other, self.reference, logs)
         metric = self._metric(
             name,
             values,
-            {other: self._latency_ratio(q, other, timed, sample, pooled, values) for other in self.others},
+            ratios,
             batch=1,
             workloads={label: w.id for label, w in chosen.items()},
-            notes=sample.notes,
+            notes=self._conditions(sample),
             pairs=seconds_by_pair(sample.blocks, "latency") if q == 0.5 else (),
         )
         if q > 0.5:
             return metric
-        return replace(metric, quantiles={label: percentiles(times) for label, times in pooled.items()})
+        return replace(metric, quantiles={label: percentiles(sum(found, [])) for label, found in times.items()})
 
-    def _latency_ratio(
-        self,
-        q: float,
-        other: str,
-        timed: Mapping[str, str],
-        sample: Sample,
-        pooled: Mapping[str, Sequence[float]],
-        values: Mapping[str, Value],
-    ) -> Ratio | None:
-        """p50 and p90 by pairs of slices; p99, of which a slice has too few samples, from the two pooled percentiles.
-
-        Bounds of p99: each percentile's own 97.5 % order-statistic interval, so that both hold with 95 %.
-        """
-        of, to = timed.get(other), timed.get(self.reference)
-        above, below = values[other].median, values[self.reference].median
-        if of is None or to is None or above is None or below is None:
-            return None
-        if q <= 0.9:
-            logs = [
-                [math.log(quantile(turns[of].samples, q) / quantile(turns[to].samples, q)) for turns in block]
-                for block in sample.blocks
-            ]
-            return ratio_of(other, self.reference, logs)
-        a, b = quantile_interval(pooled[other], q, 0.975), quantile_interval(pooled[self.reference], q, 0.975)
-        pairs = sum(len(block) for block in sample.blocks)
-        return Ratio(
-            other, self.reference, above / below, a[0] / b[1], a[1] / b[0], 0.95, blocks=sample.begun, pairs=pairs
-        )
+    def _conditions(self, sample: Sample) -> list[str]:
+        """What a reader of a row must know of how it was measured."""
+        apart = [] if sample.together or len(self.operands) < 2 or not sample.blocks else [APART]
+        unsteady = [f"{label_of(name)} was still getting faster when its warm-up ended" for name in sample.unsteady]
+        return [*sample.notes, *apart, *unsteady]
 
     def _peak(self, name: str, group: Group, sample: Sample) -> Metric:
         """Bytes that a step needs: counted, or measured where an engine other than torch allocates them."""
@@ -485,12 +480,43 @@ def _common_batch(workloads: Iterable[Workload]) -> int | None:
     return batches.pop() if len(batches) == 1 else None
 
 
+def samples(block: Sequence[Round], name: str) -> list[float]:
+    """The single times of a side in a block."""
+    return [seconds for turns in block for seconds in turns[name].samples]
+
+
+def over_blocks(of: str, to: str, logs: Sequence[Sequence[float]]) -> Ratio | None:
+    """The ratio over blocks, see results.stats.ratio_of; without bounds from one block, None without any."""
+    if not any(logs):
+        return None
+    found = ratio_of(of, to, logs)
+    return replace(found, low=None, high=None, confidence=None) if found.blocks == 1 else found
+
+
 def value_over(blocks: Sequence[Sequence[float]]) -> Value:
-    """Median with its interval: over block medians from 6 blocks up, else over all slices."""
-    medians = [statistics.median(block) for block in blocks if block]
-    if len(medians) >= 6:
-        return summarise(medians)
-    return summarise([x for block in blocks for x in block])
+    """The median of the blocks' medians, with its interval over blocks: what one process says of the next is little."""
+    return quantile_over(blocks, 0.5)
+
+
+def quantile_over(blocks: Sequence[Sequence[float]], q: float) -> Value:
+    """A quantile with its interval over blocks, none from one block.
+
+    The median is that of the blocks' medians. A higher quantile is that of all samples, since one block has too few,
+    and its interval holds the blocks' own.
+    """
+    filled = [block for block in blocks if block]
+    if not filled:
+        return Value.none("no samples")
+    if q == 0.5:
+        value = summarise([statistics.median(block) for block in filled])
+    else:
+        try:
+            estimate = percentile([x for block in filled for x in block], q)
+        except RecordError as error:
+            return Value.none(str(error), samples=sum(map(len, filled)))
+        low, high, reached = median_interval([quantile(block, q) for block in filled])
+        value = Value(estimate, min(low, estimate), max(high, estimate), samples=len(filled), confidence=reached)
+    return value if len(filled) > 1 else replace(value, low=None, high=None, confidence=None)
 
 
 def quantile(samples: Sequence[float], q: float) -> float:

@@ -12,10 +12,10 @@ from bench.machine.devices import choose_device, refuse_used_gpu
 from bench.machine.tuned import Resolved
 from bench.screen import Say
 from bench.sides.crew import Needs
-from bench.timing.duel import PAIRS
 from bench.timing.images import find_data
 from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
 from loaders import engines
+from models.configuration import Configuration
 
 # Of a model, in the order in which they are measured: the cheapest and most asked for first.
 MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
@@ -37,7 +37,7 @@ class Settings:
         loader: engine that feeds end_to_end.
         threads, seed, images: see Conditions.
         data: name of the data set; its folder is not stored.
-        rounds: turns of each side in a block.
+        rounds: turns of each side in a block; 0 is as many as fit into the time of a group.
         tasks: of models, which of MODEL_TASKS are measured, comma-separated; "" is all.
         energy: whether an image's energy is measured, which takes ten seconds an operand where there is a counter.
     """
@@ -52,7 +52,7 @@ class Settings:
     seed: int
     images: int
     data: str
-    rounds: int = PAIRS
+    rounds: int = 0
     tasks: str = ""
     energy: bool = True
 
@@ -122,7 +122,7 @@ def settings_from(
         seed=options["seed"],
         images=options["images"],
         data=name,
-        rounds=options.get("rounds", PAIRS),
+        rounds=options.get("rounds") or 0,
         tasks=tasks,
         energy=options.get("energy", True),
     )
@@ -149,6 +149,31 @@ class Group:
     name: str
     workloads: Mapping[str, tuple[Workload, ...]]
     metrics: tuple[str, ...]
+
+    @property
+    def homes(self) -> dict[str, str]:
+        """Operand -> the process that holds it, see `homes`."""
+        return homes({label: workloads[0] for label, workloads in self.workloads.items() if workloads})
+
+
+def homes(workloads: Mapping[str, Workload]) -> dict[str, str]:
+    """Side -> the process that holds it: sides share one unless a switch of the whole process differs.
+
+    Loaders that are compared have one each: the threads that fill one's queue compete with the other's for the
+    interpreter. So does a foreign engine, which has a team of threads of its own.
+    """
+    found: dict[str, str] = {}
+    places: dict[tuple[str, ...], str] = {}
+    for side, workload in workloads.items():
+        one = workload.configuration
+        if isinstance(one, Configuration) and one.peer is None:
+            switches = one.process_wide(workload.device)
+        elif isinstance(one, KernelVariant):
+            switches = ()
+        else:
+            continue
+        found[side] = places.setdefault(switches, f"process {len(places) + 1}")
+    return found
 
 
 def needs(operands: Sequence[Operand], settings: Settings, reads_files: bool) -> Needs:

@@ -22,8 +22,7 @@ from bench.machine.tuned import resolve
 from bench.screen import Say
 from bench.sides.crew import Crew, Needs, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import Turn, plan_slice, steady_rounds, take_turns
-from bench.timing.steady import WARM_UP_CAP
+from bench.timing.duel import Rounds, steady_rounds
 from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import Device
 from results.profile import Break, Module, Operator, Profile, Stalls
@@ -35,6 +34,7 @@ from results.tables import to_json
 # What `--task` says -> task of a workload.
 TASKS = {"train": "training", "infer": "inference", "latency": "latency", "endtoend": "end_to_end"}
 ROUNDS = 9
+ALONE_SECONDS = 2.5  # of steps that are timed without another side
 STEPS = 3  # profiled: their mean is steady, and the trace stays small enough for a viewer
 
 
@@ -106,7 +106,7 @@ def profile(subject: Subject, folder: Path, say: Say) -> Profile:
         # A fresh process: what was timed ran without a profiler.
         watched = subject.start(crew)
         watched.build([workload], conditions)
-        watched.warm(workload, WARM_UP_CAP[workload.task])
+        watched.warm(workload)
         file = str(folder.absolute() / "trace.json.gz")
         traced = watched.ask("trace", 900, id=workload.id, steps=subject.steps, file=file)
     if workload.task != "latency" and traced["modules"] and not _by_layer(traced):
@@ -117,11 +117,9 @@ def profile(subject: Subject, folder: Path, say: Say) -> Profile:
 
 def time_step(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> list[float]:
     """Seconds a step of several slices."""
-    turns = {"step": enter(crew, name, workload, conditions).take}
-    return [
-        turn["step"].seconds_per_step
-        for turn in steady_rounds(take_turns(turns, ROUNDS, random.Random(conditions.seed)))
-    ]
+    one = enter(crew, name, workload, conditions)
+    taken = steady_rounds(crew.take_turns({"step": one}, Rounds(ALONE_SECONDS), random.Random(conditions.seed)))
+    return [turn["step"].seconds_per_step for turn in taken]
 
 
 def measured_ceilings(worker: Worker, workload: Workload, conditions: Conditions) -> Ceilings:
@@ -148,11 +146,11 @@ def measure_stalls(crew: Crew, name: str, workload: Workload, conditions: Condit
         **crew[name].build([alone, workload], conditions).prefetch,
         **crew[feeding].build([loading], conditions).prefetch,
     }
-    sides: dict[str, Turn] = {}
-    for side, process, timed in (("step", name, alone), ("joined", name, workload), ("loader", feeding, loading)):
-        seconds = crew[process].warm(timed, WARM_UP_CAP[timed.task])
-        sides[side] = crew.turn(process, timed, plan_slice(seconds, prefetch=prefetch[timed.id]))
-    rounds = steady_rounds(take_turns(sides, ROUNDS, random.Random(conditions.seed)))
+    sides = {
+        side: crew.warm(process, timed, prefetch[timed.id])
+        for side, process, timed in (("step", name, alone), ("joined", name, workload), ("loader", feeding, loading))
+    }
+    rounds = steady_rounds(crew.take_turns(sides, ROUNDS, random.Random(conditions.seed)))
     rates = {
         side: workload.batch / statistics.median(turns[side].seconds_per_step for turns in rounds) for side in sides
     }
@@ -251,7 +249,7 @@ def annotate(subject: Subject, say: Say) -> Workload:
         worker = subject.start(crew)
         workload, _ = subject.described(worker, worker.ask("machine"))
         worker.build([workload], subject.conditions)
-        worker.warm(workload, WARM_UP_CAP[workload.task])
+        worker.warm(workload)
         say("running within NVTX ranges")
         worker.ask("annotate", 300, id=workload.id, steps=subject.steps)
     return workload

@@ -19,7 +19,7 @@ from itertools import product
 from typing import Any
 
 from bench.comparing.operands import Operand
-from bench.comparing.plan import Settings, loader_workload, network_workloads
+from bench.comparing.plan import Settings, homes, loader_workload, network_workloads
 from bench.errors import BenchError, OutOfMemoryError, WorkloadError
 from bench.inspecting.sameness import FLOOR, ROUNDING
 from bench.machine.cpu import usable_cores
@@ -27,7 +27,7 @@ from bench.machine.tuned import Resolved, Winner, fields
 from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Needs, Spawn, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import log_ratios, steady_rounds, take_turns
+from bench.timing.duel import Rounds, log_ratios, steady_rounds
 from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import LAYOUTS, MODES, PRECISIONS, Configuration, Device, check
 from models.errors import ModelError
@@ -37,9 +37,9 @@ from results.verdict import BETTER, compare_verdict
 
 MARGIN = 0.02
 HOPELESS = 0.95  # times as fast with one lever changed: no configuration with that change is tried
-# Turns of each side in the first rung, in later ones, and in the last duel.
-FIRST, LATER, LAST = 3, 6, 8
-BLOCKS = 3  # pairs of fresh processes in the last duel, if the time is there
+# Seconds of turns in the first rung, in later ones, and in a block of the last duel.
+FIRST, LATER, LAST = 1.5, 3.0, 3.0
+BLOCKS = 6  # fresh processes of the last duel, if the time is there
 LARGEST = 1024  # images a step that are tried
 # Shares of the whole time that a task may have, when all are asked for.
 SHARES = {"inference": 0.42, "training": 0.3, "latency": 0.16, "loading": 0.12}
@@ -195,7 +195,7 @@ class Tuner:
         self.conditions = conditions
         self.machine = machine
         self.say = say
-        self.crew = Crew(spawner(conditions.threads, spawn))
+        self.crew = Crew(spawner(conditions.threads, spawn), forks=device.kind == "cpu")
         self.rng = random.Random(conditions.seed)
         # Configurations that inference showed not to be hopeless for latency; None before.
         self.near: list[Configuration | LoaderOutput] | None = None
@@ -215,10 +215,11 @@ class Tuner:
         answer = self.crew[name].ask("parity", 300, id=workload.id, conditions=asdict(self.conditions))
         return float(answer["rms"])
 
-    def turns(self, reference: Entrant, other: Entrant, rounds: int) -> list[float]:
+    def turns(self, reference: Entrant, other: Entrant, seconds: float) -> list[float]:
         """log(how many times as fast as the reference) of each pair, per image."""
-        done = steady_rounds(take_turns({"reference": reference.take, "other": other.take}, rounds, self.rng))
-        images = {"reference": reference.images, "other": other.images}
+        entrants = self.crew.settled({"reference": reference, "other": other})
+        done = steady_rounds(self.crew.take_turns(entrants, Rounds(seconds, least=3), self.rng))
+        images = {name: one.workload.batch for name, one in entrants.items()}
         return log_ratios(done, "reference", "other", images)
 
     def tune(self, task: str, seconds: float) -> Tuning:
@@ -373,23 +374,23 @@ class Tuner:
         best = left[0]
         fast, name = base.configuration.text, best.configuration.text
         sides = {fast: base, name: replace(base, configuration=best.configuration)}
+        needs = Needs.of(sides.values())
         blocks: list[list[float]] = []
         longest = 0.0
-        while len(blocks) < BLOCKS and (not blocks or time.monotonic() + longest < deadline):
-            begin = time.monotonic()
-            self.say(f"{base.task}: last duel of {name}, block {len(blocks) + 1}")
-            try:
-                with self.crew:
-                    self.crew.start(list(sides), Needs.of(sides.values()))
-                    for side, workload in sides.items():
-                        self.crew[side].begin_build([workload], self.conditions)
-                    entrants = [self.enter(side, workload, begun=True) for side, workload in sides.items()]
+        with self.crew:
+            while len(blocks) < BLOCKS and (not blocks or time.monotonic() + longest < deadline):
+                begin = time.monotonic()
+                self.say(f"{base.task}: last duel of {name}, block {len(blocks) + 1}")
+                try:
+                    self.crew.start(self.rng.sample(list(sides), 2), needs, homes(sides))
+                    entrants = [self.enter(side, workload) for side, workload in sides.items()]
                     blocks.append(self.turns(entrants[0], entrants[1], LAST))
-            except BenchError as failure:
-                found.verdict = f"{name} failed in the last duel: {failure.summary}"
-                found.results.append(replace(best, reason=failure.summary))
-                return kept
-            longest = max(longest, time.monotonic() - begin)
+                    self.crew.end_block()
+                except BenchError as failure:
+                    found.verdict = f"{name} failed in the last duel: {failure.summary}"
+                    found.results.append(replace(best, reason=failure.summary))
+                    return kept
+                longest = max(longest, time.monotonic() - begin)
         ratio = ratio_of(name, fast, blocks)
         found.results += [replace(best, ratio=ratio.estimate), *left[1:]]
         shown = compare_verdict(ratio, "higher", MARGIN)

@@ -3,7 +3,8 @@
 import math
 import os
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,62 @@ def cpu_times(roots: Roots) -> CpuTimes | None:
     ticks = [int(value) for value in lines[0].split()[1:9]]
     ticks += [0] * (8 - len(ticks))
     return CpuTimes(total=sum(ticks), idle=ticks[3] + ticks[4], stolen=ticks[7])
+
+
+@dataclass(frozen=True)
+class Load:
+    """What else went on while something was measured, as shares of the machine's CPU time, 0..1.
+
+    Attributes:
+        foreign: other processes had, and other guests of its host.
+        stolen: of that, what other guests had.
+    """
+
+    foreign: float
+    stolen: float
+
+
+@dataclass(frozen=True)
+class Busy:
+    """How busy the machine was up to now, and how much of that were this process and those named.
+
+    Attributes:
+        ticks: of all cores since boot; None where the system does not say.
+        own: seconds of CPU.
+    """
+
+    ticks: CpuTimes | None
+    own: float
+
+    @classmethod
+    def now(cls, processes: Iterable[int] = (), roots: Roots | None = None) -> "Busy":
+        """At this moment; `processes` count with all that they have started."""
+        roots = roots or Roots()
+        return cls(cpu_times(roots), time.process_time() + sum(cpu_seconds(pid, roots.proc) for pid in processes))
+
+    def since(self, before: "Busy") -> Load | None:
+        """What others did since `before`; None where the system does not say, or no tick has passed."""
+        if self.ticks is None or before.ticks is None or self.ticks.total <= before.ticks.total:
+            return None
+        total = self.ticks.total - before.ticks.total
+        busy = total - (self.ticks.idle - before.ticks.idle)
+        own = (self.own - before.own) * os.sysconf("SC_CLK_TCK")
+        stolen = (self.ticks.stolen - before.ticks.stolen) / total
+        return Load(max(stolen, (busy - own) / total, 0.0), stolen)
+
+
+def cpu_seconds(process: int | str, proc: Path = Path("/proc")) -> float:
+    """CPU time of a process and of all that it has started, in seconds; 0 of one that is gone."""
+    fields = (read_text(proc / str(process) / "stat") or "").rpartition(")")[2].split()
+    # utime, stime, and those of children that have ended; in ticks.
+    own = sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK") if len(fields) > 14 else 0.0
+    return own + sum(cpu_seconds(child, proc) for child in children(process, proc))
+
+
+def children(process: int | str = "self", proc: Path = Path("/proc")) -> list[str]:
+    """Process numbers of a process's living children; none where /proc does not list them."""
+    listed = (proc / str(process) / "task").glob("*/children")
+    return [child for path in listed for child in (read_text(path) or "").split()]
 
 
 def read_text(path: Path) -> str | None:

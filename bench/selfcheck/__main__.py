@@ -38,8 +38,8 @@ def app() -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of turns.")
 @click.option(
     "--sampled-rounds",
-    type=click.IntRange(1, 64),
-    default=64,
+    type=click.IntRange(1, 256),
+    default=256,
     show_default=True,
     help="Rounds of a block whose single times are stored; fewer make OUT smaller.",
 )
@@ -132,6 +132,37 @@ def live(
     check_output(str(file))
     chosen = tuple(Workload.from_id(text).id for text in ids(workloads)) or WORKLOADS
     write(summary(loop(file, runs, slow, chosen, budget, Screen().say, timeout), format), output)
+
+
+@app.command()
+@click.option(
+    "--tasks",
+    default="inference,training,end_to_end",
+    show_default=True,
+    metavar="TASK,...",
+    help="Of the check's workloads.",
+)
+@click.option("--windows", type=click.IntRange(2), default=40, show_default=True, help="Of each way and workload.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.5, show_default=True, help="Of a window.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs in place of generated ones.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of turns.")
+@format_option
+@output_option
+def turns(tasks: str, windows: int, seconds: float, data: Path | None, seed: int, format: str, output: str) -> None:
+    """How much noise different ways of taking turns leave, the same code on both sides. On a CPU."""
+    from bench.machine.cpu import usable_cores
+    from bench.selfcheck.turns import chosen, measure
+    from bench.selfcheck.turns import report as table
+    from bench.timing.images import find_data
+    from bench.timing.workload import Conditions
+
+    check_output(output)
+    say = Screen().say
+    name, folder = find_data(data, say)
+    conditions = Conditions(data_root=str(folder.absolute()), threads=usable_cores())
+    workloads = chosen(tasks.split(","), "cpu", name)
+    found = [noise for w in workloads for noise in measure(w, conditions, windows, seconds, seed, say)]
+    write(table(found, seconds, format), output)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """Records traces: blocks of this code against itself, measured by the engine of `bench check`."""
 
+import contextlib
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -7,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bench.checking.looks import MOST_PAIRS, SLICE_SECONDS, Busy, Duel
+from bench.checking.looks import Duel
 from bench.checking.sides import Spawn, only_one, open_side
 from bench.checking.trees import Tree, top_of, working
 from bench.errors import UsageError, WorkloadError
@@ -16,7 +18,7 @@ from bench.screen import Say
 from bench.selfcheck.load import competing
 from bench.selfcheck.traces import SAMPLE_SECONDS, Block, Header, TraceWriter, read
 from bench.sides.process import Worker
-from bench.timing.duel import SlicePlan, Turn
+from bench.timing.duel import MOST_ROUNDS, TURN_SECONDS
 from bench.timing.workload import Conditions, Workload
 from results.gate import Side
 from results.record import utc_now
@@ -26,9 +28,7 @@ from results.store import same_machine
 class Recorder(Duel):
     """The check's duel, which also times each step on its own: other tools' rules need single times."""
 
-    def turn(self, name: str, workload: Workload, length: SlicePlan, twice_every: int = 0) -> Turn:
-        """A turn in which each step is timed on its own."""
-        return self.crew.turn(name, workload, length, each=True)
+    each = True
 
     def block(self) -> Block:
         """One block of every workload.
@@ -36,20 +36,24 @@ class Recorder(Duel):
         Raises:
             WorkloadError: a workload could not be measured, with the reason.
         """
-        start, begin, before = time.time(), time.monotonic(), Busy.now()
+        start, begin = time.time(), time.monotonic()
+        self.load.clear()
+        with contextlib.suppress(IndexError):
+            self.references.pop()
         try:
-            self.start(["base", "head"], self.workloads)
+            self.refer()
             for workload in self.workloads:
                 self.measure(workload, False)
         finally:
-            self.crew.close()
+            self.crew.end_block()
         rounds = []
         for workload in self.workloads:
             series = self.series[workload.id]
             if series.reason:
                 raise WorkloadError(f"{workload.id}: {series.reason}")
-            rounds.append(tuple(series.blocks[-1]) if series.blocks else ())
-        return Block(start, time.monotonic() - begin, Busy.now().foreign(before), self.references[-1], tuple(rounds))
+            rounds.append(tuple(series.blocks.pop()) if series.blocks else ())
+        foreign = statistics.median(self.load) if self.load else None
+        return Block(start, time.monotonic() - begin, foreign, self.references[-1], tuple(rounds))
 
 
 @contextmanager
@@ -68,7 +72,7 @@ def record(
     workloads: Sequence[Workload],
     conditions: Conditions,
     say: Say,
-    sampled_rounds: int = MOST_PAIRS,
+    sampled_rounds: int = MOST_ROUNDS,
     spawn: Spawn = Worker,
 ) -> int:
     """Measure `tree` against itself until `path` holds `blocks` blocks or `seconds` have passed; how many it holds.
@@ -89,7 +93,7 @@ def record(
         machine=machine,
         load=load,
         workloads=tuple(workload.id for workload in workloads),
-        slice_seconds=SLICE_SECONDS,
+        slice_seconds=TURN_SECONDS[workloads[0].device],
         sample_seconds=SAMPLE_SECONDS,
         sampled_rounds=sampled_rounds,
         threads=conditions.threads,
@@ -98,11 +102,18 @@ def record(
     )
     done = blocks_in(path, header, say)
     base = replace(tree, side=Side("base", tree.side.ref, tree.side.commit, tree.side.dirty))
-    with TraceWriter(path, header) as writer, only_one(workloads[0].device, True, say), competing(load, done):
+    with (
+        TraceWriter(path, header) as writer,
+        only_one(workloads[0].device, True, say),
+        competing(load, done),
+        contextlib.ExitStack() as opened,
+    ):
+        recorder = Recorder(base, tree, workloads, conditions, say=say, spawn=spawn)
+        opened.callback(recorder.close)
         while done < blocks and time.monotonic() - begin < seconds:
             # Another order of turns in each block, and the same again if it has to be repeated.
-            seed = conditions.seed * 1_000_003 + done
-            block = Recorder(base, tree, workloads, conditions, seed=seed, say=say, spawn=spawn).block()
+            recorder.rng.seed(conditions.seed * 1_000_003 + done)
+            block = recorder.block()
             writer.add(block)
             done += 1
             others = "" if block.foreign is None else f", others used {block.foreign:.0%} of the machine"

@@ -1,15 +1,22 @@
-"""Measuring processes as a group: their environment variables, how they are started, built and ended."""
+"""Measuring processes as a group: their environment variables, how they are started, built and ended.
+
+The sides of a comparison share a process where they can live together: then their steps alternate with nothing in
+between, and all of them meet the same state of the machine. Where they cannot, since a switch of the whole process
+differs or the code of one is too old, each has a process of its own and the parent asks them in turn.
+
+Fresh processes are forked from one that has imported everything and never starts a thread pool of its own.
+"""
 
 import os
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
-from bench.errors import on_side
-from bench.sides.process import Built, Worker
+from bench.errors import BenchError, on_side
+from bench.sides.process import Built, Warm, Worker
 from bench.timing.clock import Slice
-from bench.timing.duel import SLICE_SECONDS, SlicePlan, Turn, plan_slice
-from bench.timing.steady import WARM_UP_CAP
+from bench.timing.duel import Asked, Round, Rounds, SlicePlan, Turn, plan_slice, switching_drop, take_turns
 from bench.timing.workload import Conditions, Workload
 from loaders.cache import cache_folder
 
@@ -59,20 +66,57 @@ class Needs:
         )
 
 
-class Crew:
-    """Measuring processes by name. As a context, it ends all of them.
+@dataclass(frozen=True)
+class Entrant:
+    """A workload that is built and warm, ready for turns.
 
-    Args:
-        open_worker: starts the process of a name.
-
-    Raises:
-        BenchError: from every method, what a process could not do; its `side` is the name of the process.
+    Attributes:
+        side: that holds it.
+        workload: what a step does.
+        warm: how it was after its warm-up.
+        plan: length of its slices.
+        rest: its process is left alone until it is at rest, since queues are filled or threads spin after a turn.
+        each: whether each step is timed on its own.
+        slower: share of its time that each step is made to take longer; 0 for none.
     """
 
-    def __init__(self, open_worker: Callable[[str], Worker]) -> None:
+    side: str
+    workload: Workload
+    warm: Warm
+    plan: SlicePlan
+    rest: bool = False
+    each: bool = False
+    slower: float = 0.0
+
+
+class Crew:
+    """Sides by name, and the processes that hold them. As a context, it ends all processes.
+
+    Args:
+        open_worker: starts a process, given the name of the one it is for.
+        forks: fresh processes are forked from one that has imported everything. CUDA does not survive a fork.
+        kind: process name -> which of them have the same code and environment, so that they are forked from the same.
+        furnish: called once with each process that others are forked from, after its imports.
+
+    Raises:
+        BenchError: from every method, what a process could not do; its `side` is the name of the side.
+    """
+
+    def __init__(
+        self,
+        open_worker: Callable[[str], Worker],
+        forks: bool = False,
+        kind: Callable[[str], str] = lambda name: "",
+        furnish: Callable[[Worker], None] = lambda worker: None,
+    ) -> None:
         self.open_worker = open_worker
+        self.forks = forks
+        self.kind = kind
+        self.furnish = furnish
         self.needs = Needs()
-        self._workers: dict[str, Worker] = {}
+        self._templates: dict[str, Worker] = {}
+        self._processes: dict[str, Worker] = {}
+        self._homes: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -81,89 +125,197 @@ class Crew:
         self.close()
 
     def __getitem__(self, name: str) -> Worker:
-        return self._workers[name]
+        home = self._homes[name]
+        worker = self._processes[home]
+        # A process of one side needs no names, and older code knows none.
+        return worker if home == name else worker.seat(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._workers
+        return name in self._homes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._workers))
+        return iter(list(self._homes))
 
-    def start(self, names: Sequence[str], needs: Needs) -> None:
-        """Start a fresh process for each name, in this order, and wait until all have imported what they need."""
+    def start(self, names: Sequence[str], needs: Needs, homes: Mapping[str, str] | None = None) -> None:
+        """Give each side a fresh process, in this order, and wait until all have imported what they need.
+
+        Args:
+            homes: side -> name of its process, for sides that share one.
+        """
         self.needs = needs
+        homes = homes or {}
+        opened: dict[str, Worker] = {}
+        begun: dict[str, str] = {}
         for name in names:
-            with on_side(name):
-                self._workers[name] = self.open_worker(name)
-        for name in names:
-            with on_side(name):
-                self._workers[name].greet(asdict(needs))
-        for name in names:
-            with on_side(name):
-                self._workers[name].greeted()
+            home = homes.get(name, name)
+            self._homes[name] = home
+            if home in self._processes or home in begun:
+                continue
+            begun[home] = name
+            if not (self.forks and self.kind(home) in self._templates):
+                with on_side(name):
+                    opened[home] = self._open(home)
+        for home, worker in opened.items():
+            with on_side(begun[home]):
+                worker.greet(asdict(needs))
+        for home, worker in opened.items():
+            with on_side(begun[home]):
+                worker.greeted()
+                if self.forks and worker.hosts:
+                    self._templates[self.kind(home)] = worker
+                    del self._processes[home]
+                    self.furnish(worker)
+        for home, name in begun.items():
+            if home not in self._processes:
+                with on_side(name):
+                    self._processes[home] = self._forked(home)
 
-    def replace(self, name: str) -> Worker:
-        """End the process of this name, whatever state it is in, and start a fresh one."""
-        self.end(name)
-        self.start([name], self.needs)
-        return self._workers[name]
+    def _forked(self, home: str) -> Worker:
+        template = self._templates[self.kind(home)]
+        try:
+            return template.fork(home)
+        except BenchError:
+            # It died: the kernel ends measuring processes first where memory runs out.
+            self._templates.pop(self.kind(home)).close()
+            raise
+
+    def _open(self, home: str) -> Worker:
+        """A process that others may be forked from later; one of a kind is opened once."""
+        self._processes[home] = self.open_worker(home)
+        return self._processes[home]
+
+    def replace(self, name: str) -> None:
+        """End the process of this side, whatever state it is in, and start a fresh one for all of its sides."""
+        sides = self.beside(name)
+        self._processes.pop(self._homes[name]).close()
+        self.start(sides, self.needs, dict(self._homes))
+
+    def beside(self, name: str) -> list[str]:
+        """The sides that are in the same process, this one included."""
+        return [side for side, home in self._homes.items() if home == self._homes[name]]
 
     def end(self, name: str) -> None:
-        """End one process."""
-        self._workers.pop(name).close()
+        """End the process of one side."""
+        home = self._homes.pop(name)
+        if home not in self._homes.values():
+            self._processes.pop(home).close()
+
+    def end_block(self) -> None:
+        """End every process but those that others are forked from."""
+        self._homes.clear()
+        while self._processes:
+            self._processes.popitem()[1].close()
 
     def close(self) -> None:
         """End every process."""
-        while self._workers:
-            self._workers.popitem()[1].close()
+        self.end_block()
+        while self._templates:
+            self._templates.popitem()[1].close()
+
+    def together(self, names: Iterable[str]) -> bool:
+        """Whether these sides are in one process that can hold several."""
+        listed = list(names)
+        homes = {self._homes[name] for name in listed}
+        return len(homes) == 1 and self[listed[0]].hosts
+
+    def prepare(self, name: str, workload: Workload, conditions: Conditions, home: str) -> Built | None:
+        """Build a side's workload where its processes are forked from; None where they are not, or it cannot be.
+
+        Compiling takes seconds that every block would spend again. A backward pass cannot come before a fork, and
+        neither can a foreign engine's threads. Only frozen weights are shared by the blocks: they are part of the
+        compiled code; all else is built anew in each.
+
+        Args:
+            home: name of the process that will hold the side.
+        """
+        template = self._templates.get(self.kind(home)) if self.forks else None
+        configured = workload.configuration
+        if template is None or workload.training or not getattr(configured, "compiles", False):
+            return None
+        with on_side(name):
+            return (template if home == name else template.seat(name)).prepare(workload, conditions)
 
     def build(
         self, names: Sequence[str], workloads: Sequence[Workload], conditions: Conditions, together: bool = False
     ) -> dict[str, Built]:
-        """Have each process build the same workloads, one after another.
+        """Have each side build the same workloads, one after another.
 
         Args:
-            together: all at the same time: compiling is one core's work. What is not compiled runs its first step
-                right away, and its threads would wait for those of the other processes.
+            together: all at the same time, where they have a process each: compiling is one core's work. What is not
+                compiled runs its first step right away, and its threads would wait for those of the other processes.
         """
         built = {}
-        for group in [list(names)] if together else [[name] for name in names]:
+        apart = len({self._homes[name] for name in names}) == len(names)
+        for group in [list(names)] if together and apart else [[name] for name in names]:
             for name in group:
                 with on_side(name):
-                    self._workers[name].begin_build(workloads, conditions)
+                    self[name].begin_build(workloads, conditions)
             for name in group:
                 with on_side(name):
-                    built[name] = self._workers[name].built()
+                    built[name] = self[name].built()
         return built
 
     def release(self, workloads: Mapping[str, Sequence[Workload]]) -> None:
-        """Have each process named forget its workloads, all at the same time: nothing is timed."""
+        """Have each side named forget its workloads: nothing is timed."""
         for name, listed in workloads.items():
-            self._workers[name].send("release", ids=[workload.id for workload in listed])
-        for name in workloads:
-            self._workers[name].receive(60)
+            with on_side(name):
+                self[name].send("release", ids=[workload.id for workload in listed])
+                self[name].receive(60)
 
-    def turn(self, name: str, workload: Workload, length: SlicePlan, each: bool = False, twice_every: int = 0) -> Turn:
-        """A turn of a workload that this process has built, for take_turns; see Worker.slice."""
+    def warm(self, name: str, workload: Workload, prefetch: int = 0) -> Entrant:
+        """Warm up a workload that is built, and plan its turns."""
+        with on_side(name):
+            warm = self[name].warm(workload)
+        plan = plan_slice(warm.seconds_per_step, workload.device, prefetch)
+        # Threads of foreign engines spin after a call.
+        rest = bool(prefetch) or getattr(workload.configuration, "peer", None) is not None
+        return Entrant(name, workload, warm, plan, rest)
+
+    def settled(self, entrants: Mapping[str, Entrant]) -> dict[str, Entrant]:
+        """The same, with the untimed steps that changing sides was measured to need."""
+        asked = {name: one for name, one in entrants.items() if not one.plan.drop}
+        seconds = {name: one.warm.seconds_per_step for name, one in asked.items()}
+        sides = [one.side for one in asked.values()]
+        if len(asked) < 2:
+            return dict(entrants)
+        if self.together(sides):
+            answer = self[sides[0]].switching(_asked(asked), seconds)
+        else:
+
+            def run(one: Entrant) -> Callable[[int], Sequence[float]]:
+                worker = self[one.side]
+                return lambda steps: worker.slice(one.workload, SlicePlan(steps), True, rest=one.rest).samples
+
+            answer = switching_drop({name: run(one) for name, one in asked.items()}, seconds)
+        return {
+            name: replace(one, plan=replace(one.plan, drop=answer[name])) if answer.get(name) else one
+            for name, one in entrants.items()
+        }
+
+    def turn(self, one: Entrant) -> Turn:
+        """A turn of one side, asked for by this process."""
 
         def take() -> Slice:
             # Looked up at each turn: the process may have been replaced.
-            return self._workers[name].slice(workload, length.steps, length.drop, each, 300, twice_every)
+            return self[one.side].slice(one.workload, one.plan, one.each, one.slower, one.rest)
 
         return take
 
+    def take_turns(self, entrants: Mapping[str, Entrant], rounds: int | Rounds, rng: random.Random) -> list[Round]:
+        """Rounds of turns, inside the process that holds all sides, or by asking each process in turn.
 
-@dataclass(frozen=True)
-class Entrant:
-    """A workload that is built and warm in a process of its own, ready for a duel.
+        Raises:
+            BenchError: what a side raised in its turn; its `side` is the name of the turn.
+        """
+        wanted = Rounds.exactly(rounds) if isinstance(rounds, int) else rounds
+        sides = [one.side for one in entrants.values()]
+        if self.together(sides):
+            return list(self[sides[0]].turns(_asked(entrants), wanted, rng.randrange(1 << 30)))
+        return take_turns({name: self.turn(one) for name, one in entrants.items()}, wanted, rng)
 
-    Attributes:
-        take: one turn of it.
-        images: worked through in a step.
-    """
 
-    take: Turn
-    images: int
+def _asked(entrants: Mapping[str, Entrant]) -> list[Asked]:
+    return [Asked(name, one.side, one.workload.id, one.plan, one.each, one.slower) for name, one in entrants.items()]
 
 
 def enter(crew: Crew, name: str, workload: Workload, conditions: Conditions, begun: bool = False) -> Entrant:
@@ -177,6 +329,4 @@ def enter(crew: Crew, name: str, workload: Workload, conditions: Conditions, beg
     """
     worker = crew[name]
     built = worker.built() if begun else worker.build([workload], conditions)
-    seconds = worker.warm(workload, WARM_UP_CAP[workload.task])
-    length = plan_slice(seconds, SLICE_SECONDS, built.prefetch[workload.id])
-    return Entrant(crew.turn(name, workload, length), workload.batch)
+    return crew.warm(name, workload, built.prefetch[workload.id])

@@ -1,22 +1,19 @@
-"""The child's end of a measuring process: holds steps and answers the parent's questions."""
+"""One side's part of a measuring process: holds its steps and answers the parent's questions."""
 
 import contextlib
 import gc
 import importlib
-import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import REPORTED, OutOfMemoryError, WorkloadError
+from bench.errors import WorkloadError
 from bench.machine.allocator import choose_memory
 from bench.machine.gpu import THROTTLING
 from bench.machine.telemetry import Sensor, sensor_for
-from bench.processes import SOURCE, end_with_parent
+from bench.processes import SOURCE
 from bench.timing.clock import CLOCKS, time_slice
 from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
@@ -25,71 +22,22 @@ from models.configuration import levers
 if TYPE_CHECKING:
     from bench.timing.step import Step
 
-# How torch (CPU and CUDA) words an allocation that failed; MemoryError is Python's own.
-MEMORY_WORDS = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "bad_alloc",
-    "Cannot allocate memory",
-)
-
-
-def serve() -> None:
-    """Answer the parent's questions until it goes away."""
-    end_with_parent(signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        # Where memory runs out, a measuring process is to end before what the user works with.
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    session = Session()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = session.answer(request.pop("command"), request)
-        except Exception as error:
-            answer = _describe(error)
-        try:
-            print(json.dumps(answer), file=answers, flush=True)
-        except OSError:
-            break
-    session.close()
-    # Skip the interpreter's teardown: loader threads and CUDA may hang in it, and there is nothing to save.
-    os._exit(0)
-
-
-def _describe(error: Exception) -> dict[str, str]:
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, (MemoryError, OutOfMemoryError)) or any(word in text for word in MEMORY_WORDS):
-        return {"kind": "memory", "error": f"out of memory: {_one_line(text)}"}
-    if isinstance(error, REPORTED):
-        return {"kind": "workload", "error": text}
-    import traceback
-
-    traceback.print_exc()
-    return {"kind": "internal", "error": f"{type(error).__name__}: {_one_line(text)}"}
-
-
-def _one_line(text: str) -> str:
-    line = next(
-        (line for line in text.splitlines() if any(word in line for word in MEMORY_WORDS)),
-        text.splitlines()[0],
-    )
-    return line[:300]
-
 
 class Session:
-    """What a child holds: its steps by id, and the answer to each command."""
+    """What a side holds: its steps by id, and the answer to each command.
+
+    `bench check` also uses the sessions of older and newer commits: the names of the class, of `steps` and of the
+    commands stay.
+
+    Attributes:
+        steps: by the id of their workload.
+        chooses_memory: building decides whether the process keeps freed memory, see bench.machine.allocator.
+    """
 
     def __init__(self) -> None:
+        self.chooses_memory = True
         self.steps: dict[str, Step] = {}
         self.sensors: dict[str, Sensor] = {}
-
-    def answer(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What a question is answered with: each method below is a command."""
-        answer: dict[str, Any] = getattr(self, command)(**arguments)
-        return answer
 
     def hello(self, compiler: bool = True) -> dict[str, Any]:
         """Import what measuring needs: not inside anything timed, and in all processes at the same time.
@@ -102,7 +50,8 @@ class Session:
             importlib.import_module(module)
         # Half a million objects that stay: each later collection, one before every turn, would walk them all.
         gc.freeze()
-        return {"pid": os.getpid(), "source": str(SOURCE), "levers": list(levers())}
+        answer = {"pid": os.getpid(), "source": str(SOURCE), "levers": list(levers())}
+        return {**answer, "hosts": sys.platform == "linux"}
 
     def imports(self, models: Sequence[str], loaders: Sequence[str], training: bool) -> dict[str, Any]:
         """Import what steps will be built from, for the same reason, and nothing that they do without.
@@ -154,7 +103,7 @@ class Session:
 
         todo = [Workload.from_json(w) for w in workloads]
         # Before anything is allocated for them: what is there would be handed back all the same.
-        said = choose_memory(any(one.keeps_memory for one in todo))
+        said = choose_memory(any(one.keeps_memory for one in todo)) if self.chooses_memory else ""
         open_device(todo[0].device)
         clock = CLOCKS[todo[0].device]
         before = _cache_counts()
@@ -176,6 +125,7 @@ class Session:
         }
 
     def warm(self, id: str, cap: float) -> dict[str, Any]:
+        """Warm up a step for at most about `cap` seconds; see bench.timing.steady.warm_up."""
         step = self.steps[id]
         # What a loader made ahead while others were built costs nothing to take, and would be timed as its rate.
         for _ in range(step.prefetch + 1 if step.prefetch else 0):
@@ -187,11 +137,20 @@ class Session:
         settle()
         return {"seconds_per_step": seconds, "stable": stable}
 
-    def slice(self, id: str, steps: int, drop: int, each: bool, twice_every: int = 0) -> dict[str, Any]:
+    def slice(
+        self, id: str, steps: int, drop: int, each: bool, slower: float = 0.0, rest: bool = True
+    ) -> dict[str, Any]:
+        """One turn of a step.
+
+        Args:
+            slower: share of its time that each step is made to take longer.
+            rest: collect garbage before and wait afterwards until nothing of this process runs any more.
+        """
         step = self.steps[id]
-        call = slowed(step.call, twice_every, drop) if twice_every else step.call
+        call = slowed(step.call, slower, step.workload.device) if slower else step.call
+        if rest:
+            gc.collect()
         # Collecting garbage in the middle of a slice would be timed as work of the network.
-        gc.collect()
         gc.disable()
         try:
             turn = time_slice(call, steps, drop, CLOCKS[step.workload.device], each)
@@ -202,7 +161,8 @@ class Session:
             # A CPU's reading is one core's at one moment; a GPU's clock is the whole device's.
             now = self.sensor("cuda").sample()
             answer.update(clock_hertz=now.clock_hertz, throttled=bool((now.throttle or 0) & THROTTLING))
-        settle()
+        if rest:
+            settle()
         return answer
 
     def sensor(self, device: str) -> Sensor:
@@ -285,12 +245,7 @@ class Session:
         for id in ids:
             if id in self.steps:
                 self.steps.pop(id).close()
-        if "torch._dynamo" in sys.modules:
-            import torch
-
-            torch.compiler.reset()
-        gc.unfreeze()
-        gc.collect()
+        forget_compiled()
         return {}
 
     def facts(self, workload: dict[str, Any], conditions: dict[str, Any], quick: bool = False) -> dict[str, Any]:
@@ -332,3 +287,13 @@ def _cache_counts() -> tuple[int, int, int]:
 
     inductor = counters["inductor"]
     return inductor["fxgraph_cache_hit"], inductor["fxgraph_cache_miss"], inductor["fxgraph_cache_bypass"]
+
+
+def forget_compiled() -> None:
+    """Drop what torch's compiler keeps of networks that are closed."""
+    if "torch._dynamo" in sys.modules:
+        import torch
+
+        torch.compiler.reset()
+    gc.unfreeze()
+    gc.collect()

@@ -1,23 +1,37 @@
-"""Sides taking turns: slices, rounds in random order, which rounds are dropped, and the pairs they give.
+"""Sides taking turns: how long a turn is, rounds in mirrored random order, and the pairs they give.
 
-A slice is one side's turn. A round is one slice of every side in random order, so that drift of the machine falls
-on all sides alike; a pair is two of its slices. A block is a fresh set of processes and its rounds; its value is
-the median over pairs of log(time of one / time of the other). Processes of the same code differ (allocation,
-autotuning, clocks), so the block is the sample, not the iteration.
+A slice is one side's turn. A round is one slice of every side, and the next round has them the other way round, so that
+drift of the machine falls on all sides alike; a pair is two slices of a round. A block is fresh processes and its
+rounds; its value is the median over pairs of log(time of one / time of the other). Processes of the same code differ
+(allocation, autotuning, clocks), so the block is the sample, not the iteration.
+
+Turns are as short as the step allows. What disturbs a shared machine is slow: neighbouring steps have nearly the same
+disturbance, which cancels in their ratio, and steps some seconds apart do not.
 """
 
 import math
 import random
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.errors import on_side
 from bench.timing.clock import Slice
 
-PAIRS = 8
-SLICE_SECONDS = 0.25
+# The shortest turn. On a CPU one step; several where a step is so short that changing sides would be most of the work.
+# On CUDA the queue has to fill, or the time would be that of launching and waiting.
+TURN_SECONDS = {"cpu": 0.004, "cuda": 0.03}
+# A loader's turn is longer: its batches come in bursts, and those that it made ahead during the other side's turn are
+# taken out untimed first.
+QUEUE_SECONDS = 0.3
+MOST_ROUNDS = 256
+LEAST_ROUNDS = 2
 MAX_CLOCK_DEVIATION = 0.05
+# A first step that takes so much longer than the second pays for the change of sides, and is not timed.
+SWITCHING = 1.01
+# Longer steps are not asked: refilling caches takes milliseconds.
+SWITCHING_SECONDS = 0.1
 
 
 Turn = Callable[[], Slice]
@@ -34,47 +48,111 @@ class SlicePlan:
     """
 
     steps: int
-    drop: int
+    drop: int = 0
 
 
-def plan_slice(seconds_per_step: float, slice_seconds: float = SLICE_SECONDS, prefetch: int = 0) -> SlicePlan:
-    """Steps that fill a slice, and the untimed ones before them.
+@dataclass(frozen=True)
+class Rounds:
+    """How many rounds are taken.
 
-    What the untimed steps cure (caches and branch predictors emptied by the other side's turn, a clock that has
-    to rise) is over after some tens of milliseconds: short steps drop two, a step beyond 0.3 s drops none. A
-    loader's queue filled up during the pause, so as many batches as it holds are taken out untimed.
+    Attributes:
+        seconds: no round is begun after so many seconds, once there are `least`. By the clock, not by a number worked
+            out from how long a step seemed to take: on a busy machine that is another one a moment later.
+        most, least: rounds.
     """
-    steps = max(1, math.ceil(slice_seconds / seconds_per_step))
-    drop = 2 if seconds_per_step < 0.03 else (1 if seconds_per_step < 0.3 else 0)
-    return SlicePlan(steps, max(drop, prefetch + 1 if prefetch else 0))
+
+    seconds: float = math.inf
+    most: int = MOST_ROUNDS
+    least: int = LEAST_ROUNDS
+
+    @classmethod
+    def exactly(cls, number: int) -> "Rounds":
+        """So many rounds, however long they take."""
+        return cls(math.inf, number, number)
 
 
-def take_turns(
-    sides: Mapping[str, Turn],
-    rounds: int,
-    rng: random.Random,
-    enough: Callable[[int], bool] | None = None,
-) -> list[Round]:
-    """`rounds` rounds, in each of which every side has one turn, in a new random order.
+@dataclass(frozen=True)
+class Asked:
+    """A turn as it is asked of the process that holds its side.
+
+    Attributes:
+        name: of the turn in the rounds.
+        side: that built the workload, see bench.sides.process.Worker.seat.
+        id: of the workload.
+        plan: length of the slice.
+        each: whether each step is timed on its own.
+        slower: share of its time that each step is made to take longer; 0 for none.
+    """
+
+    name: str
+    side: str
+    id: str
+    plan: SlicePlan
+    each: bool = False
+    slower: float = 0.0
+
+
+def plan_slice(seconds_per_step: float, device: str = "cpu", prefetch: int = 0, drop: int = 0) -> SlicePlan:
+    """The shortest slice that a step allows.
 
     Args:
-        enough: called with the number of rounds done; True ends the block early.
+        prefetch: batches that a loader holds ready, 0 for what has no queue.
+        drop: untimed steps, where changing sides was measured to cost something.
+    """
+    shortest = QUEUE_SECONDS if prefetch else TURN_SECONDS[device]
+    steps = max(1, math.ceil(shortest / max(seconds_per_step, 1e-9)))
+    return SlicePlan(steps, prefetch + 1 if prefetch else drop)
+
+
+def take_turns(sides: Mapping[str, Turn], rounds: int | Rounds, rng: random.Random) -> list[Round]:
+    """Rounds in which every side has one turn: in random order, then in the reverse of it, and so on.
 
     Raises:
         BenchError: what a side raised in its turn; its `side` says which.
     """
+    wanted = Rounds.exactly(rounds) if isinstance(rounds, int) else rounds
+    begin = time.monotonic()
     done: list[Round] = []
     names = list(sides)
-    for number in range(rounds):
-        rng.shuffle(names)
+    for number in range(wanted.most):
+        if number >= wanted.least and time.monotonic() - begin > wanted.seconds:
+            break
+        if number % 2:
+            names.reverse()
+        else:
+            rng.shuffle(names)
         turns: dict[str, Slice] = {}
         for name in names:
             with on_side(name):
                 turns[name] = sides[name]()
         done.append(turns)
-        if enough and enough(number + 1):
-            break
     return done
+
+
+def switching_drop(
+    steps: Mapping[str, Callable[[int], Sequence[float]]], seconds: Mapping[str, float]
+) -> dict[str, int]:
+    """Side -> untimed steps that a turn needs: 1 where the first step after another side's is measurably longer.
+
+    Caches emptied by the other side are refilled in it, and threads woken up. Longer in three of four tries,
+    as noise alone makes one step longer than the next in half of them.
+
+    Args:
+        steps: side -> what runs so many steps and gives the seconds of each.
+        seconds: side -> seconds a step; sides with long steps are not asked.
+    """
+    found = dict.fromkeys(steps, 0)
+    if len(steps) < 2 or sum(seconds.values()) > SWITCHING_SECONDS:
+        return found
+    longer: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(8):
+        for name, run in steps.items():
+            first, second = run(2)
+            longer[name].append(first / second)
+    for name, ratios in longer.items():
+        lower_quartile = statistics.quantiles(ratios, n=4)[0]
+        found[name] = int(lower_quartile > SWITCHING)
+    return found
 
 
 def steady_rounds(rounds: Sequence[Round]) -> list[Round]:
