@@ -61,7 +61,7 @@ def compare_table(record: Record, format: str = "text", colour: bool = False) ->
     tables = [_values_table(record, format, colour, footnotes)]
     if len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
         tables.append(_ratios_table(record, format, colour, footnotes))
-    below = [*footnotes.lines(), *_meaning(record)]
+    below = [*footnotes.lines(), *disturbed(record), *_meaning(record)]
     if not record.complete:
         below.append("This run was interrupted; the table holds what was measured until then.")
     return page(notes(sentences(record), format), *tables, notes(below, format), notes([machine_line(record)], format))
@@ -86,6 +86,24 @@ def sentences(record: Record) -> list[str]:
             missing = {operand: value.missing for operand, value in metric.values.items() if value.missing}
             found += [f"{topic(metric, several)}: no number for {operand} ({why})" for operand, why in missing.items()]
     return found
+
+
+FOREIGN = 0.02
+"""Share of the machine that other programs had while it was measured, from which up a table says so."""
+
+
+def disturbed(record: Record) -> list[str]:
+    """What else the machine did while this was measured, as one line; none where nothing is known or worth saying."""
+    load = record.machine.get("load") or {}
+    foreign, stolen, stalls = load.get("foreign") or 0.0, load.get("stolen") or 0.0, load.get("stalls") or 0
+    parts = []
+    if foreign >= FOREIGN:
+        # Where only a sliver of it went to other guests, whose it was does not matter.
+        guests = f" (of that {percent(stolen)} other guests of its host)" if stolen >= 0.005 else ""
+        parts.append(f"other programs had {percent(foreign)} of the machine{guests}")
+    if stalls:
+        parts.append(f"{stalls:,} of {plural(load['turns'], 'turn')} took over 5 times as long as usual")
+    return [f"While this was measured, {'; '.join(parts)}."] if parts else []
 
 
 def metric_line(metric: Metric) -> str:

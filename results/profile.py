@@ -121,12 +121,16 @@ class Profile:
         label: MODEL@CONFIGURATION as asked for.
         workload: id of what was timed and profiled.
         batch: images a step.
-        seconds: a step, the median of slices without a profiler; low, high: the 95 % interval of that median.
+        seconds: a step without a profiler, the median of `processes` fresh processes' medians.
+        low, high: of that median, the interval over processes with `confidence`; in older profiles, which timed one
+            process, 95 % over its slices.
         profiled_seconds: a step under the profiler, which slows it.
         operators: most seconds first.
         modules: in the network's order.
         precision, flops_ceiling, bandwidth: ceilings measured in this run, FLOP/s and bytes/s.
         roof_fraction, mfu: of `seconds`; see bench.inspecting.roofline.
+        roof_interval, mfu_interval: their bounds, from those of `seconds` and the range of the ceilings' readings.
+        ceilings: every reading of (flops_ceiling, bandwidth), of which those are the best.
         launches: a step: kernels and graphs launched on a GPU, operators called on a CPU.
         idle: share of `seconds` in which the GPU had nothing to do; None on a CPU.
         graphs, recompiles: of torch.compile; None where nothing is compiled. `breaks` say where graphs ended.
@@ -164,6 +168,11 @@ class Profile:
     created: str
     commit: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    processes: int = 1
+    confidence: float | None = None
+    roof_interval: tuple[float, float] | None = None
+    mfu_interval: tuple[float, float] | None = None
+    ceilings: tuple[tuple[float, float], ...] = ()
     kind: str = KIND
     schema: int = SCHEMA
 
@@ -393,14 +402,23 @@ def module_rows(profile: Profile, depth: int) -> list[list[Cell]]:
 
 def facts(profile: Profile) -> list[tuple[str, str]]:
     """What stands beside the tables, name and text."""
-    step = quantity(profile.seconds, "s", profile.low, profile.high)
-    rate = quantity(profile.batch / profile.seconds, "images/s")
+    low, high = profile.low, profile.high
+    step = quantity(profile.seconds, "s", low, high)
+    slowest, fastest = (None if bound is None else profile.batch / bound for bound in (high, low))
+    rate = quantity(profile.batch / profile.seconds, "images/s", slowest, fastest)
     slower = fixed(profile.profiled_seconds / profile.seconds)
-    flops, bandwidth = quantity(profile.flops_ceiling, "FLOP/s"), quantity(profile.bandwidth, "bytes/s")
+    interval = ""
+    if profile.processes > 1 and low is not None and high is not None:
+        sure = f"{percent(profile.confidence)} confidence" if profile.confidence else "95 % confidence"
+        bounds = " to ".join(quantity(bound, "s", low, high) for bound in (low, high))
+        interval = f" [{bounds} over {profile.processes} processes, {sure}]"
+    reached = ceilings_text(profile.precision, profile.flops_ceiling, profile.bandwidth, profile.ceilings)
+    roof = f"{percent(profile.roof_fraction)}{_interval_text(profile.roof_interval)}"
     found = [
-        ("step", f"{step} without the profiler ({rate}), {slower} times that with it"),
+        ("step", f"{step}{interval} without the profiler ({rate}), {slower} times that with it"),
         ("launches", f"{_count(profile.launches)} {'a step' if profile.idle is not None else 'operator calls a step'}"),
-        ("ceilings", f"{flops} in {profile.precision}, {bandwidth}; MFU {percent(profile.mfu)}"),
+        ("ceilings", reached),
+        ("roof", f"{roof} reached; MFU {percent(profile.mfu)}{_interval_text(profile.mfu_interval)}"),
     ]
     if profile.graphs is not None:
         breaks = plural(len(profile.breaks), "graph break")
@@ -428,18 +446,29 @@ def memory_text(memory: Mapping[str, Any]) -> str:
     if "missing" in memory:
         return str(memory["missing"])
     parts = [f"{quantity(memory[name], 'bytes')} {title}" for name, title in MEMORY_PARTS.items() if memory.get(name)]
-    text = " + ".join(parts) + _readings_text(memory.get("peaks") or (), "in all, ")
+    text = " + ".join(parts) + _readings_text(memory.get("peaks") or (), "bytes", "in all, ")
     if memory["process"] is None:
         return text
     process = f"the process holds {quantity(memory['process'], 'bytes')} with its libraries"
     return f"{text}; {process}{_readings_text(memory.get('processes') or ())}"
 
 
-def _readings_text(readings: Sequence[int], what: str = "") -> str:
+def ceilings_text(precision: str, flops: float, bandwidth: float, readings: Sequence[Sequence[float]] = ()) -> str:
+    """Both ceilings with the range of their readings: "674 GFLOP/s (612 GFLOP/s to ... readings) in bf16 and ..."."""
+    products, copies = ([reading[i] for reading in readings] for i in (0, 1))
+    product = f"{quantity(flops, 'FLOP/s')}{_readings_text(products, 'FLOP/s')} in {precision}"
+    return f"{product} and {quantity(bandwidth, 'bytes/s')}{_readings_text(copies, 'bytes/s')}"
+
+
+def _interval_text(bounds: tuple[float, float] | None) -> str:
+    return f" ({percent(bounds[0])} to {percent(bounds[1])})" if bounds else ""
+
+
+def _readings_text(readings: Sequence[float], unit: str = "bytes", what: str = "") -> str:
     """Their range, " (1.17 GiB to 1.19 GiB in 3 readings)"; nothing of fewer than two."""
     if len(readings) < 2:
         return ""
-    low, high = (quantity(bound, "bytes") for bound in (min(readings), max(readings)))
+    low, high = (quantity(bound, unit) for bound in (min(readings), max(readings)))
     return f" ({what}{low if low == high else f'{low} to {high}'} in {len(readings)} readings)"
 
 

@@ -125,6 +125,8 @@ class Duel:
         self.same: Decision | None = None
         self.slowed: Decision | None = None
         self.load: list[float] = []
+        # Workloads that were still getting faster when a warm-up was ended.
+        self.unsteady: list[str] = []
         self.references: list[float] = []
         self.ended_early = False
         self.blocks = 0
@@ -321,6 +323,8 @@ class Duel:
         built = self.crew.build(names, [workload], self.conditions, together=workload.may_compile)
         prefetch = max(one.prefetch[workload.id] for one in built.values())
         warm = {name: self.crew.warm(name, workload, prefetch) for name in names}
+        if not all(one.warm.steady for one in warm.values()) and workload.id not in self.unsteady:
+            self.unsteady.append(workload.id)
         # Slices of the same length, that of the slower side.
         longest = max(warm.values(), key=lambda one: one.warm.seconds_per_step).plan
         return self.crew.settled({name: replace(one, plan=longest, each=self.each) for name, one in warm.items()})
@@ -442,8 +446,8 @@ FOREIGN = 0.05
 
 
 def doubts(duel: Duel, rows: Sequence[Row], self_test: SelfTest) -> list[str]:
-    """Why this machine could not show more, where something stayed UNSURE."""
-    said = []
+    """Why this machine could not show more, where something stayed UNSURE, and what was not warm when it was timed."""
+    said = [f"{name} was still getting faster when its warm-up ended" for name in duel.unsteady]
     if duel.ended_early:
         said.append(f"ended after {duel.blocks} blocks: the next look was beyond --budget")
     unsure = [d for d in (self_test.same, self_test.slowed) if d is not None and d.verdict == UNSURE]

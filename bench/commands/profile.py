@@ -41,7 +41,7 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
     """Say where the time of a step goes, layer by layer and operator by operator, and what bounds it.
 
     Prints one sentence, then tables of layers and operators with FLOPs, bytes and the share of the roof they reach. The
-    step's own time is measured without the profiler, in a process of its own. The folder holds a trace for Perfetto
+    step's own time is measured without the profiler, in several processes. The folder holds a trace for Perfetto
     or chrome://tracing, a flame graph, a roofline plot and all figures (profile.json, which bench report reads).
     """
     from bench.comparing.profiling import annotate, profile

@@ -147,6 +147,8 @@ def _text(found: "Tuning", format: str) -> str:
         pieces.append(
             f"{bullet}not tried, because one of their changes is slower by itself: {', '.join(found.hopeless)}"
         )
+    if found.unsteady:
+        pieces.append(f"{bullet}still getting faster when their warm-up ended: {', '.join(found.unsteady)}")
     if found.untried:
         pieces.append(f"{bullet}no time for: {', '.join(found.untried)}")
     return "\n\n".join(pieces) + "\n"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from bench.comparing.figures import Energy, Figures, Parity, Sample, label_of, side
+from bench.comparing.figures import Energy, Figures, Parity, Sample, best_ceilings, label_of, load_of, side
 from bench.comparing.operands import Operand
 from bench.comparing.plan import MODEL_TASKS, Group, Settings, groups, needs
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
@@ -145,6 +145,8 @@ class Comparison:
                 self.measure(group, sample)
             self.emit_all(self.figures.of_group(group))
         self.crew.end_block()
+        # Beside what the machine was doing before anything was measured.
+        self.machine["load"] = {**(self.machine.get("load") or {}), **load_of(self.samples)}
         self.emit_all(self.figures.summary())
 
     def start(self, group: Group | None = None) -> None:
@@ -216,7 +218,7 @@ class Comparison:
         self.measure_ceilings()
 
     def measure_ceilings(self) -> None:
-        """The best seen in this run: a ceiling measured once may have met a noisy moment."""
+        """The best seen in this run, and every reading: a ceiling measured once may have met a noisy moment."""
         self.progress("measuring this device's ceilings")
         precisions = {
             configuration.precision
@@ -226,8 +228,8 @@ class Comparison:
         where = {"device": self.settings.device, "threads": self.settings.threads}
         for precision in sorted(precisions):
             now = self.crew[self.operands[0].label].ask("ceilings", 120, precision=precision, **where)
-            best = self.ceilings.setdefault(precision, now)
-            self.ceilings[precision] = {**now, **{k: max(best[k], now[k]) for k in ("flops", "bandwidth")}}
+            self.ceilings[precision] = best_ceilings(now, self.ceilings.get(precision))
+        self.machine["ceilings"] = self.ceilings
 
     def check_loaders(self, worker: Worker) -> None:
         """Raise WorkloadError if a loader that was named cannot run here: no row could do without it."""
@@ -316,8 +318,10 @@ class Comparison:
         self.progress(f"{group.name}: preparing {label}")
         built = worker.build(workloads, self.conditions)
         # What was compiled before the processes were forked took its time there.
-        compiled = self.prepared.pop((label, workloads[0].id), built)
-        sample.compile.setdefault(label, []).append((compiled.compile_seconds, compiled.cache))
+        once = self.prepared.get((label, workloads[0].id))
+        compiled = once or built
+        if once is None or label not in sample.compile:
+            sample.compile.setdefault(label, []).append((compiled.compile_seconds, compiled.cache))
         sample.notes += [note for note in built.notes if note not in sample.notes]
         entrants: dict[str, Entrant] = {}
         for workload in workloads:

@@ -13,7 +13,7 @@ from bench.timing.clock import Slice
 from bench.timing.duel import Round, log_ratios
 from bench.timing.workload import Workload
 from results.errors import RecordError
-from results.profile import memory_text
+from results.profile import ceilings_text, memory_text
 from results.reading import read
 from results.record import Metric, Ratio, Value
 from results.stats import median_interval, percentile, ratio_of, summarise
@@ -26,6 +26,8 @@ CACHE_STATES = {
     "bypassed": "graphs are not cached (frozen weights), their kernels are: the very first run takes longer",
     "warm": "warm cache",
 }
+# A turn that takes so many times as long as its side's median in the block was stalled.
+STALLED = 5.0
 APART = "each in a process of its own: a switch of the whole process differs, or it holds queues or a foreign engine"
 COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
 THROUGHPUT_TASKS = {
@@ -82,7 +84,8 @@ class Sample:
         blocks: for each block its rounds: {side: its slice}; see `side`.
         missing: operand -> why it has no number.
         failed: operands that could have had one, and failed.
-        compile: operand -> (seconds, a key of CACHE_STATES or "none") of each block.
+        compile: operand -> (seconds, a key of CACHE_STATES or "none") of each time that it was compiled: once where the
+            processes of all blocks are forked from one that has it compiled, else in each block.
         memory: operand -> what bench.inspecting.memory says of it in each block, or {"missing": why it says nothing}.
         energy, parity: operand -> its figure.
         telemetry: of each block on a GPU, what its sensors read while the sides took turns.
@@ -329,30 +332,50 @@ class Figures:
         return self._metric("energy_per_image", values, {}, notes=notes)
 
     def _compilation(self) -> Metric:
-        """Seconds spent compiling before anything was timed, all workloads of an operand together."""
+        """Seconds spent compiling before anything was timed, all workloads of an operand together.
+
+        Over the blocks where each compiles, without the first if that did not find the cache as the others do.
+        """
         values: dict[str, Value] = {}
         states: dict[str, str] = {}
+        seconds: dict[str, list[float]] = {}
+        notes: list[str] = []
         for operand in self.operands:
-            parts = [s.compile[operand.label] for s in self.samples.values() if operand.label in s.compile]
-            per_block = [sum(seconds for seconds, _ in block) for block in zip(*parts, strict=False)]
-            caches = {cache for block in parts for _, cache in block[:1]}
-            states[operand.label] = next((state for state in CACHE_STATES if state in caches), "none")
-            if not per_block:
-                values[operand.label] = Value.none("not measured")
-            elif max(per_block) == 0.0:
-                values[operand.label] = Value.counted(0.0)
+            label = operand.label
+            parts = [s.compile[label] for s in self.samples.values() if label in s.compile]
+            # What compiles nothing adds nothing, in no block.
+            parts = [part for part in parts if max(spent for spent, _ in part) > 0.0] or parts[:1]
+            blocks = list(zip(*parts, strict=False)) if parts else []
+            spent = [sum(seconds for seconds, _ in block) for block in blocks]
+            caches = [_cache_state(cache for _, cache in block) for block in blocks]
+            states[label] = caches[-1] if caches else "none"
+            again = spent if caches[:1] == ["warm"] else spent[1:]
+            seconds[label] = again if len(again) > 1 else []
+            said = CACHE_STATES.get(states[label], "nothing to compile")
+            if not spent:
+                values[label] = Value.none("not measured")
+            elif max(spent) == 0.0:
+                values[label] = Value.counted(0.0)
+            elif seconds[label]:
+                values[label] = value_over([[one] for one in again])
+                if again is not spent:
+                    first = CACHE_STATES.get(caches[0], "")
+                    said = f"first: {quantity(spent[0], 's')}{', ' * bool(first)}{first}; then {said}"
             else:
-                # The first block only: it alone may have found the cache cold.
-                values[operand.label] = Value(per_block[0], None, None, samples=1)
+                values[label] = Value(spent[0], None, None, samples=1)
+                states[label] = caches[0]
+                said = CACHE_STATES.get(caches[0], "nothing to compile")
+            notes.append(f"{label}: {said}")
         ratios: dict[str, Ratio | None] = {}
         for other, exact in self._exact(values).items():
-            comparable = exact is not None and states[other] == states[self.reference] != "none"
-            ratios[other] = (
-                replace(exact, low=None, high=None, confidence=None, blocks=1, pairs=1)
-                if exact is not None and comparable
-                else None
-            )
-        notes = [f"{label}: {CACHE_STATES.get(state, 'nothing to compile')}" for label, state in states.items()]
+            of, to = seconds[other], seconds[self.reference]
+            if exact is None or states[other] != states[self.reference] or states[other] == "none":
+                ratios[other] = None
+            elif of and to:
+                logs = [[math.log(a / b)] for a, b in zip(reversed(of), reversed(to), strict=False) if a > 0 and b > 0]
+                ratios[other] = over_blocks(other, self.reference, logs)
+            else:
+                ratios[other] = replace(exact, low=None, high=None, confidence=None, blocks=1, pairs=1)
         return self._metric("compile_seconds", values, ratios, notes=notes)
 
     def _roof(self) -> Iterator[Metric]:
@@ -388,8 +411,8 @@ class Figures:
                 (mfu, utilisation(cost, ceilings, 1.0, trained)),
             ):
                 shares[label] = value_over([[rate * factor for rate in block] for block in rates])
-            flops, bandwidth = quantity(ceilings.flops, "FLOP/s"), quantity(ceilings.bandwidth, "bytes/s")
-            notes.append(f"of {chosen}: ceilings measured in this run are {flops} in {precision} and {bandwidth}")
+            reached = ceilings_text(precision, ceilings.flops, ceilings.bandwidth, ceilings.readings)
+            notes.append(f"of {chosen}: ceilings measured in this run are {reached}")
         yield self._metric("roof_fraction", roof, {}, notes=notes)
         yield self._metric("mfu", mfu, {}, notes=notes)
 
@@ -472,6 +495,41 @@ def joined_memory(blocks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         "processes": processes,
         "residue": None if process is None else process - first["peak"],
     }
+
+
+def best_ceilings(now: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The best of one more measurement of the ceilings and those before it, with all of their readings."""
+    names = ("flops", "bandwidth")
+    best = {name: max(one[name] for one in (before or now, now)) for name in names}
+    return {**now, **best, "readings": [*(before["readings"] if before else ()), [now[name] for name in names]]}
+
+
+def load_of(samples: Mapping[str, Sample]) -> dict[str, Any]:
+    """What disturbed the turns, of which `foreign` and `stolen` are medians over blocks and groups, see Load.
+
+    Returns:
+        {"foreign", "stolen": None where the system does not say, "stalls": turns that took over `STALLED` times their
+        side's median in the block, "turns": all of them}.
+    """
+    loads = [load for sample in samples.values() for load in sample.load]
+    stalls = turns = 0
+    for block in (block for sample in samples.values() for block in sample.blocks):
+        for name in {name for taken in block for name in taken}:
+            seconds = [taken[name].seconds_per_step for taken in block if name in taken]
+            turns += len(seconds)
+            stalls += sum(one > STALLED * statistics.median(seconds) for one in seconds)
+    return {
+        "foreign": statistics.median(load.foreign for load in loads) if loads else None,
+        "stolen": statistics.median(load.stolen for load in loads) if loads else None,
+        "stalls": stalls,
+        "turns": turns,
+    }
+
+
+def _cache_state(caches: Iterable[str]) -> str:
+    """The most expensive of the states that several compilations found the cache in."""
+    found = set(caches)
+    return next((state for state in CACHE_STATES if state in found), "none")
 
 
 def _common_batch(workloads: Iterable[Workload]) -> int | None:

@@ -1,21 +1,24 @@
 """`bench profile`: times a step, has a fresh process profile it, and puts both together.
 
-Two processes, so that no profiled step is ever timed: the first takes slices (and, of the end-to-end task, lets loader,
-step and both joined take turns), measures the ceilings and counts memory; the second runs torch.profiler.
+No profiled step is ever timed. Several processes, one after another, time the step and measure the ceilings, since one
+process says little of the next; the last of them also counts memory and, of the end-to-end task, lets loader, step and
+both joined take turns. One more runs torch.profiler.
 """
 
 import random
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.comparing.figures import best_ceilings, value_over
 from bench.comparing.operands import Operand
 from bench.comparing.plan import Settings, needs, network_workloads
-from bench.errors import UsageError, WorkloadError
+from bench.errors import BenchError, UsageError, WorkloadError
 from bench.inspecting.cost import Cost
 from bench.inspecting.roofline import Ceilings, fraction, utilisation
 from bench.machine.tuned import resolve
@@ -27,14 +30,15 @@ from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import Device
 from results.profile import Break, Module, Operator, Profile, Stalls
 from results.record import utc_now
-from results.stats import median_interval
 from results.store import write_whole
 from results.tables import to_json
 
 # What `--task` says -> task of a workload.
 TASKS = {"train": "training", "infer": "inference", "latency": "latency", "endtoend": "end_to_end"}
 ROUNDS = 9
-ALONE_SECONDS = 2.5  # of steps that are timed without another side
+BLOCKS = 6  # fresh processes that time the step: the fewest whose range is a 95 % interval
+ALONE_SECONDS = 0.7  # of timed steps in each
+UNSTEADY = "the step was still getting faster when its warm-up ended"
 STEPS = 3  # profiled: their mean is steady, and the trace stays small enough for a viewer
 
 
@@ -88,22 +92,29 @@ def profile(subject: Subject, folder: Path, say: Say) -> Profile:
     except OSError as error:
         raise UsageError(f"cannot write into {folder}: {error.strerror}") from None
     label, conditions = subject.operand.label, subject.conditions
-    with Crew(spawner(conditions.threads)) as crew:
+    timed = Timed()
+    with Crew(spawner(conditions.threads), forks=subject.settings.device == "cpu") as crew:
         say("starting")
-        timing = subject.start(crew)
-        machine = timing.ask("machine")
-        workload, cost = subject.described(timing, machine)
-        say(f"timing {workload.id}")
-        timed = time_step(crew, label, workload, conditions)
-        memory = timing.ask("memory", 900, id=workload.id)
-        ceilings = measured_ceilings(timing, workload, conditions)
+        first = subject.start(crew)
+        machine = first.ask("machine")
+        workload, cost = subject.described(first, machine)
+        # What cannot be prepared is built in each process.
+        crew.end_block()
+        with suppress(BenchError):
+            crew.prepare(label, workload, conditions, label)
+        for block in range(BLOCKS):
+            say(f"timing {workload.id}: process {block + 1} of {BLOCKS}")
+            crew.end_block()
+            subject.start(crew)
+            time_step(crew, label, workload, conditions, timed)
+        memory = crew[label].ask("memory", 900, id=workload.id)
         stalls = None
         if workload.task == "end_to_end":
             say("timing loader, step and both joined, in turns")
             stalls = measure_stalls(crew, label, workload, conditions)
-        crew.close()
+    # Not forked, and not one that was timed: what a profiler leaves behind must not be measured.
+    with Crew(spawner(conditions.threads)) as crew:
         say("profiling")
-        # A fresh process: what was timed ran without a profiler.
         watched = subject.start(crew)
         watched.build([workload], conditions)
         watched.warm(workload)
@@ -111,25 +122,35 @@ def profile(subject: Subject, folder: Path, say: Say) -> Profile:
         traced = watched.ask("trace", 900, id=workload.id, steps=subject.steps, file=file)
     if workload.task != "latency" and traced["modules"] and not _by_layer(traced):
         traced["notes"].append("most of the step's time could not be attributed to a layer")
-    found = put_together(label, workload, cost, timed, ceilings, memory, stalls, traced, machine)
+    if not timed.steady:
+        traced["notes"].append(UNSTEADY)
+    found = put_together(label, workload, cost, timed, memory, stalls, traced, machine)
     return write(found, folder)
 
 
-def time_step(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> list[float]:
-    """Seconds a step of several slices."""
+@dataclass
+class Timed:
+    """What the processes that time the step have found so far.
+
+    Attributes:
+        blocks: seconds a step of each slice, of each process.
+        ceilings: the best, and every process's, as bench.inspecting.roofline.Ceilings has them.
+        steady: every warm-up ended because the step no longer got faster.
+    """
+
+    blocks: list[list[float]] = field(default_factory=list)
+    ceilings: dict[str, Any] | None = None
+    steady: bool = True
+
+
+def time_step(crew: Crew, name: str, workload: Workload, conditions: Conditions, timed: Timed) -> None:
+    """Add one process's slices and ceilings."""
     one = enter(crew, name, workload, conditions)
+    timed.steady &= one.warm.steady
     taken = steady_rounds(crew.take_turns({"step": one}, Rounds(ALONE_SECONDS), random.Random(conditions.seed)))
-    return [turn["step"].seconds_per_step for turn in taken]
-
-
-def measured_ceilings(worker: Worker, workload: Workload, conditions: Conditions) -> Ceilings:
-    """The better of two measurements of each ceiling: one alone may meet a busy moment."""
-    precision = workload.network.precision
-    both = [
-        worker.ask("ceilings", 120, device=workload.device, precision=precision, threads=conditions.threads)
-        for _ in range(2)
-    ]
-    return Ceilings(precision, *(max(one[name] for one in both) for name in ("flops", "bandwidth")))
+    timed.blocks.append([turn["step"].seconds_per_step for turn in taken])
+    where = {"device": workload.device, "threads": conditions.threads, "precision": workload.network.precision}
+    timed.ceilings = best_ceilings(crew[name].ask("ceilings", 120, **where), timed.ceilings)
 
 
 def measure_stalls(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> Stalls:
@@ -178,17 +199,40 @@ def put_together(
     label: str,
     workload: Workload,
     cost: Cost,
-    timed: list[float],
-    ceilings: Ceilings,
+    timed: Timed,
     memory: dict[str, Any],
     stalls: Stalls | None,
     traced: dict[str, Any],
     machine: dict[str, Any],
 ) -> Profile:
-    """All figures as one profile."""
-    seconds = statistics.median(timed)
-    low, high, _ = median_interval(timed) if len(timed) >= 6 else (None, None, None)
+    """All figures as one profile.
+
+    Raises:
+        WorkloadError: no slice was steady, so there is no time.
+    """
+    step = value_over(timed.blocks)
+    if step.median is None:
+        raise WorkloadError("no slice was steady: the device throttled or its clock moved; profile again")
+    seconds, low, high = step.median, step.low, step.high
     rate = workload.batch / seconds
+    assert timed.ceilings is not None
+    ceilings = Ceilings(**timed.ceilings)
+    lowest = replace(
+        ceilings, flops=min(r[0] for r in ceilings.readings), bandwidth=min(r[1] for r in ceilings.readings)
+    )
+
+    def bounds(share: Callable[[Ceilings, float], float]) -> tuple[float, float] | None:
+        """Of a share of the ceilings: the slowest step under the best of them, and the fastest under the lowest."""
+        if low is None or high is None:
+            return None
+        return share(ceilings, workload.batch / high), share(lowest, workload.batch / low)
+
+    def roof(under: Ceilings, rate: float) -> float:
+        return fraction(cost, under, rate, workload.batch, workload.training)
+
+    def mfu(under: Ceilings, rate: float) -> float:
+        return utilisation(cost, under, rate, workload.training)
+
     busy = traced["busy"]
     return Profile(
         label=label,
@@ -203,8 +247,8 @@ def put_together(
         precision=ceilings.precision,
         flops_ceiling=ceilings.flops,
         bandwidth=ceilings.bandwidth,
-        roof_fraction=fraction(cost, ceilings, rate, workload.batch, workload.training),
-        mfu=utilisation(cost, ceilings, rate, workload.training),
+        roof_fraction=roof(ceilings, rate),
+        mfu=mfu(ceilings, rate),
         launches=traced["launches"],
         # Against the time without the profiler: with it the host is slower, and would look idle for that.
         idle=None if busy is None else max(0.0, 1 - busy / seconds),
@@ -218,6 +262,11 @@ def put_together(
         command=shlex.join(["bench", *sys.argv[1:]]),
         created=utc_now(),
         commit=machine.get("commit"),
+        processes=sum(map(bool, timed.blocks)),
+        confidence=step.confidence,
+        roof_interval=bounds(roof),
+        mfu_interval=bounds(mfu),
+        ceilings=tuple((flops, bandwidth) for flops, bandwidth in ceilings.readings),
     )
 
 

@@ -95,6 +95,7 @@ class Tuning:
         verdict: of the last duel, in words.
         untried: configurations for which there was no time.
         hopeless: configurations with a change that alone was clearly slower.
+        unsteady: configurations that were still getting faster when their warm-up was ended.
         seconds: how long it took.
     """
 
@@ -108,6 +109,7 @@ class Tuning:
     verdict: str = ""
     untried: list[str] = field(default_factory=list)
     hopeless: list[str] = field(default_factory=list)
+    unsteady: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -199,6 +201,8 @@ class Tuner:
         self.rng = random.Random(conditions.seed)
         # Configurations that inference showed not to be hopeless for latency; None before.
         self.near: list[Configuration | LoaderOutput] | None = None
+        # Of the task at hand, see Tuning.
+        self.unsteady: list[str] = []
 
     def start(self, name: str, *workloads: Workload) -> None:
         """A fresh process that has imported what these workloads need."""
@@ -206,7 +210,11 @@ class Tuner:
 
     def enter(self, name: str, workload: Workload, begun: bool = False) -> Entrant:
         """Build and warm a workload in a process; see bench.sides.crew.enter."""
-        return enter(self.crew, name, workload, self.conditions, begun)
+        entrant = enter(self.crew, name, workload, self.conditions, begun)
+        text = workload.configuration.text
+        if not entrant.warm.steady and text not in self.unsteady:
+            self.unsteady.append(text)
+        return entrant
 
     def error(self, name: str, workload: Workload) -> float | None:
         """How much the logits of a workload that is built differ from plain fp32's; None where it has none."""
@@ -232,7 +240,8 @@ class Tuner:
         base = self.base[task]
         if task == "loading" and base.device == "cuda":
             self.share_decoding(base)
-        found = Tuning(task, base.subject, base.configuration.text)
+        self.unsteady = []
+        found = Tuning(task, base.subject, base.configuration.text, unsteady=self.unsteady)
         pool = self.pool(task, base)
         with self.crew:
             self.start("fast", base)

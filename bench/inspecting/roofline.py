@@ -1,6 +1,6 @@
 """Ceilings of the device, measured in the same run, and the fraction of them that a workload reaches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +19,13 @@ class Ceilings:
         precision: of the matrix product.
         flops: FLOP/s of a large matrix product of random data.
         bandwidth: bytes/s of a large copy, counting bytes read and written.
+        readings: (flops, bandwidth) of each time that both were measured in this run; the best of them are above.
     """
 
     precision: str
     flops: float
     bandwidth: float
+    readings: Sequence[Sequence[float]] = ()
 
 
 def measure(device: str, precision: str, threads: int) -> Ceilings:
