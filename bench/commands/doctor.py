@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +11,7 @@ import click
 from bench.output import output_option, write
 
 if TYPE_CHECKING:
-    from bench.machine.diagnosis import Finding
+    from bench.machine.diagnosis import Facts, Finding
 
 
 @click.command()
@@ -20,17 +20,37 @@ if TYPE_CHECKING:
 def command(as_json: bool, output: str) -> int:
     """Describe this machine, what would spoil a measurement on it, and what to do about it.
 
-    Findings are advice: the exit code is 0 whatever they are.
+    Measures for about ten seconds how much times of the same code differ here. Findings are advice: the exit code is 0
+    whatever they are.
     """
     from bench.machine.diagnosis import examine, gather
 
-    facts = gather()
+    facts = with_noise(gather())
     findings = examine(facts)
     if as_json:
-        write(json.dumps(document(facts.machine, findings), indent=2, allow_nan=False), output)
+        machine = {**facts.machine, "noise": facts.noise.to_json()} if facts.noise else facts.machine
+        write(json.dumps(document(machine, findings), indent=2, allow_nan=False), output)
     else:
         write(report(facts.machine, findings), output)
     return 0
+
+
+def with_noise(facts: "Facts") -> "Facts":
+    """The same with the noise of the device that torch would use, or why it was not measured."""
+    if facts.torch_error is not None:
+        return replace(facts, noise_missing="torch cannot be imported")
+    from bench.errors import BenchError
+    from bench.screen import Screen
+    from bench.sides import noise
+
+    screen = Screen()
+    try:
+        device = "cuda" if facts.cuda else "cpu"
+        return replace(facts, noise=noise.measure(device, facts.machine["cpu"]["usable"], screen.progress))
+    except BenchError as error:
+        return replace(facts, noise_missing=error.summary)
+    finally:
+        screen.clear()
 
 
 def document(machine: Mapping[str, Any], findings: "Sequence[Finding]") -> dict[str, Any]:
@@ -55,7 +75,8 @@ def report(machine: Mapping[str, Any], findings: "Sequence[Finding]") -> str:
         if chosen:
             lines += ["", heading]
         for finding in chosen:
-            lines.append(f"  {MARKS[level]} {finding.subject}: {finding.finding}")
+            text, mark = f"{finding.subject}: {finding.finding}", f"  {MARKS[level]} "
+            lines += textwrap.wrap(text, 100, initial_indent=mark, subsequent_indent="    ", break_long_words=False)
             lines += [f"      {line}" for line in finding.remedy.splitlines()]
     fine = [finding.subject for finding in findings if finding.level == "fine"]
     if fine:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from bench.machine.allocator import BY_LEVER, FOR_SCRIPTS
 from bench.machine.cpu import Roots, cpu_times
 from bench.machine.facts import describe
+from bench.machine.noise import MINUTES, Noise
 from bench.processes import SOURCE
 from loaders.cache import cache_folder
 
@@ -63,6 +64,7 @@ class Facts:
         cache_free_bytes: free space in it; None if unknown.
         shared_free_bytes: free space in /dev/shm; None where there is none.
         missing_loaders: loader -> why it cannot run here.
+        noise: of times of the same code; None if it was not measured, with the reason in `noise_missing`.
     """
 
     machine: Mapping[str, Any]
@@ -78,6 +80,8 @@ class Facts:
     cache_free_bytes: int | None = None
     shared_free_bytes: int | None = None
     missing_loaders: Mapping[str, str] = field(default_factory=dict)
+    noise: Noise | None = None
+    noise_missing: str = ""
 
 
 Findings = Iterator[Finding]
@@ -242,6 +246,38 @@ def check_other_load(facts: Facts) -> Findings:
     yield Finding("problem", "other load", text, "Stop them (top shows which), or measure when they have finished.")
 
 
+# What three minutes should see, and from which share of the machine up other work is named as the cause of noise.
+SEEN = 0.05
+FOREIGN = 0.02
+
+
+def check_noise(facts: Facts) -> Findings:
+    """How small a difference a comparison can see."""
+    from results.tables import percent
+
+    noise = facts.noise
+    if noise is None:
+        if facts.noise_missing:
+            yield Finding("note", "noise", f"not measured: {facts.noise_missing}")
+        return
+    first, *others = (f"{percent(noise.visible(60 * minutes))} in {minutes}" for minutes in MINUTES)
+    text = (
+        f"two runs of the same code differ by {percent(noise.second)} (standard deviation of 1 s of turns); bench "
+        f"compare can see differences of about {first} minute, {' and '.join(others)} minutes in a single task"
+    )
+    if noise.visible(180) <= SEEN:
+        yield Finding("note", "noise", text)
+        return
+    had, guests = noise.foreign or 0.0, noise.stolen or 0.0
+    if had < FOREIGN:
+        remedy = "No other work was seen: fix the clock if it varies, or measure on a machine that is not shared."
+    elif guests > had / 2:
+        remedy = f"Other guests of the host had {percent(guests)} of this machine: measure later or on another one."
+    else:
+        remedy = f"Other programs had {percent(had)} of this machine: stop them (top shows which), then measure."
+    yield Finding("advice", "noise", text, remedy)
+
+
 def check_stolen_time(facts: Facts) -> Findings:
     """A hypervisor that runs other guests on the same cores."""
     share = max(facts.stolen or 0, facts.machine["load"]["stolen_since_boot"] or 0)
@@ -375,6 +411,7 @@ CHECKS: dict[Callable[[Facts], Findings], Finding | None] = {
     check_software: Finding("fine", "loaders", "all can run"),
     check_gpus: None,
     check_other_load: None,
+    check_noise: None,
     check_stolen_time: None,
     check_governor: None,
     check_cores: None,

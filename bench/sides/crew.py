@@ -279,7 +279,7 @@ class Crew:
         if len(asked) < 2:
             return dict(entrants)
         if self.together(sides):
-            answer = self[sides[0]].switching(_asked(asked), seconds)
+            answer = self[sides[0]].switching(self._asked(asked), seconds)
         else:
 
             def run(one: Entrant) -> Callable[[int], Sequence[float]]:
@@ -310,12 +310,16 @@ class Crew:
         wanted = Rounds.exactly(rounds) if isinstance(rounds, int) else rounds
         sides = [one.side for one in entrants.values()]
         if self.together(sides):
-            return list(self[sides[0]].turns(_asked(entrants), wanted, rng.randrange(1 << 30)))
+            return list(self[sides[0]].turns(self._asked(entrants), wanted, rng.randrange(1 << 30)))
         return take_turns({name: self.turn(one) for name, one in entrants.items()}, wanted, rng)
 
-
-def _asked(entrants: Mapping[str, Entrant]) -> list[Asked]:
-    return [Asked(name, one.side, one.workload.id, one.plan, one.each, one.slower) for name, one in entrants.items()]
+    def _asked(self, entrants: Mapping[str, Entrant]) -> list[Asked]:
+        # A process of one side knows that side without a name, see __getitem__.
+        seats = {one.side: "" if self._homes[one.side] == one.side else one.side for one in entrants.values()}
+        return [
+            Asked(name, seats[one.side], one.workload.id, one.plan, one.each, one.slower)
+            for name, one in entrants.items()
+        ]
 
 
 def enter(crew: Crew, name: str, workload: Workload, conditions: Conditions, begun: bool = False) -> Entrant:

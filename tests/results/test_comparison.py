@@ -249,3 +249,31 @@ def test_an_older_record_says_what_its_naive_was() -> None:
         metrics = (replace(whole.metrics[3], workloads={OPERANDS[0]: id}),)
         text = compare_table(replace(whole, machine=machine, metrics=metrics), "text")
         assert text.count("naive kept freed memory in this run; today that is fp32-nchw-eager-keep") == said
+
+
+@pytest.mark.parametrize(
+    ("load", "line"),
+    [
+        (
+            {"foreign": 0.12, "stolen": 0.03, "stalls": 4, "turns": 1200},
+            "While this was measured, other programs had 12 % of the machine (of that 3 % other guests of its host); "
+            "4 of 1,200 turns took over 5 times as long as usual.",
+        ),
+        (
+            {"foreign": 0.05, "stolen": 0.0, "stalls": 0, "turns": 10},
+            "While this was measured, other programs had 5 % of the machine.",
+        ),
+        (
+            {"foreign": None, "stolen": None, "stalls": 1, "turns": 10},
+            "While this was measured, 1 of 10 turns took over 5 times as long as usual.",
+        ),
+        ({"foreign": 0.01, "stolen": 0.0, "stalls": 0, "turns": 10}, None),
+        ({"average": [3.0, 2.0, 1.0], "stolen_since_boot": 0.5}, None),
+        (None, None),
+    ],
+)
+def test_a_bad_moment_is_named_in_one_line(load: dict[str, Any] | None, line: str | None) -> None:
+    record = comparison(6)
+    record = replace(record, machine={**record.machine, "load": load})
+    said = [text for text in compare_table(record, "markdown").splitlines() if "While this was measured" in text]
+    assert said == ([] if line is None else [f"- {line}"])

@@ -135,3 +135,17 @@ def test_a_profile_made_before_memory_was_counted_says_so() -> None:
     assert "a single reading of the process's resident set" in facts(profile(memory=before))[-1][1]
     assert "single reading" not in facts(profile(memory=before, idle=0.1))[-1][1]
     assert "single reading" not in facts(profile())[-1][1]
+
+
+def test_a_time_is_over_processes_and_shares_of_the_roof_have_the_ceilings_range() -> None:
+    made = profile(
+        processes=6, confidence=0.96875, roof_interval=(0.55, 0.7), mfu_interval=(0.27, 0.34),
+        ceilings=((1e11, 0.9e10), (0.8e11, 1e10)),
+    )  # fmt: skip
+    told = dict(facts(made))
+    assert told["step"].startswith("100 ms [90 ms to 110 ms over 6 processes, 97 % confidence] without the profiler")
+    assert told["ceilings"].startswith(
+        "100 GFLOP/s (80.0 GFLOP/s to 100 GFLOP/s in 2 readings) in amp and 9.31 GiB/s ("
+    )
+    assert told["roof"] == "61 % (55 % to 70 %) reached; MFU 30 % (27 % to 34 %)"
+    assert "processes" not in dict(facts(profile()))["step"]

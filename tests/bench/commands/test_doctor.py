@@ -1,6 +1,7 @@
 """`bench doctor` as a user runs it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ from click.testing import CliRunner
 from fabricated_machine import FabricatedNvml, Gpu, quiet_machine, roots
 
 from bench.commands import doctor
+from bench.errors import OutOfMemoryError
 from bench.machine import diagnosis
 from bench.machine.diagnosis import Facts, examine, gather
 from bench.machine.gpu import gpu_facts
+from bench.machine.noise import Noise
+from bench.sides import noise
 
 
 @pytest.fixture
@@ -18,6 +22,7 @@ def facts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Facts:
     gpus = gpu_facts(FabricatedNvml(Gpu(limit=400_000)), {}, roots(tmp_path))
     made = Facts(quiet_machine(gpus=gpus), busy=2.0, cuda=True)
     monkeypatch.setattr(diagnosis, "gather", lambda: made)
+    monkeypatch.setattr(noise, "measure", lambda device, threads, say: Noise(device, 0.05, 0.03, 0.01, 6, 600))
     return made
 
 
@@ -41,8 +46,25 @@ def test_json_holds_machine_and_findings(facts: Facts, tmp_path: Path) -> None:
     document = json.loads(path.read_text())
     assert set(document) == {"schema", "machine", "findings"}
     assert document["machine"]["gpus"][0]["name"] == "Fabricated H200"
+    assert document["machine"]["noise"]["workload"] == "cuda"
+    assert set(document["machine"]["noise"]["visible_in_minutes"]) == {"1", "3", "10"}
     assert ("problem", "other load") in [(finding["level"], finding["subject"]) for finding in document["findings"]]
     assert all(set(finding) == {"level", "subject", "finding", "remedy"} for finding in document["findings"])
+
+
+@pytest.mark.parametrize(
+    ("torch_error", "words"), [("ImportError: no", "torch cannot be imported"), (None, "out of memory")]
+)
+def test_noise_that_cannot_be_measured_has_its_reason(
+    facts: Facts, monkeypatch: pytest.MonkeyPatch, torch_error: str | None, words: str
+) -> None:
+    def fail(device: str, threads: int, say: object) -> Noise:
+        raise OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(noise, "measure", fail)
+    told = doctor.with_noise(replace(facts, torch_error=torch_error))
+    assert told.noise is None
+    assert words in told.noise_missing
 
 
 def test_this_machine_has_a_report() -> None:

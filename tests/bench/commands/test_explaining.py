@@ -7,12 +7,12 @@ import pytest
 from command_line import bench_here
 
 from bench.comparing import profiling
-from bench.timing.steady import WARM_UP_CAP
 
 
 def test_a_profile_becomes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "ROUNDS", 2)
-    monkeypatch.setitem(WARM_UP_CAP, "training", 0.1)
+    monkeypatch.setattr(profiling, "BLOCKS", 2)
+    monkeypatch.setattr(profiling, "ALONE_SECONDS", 0.1)
     done = bench_here("profile", "lenet@naive", "--batch", "4", "--threads", "1", "--steps", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("training lenet@naive ")
@@ -25,6 +25,9 @@ def test_a_profile_becomes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     told = json.loads((folder / "profile.json").read_text())
     assert told["command"].startswith("bench profile lenet@naive")
     assert told["profiled_seconds"] > 0
+    assert (told["processes"], len(told["ceilings"])) == (2, 2)
+    assert told["low"] <= told["seconds"] <= told["high"]
+    assert told["roof_interval"][0] <= told["roof_fraction"] <= told["roof_interval"][1]
     page = bench_here("report", str(folder), "-o", "page.html", cwd=tmp_path)
     assert page.returncode == 0, page.stderr
     assert "Profile of lenet@naive, training" in (tmp_path / "page.html").read_text()

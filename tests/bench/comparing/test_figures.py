@@ -1,4 +1,4 @@
-"""From what was measured of memory to a row: counted, measured, or why there is none."""
+"""From what was measured to a row: memory, compilation, ceilings, and what disturbed the turns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from workloads import workload_of
 
-from bench.comparing.figures import Figures, Sample
+from bench.comparing.figures import Figures, Sample, best_ceilings, load_of
 from bench.comparing.operands import Operand
 from bench.comparing.plan import Group, Settings
+from bench.machine.cpu import Load
+from bench.timing.clock import Slice
 from models.configuration import Choice
 from results.record import Metric
 from results.verdict import sentence
@@ -94,3 +96,65 @@ def test_one_reading_of_an_interrupted_older_run_is_measured_again() -> None:
     state = {**Sample(memory={"a": [counted(1)]}).to_json()}
     assert Sample.from_json(state).memory == {"a": [counted(1)]}
     assert Sample.from_json({**state, "memory": {"a": counted(1)}}).memory == {}
+
+
+def compilation(a: list[tuple[float, str]], b: list[tuple[float, str]]) -> Metric:
+    operands = [Operand(label, "lenet", Choice("fast")) for label in "ab"]
+    samples = {"inference": Sample(compile={"a": a, "b": b}), "latency": Sample(compile={"a": [(0.0, "none")]})}
+    metrics = Figures(operands, SETTINGS, [], samples, {}, {}).summary()
+    return next(metric for metric in metrics if metric.name == "compile_seconds")
+
+
+def test_compiling_in_every_block_has_an_interval_and_the_cold_one_apart() -> None:
+    warm = [(seconds, "warm") for seconds in (2.0, 2.1, 2.2, 2.3, 2.4, 2.5)]
+    metric = compilation([(46.0, "cold"), *warm], [(30.0, "cold"), *((2 * s, "warm") for s, _ in warm)])
+    value = metric.values["a"]
+    assert (value.low, value.median, value.high, value.samples) == (2.0, pytest.approx(2.25), 2.5, 6)
+    assert metric.notes[0] == "a: first: 46.0 s, cold cache; then warm cache"
+    assert metric.ratio is not None
+    assert metric.ratio.low == pytest.approx(2.0)
+    assert (metric.ratio.blocks, metric.verdict) == (6, "worse")
+
+
+def test_a_first_one_that_found_the_cache_warm_counts_like_the_others() -> None:
+    metric = compilation([(2.0, "warm"), (3.0, "warm")], [(2.0, "warm"), (3.0, "warm")])
+    assert metric.values["a"].samples == 2
+    assert metric.notes[0] == "a: warm cache"
+
+
+@pytest.mark.parametrize("others", [[], [(2.0, "warm")]])
+def test_compiling_once_has_no_interval_and_no_verdict(others: list[tuple[float, str]]) -> None:
+    metric = compilation([(46.0, "cold"), *others], [(20.0, "cold"), *others])
+    assert metric.values["a"].median == 46.0
+    assert (metric.values["a"].low, metric.values["a"].samples) == (None, 1)
+    assert metric.notes[0] == "a: cold cache"
+    assert metric.ratio is not None
+    assert metric.ratio.low is None
+    assert metric.verdict == "unsure"
+
+
+def test_what_is_not_compiled_takes_no_time() -> None:
+    metric = compilation([(0.0, "none")], [(0.0, "none")] * 3)
+    assert [value.median for value in metric.values.values()] == [0.0, 0.0]
+    assert metric.ratio is None
+    assert metric.notes[0] == "a: nothing to compile"
+
+
+def test_the_best_ceilings_keep_every_reading() -> None:
+    first = {"precision": "bf16", "flops": 5.0, "bandwidth": 2.0, "readings": ()}
+    best = best_ceilings({**first, "flops": 4.0, "bandwidth": 3.0}, best_ceilings(first))
+    assert best == {"precision": "bf16", "flops": 5.0, "bandwidth": 3.0, "readings": [[5.0, 2.0], [4.0, 3.0]]}
+
+
+def turns(*seconds: float) -> list[dict[str, Slice]]:
+    return [{"a|inference": Slice(2 * one, 2), "b|inference": Slice(1.0, 1)} for one in seconds]
+
+
+def test_a_bad_moment_is_counted_within_each_block() -> None:
+    samples = {
+        # A slower second block is no stall.
+        "inference": Sample(blocks=[turns(1, 1, 1, 5.5), turns(6, 6, 6, 6)], load=[Load(0.1, 0.0), Load(0.3, 0.2)]),
+        "training": Sample(blocks=[turns(1, 1, 4.9)], load=[Load(0.12, 0.03)]),
+    }
+    assert load_of(samples) == {"foreign": 0.12, "stolen": 0.03, "stalls": 1, "turns": 22}
+    assert load_of({}) == {"foreign": None, "stolen": None, "stalls": 0, "turns": 0}

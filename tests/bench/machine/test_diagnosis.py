@@ -1,6 +1,7 @@
 """Each finding from fabricated facts, and those of this machine."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from bench.machine import cpu
 from bench.machine.allocator import BY_LEVER, FOR_SCRIPTS
 from bench.machine.diagnosis import Facts, Finding, examine, gather, other_work
 from bench.machine.gpu import gpu_facts
+from bench.machine.noise import Noise
 from bench.machine.software import settings
+
+SOME_NOISE = Noise("inference", 0.05, 0.03, 0.01, 6, 600, 0.0, 0.0)
 
 
 def found(level: str, subject: str, facts: Facts) -> Finding:
@@ -31,6 +35,9 @@ def test_a_quiet_machine_has_no_problems() -> None:
         ("problem", "stolen time", "5.0%", {}, {"stolen": 0.05}),
         ("problem", "stolen time", "3.0%", {"load": {"stolen_since_boot": 0.03}}, {}),
         ("note", "virtual machine", "other guests", {"cpu": {"virtual": True}}, {}),
+        ("note", "noise", "differences of about 1.7 % in 1 minute", {}, {"noise": SOME_NOISE}),
+        ("note", "noise", "not measured: no torch", {}, {"noise_missing": "no torch"}),
+        ("advice", "noise", "19 % in 1 minute", {}, {"noise": replace(SOME_NOISE, between=0.3)}),
         ("problem", "compiler", "no C++ compiler", {"compiler": None}, {}),
         ("problem", "compiler", "headers", {}, {"headers": False}),
         ("problem", "governor", "powersave", {"cpu": {"governor": "powersave", "boost": True}}, {}),
@@ -60,6 +67,20 @@ def test_finding(level: str, subject: str, words: str, changes: dict[str, Any], 
     finding = found(level, subject, Facts(quiet_machine(**changes), **facts))
     assert words in finding.finding
     assert finding.remedy or level == "note"
+
+
+@pytest.mark.parametrize(
+    ("foreign", "stolen", "words"),
+    [
+        (0.0, 0.0, "No other work was seen"),
+        (None, None, "No other work was seen"),
+        (0.12, 0.0, "Other programs had 12 % of this machine"),
+        (0.12, 0.11, "Other guests of the host had 11 %"),
+    ],
+)
+def test_what_to_do_about_noise(foreign: float | None, stolen: float | None, words: str) -> None:
+    noise = replace(SOME_NOISE, between=0.3, foreign=foreign, stolen=stolen)
+    assert words in found("advice", "noise", Facts(quiet_machine(), noise=noise)).remedy
 
 
 @pytest.mark.parametrize(
