@@ -1,4 +1,4 @@
-"""How much times of the same code differ on this machine, and how small a difference a comparison sees through that."""
+"""How much times of the same code differ here, and how small a difference a comparison sees."""
 
 import math
 import statistics

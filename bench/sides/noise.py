@@ -1,4 +1,4 @@
-"""The noise of this machine, measured as a comparison measures: the same code twice in one process, steps in turns."""
+"""This machine's noise, measured as a comparison measures: one process has the same code twice."""
 
 import random
 import statistics

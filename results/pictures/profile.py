@@ -115,6 +115,13 @@ def roofline(profile: Profile) -> Figure | None:
         [low * profile.bandwidth / factor, profile.flops_ceiling / factor, profile.flops_ceiling / factor],
         color="#444444",
     )
+    if profile.ceilings:
+        # From the lowest reading of each ceiling up to the best, which is the roof.
+        flops, bandwidth = (min(readings) for readings in zip(*profile.ceilings, strict=True))
+        places = sorted((low, ridge, flops / bandwidth, high))
+        lowest = [min(place * bandwidth, flops) / factor for place in places]
+        best = [min(place * profile.bandwidth, profile.flops_ceiling) / factor for place in places]
+        axes.fill_between(places, lowest, best, color="#444444", alpha=0.15, linewidth=0)
     small: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5}
     product = f"{quantity(profile.flops_ceiling, 'FLOP/s')} ({profile.precision} product)"
     axes.annotate(product, (high, profile.flops_ceiling / factor), xytext=(-4, 4), ha="right", **small)

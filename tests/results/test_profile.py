@@ -113,6 +113,11 @@ def test_pictures_show_all_of_the_time(tmp_path: Path) -> None:
     for name, figure in (("flame", flame(profile())), ("roofline", roofline(profile()))):
         assert figure is not None
         assert save(figure, tmp_path / f"{name}.svg").stat().st_size > 5000
+    ranged = roofline(profile(ceilings=((1e11, 0.9e10), (0.8e11, 1e10))))
+    plain = roofline(profile())
+    assert ranged is not None
+    assert plain is not None
+    assert len(ranged.axes[0].collections) == len(plain.axes[0].collections) + 1
     assert flame(profile(modules=())) is None
     assert roofline(replace(profile(), operators=(Operator("a", 1, 1.0),))) is None
 

@@ -1,6 +1,6 @@
 """From what was measured to a row: memory, compilation, ceilings, and what disturbed the turns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -109,7 +109,8 @@ def test_compiling_in_every_block_has_an_interval_and_the_cold_one_apart() -> No
     warm = [(seconds, "warm") for seconds in (2.0, 2.1, 2.2, 2.3, 2.4, 2.5)]
     metric = compilation([(46.0, "cold"), *warm], [(30.0, "cold"), *((2 * s, "warm") for s, _ in warm)])
     value = metric.values["a"]
-    assert (value.low, value.median, value.high, value.samples) == (2.0, pytest.approx(2.25), 2.5, 6)
+    assert value.median == pytest.approx(2.25)
+    assert (value.low, value.high, value.samples) == (2.0, 2.5, 6)
     assert metric.notes[0] == "a: first: 46.0 s, cold cache; then warm cache"
     assert metric.ratio is not None
     assert metric.ratio.low == pytest.approx(2.0)
@@ -146,7 +147,7 @@ def test_the_best_ceilings_keep_every_reading() -> None:
     assert best == {"precision": "bf16", "flops": 5.0, "bandwidth": 3.0, "readings": [[5.0, 2.0], [4.0, 3.0]]}
 
 
-def turns(*seconds: float) -> list[dict[str, Slice]]:
+def turns(*seconds: float) -> list[Mapping[str, Slice]]:
     return [{"a|inference": Slice(2 * one, 2), "b|inference": Slice(1.0, 1)} for one in seconds]
 
 
