@@ -15,7 +15,7 @@ from typing import Any
 from bench.comparing.figures import Energy, Figures, Parity, Sample, best_ceilings, label_of, load_of, side
 from bench.comparing.operands import Operand
 from bench.comparing.plan import MODEL_TASKS, Group, Settings, groups, needs
-from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
+from bench.errors import BenchError, WorkloadError
 from bench.machine.cpu import Busy
 from bench.machine.telemetry import Telemetry, sensor_for
 from bench.machine.tuned import Resolved, resolve, untuned
@@ -344,9 +344,23 @@ class Comparison:
             entrants[name] = replace(one, each=workload.task == "latency")
         return entrants
 
-    def rounds(self, group: Group, sample: Sample, entrants: dict[str, Entrant]) -> list[Round]:
+    def rounds(self, group: Group, sample: Sample, entrants: Mapping[str, Entrant]) -> list[Round]:
         """The rounds of one group; none where a side failed and is dropped, or where sides are to be kept apart."""
-        entrants = self.crew.settled(entrants)
+        try:
+            return self.take_rounds(group, sample, self.crew.settled(entrants))
+        except BenchError as failure:
+            if failure.side in entrants:
+                self.drop_operand(label_of(failure.side), group, sample, failure)
+            elif len({one.side for one in entrants.values()}) == 1 or self.apart:
+                self.drop_operand(next(iter(entrants.values())).side, group, sample, failure)
+            else:
+                # The process died under all of its sides: in processes of their own it shows whose fault it was.
+                self.apart = True
+                self.start(group)
+            return []
+
+    def take_rounds(self, group: Group, sample: Sample, entrants: Mapping[str, Entrant]) -> list[Round]:
+        """Rounds that fill the group's time, and what else the machine did meanwhile."""
         wanted = Rounds(self.share * GROUP_SECONDS[group.name])
         if self.settings.rounds:
             wanted = Rounds.exactly(self.settings.rounds)
@@ -358,19 +372,8 @@ class Comparison:
         self.progress(f"{group.name}: taking turns")
         processes = [self.crew[label].pid for label in self.crew]
         before, begin = Busy.now(processes), time.monotonic()
-        try:
-            with self.watched(group, sample):
-                rounds = self.crew.take_turns(entrants, wanted, self.rng)
-        except BenchError as failure:
-            if failure.side in entrants or not isinstance(failure, OutOfMemoryError | WorkerError):
-                self.drop_operand(label_of(failure.side), group, sample, failure)
-            elif len({one.side for one in entrants.values()}) == 1 or self.apart:
-                self.drop_operand(next(iter(entrants.values())).side, group, sample, failure)
-            else:
-                # The process died under all of its sides: in processes of their own it shows whose fault it was.
-                self.apart = True
-                self.start(group)
-            return []
+        with self.watched(group, sample):
+            rounds = self.crew.take_turns(entrants, wanted, self.rng)
         self.timed += time.monotonic() - begin
         load = Busy.now(processes).since(before)
         if load is not None:

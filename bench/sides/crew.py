@@ -96,7 +96,7 @@ class Crew:
         open_worker: starts a process, given the name of the one it is for.
         forks: fresh processes are forked from one that has imported everything. CUDA does not survive a fork.
         kind: process name -> which of them have the same code and environment, so that they are forked from the same.
-        furnish: called once with each process that others are forked from, after its imports.
+        furnish: called with each process that is started rather than forked, after its imports.
 
     Raises:
         BenchError: from every method, what a process could not do; its `side` is the name of the side.
@@ -144,45 +144,50 @@ class Crew:
         """
         self.needs = needs
         homes = homes or {}
-        opened: dict[str, Worker] = {}
         begun: dict[str, str] = {}
         for name in names:
-            home = homes.get(name, name)
-            self._homes[name] = home
-            if home in self._processes or home in begun:
-                continue
-            begun[home] = name
-            if not (self.forks and self.kind(home) in self._templates):
-                with on_side(name):
-                    opened[home] = self._open(home)
-        for home, worker in opened.items():
-            with on_side(begun[home]):
-                worker.greet(asdict(needs))
-        for home, worker in opened.items():
-            with on_side(begun[home]):
-                worker.greeted()
-                if self.forks and worker.hosts:
-                    self._templates[self.kind(home)] = worker
-                    del self._processes[home]
-                    self.furnish(worker)
-        for home, name in begun.items():
+            home = self._homes[name] = homes.get(name, name)
             if home not in self._processes:
-                with on_side(name):
-                    self._processes[home] = self._forked(home)
+                begun.setdefault(home, name)
+        if self.forks:
+            # One of a kind, which the others are forked from.
+            firsts = {self.kind(home): home for home in reversed(begun)}
+            self._open({home: begun[home] for kind, home in firsts.items() if kind not in self._templates})
+            for home, name in begun.items():
+                if self.kind(home) in self._templates:
+                    with on_side(name):
+                        self._processes[home] = self._forked(home, name)
+        self._open({home: name for home, name in begun.items() if home not in self._processes})
 
-    def _forked(self, home: str) -> Worker:
-        template = self._templates[self.kind(home)]
+    def _open(self, homes: Mapping[str, str]) -> None:
+        """Start processes, and have them import what is needed at the same time; some become templates of others.
+
+        Args:
+            homes: name of a process -> the side to blame.
+        """
+        for home, name in homes.items():
+            with on_side(name):
+                self._processes[home] = self.open_worker(home)
+        for home, name in homes.items():
+            with on_side(name):
+                self._processes[home].greet(asdict(self.needs))
+        for home, name in homes.items():
+            with on_side(name):
+                worker = self._processes[home]
+                worker.greeted()
+                self.furnish(worker)
+                if self.forks and worker.hosts:
+                    self._templates[self.kind(home)] = self._processes.pop(home)
+
+    def _forked(self, home: str, name: str) -> Worker:
+        kind = self.kind(home)
         try:
-            return template.fork(home)
+            return self._templates[kind].fork(home)
         except BenchError:
             # It died: the kernel ends measuring processes first where memory runs out.
-            self._templates.pop(self.kind(home)).close()
-            raise
-
-    def _open(self, home: str) -> Worker:
-        """A process that others may be forked from later; one of a kind is opened once."""
-        self._processes[home] = self.open_worker(home)
-        return self._processes[home]
+            self._templates.pop(kind).close()
+            self._open({home: name})
+            return self._templates[kind].fork(home)
 
     def replace(self, name: str) -> None:
         """End the process of this side, whatever state it is in, and start a fresh one for all of its sides."""
@@ -272,7 +277,11 @@ class Crew:
         return Entrant(name, workload, warm, plan, rest)
 
     def settled(self, entrants: Mapping[str, Entrant]) -> dict[str, Entrant]:
-        """The same, with the untimed steps that changing sides was measured to need."""
+        """The same, with the untimed steps that changing sides was measured to need.
+
+        Raises:
+            BenchError: as take_turns.
+        """
         asked = {name: one for name, one in entrants.items() if not one.plan.drop}
         seconds = {name: one.warm.seconds_per_step for name, one in asked.items()}
         sides = [one.side for one in asked.values()]
@@ -282,11 +291,14 @@ class Crew:
             answer = self[sides[0]].switching(self._asked(asked), seconds)
         else:
 
-            def run(one: Entrant) -> Callable[[int], Sequence[float]]:
-                worker = self[one.side]
-                return lambda steps: worker.slice(one.workload, SlicePlan(steps), True, rest=one.rest).samples
+            def run(name: str, one: Entrant) -> Callable[[int], Sequence[float]]:
+                def steps(number: int) -> Sequence[float]:
+                    with on_side(name):
+                        return self[one.side].slice(one.workload, SlicePlan(number), True, rest=one.rest).samples
 
-            answer = switching_drop({name: run(one) for name, one in asked.items()}, seconds)
+                return steps
+
+            answer = switching_drop({name: run(name, one) for name, one in asked.items()}, seconds)
         return {
             name: replace(one, plan=replace(one.plan, drop=answer[name])) if answer.get(name) else one
             for name, one in entrants.items()

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -230,7 +230,12 @@ class Host:
 
         def run(asked: Asked) -> Callable[[int], Sequence[float]]:
             step = self.session(asked.side).steps[asked.id]
-            return lambda steps: time_slice(step.call, steps, 0, CLOCKS[step.workload.device], True).samples
+
+            def take(steps: int) -> Sequence[float]:
+                with _blamed(asked.name):
+                    return time_slice(step.call, steps, 0, CLOCKS[step.workload.device], True).samples
+
+            return take
 
         return {"drop": switching_drop({one.name: run(one) for one in map(read_asked, turns)}, seconds)}
 
@@ -257,11 +262,8 @@ class Host:
         plan, each = asked.plan, asked.each
 
         def take() -> Slice:
-            try:
+            with _blamed(asked.name):
                 turn = time_slice(call, plan.steps, plan.drop, clock, each)
-            except Exception as error:
-                error.side = asked.name  # type: ignore[attr-defined]
-                raise
             if step.workload.device == "cuda":
                 # A CPU's reading is one core's at one moment; a GPU's clock is the whole device's.
                 now = self.session(asked.side).sensor("cuda").sample()
@@ -276,6 +278,16 @@ class Host:
         """Close every step."""
         for session in self.sessions.values():
             session.close()
+
+
+@contextlib.contextmanager
+def _blamed(name: str) -> Iterator[None]:
+    """Errors inside, also torch's, say whose turn it was."""
+    try:
+        yield
+    except Exception as error:
+        error.side = name  # type: ignore[attr-defined]
+        raise
 
 
 def read_asked(data: Mapping[str, Any]) -> Asked:

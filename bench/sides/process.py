@@ -244,6 +244,9 @@ class Worker:
 
     def send(self, command: str, **arguments: Any) -> None:
         """Ask for something; `receive` gets the answer."""
+        if self._channel.closed:
+            # Its descriptor may be another process's by now.
+            raise self._failure("was ended")
         if self.side:
             arguments["side"] = self.side
         ids = self._channel.ids.get(self.side, {})
