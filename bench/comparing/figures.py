@@ -119,6 +119,10 @@ class Sample:
         """Plain types, enough to go on from."""
         return asdict(self)
 
+    def having(self, *sides: str) -> list[list[Mapping[str, Slice]]]:
+        """The rounds of each block in which all of these had a turn: a side that fails has none from then on."""
+        return [[turns for turns in block if all(side in turns for side in sides)] for block in self.blocks]
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Sample":
         """The inverse of to_json. Raises RecordError."""
@@ -210,7 +214,10 @@ class Figures:
                 continue
             batch, name_in_rounds = chosen[label].batch, timed[label]
             values[label] = value_over(
-                [[batch / turns[name_in_rounds].seconds_per_step for turns in block] for block in sample.blocks]
+                [
+                    [batch / turns[name_in_rounds].seconds_per_step for turns in block]
+                    for block in sample.having(name_in_rounds)
+                ]
             )
         ratios: dict[str, Ratio | None] = {}
         for other in self.others:
@@ -219,7 +226,7 @@ class Figures:
                 ratios[other] = None
                 continue
             images = {of: chosen[other].batch, to: chosen[self.reference].batch}
-            logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.blocks]
+            logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.having(of, to)]
             ratios[other] = over_blocks(other, self.reference, logs)
         notes = [*self._conditions(sample), *(f"{label}: {parity.text}" for label, parity in sample.parity.items())]
         if task == "end_to_end":
@@ -236,12 +243,13 @@ class Figures:
 
     def _overlap(self, label: str, sample: Sample) -> str:
         """How much of the step's own rate is left when it has to be fed, and which of the two sets the pace."""
-        alone = f"{label}|training"
-        logs = [log_ratios(block, alone, f"{label}|end_to_end") for block in sample.blocks]
+        alone, fed = f"{label}|training", f"{label}|end_to_end"
+        blocks = sample.having(alone, fed)
+        logs = [log_ratios(block, alone, fed) for block in blocks]
         found = over_blocks("end_to_end", "training", logs)
         share = ratio_text(found) if found else "unknown share"
         text = f"{label}: {share} of the same step on a constant batch"
-        step = statistics.median(turns[alone].seconds_per_step for block in sample.blocks for turns in block)
+        step = statistics.median(turns[alone].seconds_per_step for block in blocks for turns in block)
         loading = self.samples.get("loading", Sample())
         name = f"{loading.twins.get(label, label)}|loading"
         loads = [turns[name].seconds_per_step for block in loading.blocks for turns in block if name in turns]
@@ -258,7 +266,7 @@ class Figures:
         q = int(name.rsplit("_p", 1)[1]) / 100
         chosen = {label: w[0] for label, w in group.workloads.items() if w}
         timed = _timed(chosen, sample)
-        times = {label: [samples(block, timed[label]) for block in sample.blocks] for label in timed}
+        times = {label: [samples(block, name) for block in sample.having(name)] for label, name in timed.items()}
         values: dict[str, Value] = {}
         for label in group.workloads:
             if label not in times:
@@ -271,9 +279,11 @@ class Figures:
                 ratios[other] = None
                 continue
             # Each block's own percentile: how much the tails of two processes differ is in the interval.
+            of, to = timed[other], timed[self.reference]
             logs = [
-                [math.log(quantile(of, q) / quantile(to, q))]
-                for of, to in zip(times[other], times[self.reference], strict=True)
+                [math.log(quantile(samples(block, of), q) / quantile(samples(block, to), q))]
+                for block in sample.having(of, to)
+                if block
             ]
             ratios[other] = over_blocks(other, self.reference, logs)
         metric = self._metric(
@@ -293,7 +303,9 @@ class Figures:
         """What a reader of a row must know of how it was measured."""
         apart = [] if sample.together or len(self.operands) < 2 or not sample.blocks else [APART]
         unsteady = [f"{label_of(name)} was still getting faster when its warm-up ended" for name in sample.unsteady]
-        return [*sample.notes, *apart, *unsteady]
+        present = {label_of(name) for block in sample.blocks for turns in block for name in turns}
+        gone = [f"{label} failed in a later block: {sample.missing[label]}" for label in present & {*sample.missing}]
+        return [*sample.notes, *apart, *unsteady, *sorted(gone)]
 
     def _peak(self, name: str, group: Group, sample: Sample) -> Metric:
         """Bytes that a step needs: counted, or measured where an engine other than torch allocates them."""
@@ -403,8 +415,9 @@ class Figures:
                 roof[label] = mfu[label] = Value.none(f"no ceiling was measured for {precision}")
                 continue
             ceilings, cost = Ceilings(**self.ceilings[precision]), Cost(**self.costs[label])
+            name = timed[label]
             rates = [
-                [workload.batch / turns[timed[label]].seconds_per_step for turns in block] for block in sample.blocks
+                [workload.batch / turns[name].seconds_per_step for turns in block] for block in sample.having(name)
             ]
             for shares, factor in (
                 (roof, fraction(cost, ceilings, 1.0, workload.batch, trained)),
