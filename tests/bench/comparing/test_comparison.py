@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_worker import Machine, spawner
+from fake_worker import FakeWorker, Machine, keep_time, spawner
 
 from bench.comparing import comparison as comparison_module
 from bench.comparing.comparison import Comparison
@@ -14,6 +14,7 @@ from bench.comparing.operands import Operand
 from bench.comparing.plan import Settings
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine import telemetry
+from bench.timing.duel import LEAST_ROUNDS
 from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import Choice
 from results.record import METRICS, Metric
@@ -39,6 +40,7 @@ def compare(
 ) -> tuple[dict[str, Metric], Comparison, list[str]]:
     found: dict[str, Metric] = {}
     said: list[str] = []
+    on = machine or Machine()
     comparison = Comparison(
         operands,
         replace(SETTINGS, tasks=tasks, device=device),
@@ -46,16 +48,26 @@ def compare(
         lambda m: found.update({m.name: m}),
         warn=said.append,
         state=state,
-        spawn=spawner(machine or Machine(), seconds, **options),
+        spawn=spawner(on, seconds, **options),
     )
-    comparison.run(budget)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            keep_time(on, patch, comparison_module)
+            comparison.run(budget)
+    finally:
+        assert on.alive == 0, "a process is left"
     return found, comparison, said
 
 
-def test_every_promised_metric_is_there_and_right() -> None:
-    found, _, said = compare()
+@pytest.mark.parametrize("hosts", [True, False])
+def test_every_promised_metric_is_there_and_right(hosts: bool) -> None:
+    machine = Machine(hosts=hosts)
+    found, comparison, said = compare(machine=machine, budget=100.0)
     assert set(found) == set(METRICS) - {"kernel_throughput"}
     assert said == []
+    assert {name: sample.together for name, sample in comparison.samples.items()} == {
+        "latency": hosts, "inference": hosts, "loading": hosts, "training": hosts,
+    }  # fmt: skip
     inference = found["inference_throughput"]
     assert inference.values["a"].median == pytest.approx(32 / 0.1)
     assert inference.values["b"].median == pytest.approx(32 / 0.125)
@@ -70,6 +82,22 @@ def test_every_promised_metric_is_there_and_right() -> None:
     assert latency.verdict == "worse"
     assert found["training_throughput"].values["a"].median == pytest.approx(16 / 0.5)
     assert found["end_to_end_throughput"].values["a"].median == pytest.approx(16 / 0.55)
+
+
+def test_a_block_is_a_fresh_process_for_all_sides_and_one_that_is_not_timed() -> None:
+    machine = Machine()
+    compare(machine=machine, tasks="inference,loading")
+    # One is started; the questions, the reference and the ceilings are asked of forks, as the turns are.
+    assert machine.opened == ["a"]
+    assert machine.forked == ["a", "a", "process 1", *machine.forked[3:]]
+    assert sorted(machine.forked[3:]) == ["a", "b"], "loaders are alone: their threads would compete"
+
+
+def test_code_that_cannot_hold_several_sides_has_processes_of_its_own() -> None:
+    machine = Machine(hosts=False)
+    found, _, _ = compare(machine=machine, tasks="inference")
+    assert machine.forked == []
+    assert found["inference_throughput"].values["b"].median == pytest.approx(32 / 0.125)
 
 
 @pytest.mark.parametrize(
@@ -162,17 +190,34 @@ def test_throughput_is_not_multiplied_by_the_number_of_steps() -> None:
 
 
 def test_a_percentile_without_enough_samples_says_how_many_are_missing() -> None:
-    found, _, _ = compare(seconds=lambda label, w: 0.2 if w.task == "latency" else 0.1)
+    found, _, _ = compare(budget=60.0, tasks="latency", seconds=lambda label, w: 0.2)
     p99, p90 = found["inference_latency_p99"], found["inference_latency_p90"]
     assert p99.values["a"].median is None
     assert p99.values["a"].missing == f"needs 459 samples, has {p99.values['a'].samples}"
     assert p90.values["a"].median == pytest.approx(0.2)
 
 
-def test_p99_is_reached_by_default_where_an_image_takes_twenty_milliseconds() -> None:
-    found, _, _ = compare(seconds=lambda label, w: 0.02)
-    assert found["inference_latency_p99"].values["a"].samples >= 459
-    assert found["inference_latency_p99"].values["a"].median is not None
+def test_percentiles_are_of_all_samples_and_their_intervals_over_blocks() -> None:
+    """An image takes twenty milliseconds, and ten times that once in fifty; processes differ by 5 %."""
+    machine = Machine(seed=2, noise=0.05)
+    calls = 0
+
+    def seconds(label: str, workload: Workload) -> float:
+        nonlocal calls
+        calls += 1
+        return 0.2 if calls % 50 == 0 else 0.02
+
+    found, comparison, _ = compare(machine=machine, budget=60.0, tasks="latency", seconds=seconds)
+    p50, p90, p99 = (found[f"inference_latency_p{q}"] for q in (50, 90, 99))
+    blocks = len(comparison.samples["latency"].blocks)
+    assert blocks >= 6
+    for metric, low, high in ((p50, 0.018, 0.022), (p90, 0.018, 0.026), (p99, 0.03, 0.3)):
+        value, ratio = metric.values["a"], metric.ratio
+        assert value.samples == blocks
+        assert ratio is not None
+        assert (ratio.blocks, ratio.within_process) == (blocks, False)
+        assert low < value.low <= value.median <= value.high < high
+        assert ratio.low < 1 < ratio.high
 
 
 def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
@@ -198,18 +243,72 @@ def test_out_of_memory_is_a_row_and_never_a_smaller_batch() -> None:
     assert resumed.failures == ["training of b"]
 
 
-def test_a_side_that_dies_in_its_turn_is_reported_and_the_other_rows_go_on() -> None:
+@pytest.mark.parametrize("hosts", [True, False])
+def test_a_side_that_dies_in_its_turn_is_reported_and_the_other_rows_go_on(hosts: bool) -> None:
     def fail(name: str, command: str, what: Any) -> BenchError | None:
         dead = command == "slice" and name == "a" and what.task == "inference"
         return WorkerError("the process measuring a ended (signal SIGSEGV)", "  boom") if dead else None
 
-    machine = Machine()
-    found, _, said = compare(machine=machine, fail=fail)
+    found, comparison, said = compare(machine=Machine(hosts=hosts), fail=fail)
     assert found["inference_throughput"].values["a"].missing == "the process measuring a ended (signal SIGSEGV)"
     assert found["inference_throughput"].values["b"].median is not None
     assert found["training_throughput"].values["a"].median is not None
     assert any("boom" in line for line in said)
-    assert machine.alive == 0
+    assert comparison.failures == ["inference of a"]
+    assert not comparison.apart
+
+
+@pytest.mark.parametrize("command", ["turns", "switching"])
+@pytest.mark.parametrize("guilty", [True, False])
+def test_a_process_killed_under_all_of_its_sides_leads_to_processes_of_their_own(command: str, guilty: bool) -> None:
+    def fail(name: str, asked: str, what: Any) -> BenchError | None:
+        killed = OutOfMemoryError(f"the process measuring {name} was killed: most likely the machine ran out of memory")
+        if (name, asked) == ("process 1", command):
+            return killed
+        return killed if guilty and (name, asked) == ("b", "slice") else None
+
+    found, comparison, _ = compare(tasks="inference", fail=fail)
+    assert comparison.apart
+    inference = found["inference_throughput"]
+    assert inference.values["a"].median == pytest.approx(320.0)
+    if guilty:
+        assert "the process measuring b was killed" in (inference.values["b"].missing or "")
+        assert comparison.failures == ["inference of b"]
+    else:
+        assert inference.values["b"].median is not None
+        assert any("each in a process of its own" in note for note in inference.notes)
+
+
+def test_a_process_that_others_are_forked_from_is_started_again_when_it_dies() -> None:
+    machine = Machine()
+    deaths = iter([None, OutOfMemoryError("the process measuring a was killed")])
+    found, _, said = compare(
+        machine=machine,
+        tasks="inference",
+        fail=lambda name, command, what: next(deaths, None) if command == "fork" else None,
+    )
+    assert machine.opened == ["a", "a"]
+    assert said == []
+    assert found["inference_throughput"].values["b"].median is not None
+
+
+def test_a_side_that_fails_in_a_later_block_keeps_what_it_had() -> None:
+    built = 0
+
+    def fail(name: str, command: str, what: Any) -> BenchError | None:
+        nonlocal built
+        built += (name, command) == ("b", "build")
+        return OutOfMemoryError("out of memory") if built > 2 and (name, command) == ("b", "build") else None
+
+    found, comparison, _ = compare(tasks="latency", budget=30.0, fail=fail)
+    assert len(comparison.samples["latency"].blocks) >= 6
+    for name in ("inference_latency_p50", "inference_latency_p90"):
+        latency = found[name]
+        assert latency.values["a"].samples >= 6
+        assert latency.values["b"].samples == 2
+        assert latency.ratio is not None
+        assert (latency.ratio.estimate, latency.ratio.blocks) == (pytest.approx(1.25), 2)
+        assert "b failed in a later block: out of memory" in latency.notes
 
 
 def test_no_process_is_left_when_a_run_is_interrupted() -> None:
@@ -221,7 +320,7 @@ def test_no_process_is_left_when_a_run_is_interrupted() -> None:
     machine = Machine()
     with pytest.raises(KeyboardInterrupt):
         compare(machine=machine, fail=fail)
-    assert machine.started == 2
+    assert machine.forked
     assert machine.alive == 0
 
 
@@ -261,37 +360,52 @@ def test_a_run_goes_on_where_it_was_interrupted() -> None:
     assert resumed["training_throughput"].ratio is not None
 
 
-def test_one_block_says_so_and_more_blocks_widen_to_what_processes_differ_by(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    machine = Machine(seed=1, noise=0.03)
-    found, _, _ = compare(machine=machine)
-    one = found["inference_throughput"].ratio
-    assert one is not None
-    assert one.within_process
-    moments = iter(x / 10 for x in range(0, 10_000))
-    monkeypatch.setattr("bench.comparing.comparison.time.monotonic", lambda: float(next(moments)))
-    machine = Machine(seed=1, noise=0.03, drift=0.01)
-    found, _, _ = compare(machine=machine, budget=40)
-    many = found["inference_throughput"].ratio
-    assert many is not None
-    assert many.blocks >= 6
-    assert machine.started == 2 * many.blocks, "a block is a fresh pair of processes"
-    assert many.low is not None
-    assert many.high is not None
-    assert many.low < 0.8 < many.high
+def test_one_block_has_no_interval_and_more_have_one_over_what_processes_differ_by() -> None:
+    found, _, _ = compare(machine=Machine(seed=1, noise=0.03), tasks="inference")
+    metric = found["inference_throughput"]
+    assert metric.ratio is not None
+    assert (metric.ratio.blocks, metric.ratio.low, metric.ratio.high, metric.ratio.confidence) == (1, None, None, None)
+    assert metric.values["a"].low is None
+    assert metric.ratio.pairs > 1
+    assert metric.verdict == "unsure"
+    found, comparison, _ = compare(machine=Machine(seed=1, noise=0.03, drift=0.01), tasks="inference", budget=40.0)
+    metric = found["inference_throughput"]
+    assert metric.ratio is not None
+    assert metric.ratio.blocks == len(comparison.samples["inference"].blocks) >= 6
+    assert metric.ratio.low is not None
+    assert metric.ratio.high is not None
+    assert metric.ratio.low < 0.8 < metric.ratio.high
+    assert metric.ratio.confidence == 0.95
+    assert metric.verdict == "worse"
 
 
-def test_a_network_too_slow_for_the_budget_gets_fewer_rounds_and_a_weaker_interval(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("budget", "least", "most"), [(0.0, 1, 1), (3.0, 1, 1), (10.0, 6, 6), (60.0, 7, 30)])
+def test_six_blocks_fit_by_having_fewer_rounds_unless_the_budget_is_far_too_small(
+    budget: float, least: int, most: int
 ) -> None:
-    moments = iter(range(0, 1_000_000, 30))
-    monkeypatch.setattr("bench.comparing.comparison.time.monotonic", lambda: float(next(moments)))
-    found, _, _ = compare()
-    ratio = found["training_throughput"].ratio
-    assert ratio is not None
-    assert ratio.pairs == 3
-    assert ratio.confidence == pytest.approx(0.75)
+    """Alone, a block would have 2.5 s of turns."""
+    machine = Machine()
+    _, comparison, _ = compare(machine=machine, tasks="inference", budget=budget)
+    sample = comparison.samples["inference"]
+    assert least <= len(sample.blocks) <= most
+    assert machine.now <= max(1.5 * budget if most == 6 else budget, 5.0)
+    rounds = [len(block) for block in sample.blocks]
+    assert min(rounds) >= LEAST_ROUNDS
+    # The first block does not know yet.
+    assert (min(rounds[1:], default=0) < rounds[0]) == (budget < 60)
+
+
+def test_rounds_that_are_asked_for_are_taken() -> None:
+    machine = Machine()
+    comparison = Comparison(
+        MODELS, replace(SETTINGS, tasks="latency,inference", rounds=7), Conditions(), lambda m: None,
+        spawn=spawner(machine, b_is_a_quarter_slower),
+    )  # fmt: skip
+    comparison.run(0.0)
+    assert {name: len(sample.blocks[0]) for name, sample in comparison.samples.items()} == {
+        "latency": 7,
+        "inference": 7,
+    }
 
 
 def test_the_same_loader_for_both_is_measured_once() -> None:
@@ -326,19 +440,15 @@ def test_loaders_and_a_thing_against_itself() -> None:
 def test_unreadable_images_are_listed_and_stop_the_run_or_not(mode: str) -> None:
     found: dict[str, Metric] = {}
     said: list[str] = []
-    seen: list[Conditions] = []
+    left_out: set[tuple[str, ...]] = set()
 
-    def spawn(name: str, environment: Any) -> Any:
-        worker = spawner(Machine(), b_is_a_quarter_slower)(name, environment)
-        ask, build = worker.ask, worker.build
-        worker.ask = lambda command, timeout=60.0, **k: (
-            {"files": 3, "bad": [["x.jpg", "empty file"]]} if command == "unreadable" else ask(command, timeout, **k)
-        )
-        worker.build = lambda workloads, conditions, timeout=0.0: (
-            seen.append(conditions),
-            build(workloads, conditions),
-        )[1]
-        return worker
+    class Reader(FakeWorker):
+        def answer(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+            if command == "build":
+                left_out.add(tuple(arguments["conditions"]["exclude"]))
+            if command == "unreadable":
+                return {"files": 3, "bad": [["x.jpg", "empty file"]]}
+            return super().answer(command, arguments)
 
     comparison = Comparison(
         MODELS,
@@ -346,7 +456,7 @@ def test_unreadable_images_are_listed_and_stop_the_run_or_not(mode: str) -> None
         Conditions(data_root="somewhere", on_bad_image=mode),
         lambda m: found.update({m.name: m}),
         warn=said.append,
-        spawn=spawn,
+        spawn=lambda name, environment: Reader(name, Machine(), b_is_a_quarter_slower),
     )
     if mode == "stop":
         with pytest.raises(WorkloadError, match=r"1 of 3 images cannot be read:\n  x.jpg: empty file"):
@@ -354,5 +464,5 @@ def test_unreadable_images_are_listed_and_stop_the_run_or_not(mode: str) -> None
         return
     comparison.run(0)
     assert "x.jpg: empty file" in said[0]
-    assert {c.exclude for c in seen} == {("x.jpg",)}
+    assert left_out == {("x.jpg",)}
     assert "training_throughput" in found

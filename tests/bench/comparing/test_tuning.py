@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_worker import Machine, spawner
+from fake_worker import Machine, keep_time, spawner
 from workloads import workload_of
 
+from bench.comparing import tuning
 from bench.comparing.tuning import Tuner, Tuning, challengers, loader_configurations, one_off, shares
 from bench.errors import BenchError, OutOfMemoryError, WorkerError
 from bench.timing.workload import Conditions, LoaderOutput, Workload
@@ -35,7 +36,9 @@ def tune(
         spawner(made, lambda label, workload: seconds(workload), **options),
     )  # fmt: skip
     try:
-        return tuner.tune(task, budget)
+        with pytest.MonkeyPatch.context() as patch:
+            keep_time(made, patch, tuning)
+            return tuner.tune(task, budget)
     finally:
         assert made.alive == 0, "a process was left"
 
