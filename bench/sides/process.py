@@ -395,7 +395,7 @@ class Worker:
 
     def switching(self, turns: Sequence[Asked], seconds: Mapping[str, float]) -> dict[str, int]:
         """Untimed steps that each turn needs; see bench.timing.duel.switching_drop."""
-        answer = self.ask("switching", 300, turns=[asdict(one) for one in turns], seconds=dict(seconds))
+        answer = self.ask("switching", 300, turns=self._to_take(turns), seconds=dict(seconds))
         return dict(answer["drop"])
 
     def turns(self, turns: Sequence[Asked], rounds: Rounds, seed: int) -> list[dict[str, Slice]]:
@@ -405,11 +405,15 @@ class Worker:
             BenchError: what a side raised in its turn; its `side` is the turn's name.
         """
         limit = min(3600.0, 300 + 4 * rounds.seconds)
-        answer = self.ask("turns", limit, turns=[asdict(one) for one in turns], rounds=asdict(rounds), seed=seed)
+        answer = self.ask("turns", limit, turns=self._to_take(turns), rounds=asdict(rounds), seed=seed)
         names = [one.name for one in turns]
         return [
             {name: Slice.from_json(turn) for name, turn in zip(names, row, strict=True)} for row in answer["rounds"]
         ]
+
+    def _to_take(self, turns: Sequence[Asked]) -> list[dict[str, Any]]:
+        theirs = self._channel.ids
+        return [{**asdict(one), "id": theirs.get(one.side, {}).get(one.id, one.id)} for one in turns]
 
     def close(self) -> None:
         """End the process and everything it started. Never raises, also when called twice."""
