@@ -490,7 +490,7 @@ def _peak_ratio(of: str, to: str, peaks: Mapping[str, Sequence[Sequence[float]]]
     for above, below in zip(peaks[of], peaks[to], strict=False):
         pairs = max(len(above), len(below)) if above and below else 0
         logs.append([math.log(above[i % len(above)] / below[i % len(below)]) for i in range(pairs)])
-    return ratio_of(of, to, logs) if any(logs) else None
+    return over_blocks(of, to, logs)
 
 
 def joined_memory(blocks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

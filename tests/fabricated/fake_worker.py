@@ -21,6 +21,7 @@ from bench.timing import duel
 from bench.timing.clock import Slice
 from bench.timing.duel import Asked, Rounds, SlicePlan, switching_drop, take_turns
 from bench.timing.workload import Workload
+from models.configuration import levers
 
 COST = {
     "model": "",
@@ -104,7 +105,9 @@ class Process:
 
     def __init__(self, name: str, machine: Machine) -> None:
         self.name, self.machine = name, machine
-        self.reads_fields = self.hosts = self.closed = False
+        self.hosts = self.closed = False
+        self.levers: dict[str, frozenset[str]] = {}
+        self.ids: dict[str, dict[str, str]] = {}
         self.queue: list[tuple[FakeWorker, str, dict[str, Any]]] = []
         self.roots: dict[str, Path] = {}
         self.steps: dict[tuple[str, str], Workload] = {}
@@ -155,7 +158,7 @@ class FakeWorker(Worker):
         forked = copy.copy(self)
         forked.name = name
         forked._channel = Process(name, self.machine)
-        forked._channel.__dict__.update(reads_fields=own.reads_fields, hosts=own.hosts, roots=dict(own.roots))
+        forked._channel.__dict__.update(hosts=own.hosts, levers=own.levers, ids=own.ids, roots=dict(own.roots))
         self.machine.forked.append(name)
         self.machine.now += FORKING
         return forked
@@ -188,7 +191,7 @@ class FakeWorker(Worker):
         answers = {
             "hello": {
                 "source": str(self._channel.roots.get(self.side, self.source)),
-                "reads_fields": True,
+                "levers": list(levers()),
                 "hosts": self.machine.hosts,
             },
             "machine": {"fingerprint": {"device": "fake", "cores": 2}},

@@ -63,7 +63,8 @@ def test_the_process_is_a_range_over_all_blocks_beside_the_count() -> None:
 
 
 def test_what_is_measured_has_an_interval_and_is_never_judged_as_a_count() -> None:
-    metric = peak_of([counted(100_000)], [measured(101_000, 102_000, 104_000)])
+    blocks = [measured(100_900, 101_000, 102_000), measured(102_000), measured(104_000)]
+    metric = peak_of([counted(100_000)] * 3, blocks)
     value = metric.values["b"]
     assert (value.median, value.low, value.high, value.samples) == (102_000, 101_000, 104_000, 3)
     assert value.confidence == pytest.approx(0.75)
@@ -72,7 +73,12 @@ def test_what_is_measured_has_an_interval_and_is_never_judged_as_a_count() -> No
     assert metric.ratio.low == pytest.approx(1.01)
     assert metric.ratio.high == pytest.approx(1.04)
     assert metric.verdict == "unsure"
-    assert peak_of([counted(100_000)], [measured(201_000, 202_000, 203_000)]).verdict == "worse"
+    larger = [measured(201_000 + 1000 * number) for number in range(6)]
+    assert peak_of([counted(100_000)] * 6, larger).verdict == "worse"
+    alone = peak_of([counted(100_000)], [measured(201_000, 202_000, 203_000)])
+    assert (alone.values["b"].low, alone.verdict) == (None, "unsure"), "one process says nothing of the next"
+    assert alone.ratio is not None
+    assert (alone.ratio.estimate, alone.ratio.low) == (pytest.approx(2.02, rel=1e-3), None)
 
 
 def test_counts_that_differ_between_processes_are_measured() -> None:
