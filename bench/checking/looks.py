@@ -331,7 +331,7 @@ class Duel:
 
     def turns(self, entrants: Mapping[str, Entrant], seconds: float) -> list[Round]:
         """Rounds of about so many seconds, and what else the machine did meanwhile."""
-        processes = [self.crew[name].pid for name in self.crew]
+        processes = {self.crew[name].pid for name in self.crew}
         before = Busy.now(processes)
         rounds = steady_rounds(self.crew.take_turns(entrants, Rounds(seconds), self.rng))
         load = Busy.now(processes).since(before)

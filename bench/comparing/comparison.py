@@ -370,7 +370,7 @@ class Comparison:
             once = sum((one.plan.steps + one.plan.drop) * one.warm.seconds_per_step for one in entrants.values())
             wanted = replace(wanted, seconds=max(wanted.seconds, min(2 * wanted.seconds, 1.2 * enough * once)))
         self.progress(f"{group.name}: taking turns")
-        processes = [self.crew[label].pid for label in self.crew]
+        processes = {self.crew[label].pid for label in self.crew}
         before, begin = Busy.now(processes), time.monotonic()
         with self.watched(group, sample):
             rounds = self.crew.take_turns(entrants, wanted, self.rng)
