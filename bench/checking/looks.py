@@ -73,9 +73,6 @@ class Series:
 class Duel:
     """Blocks of fresh processes until every workload is judged.
 
-    Attributes:
-        each: whether each step is timed on its own.
-
     Args:
         base, head: the trees.
         workloads: what is timed.
@@ -90,6 +87,7 @@ class Duel:
     """
 
     each = False
+    """Whether each step is timed on its own."""
 
     def __init__(
         self,
@@ -151,8 +149,6 @@ class Duel:
             if testing and self.self_test not in open_:
                 assert self.self_test is not None
                 open_ = [*open_, self.self_test]
-            # A process that keeps freed memory goes on doing so.
-            open_.sort(key=lambda workload: workload.keeps_memory)
             if block in self.looks:
                 blocks = next(number for number in self.looks if number > block) - block
                 each = statistics.median(overheads) + sum(self.series[w.id].typical for w in open_)

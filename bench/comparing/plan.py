@@ -15,7 +15,6 @@ from bench.sides.crew import Needs
 from bench.timing.images import find_data
 from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
 from loaders import engines
-from models.configuration import Configuration
 
 # Of a model, in the order in which they are measured: the cheapest and most asked for first.
 MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
@@ -165,14 +164,8 @@ def homes(workloads: Mapping[str, Workload]) -> dict[str, str]:
     found: dict[str, str] = {}
     places: dict[tuple[str, ...], str] = {}
     for side, workload in workloads.items():
-        one = workload.configuration
-        if isinstance(one, Configuration) and one.peer is None:
-            switches = one.process_wide(workload.device)
-        elif isinstance(one, KernelVariant):
-            switches = ()
-        else:
-            continue
-        found[side] = places.setdefault(switches, f"process {len(places) + 1}")
+        if workload.task != "loading" and getattr(workload.configuration, "peer", None) is None:
+            found[side] = places.setdefault(workload.process_wide, f"process {len(places) + 1}")
     return found
 
 

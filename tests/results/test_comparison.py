@@ -114,7 +114,7 @@ def test_cells() -> None:
     assert re.search(r"^inference_throughput b32 +images/s +18\d\.\d ±0\.\d+% ", text, re.M)
     assert "out of memory (" in row(text, "training_peak_bytes")
     assert re.search(r"\(1\) needs 459 samples, has 120$", text, re.M)
-    assert "single sample" in text
+    assert "measured once, so no interval" in text
     assert "the range of 3 samples, 75 % confidence" in text
     assert "Every measured ratio: from one pair of processes; variation between processes is not included." in text
     assert "interrupted" not in text
