@@ -9,6 +9,7 @@ Fresh processes are forked from one that has imported everything and never start
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Self
@@ -94,7 +95,7 @@ class Crew:
 
     Args:
         open_worker: starts a process, given the name of the one it is for.
-        forks: fresh processes are forked from one that has imported everything. CUDA does not survive a fork.
+        forks: fresh processes are forked from one that has imported everything, on Linux. CUDA does not survive a fork.
         kind: process name -> which of them have the same code and environment, so that they are forked from the same.
         furnish: called with each process that is started rather than forked, after its imports.
 
@@ -110,7 +111,7 @@ class Crew:
         furnish: Callable[[Worker], None] = lambda worker: None,
     ) -> None:
         self.open_worker = open_worker
-        self.forks = forks
+        self.forks = forks and sys.platform == "linux"
         self.kind = kind
         self.furnish = furnish
         self.needs = Needs()
@@ -151,8 +152,11 @@ class Crew:
                 begun.setdefault(home, name)
         if self.forks:
             # One of a kind, which the others are forked from.
-            firsts = {self.kind(home): home for home in reversed(begun)}
-            self._open({home: begun[home] for kind, home in firsts.items() if kind not in self._templates})
+            firsts: dict[str, str] = {}
+            for home in begun:
+                if self.kind(home) not in self._templates:
+                    firsts.setdefault(self.kind(home), home)
+            self._open({home: begun[home] for home in firsts.values()})
             for home, name in begun.items():
                 if self.kind(home) in self._templates:
                     with on_side(name):

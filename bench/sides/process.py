@@ -207,7 +207,7 @@ class Worker:
 
     @property
     def hosts(self) -> bool:
-        """Whether it can hold several sides, which take turns inside it, and fork."""
+        """Whether it can hold several sides, which take turns inside it, and fork: code of an older commit cannot."""
         return self._channel.hosts
 
     def seat(self, side: str) -> Self:
@@ -254,7 +254,10 @@ class Worker:
             arguments["id"] = ids.get(arguments["id"], arguments["id"])
         if "ids" in arguments:
             arguments["ids"] = [ids.get(id, id) for id in arguments["ids"]]
-        line = (json.dumps({"command": command, **arguments}) + "\n").encode()
+        self._write({"command": command, **arguments})
+
+    def _write(self, question: Mapping[str, Any]) -> None:
+        line = (json.dumps(question) + "\n").encode()
         try:
             while line:
                 line = line[os.write(self._channel.writer, line) :]

@@ -50,8 +50,7 @@ class Session:
             importlib.import_module(module)
         # Half a million objects that stay: each later collection, one before every turn, would walk them all.
         gc.freeze()
-        answer = {"pid": os.getpid(), "source": str(SOURCE), "levers": list(levers())}
-        return {**answer, "hosts": sys.platform == "linux"}
+        return {"pid": os.getpid(), "source": str(SOURCE), "levers": list(levers()), "hosts": True}
 
     def imports(self, models: Sequence[str], loaders: Sequence[str], training: bool) -> dict[str, Any]:
         """Import what steps will be built from, for the same reason, and nothing that they do without.

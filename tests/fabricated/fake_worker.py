@@ -1,6 +1,7 @@
 """A measuring process that measures nothing: known speeds, a shared drifting machine, and failures on request."""
 
 import copy
+import json
 import math
 import random
 import time
@@ -108,7 +109,7 @@ class Process:
         self.hosts = self.closed = False
         self.levers: dict[str, frozenset[str]] = {}
         self.ids: dict[str, dict[str, str]] = {}
-        self.queue: list[tuple[FakeWorker, str, dict[str, Any]]] = []
+        self.queue: list[tuple[FakeWorker, dict[str, Any]]] = []
         self.roots: dict[str, Path] = {}
         self.steps: dict[tuple[str, str], Workload] = {}
         self.offsets: dict[str, float] = {}
@@ -168,13 +169,15 @@ class FakeWorker(Worker):
             self.machine.alive -= 1
         self._channel.closed = True
 
-    def send(self, command: str, **arguments: Any) -> None:
-        assert not self._channel.closed, f"{self.name} was asked after its end"
-        self._channel.queue.append((self, command, arguments))
+    def _write(self, question: Mapping[str, Any]) -> None:
+        self._channel.queue.append((self, json.loads(json.dumps(question))))
 
     def receive(self, timeout: float) -> dict[str, Any]:
-        asked, command, arguments = self._channel.queue.pop(0)
-        return asked.answer(command, arguments)
+        asked, question = self._channel.queue.pop(0)
+        return asked.answer(question.pop("command"), question)
+
+    def _failure(self, what: str) -> BenchError:
+        raise AssertionError(f"{self.name} {what}")
 
     def refuse(self, name: str, command: str, what: Any) -> None:
         error = self.fail(name, command, what)
