@@ -72,4 +72,5 @@ def _importing(
 
 def _importing_module(name: str, package: str | None = None) -> ModuleType:
     """As importlib.import_module."""
-    return _import_module(_renamed(name, sys._getframe(1).f_globals), package)
+    importer = sys._getframe(1).f_globals
+    return _import_module(_renamed(name, importer), package and _renamed(package, importer))

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from bench.errors import OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine.cpu import usable_cores
 from bench.processes import SOURCE
 from bench.sides.process import Worker
-from bench.sides.session import MEMORY_WORDS, _describe
-from bench.timing.steady import children, cpu_seconds, settle, warm_up
+from bench.timing.duel import SlicePlan
 from bench.timing.workload import Conditions
 from models.configuration import has_glibc
 
@@ -38,8 +36,8 @@ def test_a_process_builds_warms_and_times_a_step(worker: Worker) -> None:
     built = worker.build([LENET], Conditions())
     assert built.compile_seconds == 0.0
     assert built.cache == "none"
-    assert worker.warm(LENET, cap=0.05) > 0
-    turn = worker.slice(LENET, steps=5, drop=1, each=True, timeout=60)
+    assert worker.warm(LENET, cap=0.05).seconds_per_step > 0
+    turn = worker.slice(LENET, SlicePlan(5, 1), each=True)
     assert turn.steps == len(turn.samples) == 5
     assert turn.seconds == pytest.approx(sum(turn.samples))
 
@@ -54,7 +52,7 @@ def test_training_and_end_to_end_share_one_network(worker: Worker, tmp_path: Pat
     assert built.prefetch[training.id] == 0
     assert built.prefetch[fed.id] > 0
     for workload in (training, fed):
-        assert worker.slice(workload, steps=2, drop=0, each=False, timeout=60).seconds > 0
+        assert worker.slice(workload, SlicePlan(2)).seconds > 0
     memory = worker.ask("memory", id=training.id)
     assert memory["weights"] == memory["gradients"] == memory["optimizer"] == 62006 * 4
     parts = ("weights", "gradients", "optimizer", "inputs", "workspace", "slack")
@@ -81,9 +79,9 @@ def test_only_what_says_so_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -
         fresh.greeted()
         for workload in (plain, kept):
             fresh.build([workload], Conditions())
-            fresh.slice(workload, steps=2, drop=0, each=False, timeout=60)
+            fresh.slice(workload, SlicePlan(2))
             before = faults_of(fresh.pid)
-            fresh.slice(workload, steps=2, drop=0, each=False, timeout=60)
+            fresh.slice(workload, SlicePlan(2))
             faults[workload.id] = faults_of(fresh.pid) - before
             fresh.ask("release", ids=[workload.id])
         with pytest.raises(WorkloadError, match="measure the one without keep first"):
@@ -113,16 +111,17 @@ def test_naive_has_torch_s_settings_of_a_first_script(worker: Worker) -> None:
 def test_code_from_before_the_lever_keep_is_spoken_to_in_its_words(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_levers", frozenset())
+    monkeypatch.setattr(worker._channel, "levers", {})
+    monkeypatch.setattr(worker._channel, "ids", {})
     kept = workload_of("inference", "lenet", "fp32-nchw-eager-keep", 2, 32, 10)
     assert worker.described(kept)["configuration"] == "fp32-nchw-eager"
     # The child builds what the text says, under the id that this has.
     assert worker.build([kept], Conditions()).prefetch == {kept.id: 0}
-    assert worker.warm(kept, cap=0.05) > 0
-    assert worker.slice(kept, steps=2, drop=0, each=False, timeout=60).steps == 2
+    assert worker.warm(kept, cap=0.05).seconds_per_step > 0
+    assert worker.slice(kept, SlicePlan(2)).steps == 2
     worker.ask("release", ids=[kept.id])
     with pytest.raises(WorkerError, match="KeyError"):
-        worker.slice(kept, steps=2, drop=0, each=False, timeout=60)
+        worker.slice(kept, SlicePlan(2))
     on_gpu = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10, device="cuda")
     assert worker.described(on_gpu)["configuration"] == "fp32-nchw-eager"
     for text, task in (("fp32-nchw-eager", "inference"), ("float32-nhwc", "loading")):
@@ -160,11 +159,6 @@ def test_an_allocation_that_fails_is_out_of_memory(worker: Worker) -> None:
     worker.build([LENET], Conditions())
 
 
-@pytest.mark.parametrize("words", MEMORY_WORDS)
-def test_every_wording_of_a_failed_allocation_is_recognised(words: str) -> None:
-    assert _describe(RuntimeError(f"[enforce fail] something: {words}"))["kind"] == "memory"
-
-
 def test_a_defect_arrives_with_its_traceback(worker: Worker) -> None:
     with pytest.raises(WorkerError, match=r"KeyError(.|\n)*last output was(.|\n)*nothing-like-it"):
         worker.ask("slice", id="nothing-like-it", steps=1, drop=0, each=False)
@@ -193,7 +187,7 @@ def test_a_process_that_hangs_is_reported() -> None:
     with pytest.raises(WorkerError, match="sleeper did not answer within 0 s"):
         worker.ask("hello", timeout=0.2)
     worker.close()
-    assert worker._process.returncode is not None
+    assert worker._channel.process.poll() is not None
 
 
 def test_processes_die_with_their_parent() -> None:
@@ -214,62 +208,6 @@ def test_processes_die_with_their_parent() -> None:
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     pytest.fail("the measuring process outlived its parent")
-
-
-class Ticking:
-    """A clock on which each step takes what the list says."""
-
-    def __init__(self, durations: list[float]) -> None:
-        self.now, self.durations = 0.0, iter(durations)
-
-    def __call__(self) -> float:
-        return self.now
-
-    def step(self) -> None:
-        self.now += next(self.durations)
-
-
-def test_warm_up_ends_when_three_slices_agree() -> None:
-    clock = Ticking([9.0, 5.0, 1.0, 1.005, 1.0, 77.0])
-    seconds, stable = warm_up(clock.step, clock, cap=100.0)
-    assert (seconds, stable) == (pytest.approx(1.0), True)
-    assert next(clock.durations) == 77.0
-
-
-def test_warm_up_ends_at_its_cap_and_says_so() -> None:
-    clock = Ticking([4.0, 3.0, 2.0, 1.0])
-    seconds, stable = warm_up(clock.step, clock, cap=8.0)
-    assert (seconds, stable) == (3.0, False)
-
-
-def test_cpu_time_counts_children(tmp_path: Path) -> None:
-    task = tmp_path / "self" / "task" / "1"
-    task.mkdir(parents=True)
-    (task / "children").write_text("77 ")
-    (tmp_path / "77").mkdir()
-    fields = ["S"] + ["0"] * 10 + ["300", "200"] + ["0"] * 10
-    (tmp_path / "77" / "stat").write_text(f"77 (a (b) c) {' '.join(fields)}")
-    ticks = os.sysconf("SC_CLK_TCK")
-    assert children(tmp_path / "nothing") == []
-    assert children(tmp_path) == ["77"]
-    before = cpu_seconds([])
-    assert cpu_seconds(["77", "78"], tmp_path) - before == pytest.approx(500 / ticks, abs=0.05)
-
-
-def test_settling_waits_for_what_is_still_running() -> None:
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
-            pass
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert settle(limit=0.2) >= 0.2
-    threading.Timer(0.2, stop.set).start()
-    assert settle() > 0.1
-    thread.join()
-    assert settle() < 1
 
 
 def test_answers_are_plain_json(worker: Worker) -> None:
