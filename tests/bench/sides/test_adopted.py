@@ -49,7 +49,7 @@ class Session:
         return [
             WHO, names.WHO, models.names.WHO, renamed.WHO, loaders.names.WHO, deep.WHO, deeper.WHO, third, above.WHO,
             importlib.import_module("models.names").WHO, import_module("kernels.names").WHO,
-            import_module(".names", "models.sub").WHO, __import__("models.names").names.WHO, names.late(),
+            import_module(".names", "models.sub").WHO, names.late(),
         ]
 """
 NAMES = """
