@@ -140,15 +140,16 @@ def test_a_slowdown_on_a_branch_is_caught_and_what_it_does_not_touch_passes(
 SLOWER = '''
 
 def slower(call):
-    """A quarter more work: every fourth step is done twice."""
-    done = 0
+    """A quarter more work in every step."""
+    from time import perf_counter
 
     def step():
-        nonlocal done
-        done += 1
-        if done % 4 == 0:
-            call()
-        return call()
+        begin = perf_counter()
+        result = call()
+        end = perf_counter()
+        while perf_counter() < end + (end - begin) / 4:
+            pass
+        return result
 
     return step
 '''

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_worker import FakeWorker, Machine
+from fake_worker import FakeWorker, Machine, keep_time
 from workloads import workload_of
 
-from bench.checking.looks import turns_of
 from bench.checking.trees import Tree
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.processes import SOURCE
+from bench.selfcheck import record as record_module
 from bench.selfcheck.load import competing
-from bench.selfcheck.record import record
 from bench.selfcheck.traces import read
 from bench.timing.workload import Conditions
 from results.gate import Side
@@ -38,27 +37,31 @@ def recording(
     options = {"fail": more.pop("fail")} if "fail" in more else {}
 
     def spawn(name: str, environment: Any, source: Path, python: str) -> FakeWorker:
-        return FakeWorker(name, on, lambda side, workload: 0.02, **options)
+        return FakeWorker(name, on, lambda side, workload: 0.02, source=source, **options)
 
     words: dict[str, Any] = {"seconds": 1e9, "load": "none", "workloads": WORKLOADS, **more}
-    return record(
-        path, TREE, blocks, words["seconds"], words["load"], words["workloads"], Conditions(), (said or []).append,
-        words.get("sampled_rounds", 8), spawn,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        keep_time(on, patch, record_module)
+        return record_module.record(
+            path, TREE, blocks, words["seconds"], words["load"], words["workloads"], Conditions(), (said or []).append,
+            words.get("sampled_rounds", 8), spawn,
+        )  # fmt: skip
 
 
-def test_a_block_is_a_fresh_pair_of_processes_for_all_workloads(tmp_path: Path) -> None:
+def test_a_block_is_a_fresh_process_for_each_workload(tmp_path: Path) -> None:
     machine = Machine(noise=0.01)
     path = tmp_path / "t.json.gz"
     assert recording(path, 3, machine) == 3
-    # One more answered what the machine is.
-    assert (machine.started, machine.alive) == (7, 0)
+    # One answered what the machine is; of the other were forked one for the reference and one for each workload.
+    assert (machine.opened, machine.alive) == (["base", "both"], 0)
+    assert machine.forked == ["both"] * 3 * 3
     trace = read(path)
     assert trace.header.workloads == tuple(w.id for w in WORKLOADS)
     assert trace.header.machine["fingerprint"] == {"device": "fake", "cores": 2}
     assert trace.header.code == "digest"
     for workload in trace.header.workloads:
-        assert [len(rounds) for rounds in trace.of(workload)] == [turns_of(0.02, 0)[1]] * 3
+        # Two seconds of steps of 20 ms on both sides.
+        assert all(48 <= len(rounds) <= 52 for rounds in trace.of(workload))
     turn = trace.blocks[0].rounds[1][3]["head"]
     assert len(turn.samples) == turn.steps
     assert turn.seconds_per_step == pytest.approx(0.02, rel=0.2)
