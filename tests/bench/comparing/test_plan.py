@@ -1,0 +1,41 @@
+"""Which sides share a process."""
+
+import pytest
+from workloads import workload_of
+
+from bench.comparing.plan import homes
+
+
+def placed(task: str, *configurations: str, device: str = "cpu", subject: str = "lenet") -> list[int | None]:
+    """For each side the number of the process that it is in, None for one of its own."""
+    sides = {
+        f"{number}": workload_of(task, subject, text, 2, 32, 10, device=device)
+        for number, text in enumerate(configurations)
+    }
+    found = homes(sides)
+    order = list(dict.fromkeys(found.values()))
+    return [order.index(found[side]) if side in found else None for side in sides]
+
+
+@pytest.mark.parametrize(
+    ("device", "configurations", "processes"),
+    [
+        ("cpu", ("fp32", "amp-nhwc", "bf16-compile"), [0, 0, 0]),
+        # Whether freed memory is kept is the whole process's, and cannot be taken back.
+        ("cpu", ("fp32", "fp32-keep", "bf16", "amp-keep"), [0, 1, 0, 1]),
+        ("cuda", ("amp", "tf32", "fp16"), [0, 1, 0]),
+        # Torch's own defaults are not what everything else has.
+        ("cuda", ("fp32-nchw-eager", "fp32-nhwc"), [0, 1]),
+        # A foreign engine has a team of threads of its own.
+        ("cpu", ("fp32", "openvino-fp32", "nhwc"), [0, None, 0]),
+    ],
+)
+def test_sides_share_a_process_unless_a_switch_of_it_differs(
+    device: str, configurations: tuple[str, ...], processes: list[int | None]
+) -> None:
+    assert placed("inference", *configurations, device=device) == processes
+
+
+def test_loaders_have_processes_of_their_own_and_kernels_share_one() -> None:
+    assert placed("loading", "float32-nhwc", "float32-nhwc-w2-p2", subject="pil") == [None, None]
+    assert placed("kernel", "torch-float32", "torch-float32", subject="normalize") == [0, 0]
