@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from command_line import ROOT, Ended, bench, bench_here, start_bench
@@ -17,7 +16,6 @@ from PIL import Image
 
 from bench.cli import COMMANDS
 from bench.sides.process import Worker
-from bench.timing.steady import WARM_UP_CAP
 from results import store
 from results.record import METRICS
 
@@ -61,8 +59,7 @@ class Compared:
         self.interrupted = Ended(process.returncode, stdout, "".join(rows) + stderr)
         self.pid = process.pid
         self.kept = json.loads(self.file.read_text())
-        with mock.patch.dict(WARM_UP_CAP, dict.fromkeys(WARM_UP_CAP, 0.1)):
-            self.done = bench_here(*words, "--resume", cwd=folder)
+        self.done = bench_here(*words, "--resume", cwd=folder)
 
     @property
     def file(self) -> Path:

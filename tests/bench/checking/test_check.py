@@ -388,15 +388,6 @@ def test_a_base_from_before_the_lever_keep_is_asked_for_what_it_does_anyway() ->
     assert ("base", "openvino-fp32") in machine.asked
 
 
-def test_what_keeps_no_memory_comes_first() -> None:
-    kept = workload_of("inference", "lenet", "fp32-nchw-eager-keep", 2, 32, 10)
-    machine = Machine()
-    with pytest.MonkeyPatch.context() as patch:
-        keep_time(machine, patch, looks)
-        Duel(BASE, HEAD, [kept, FAST], CONDITIONS, looks=(1,), spawn=machine).run()
-    assert list(dict.fromkeys(id for _, id in machine.taken)) == [FAST.id, kept.id]
-
-
 def test_counted_facts_fail_without_any_time() -> None:
     machine = Machine()
     machine.facts = {"base": {"parameters": 10}, "head": {"parameters": 11}}
