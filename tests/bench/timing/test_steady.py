@@ -2,9 +2,9 @@
 
 import random
 import statistics
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -101,17 +101,58 @@ def test_on_a_gpu_every_twentieth_step_is_done_twice() -> None:
     assert clock.steps == 42
 
 
-def test_settling_waits_for_what_is_still_running() -> None:
-    stop = threading.Event()
+class Machine:
+    """A process that computes in windows of 2 ms as the list says, and then rests."""
 
-    def work() -> None:
-        while not stop.is_set():
-            pass
+    def __init__(self, busy: list[float]) -> None:
+        self.now = self.used = 0.0
+        self.busy = iter(busy)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert settle(limit=0.2) >= 0.2
-    threading.Timer(0.2, stop.set).start()
-    assert settle() > 0.1
-    thread.join()
-    assert settle() < 1
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.used += next(self.busy, 0.0)
+
+    def settled(self, monkeypatch: pytest.MonkeyPatch, nothing: Path, limit: float = 3.0) -> float:
+        clock = {"perf_counter": lambda: self.now, "process_time": lambda: self.used, "sleep": self.sleep}
+        monkeypatch.setattr(steady, "time", SimpleNamespace(**clock))
+        return settle(limit, nothing)
+
+
+@pytest.mark.parametrize(
+    ("busy", "windows"),
+    [
+        ([], 2),
+        ([0.002] * 10, 12),
+        # On a busy machine what still runs may not get a core within a window.
+        ([0.002, 0.0, 0.002, 0.0, 0.002], 7),
+        # A fifth of a window is rest.
+        ([0.0004] * 50, 2),
+    ],
+)
+def test_settling_waits_until_two_windows_are_quiet(
+    busy: list[float], windows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert Machine(busy).settled(monkeypatch, tmp_path) == pytest.approx(0.002 * windows)
+
+
+def test_settling_gives_up_at_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Machine([0.002] * 10_000).settled(monkeypatch, tmp_path, limit=0.1) == pytest.approx(0.1, abs=0.003)
+
+
+def test_settling_waits_for_what_the_process_started_in_windows_that_its_ticks_allow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "self" / "task" / "1").mkdir(parents=True)
+    (tmp_path / "self" / "task" / "1" / "children").write_text("77")
+    (tmp_path / "77").mkdir()
+
+    class Loading(Machine):
+        ticks = 0
+
+        def sleep(self, seconds: float) -> None:
+            assert seconds == 0.02
+            self.now += seconds
+            self.ticks += int(next(self.busy, 0))
+            (tmp_path / "77" / "stat").write_text(f"77 (w) S {'0 ' * 10}{self.ticks} 0 0 0 0")
+
+    assert Loading([2, 1, 2]).settled(monkeypatch, tmp_path) == pytest.approx(0.02 * 5)
