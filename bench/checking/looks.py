@@ -19,7 +19,7 @@ from bench.machine.cpu import Busy
 from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Needs
 from bench.sides.process import Worker
-from bench.timing.duel import Round, Rounds, log_ratios, steady_rounds
+from bench.timing.duel import Round, Rounds, log_ratios, pairs_of
 from bench.timing.workload import METRIC, Conditions, Workload
 from models.configuration import Configuration, has_glibc
 from results.gate import CONFIRMED, ERROR, Row, SelfTest, row_verdict
@@ -329,7 +329,7 @@ class Duel:
         """Rounds of about so many seconds, and what else the machine did meanwhile."""
         processes = {self.crew[name].pid for name in self.crew}
         before = Busy.now(processes)
-        rounds = steady_rounds(self.crew.take_turns(entrants, Rounds(seconds), self.rng))
+        rounds = pairs_of(self.crew.take_turns(entrants, Rounds(seconds), self.rng))
         load = Busy.now(processes).since(before)
         if load is not None:
             self.load.append(load.foreign)

@@ -22,7 +22,7 @@ from bench.machine.tuned import Resolved, resolve, untuned
 from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Spawn, spawner
 from bench.sides.process import Built, Warm, Worker
-from bench.timing.duel import Round, Rounds, SlicePlan, steady_rounds
+from bench.timing.duel import Round, Rounds, SlicePlan, pairs_of
 from bench.timing.images import describe_bad, refuse_bad
 from bench.timing.workload import Conditions, Workload
 from models.configuration import Device
@@ -267,7 +267,7 @@ class Comparison:
                 break
             rounds = self.rounds(group, sample, entrants)
         if rounds:
-            sample.blocks.append(list(steady_rounds(rounds)))
+            sample.blocks.append(pairs_of(rounds))
         # Once, after everything timed.
         built = {
             label: workloads[0]

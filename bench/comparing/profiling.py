@@ -25,7 +25,7 @@ from bench.machine.tuned import resolve
 from bench.screen import Say
 from bench.sides.crew import Crew, Needs, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import Rounds, steady_rounds
+from bench.timing.duel import Rounds, pairs_of
 from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import Device
 from results.profile import Break, Module, Operator, Profile, Stalls
@@ -147,7 +147,7 @@ def time_step(crew: Crew, name: str, workload: Workload, conditions: Conditions,
     """Add one process's slices and ceilings."""
     one = enter(crew, name, workload, conditions)
     timed.steady &= one.warm.steady
-    taken = steady_rounds(crew.take_turns({"step": one}, Rounds(ALONE_SECONDS), random.Random(conditions.seed)))
+    taken = pairs_of(crew.take_turns({"step": one}, Rounds(ALONE_SECONDS), random.Random(conditions.seed)))
     timed.blocks.append([turn["step"].seconds_per_step for turn in taken])
     where = {"device": workload.device, "threads": conditions.threads, "precision": workload.network.precision}
     timed.ceilings = best_ceilings(crew[name].ask("ceilings", 120, **where), timed.ceilings)
@@ -171,7 +171,7 @@ def measure_stalls(crew: Crew, name: str, workload: Workload, conditions: Condit
         side: crew.warm(process, timed, prefetch[timed.id])
         for side, process, timed in (("step", name, alone), ("joined", name, workload), ("loader", feeding, loading))
     }
-    rounds = steady_rounds(crew.take_turns(sides, ROUNDS, random.Random(conditions.seed)))
+    rounds = pairs_of(crew.take_turns(sides, ROUNDS, random.Random(conditions.seed)))
     rates = {
         side: workload.batch / statistics.median(turns[side].seconds_per_step for turns in rounds) for side in sides
     }

@@ -27,7 +27,7 @@ from bench.machine.tuned import Resolved, Winner, fields
 from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Needs, Spawn, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import Rounds, log_ratios, steady_rounds
+from bench.timing.duel import Rounds, log_ratios, pairs_of
 from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import LAYOUTS, MODES, PRECISIONS, Configuration, Device, check
 from models.errors import ModelError
@@ -226,7 +226,7 @@ class Tuner:
     def turns(self, reference: Entrant, other: Entrant, seconds: float) -> list[float]:
         """log(how many times as fast as the reference) of each pair, per image."""
         entrants = self.crew.settled({"reference": reference, "other": other})
-        done = steady_rounds(self.crew.take_turns(entrants, Rounds(seconds, least=3), self.rng))
+        done = pairs_of(self.crew.take_turns(entrants, Rounds(seconds, least=3), self.rng))
         images = {name: one.workload.batch for name, one in entrants.items()}
         return log_ratios(done, "reference", "other", images)
 

@@ -11,7 +11,7 @@ from bench.machine.noise import Noise
 from bench.screen import Say
 from bench.sides.crew import Crew, Needs, Spawn, enter, spawner
 from bench.sides.process import Worker
-from bench.timing.duel import Rounds, log_ratios, steady_rounds
+from bench.timing.duel import Rounds, log_ratios, pairs_of
 from bench.timing.workload import Conditions, Workload
 from models.configuration import Configuration
 
@@ -47,7 +47,7 @@ def measure(device: str, threads: int, say: Say, seconds: float = SECONDS, spawn
             spent.append((time.monotonic() - turns_begin) / len(rounds))
             load = Busy.now(processes).since(before)
             loads += [] if load is None else [load]
-            pairs = log_ratios(steady_rounds(rounds), *SIDES)
+            pairs = log_ratios(pairs_of(rounds), *SIDES)
             blocks += [pairs] if pairs else []
             crew.end_block()
     if len(blocks) < 2:

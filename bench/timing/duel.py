@@ -1,8 +1,9 @@
 """Sides taking turns: how long a turn is, rounds in mirrored random order, and the pairs they give.
 
 A slice is one side's turn. A round is one slice of every side, and the next round has them the other way round, so that
-drift of the machine falls on all sides alike; a pair is two slices of a round. A block is fresh processes and its
-rounds; its value is the median over pairs of log(time of one / time of the other). Processes of the same code differ
+drift of the machine falls on all sides alike; a pair is the slices of two sides in a round, or in several neighbouring
+ones. A block is fresh processes and its rounds; its value is the median over pairs of log(time of one / time of the
+other). Processes of the same code differ
 (allocation, autotuning, clocks), so the block is the sample, not the iteration.
 
 Turns are as short as the step allows. What disturbs a shared machine is slow: neighbouring steps have nearly the same
@@ -14,7 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.errors import on_side
 from bench.timing.clock import Slice
@@ -26,6 +27,7 @@ TURN_SECONDS = {"cpu": 0.004, "cuda": 0.03}
 # taken out untimed first.
 QUEUE_SECONDS = 0.3
 MOST_ROUNDS = 256
+PAIRS = 16
 LEAST_ROUNDS = 2
 MAX_CLOCK_DEVIATION = 0.05
 # A first step that takes so much longer than the second pays for the change of sides, and is not timed.
@@ -176,6 +178,33 @@ def steady_rounds(rounds: Sequence[Round]) -> list[Round]:
         return abs(turn.clock_hertz - medians[name]) <= MAX_CLOCK_DEVIATION * medians[name]
 
     return [turns for turns in rounds if all(steady(name, turn) for name, turn in turns.items())]
+
+
+def pairs_of(rounds: Sequence[Round]) -> list[Round]:
+    """The steady rounds of a block, neighbouring ones taken together so that 16 to 31 are left of many.
+
+    What a block says is the median over these. Of single steps, the median would not see a slowdown that strikes only
+    every fourth of them; of the times of several steps in a row it does, and what disturbs one of them counts no more
+    than before. The last few rounds that do not fill a pair are left out.
+    """
+    steady = steady_rounds(rounds)
+    size = max(1, len(steady) // PAIRS)
+    return [_together(steady[start : start + size]) for start in range(0, len(steady) - size + 1, size)]
+
+
+def _together(rounds: Sequence[Round]) -> Round:
+    """Several rounds as one: each side's slices as one slice."""
+    if len(rounds) == 1:
+        return rounds[0]
+    return {
+        name: replace(
+            first,
+            seconds=sum(turns[name].seconds for turns in rounds),
+            steps=sum(turns[name].steps for turns in rounds),
+            samples=tuple(sample for turns in rounds for sample in turns[name].samples),
+        )
+        for name, first in rounds[0].items()
+    }
 
 
 def log_ratios(rounds: Sequence[Round], of: str, to: str, images: Mapping[str, int] | None = None) -> list[float]:

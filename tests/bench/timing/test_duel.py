@@ -16,6 +16,7 @@ from bench.timing.duel import (
     Rounds,
     SlicePlan,
     log_ratios,
+    pairs_of,
     plan_slice,
     steady_rounds,
     switching_drop,
@@ -203,3 +204,21 @@ def test_a_turn_is_a_single_step_where_that_is_long_enough(
 
 def test_a_step_to_drop_is_dropped() -> None:
     assert plan_slice(1.0, drop=1) == SlicePlan(1, 1)
+
+
+def test_a_slowdown_of_every_fourth_step_is_in_the_pairs_of_many_rounds() -> None:
+    rounds = [{"a": Slice(1.0, 1), "b": Slice(2.0 if number % 4 == 3 else 1.0, 1)} for number in range(96)]
+    assert statistics.median(log_ratios(rounds, "b", "a")) == 0.0
+    pairs = pairs_of(rounds)
+    assert len(pairs) == 16
+    assert {turns["a"].steps for turns in pairs} == {6}
+    assert statistics.median(log_ratios(pairs, "b", "a")) == pytest.approx(math.log(1.25), abs=0.1)
+
+
+def test_a_stall_spoils_one_pair_and_few_rounds_stay_as_they_are() -> None:
+    rounds = [{"a": Slice(1.0, 1, (1.0,)), "b": Slice(1.0, 1, (1.0,))} for _ in range(70)]
+    rounds[5] = {"a": Slice(1.0, 1, (1.0,)), "b": Slice(50.0, 1, (50.0,))}
+    pairs = pairs_of(rounds)
+    assert [round(ratio) for ratio in log_ratios(pairs, "b", "a")].count(0) == len(pairs) - 1
+    assert pairs[0]["b"].samples == (1.0,) * 4
+    assert pairs_of(rounds[:31]) == rounds[:31]
