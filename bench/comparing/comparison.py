@@ -34,6 +34,7 @@ BLOCKS = 6  # the fewest whose signed-rank bounds reach 95 %
 GROUP_SECONDS = {"latency": 3.0, "inference": 2.5, "loading": 1.5, "training": 5.0, "kernel": 1.0}
 # How far a comparison may go beyond its budget to have an interval at all.
 PATIENCE = 1.5
+LEAST_SHARE = 0.3  # of GROUP_SECONDS: fewer turns in a block say too little of it
 
 Emit = Callable[[Metric], None]
 
@@ -86,7 +87,7 @@ class Comparison:
         self.rng = random.Random(settings.seed)
         # The share of GROUP_SECONDS that the budget leaves.
         self.share = 1.0
-        self.timed = 0.0
+        self.timed = self.once = 0.0
         self.apart = False
         self.started: Mapping[str, str] = {}
         self.prepared: dict[tuple[str, str], Built] = {}
@@ -109,14 +110,16 @@ class Comparison:
         with self.crew:
             self.prepare()
             while True:
-                block_begin, self.timed = time.monotonic(), 0.0
+                block_begin, self.timed, self.once = time.monotonic(), 0.0, 0.0
                 self.run_block(block)
                 block += 1
                 spent, left = time.monotonic() - block_begin, budget - (time.monotonic() - begin)
                 missing = BLOCKS - block
                 if missing > 0:
-                    self.share *= max(0.0, min(1.0, (left / missing - (spent - self.timed)) / max(self.timed, 1e-9)))
-                    if spent * missing > PATIENCE * budget - (budget - left) and spent > left:
+                    # What the others will take besides their turns, and how long these would be at full length.
+                    overhead, full = spent - self.timed - self.once, self.timed / self.share
+                    self.share = max(LEAST_SHARE, min(1.0, (left / missing - overhead) / max(full, 1e-9)))
+                    if missing * (overhead + self.share * full) > left + (PATIENCE - 1) * budget:
                         return
                 elif spent > left:
                     return
@@ -269,6 +272,7 @@ class Comparison:
         if rounds:
             sample.blocks.append(pairs_of(rounds))
         # Once, after everything timed.
+        begin = time.monotonic()
         built = {
             label: workloads[0]
             for label, workloads in group.workloads.items()
@@ -280,6 +284,7 @@ class Comparison:
             self.compare_logits(built, sample)
         if not sample.energy and group.name == "inference" and self.settings.energy:
             self.measure_energy(built, sample)
+        self.once += time.monotonic() - begin
         for label, workloads in group.workloads.items():
             if label in self.crew and workloads:
                 with contextlib.suppress(BenchError):
@@ -289,7 +294,9 @@ class Comparison:
         """Every side of a group, built and warm, by its name in the rounds."""
         entrants: dict[str, Entrant] = {}
         built: dict[tuple[Workload, ...], str] = {}
-        for label in list(self.crew):
+        # Operands with the same loader are measured once, always in the name of the first.
+        order = list(group.workloads) if group.name == "loading" and self.resolved else list(self.crew)
+        for label in order:
             workloads = group.workloads[label]
             if not workloads:
                 sample.missing[label] = self.resolved[label].training_missing or "not possible"
@@ -332,8 +339,10 @@ class Comparison:
                 self.crew[label].slice(workload, SlicePlan(1, 1))
                 entrants[name] = Entrant(label, workload, self.fed[name], SlicePlan(1), rest=True)
                 continue
+            begin = time.monotonic()
             one = self.crew.warm(label, workload, prefetch)
             if workload.task == "end_to_end":
+                self.once += time.monotonic() - begin
                 alone = entrants[side(label, workloads[0])].warm
                 if one.warm.seconds_per_step <= 1.1 * alone.seconds_per_step:
                     # The step sets the pace, so the loader's queue is as full in the middle of a turn as after a pause.

@@ -101,6 +101,7 @@ class Host:
     Attributes:
         sessions: side -> what it holds; "" where the process has one side only.
         prepared: (side, workload id) -> what building it answered, of steps that were built before a fork.
+        renewed: the constants of compiled code were moved in this process.
         examples: steps for which code was compiled that others use too.
         line: of a process just forked, the line to its parent.
     """
@@ -109,6 +110,7 @@ class Host:
         self.sessions: dict[str, Any] = {}
         self.prepared: dict[tuple[str, str], dict[str, Any]] = {}
         self.examples: list[Any] = []
+        self.renewed = False
         self.line: tuple[IO[str], IO[str]] | None = None
 
     def answer(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +144,9 @@ class Host:
             # Both are the process's or the thread's that runs them, and were not set where they were prepared.
             torch.set_num_threads(conditions["threads"])
             choose_memory(Workload.from_id(ids[0]).keeps_memory)
+            if not self.renewed:
+                renew_constants()
+                self.renewed = True
             return self.prepared[side, ids[0]]
         answer: dict[str, Any] = self.session(side).build(workloads=workloads, conditions=conditions)
         return answer
@@ -288,6 +293,30 @@ def _blamed(name: str) -> Iterator[None]:
     except Exception as error:
         error.side = name  # type: ignore[attr-defined]
         raise
+
+
+def renew_constants() -> None:
+    """Copy the constants of all compiled code, frozen weights above all, to other memory, in random order.
+
+    Where its weights lie makes a network faster or slower by a percent or two. In processes forked from one they would
+    lie at the same places, and a difference between two sides that is only theirs would look like one of the sides.
+    """
+    import torch
+    from torch._inductor.codecache import PyCodeCache
+
+    found = []
+    for module in PyCodeCache.modules:
+        # Weights that MKL has packed for its own linear layer are no tensor that can be copied.
+        packed = "_mkl_linear" in Path(module.__file__ or "").read_text(encoding="utf-8")
+        found += [
+            (module, name)
+            for name, value in vars(module).items()
+            if isinstance(value, torch.Tensor) and not (packed and value.is_mkldnn and value.dim() == 2)
+        ]
+    # Not the generator that was forked: it would give every process the same order.
+    random.SystemRandom().shuffle(found)
+    for module, name in found:
+        setattr(module, name, getattr(module, name).clone())
 
 
 def read_asked(data: Mapping[str, Any]) -> Asked:
