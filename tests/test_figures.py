@@ -65,6 +65,7 @@ CONSTANTS = {
         "Triton 3.9",
         "3.10 would",
         "is 150 s now",
+        "is 300 s, about half",
         "5 % longer",
         "over 5 times as long",
         "after 30 s at most",

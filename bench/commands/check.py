@@ -53,7 +53,7 @@ FORMATS = ("text", "markdown", "json", "junit")
 @click.option(
     "--budget",
     type=click.FloatRange(0),
-    default=570.0,
+    default=300.0,
     show_default=True,
     help="Seconds. No further look is begun that would end later; what is in doubt by then is UNSURE.",
 )

@@ -108,7 +108,7 @@ def judge(traces: tuple[Path, ...], decisions: int, looks: int, seed: int, forma
     help="Outcomes, a line for each run.",
 )
 @click.option(
-    "--budget", type=click.FloatRange(0), default=570.0, show_default=True, help="Seconds, as given to each check."
+    "--budget", type=click.FloatRange(0), default=300.0, show_default=True, help="Seconds, as given to each check."
 )
 @click.option("--timeout", type=click.FloatRange(1), default=3600.0, show_default=True, help="Seconds of one run.")
 @format_option
