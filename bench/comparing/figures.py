@@ -28,7 +28,10 @@ CACHE_STATES = {
 }
 # A turn that takes so many times as long as its side's median in the block was stalled.
 STALLED = 5.0
-APART = "each in a process of its own: a switch of the whole process differs, or it holds queues or a foreign engine"
+APART = (
+    "each in a process of its own: a switch of the whole process differs, it holds queues or a foreign engine, or one "
+    "process could not hold all"
+)
 COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
 THROUGHPUT_TASKS = {
     "inference_throughput": "inference",
@@ -487,7 +490,10 @@ def _peak_value(label: str, blocks: Sequence[Sequence[float]], sample: Sample) -
 def _peak_ratio(of: str, to: str, peaks: Mapping[str, Sequence[Sequence[float]]]) -> Ratio | None:
     """Of two peaks of which one is measured: reading by reading, a count beside each reading of the other."""
     logs = []
-    for above, below in zip(peaks[of], peaks[to], strict=False):
+    # What is counted was counted in one block and is the same in all.
+    blocks = max(len(peaks[of]), len(peaks[to]))
+    sides = [[*found] * blocks if len(found) == 1 else found for found in (peaks[of], peaks[to])]
+    for above, below in zip(*sides, strict=False):
         pairs = max(len(above), len(below)) if above and below else 0
         logs.append([math.log(above[i % len(above)] / below[i % len(below)]) for i in range(pairs)])
     return over_blocks(of, to, logs)

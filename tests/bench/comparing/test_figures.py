@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from workloads import workload_of
 
+from bench.comparing import figures
 from bench.comparing.figures import Figures, Sample, best_ceilings, load_of
 from bench.comparing.operands import Operand
 from bench.comparing.plan import Group, Settings
@@ -165,3 +166,11 @@ def test_a_bad_moment_is_counted_within_each_block() -> None:
     }
     assert load_of(samples) == {"foreign": 0.12, "stolen": 0.03, "stalls": 1, "turns": 22}
     assert load_of({}) == {"foreign": None, "stolen": None, "stalls": 0, "turns": 0}
+
+
+def test_a_count_stands_beside_every_blocks_reading_of_the_other() -> None:
+    measured = [[110.0], [112.0], [108.0], [111.0], [109.0], [110.0]]
+    ratio = figures._peak_ratio("engine", "torch", {"engine": measured, "torch": [[100.0]]})
+    assert ratio is not None
+    assert ratio.blocks == 6
+    assert (ratio.low, ratio.estimate, ratio.high) == pytest.approx((1.08, 1.1, 1.12))
