@@ -168,6 +168,11 @@ class Comparison:
         )
         self.started = homes
 
+    def restart(self, group: Group) -> None:
+        """Fresh processes in the middle of a group: what a failed side left behind must not affect the others."""
+        self.crew.end_block()
+        self.start(group)
+
     def emit_all(self, metrics: Iterator[Metric]) -> None:
         for metric in metrics:
             self.emit(metric)
@@ -313,7 +318,6 @@ class Comparison:
                 entrants |= self.ready(label, group, workloads, sample)
             except BenchError as error:
                 self.drop_operand(label, group, sample, error)
-                # In a fresh process: what the failed attempt left behind must not affect the others.
                 return self.ready_sides(group, sample)
         # In the order of the operands.
         names = [side(label, workload) for label, listed in group.workloads.items() for workload in listed]
@@ -365,7 +369,7 @@ class Comparison:
             else:
                 # The process died under all of its sides: in processes of their own it shows whose fault it was.
                 self.apart = True
-                self.start(group)
+                self.restart(group)
             return []
 
     def take_rounds(self, group: Group, sample: Sample, entrants: Mapping[str, Entrant]) -> list[Round]:
@@ -410,8 +414,7 @@ class Comparison:
         sample.failed.append(label)
         sample.missing[label] = error.summary
         self.warn(f"{group.name} of {label}: {error}")
-        # Also after an allocation that failed: what it left behind must not affect the next rows.
-        self.crew.replace(label)
+        self.restart(group)
 
     def measure_memory(self, built: Mapping[str, Workload], sample: Sample) -> None:
         """Memory of each side: counted once, and read in every block where an engine other than torch allocates."""
