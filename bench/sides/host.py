@@ -196,7 +196,7 @@ class Host:
         return found[0]
 
     def fork(self, path: str) -> dict[str, Any]:
-        """A process like this one, which answers on the socket at `path`."""
+        """A process like this one, which answers on the socket of this name."""
         pid = os.fork()
         if pid:
             return {"pid": pid}

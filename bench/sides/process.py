@@ -12,6 +12,7 @@ import contextlib
 import copy
 import json
 import os
+import secrets
 import select
 import signal
 import socket
@@ -222,12 +223,13 @@ class Worker:
         Importing takes seconds, forking milliseconds. Only for a process that has not run a thread pool or CUDA in its
         main thread: neither survives a fork.
         """
-        with tempfile.TemporaryDirectory(prefix="bench-fork-") as folder, socket.socket(socket.AF_UNIX) as listening:
-            path = str(Path(folder) / "socket")
-            listening.bind(path)
+        # A name that is in no folder (Linux): one in TMPDIR may be longer than a socket's name can be.
+        name_of_line = f"\0bench-{os.getpid()}-{secrets.token_hex(8)}"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(name_of_line)
             listening.listen(1)
             listening.settimeout(60)
-            pid = self.ask("fork", 60, path=path)["pid"]
+            pid = self.ask("fork", 60, path=name_of_line)["pid"]
             try:
                 line, _ = listening.accept()
             except OSError as error:
