@@ -208,9 +208,9 @@ class Tuner:
         """A fresh process that has imported what these workloads need."""
         self.crew.start([name], Needs.of(workloads))
 
-    def enter(self, name: str, workload: Workload, begun: bool = False) -> Entrant:
+    def enter(self, name: str, workload: Workload) -> Entrant:
         """Build and warm a workload in a process; see bench.sides.crew.enter."""
-        entrant = enter(self.crew, name, workload, self.conditions, begun)
+        entrant = enter(self.crew, name, workload, self.conditions)
         text = workload.configuration.text
         if not entrant.warm.steady and text not in self.unsteady:
             self.unsteady.append(text)

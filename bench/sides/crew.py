@@ -338,15 +338,11 @@ class Crew:
         ]
 
 
-def enter(crew: Crew, name: str, workload: Workload, conditions: Conditions, begun: bool = False) -> Entrant:
+def enter(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> Entrant:
     """Build a workload in a process and warm it up.
-
-    Args:
-        begun: the process was told to build it before.
 
     Raises:
         BenchError: it cannot be built, or does not fit.
     """
-    worker = crew[name]
-    built = worker.built() if begun else worker.build([workload], conditions)
+    built = crew[name].build([workload], conditions)
     return crew.warm(name, workload, built.prefetch[workload.id])
