@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bench.commands.options import Seconds
 from bench.errors import UsageError
 from bench.output import check_output, write
 
@@ -52,7 +53,7 @@ FORMATS = ("text", "markdown", "json", "junit")
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(0),
+    type=Seconds(),
     default=300.0,
     show_default=True,
     help="Seconds. No further look is begun that would end later; what is in doubt by then is UNSURE.",

@@ -72,6 +72,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Compared
     return Compared(tmp_path_factory.mktemp("compared"), images)
 
 
+@pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
+@pytest.mark.parametrize("words", [("compare", "lenet"), ("tune", "lenet"), ("check", "--base", "main")])
+def test_a_budget_is_a_time(words: tuple[str, ...], seconds: str, tmp_path: Path) -> None:
+    done = bench_here(*words, "--budget", seconds, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"Invalid value for '--budget': {seconds}" in done.stderr.replace("'" + seconds + "'", seconds)
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_answers_without_torch(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom bench.cli import main\n"
