@@ -102,7 +102,8 @@ def check(
             second time.
 
     Returns:
-        the report, and what else a record keeps: {"reference": {"id", "seconds", "blocks"}}, empty with exact_only.
+        the report, and what else a record keeps: {"reference": {"id", "seconds", "blocks"}, "apart": why the sides had
+        processes of their own, or null where they shared one}; empty with exact_only.
     """
     begin = time.monotonic()
     folder = open_caches()
@@ -153,7 +154,7 @@ def check(
         duel, self_test, timed = measured_twice(make, known, seed, budget - (time.monotonic() - begin), say)
         rows = [*timed, *rows]
         notes += doubts(duel, rows, self_test)
-        extra = {"reference": reference.to_record(duel.references)}
+        extra = {"reference": reference.to_record(duel.references), "apart": duel.apart or None}
     order = {workload.id: number for number, workload in enumerate(workloads)}
     rows.sort(key=lambda row: order[row.workload])
     report = CheckReport(

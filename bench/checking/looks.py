@@ -444,6 +444,8 @@ FOREIGN = 0.05
 def doubts(duel: Duel, rows: Sequence[Row], self_test: SelfTest) -> list[str]:
     """Why this machine could not show more, where something stayed UNSURE, and what was not warm when it was timed."""
     said = [f"{name} was still getting faster when its warm-up ended" for name in duel.unsteady]
+    if duel.apart:
+        said.append(f"each side had processes of its own, which see less than one that both share: {duel.apart}")
     if duel.ended_early:
         said.append(f"ended after {duel.blocks} blocks: the next look was beyond --budget")
     unsure = [d for d in (self_test.same, self_test.slowed) if d is not None and d.verdict == UNSURE]

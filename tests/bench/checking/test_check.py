@@ -139,6 +139,7 @@ def test_nothing_changed(old: str) -> None:
     assert report.self_test.slowed.estimate == pytest.approx(1.05, abs=0.01)
     assert len(extra["reference"]["blocks"]) == machine.blocks == LOOKS[0]
     assert sum("process of its own" in text for text in said) == bool(old)
+    assert bool(extra["apart"]) == bool(old)
 
 
 def test_a_block_is_a_fresh_process_for_each_workload_that_holds_both_trees() -> None:
@@ -167,9 +168,12 @@ def test_sides_apart_are_forked_from_one_process_of_each_tree() -> None:
     machine = Machine()
     machine.fails["base", "adopt"] = WorkloadError("the code in /base cannot share a process: it has no session")
     said: list[str] = []
-    report, _ = run(machine, [FAST], say=said.append)
+    report, extra = run(machine, [FAST], say=said.append)
     assert report.verdict == CLEAN
-    assert "each side has a process of its own: the code in /base cannot share a process: it has no session" in said
+    why = "the code in /base cannot share a process: it has no session"
+    assert f"each side has a process of its own: {why}" in said
+    assert extra["apart"] == why
+    assert any(note.endswith(why) for note in report.notes)
     begin = machine.opened.index("both") + 1
     assert machine.opened[:begin] == ["base", "head", "both"]
     assert {"again": "base"}.get(machine.opened[begin + 1], machine.opened[begin + 1]) == "base"
