@@ -6,6 +6,7 @@ stored by the caller, as soon as it is known; each further block narrows its int
 """
 
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,10 +102,12 @@ class Comparison:
     def run(self, budget: float) -> None:
         """Measure blocks while the next would still end within `budget` seconds of the start, one at least.
 
-        Six give a 95 % interval: where the first shows that they would not fit, the others have fewer rounds, and they
-        may take half as long again as the budget.
+        Six give a 95 % interval: where those measured show that they would not fit, the others have fewer rounds, and
+        they may take half as long again as the budget. Before the budget is spent, a block that met a bad moment does
+        not end the run.
         """
         begin = time.monotonic()
+        cheapest = math.inf
         # An interrupted run goes on in the block that it had begun.
         block = max(0, max((sample.begun for sample in self.samples.values()), default=1) - 1)
         with self.crew:
@@ -116,10 +119,11 @@ class Comparison:
                 spent, left = time.monotonic() - block_begin, budget - (time.monotonic() - begin)
                 missing = BLOCKS - block
                 if missing > 0:
-                    # What the others will take besides their turns, and how long these would be at full length.
-                    overhead, full = spent - self.timed - self.once, self.timed / self.share
-                    self.share = max(LEAST_SHARE, min(1.0, (left / missing - overhead) / max(full, 1e-9)))
-                    if missing * (overhead + self.share * full) > left + (PATIENCE - 1) * budget:
+                    # What another one takes besides its turns, if it has a better moment, and these at full length.
+                    cheapest, full = min(cheapest, spent - self.timed - self.once), self.timed / self.share
+                    self.share = max(LEAST_SHARE, min(1.0, (left / missing - cheapest) / max(full, 1e-9)))
+                    another = cheapest + self.share * full
+                    if another * (1 if left > 0 else missing) > left + (PATIENCE - 1) * budget:
                         return
                 elif spent > left:
                     return
