@@ -58,7 +58,16 @@ CONSTANTS = {
             "did 5 % more",
             "3 % is the margin",
         ),
-        *("95 % at +3 % and 99 % at +5 %", "+10 % in", "+5 % of device time", "+3 % in", "+5 % was", "by 3 %", "5 % longer", "0.95 of the same step"),
+        *(
+            "95 % at +3 % and 99 % at +5 %",
+            "+10 % in",
+            "+5 % of device time",
+            "+3 % in",
+            "+5 % was",
+            "by 3 %",
+            "5 % longer",
+            "0.95 of the same step",
+        ),
         *("90 %, better 93 %", "| 80 % |", "| 95 % |"),
     ),
     "CHANGELOG.md": (
