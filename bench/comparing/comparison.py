@@ -385,7 +385,7 @@ class Comparison:
             # Six blocks have as many samples as p99 needs, if that does not take twice as long.
             enough = -(-required_samples(0.99) // BLOCKS)
             once = sum((one.plan.steps + one.plan.drop) * one.warm.seconds_per_step for one in entrants.values())
-            wanted = replace(wanted, seconds=max(wanted.seconds, min(2 * wanted.seconds, 1.2 * enough * once)))
+            wanted = replace(wanted, seconds=max(wanted.seconds, min(2 * wanted.seconds, 1.5 * enough * once)))
         self.progress(f"{group.name}: taking turns")
         processes = {self.crew[label].pid for label in self.crew}
         before, begin = Busy.now(processes), time.monotonic()
