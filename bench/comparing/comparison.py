@@ -23,7 +23,7 @@ from bench.machine.tuned import Resolved, resolve, untuned
 from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Spawn, spawner
 from bench.sides.process import Built, Warm, Worker
-from bench.timing.duel import Round, Rounds, SlicePlan, pairs_of
+from bench.timing.duel import LEAST_ROUNDS, Round, Rounds, SlicePlan, pairs_of
 from bench.timing.images import describe_bad, refuse_bad
 from bench.timing.workload import Conditions, Workload
 from models.configuration import Device
@@ -378,13 +378,15 @@ class Comparison:
 
     def take_rounds(self, group: Group, sample: Sample, entrants: Mapping[str, Entrant]) -> list[Round]:
         """Rounds that fill the group's time, and what else the machine did meanwhile."""
-        wanted = Rounds(self.share * GROUP_SECONDS[group.name])
+        once = sum((one.plan.steps + one.plan.drop) * one.warm.seconds_per_step for one in entrants.values())
+        # The median of five outlasts two turns that met a bad moment; of two it outlasts none.
+        least = max(LEAST_ROUNDS, min(5, int(GROUP_SECONDS[group.name] / max(once, 1e-9))))
+        wanted = Rounds(self.share * GROUP_SECONDS[group.name], least=least)
         if self.settings.rounds:
             wanted = Rounds.exactly(self.settings.rounds)
         elif group.name == "latency":
             # Six blocks have as many samples as p99 needs, if that does not take twice as long.
             enough = -(-required_samples(0.99) // BLOCKS)
-            once = sum((one.plan.steps + one.plan.drop) * one.warm.seconds_per_step for one in entrants.values())
             wanted = replace(wanted, seconds=max(wanted.seconds, min(2 * wanted.seconds, 1.5 * enough * once)))
         self.progress(f"{group.name}: taking turns")
         processes = {self.crew[label].pid for label in self.crew}

@@ -199,14 +199,14 @@ def test_a_percentile_without_enough_samples_says_how_many_are_missing() -> None
 
 
 def test_percentiles_are_of_all_samples_and_their_intervals_over_blocks() -> None:
-    """An image takes twenty milliseconds, and ten times that once in fifty; processes differ by 5 %."""
+    """An image takes twenty milliseconds, and ten times that once in 51; processes differ by 5 %."""
     machine = Machine(seed=2, noise=0.05)
     calls = 0
 
     def seconds(label: str, workload: Workload) -> float:
         nonlocal calls
         calls += 1
-        return 0.2 if calls % 50 == 0 else 0.02
+        return 0.2 if calls % 51 == 0 else 0.02
 
     found, comparison, _ = compare(machine=machine, budget=60.0, tasks="latency", seconds=seconds)
     p50, p90, p99 = (found[f"inference_latency_p{q}"] for q in (50, 90, 99))
@@ -394,6 +394,15 @@ def test_six_blocks_fit_by_having_fewer_rounds_unless_the_budget_is_far_too_smal
     assert min(rounds) >= LEAST_ROUNDS
     # The first block does not know yet.
     assert (min(rounds[1:], default=0) < rounds[0]) == (budget < 60)
+
+
+@pytest.mark.parametrize(("step", "least"), [(0.2, 5), (0.8, 3), (2.0, 2)])
+def test_a_short_block_still_has_rounds_enough_for_its_median(step: float, least: int) -> None:
+    """At the least share, the turns of training have 1.5 s a block."""
+    _, comparison, _ = compare(tasks="training", budget=12 * step + 14, seconds=lambda label, workload: step)
+    blocks = comparison.samples["training"].blocks
+    assert len(blocks) >= 6
+    assert min(len(block) for block in blocks) == least
 
 
 def test_a_bad_moment_in_the_first_block_does_not_end_the_run() -> None:
