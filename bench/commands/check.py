@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.commands.options import Seconds
+from bench.commands.options import Number
 from bench.errors import UsageError
 from bench.output import check_output, write
 
@@ -53,7 +53,7 @@ FORMATS = ("text", "markdown", "json", "junit")
 )
 @click.option(
     "--budget",
-    type=Seconds(),
+    type=Number(0),
     default=300.0,
     show_default=True,
     help="Seconds. No further look is begun that would end later; what is in doubt by then is UNSURE.",

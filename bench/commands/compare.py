@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.commands.options import Seconds, network_options
+from bench.commands.options import Number, network_options
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 from bench.screen import Screen
@@ -41,7 +41,7 @@ from bench.screen import Screen
 )
 @click.option(
     "--budget",
-    type=Seconds(),
+    type=Number(0),
     default=150.0,
     show_default=True,
     metavar="SECONDS",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.commands.options import Number
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 
@@ -175,7 +176,7 @@ def _write_pictures(dataset: "Dataset", policy: str, output: str, size: int, loa
 @click.option("--check", "checked", is_flag=True, help="Look for images in two parts; exit with 1 if there are any.")
 @click.option(
     "--holdout",
-    type=click.FloatRange(0),
+    type=Number(0),
     help="Share (or, above 1, number) of the training images set aside.  [default: 0.1 where there is no val]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their choice.")

@@ -10,19 +10,17 @@ import click
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class Seconds(click.FloatRange):
-    """A time from 0 up. Nan is none: it is neither below nor above anything, so that what it limits would never end."""
+class Number(click.FloatRange):
+    """A number within bounds. Nan is none: it is neither below nor above anything, so that click's own range lets it
+    pass, and what it limits would never end."""
 
-    name = "seconds"
-
-    def __init__(self) -> None:
-        super().__init__(0)
+    name = "float"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if math.isnan(seconds):
-            self.fail(f"{value} is no number of seconds.", param, ctx)
-        return seconds
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 _DEVICES = click.Choice(["auto", "cpu", "cuda"])

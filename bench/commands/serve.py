@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import shared
+from bench.commands.options import Number, shared
 from bench.errors import UsageError
 from bench.screen import Screen
 
@@ -16,7 +16,7 @@ from bench.screen import Screen
 @shared("--device", help="Where it runs.")
 @shared("--config")
 @shared("--threads")
-@click.option("--max-mib", type=click.FloatRange(min=0.01), default=20.0, show_default=True, help="Of an upload.")
+@click.option("--max-mib", type=Number(0.01), default=20.0, show_default=True, help="Of an upload.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import Seconds, network_options
+from bench.commands.options import Number, network_options
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 
@@ -28,7 +28,7 @@ TASKS = {"infer": "inference", "latency": "latency", "train": "training", "loadi
 )
 @click.option(
     "--budget",
-    type=Seconds(),
+    type=Number(0),
     default=540.0,
     show_default=True,
     metavar="SECONDS",

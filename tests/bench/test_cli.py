@@ -72,12 +72,29 @@ def compared(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Compared
     return Compared(tmp_path_factory.mktemp("compared"), images)
 
 
-@pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
-@pytest.mark.parametrize("words", [("compare", "lenet"), ("tune", "lenet"), ("check", "--base", "main")])
-def test_a_budget_is_a_time(words: tuple[str, ...], seconds: str, tmp_path: Path) -> None:
-    done = bench_here(*words, "--budget", seconds, cwd=tmp_path)
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ("--budget", value, *rest)
+            for value in ("-1", "nan", "soon")
+            for rest in (("compare", "lenet"), ("tune", "lenet"))
+        ),
+        ("--budget", "nan", "check", "--base", "main"),
+        ("--max-params", "nan", "cost", "lenet"),
+        ("--scale", "nan", "study", "under-5m"),
+        ("--low", "nan", "lr-find", "cifar10-fast"),
+        ("--holdout", "nan", "data", "split", "."),
+        ("--max-mib", "nan", "serve", "lenet"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_number_limits_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
+    option, value, *command = words
+    done = bench_here(*command, option, value, cwd=tmp_path)
     assert done.returncode == 2
-    assert f"Invalid value for '--budget': {seconds}" in done.stderr.replace("'" + seconds + "'", seconds)
+    assert f"Invalid value for '{option}': " in done.stderr
+    assert value in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -407,12 +407,12 @@ def test_a_short_block_still_has_rounds_enough_for_its_median(step: float, least
 
 def test_a_bad_moment_in_the_first_block_does_not_end_the_run() -> None:
     machine = Machine()
-    calm: list[float] = []
+    disturbed: list[str] = []
 
     def slow_at_first(name: str, command: str, what: Any) -> None:
-        if command == "warm" and len(calm) < 2:
+        if command == "warm" and len(disturbed) < 2:
             machine.now += 20.0
-            calm.append(machine.now)
+            disturbed.append(name)
 
     _, comparison, _ = compare(machine=machine, tasks="inference", budget=60.0, fail=slow_at_first)
     rounds = [len(block) for block in comparison.samples["inference"].blocks]
