@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from bench.commands.options import Number
 from bench.errors import BenchError, UsageError
 from bench.output import check_output, format_options, write
 
@@ -37,7 +36,7 @@ def _models(context: click.Context, parameter: click.Parameter, incomplete: str)
 @click.option("--size", type=click.IntRange(min=1), help="Height and width in pixels. [default: the model's own]")
 @click.option(
     "--max-params",
-    type=Number(0),
+    type=float,
     metavar="N",
     help="Exit with 1 if a model has more parameters than this, such as 5e6.",
 )

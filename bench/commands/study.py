@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import Number, data_options, place_options, shared
+from bench.commands.options import data_options, place_options, shared
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 from bench.screen import Screen
@@ -23,13 +23,7 @@ NAMES = f"Studies: {', '.join(STUDIES)}. Sweeps: {', '.join(SWEEPS)}."
     help="Values of a recipe key (or model.NAME); several --over make a grid, a single value is set in all runs.",
 )
 @click.option("--seeds", metavar="0,1,2", help="Each run once with each seed; the table then has their spread.")
-@click.option(
-    "--scale",
-    type=Number(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Below 1: less of everything, as a trial.",
-)
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Below 1: a trial with less of everything.")
 @click.option("--fast", "form", flag_value="fast", help="The corrected recipes in place of the published ones.")
 @click.option("--both", "form", flag_value="both", help="The published and the corrected recipes.")
 @click.option("--name", default="", help="Name of the study's folder; default: NAME.")

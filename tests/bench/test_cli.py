@@ -81,9 +81,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Compared
             for rest in (("compare", "lenet"), ("tune", "lenet"))
         ),
         ("--budget", "nan", "check", "--base", "main"),
-        ("--max-params", "nan", "cost", "lenet"),
-        ("--scale", "nan", "study", "under-5m"),
-        ("--low", "nan", "lr-find", "cifar10-fast"),
         ("--holdout", "nan", "data", "split", "."),
         ("--max-mib", "nan", "serve", "lenet"),
     ],
