@@ -36,6 +36,9 @@ GROUP_SECONDS = {"latency": 3.0, "inference": 2.5, "loading": 1.5, "training": 5
 # How far a comparison may go beyond its budget to have an interval at all.
 PATIENCE = 1.5
 LEAST_SHARE = 0.3  # of GROUP_SECONDS: fewer turns in a block say too little of it
+# How many times as fast as the network takes images a loader, running alone, keeps its queue full for certain: beside
+# the network, which has every core busy, it needs this share of the cores' time.
+AMPLE = 8.0
 
 Emit = Callable[[Metric], None]
 
@@ -93,6 +96,7 @@ class Comparison:
         self.started: Mapping[str, str] = {}
         self.prepared: dict[tuple[str, str], Built] = {}
         self.fed: dict[str, Warm] = {}
+        self.loaded: dict[str, float] = {}  # operand -> seconds an image of its loader, running alone
 
     @property
     def failures(self) -> list[str]:
@@ -342,6 +346,10 @@ class Comparison:
         for workload in workloads:
             self.progress(f"{group.name}: warming up {label}")
             name, prefetch = side(label, workload), built.prefetch[workload.id]
+            if workload.task == "end_to_end" and name not in self.fed:
+                alone = entrants[side(label, workloads[0])].warm
+                if AMPLE * workload.batch * self.loader_seconds(label) <= alone.seconds_per_step:
+                    self.fed[name] = alone
             if name in self.fed:
                 # Only the queue has to be brought to where it stays: the network is warm already.
                 self.crew[label].slice(workload, SlicePlan(1, 1))
@@ -356,10 +364,17 @@ class Comparison:
                     # The step sets the pace, so the loader's queue is as full in the middle of a turn as after a pause.
                     one = replace(one, plan=SlicePlan(1))
                     self.fed[name] = one.warm
+            if workload.task == "loading":
+                self.loaded[label] = one.warm.seconds_per_step / workload.batch
             if not one.warm.steady and name not in sample.unsteady:
                 sample.unsteady.append(name)
             entrants[name] = replace(one, each=workload.task == "latency")
         return entrants
+
+    def loader_seconds(self, label: str) -> float:
+        """Seconds an image of the loader that feeds this operand, running alone; infinite where it was not measured."""
+        twins = self.samples["loading"].twins if "loading" in self.samples else {}
+        return self.loaded.get(twins.get(label, label), math.inf)
 
     def rounds(self, group: Group, sample: Sample, entrants: Mapping[str, Entrant]) -> list[Round]:
         """The rounds of one group; none where a side failed and is dropped, or where sides are to be kept apart."""

@@ -85,6 +85,24 @@ def test_every_promised_metric_is_there_and_right(hosts: bool) -> None:
     assert found["end_to_end_throughput"].values["a"].median == pytest.approx(16 / 0.55)
 
 
+@pytest.mark.parametrize(("loading", "warmed"), [(0.02, False), (0.4, True)])
+def test_feeding_is_warmed_up_unless_the_loader_is_many_times_as_fast_as_the_network(
+    loading: float, warmed: bool
+) -> None:
+    asked: list[str] = []
+
+    def note(name: str, command: str, what: Any) -> None:
+        if command == "warm":
+            asked.append(what.task)
+
+    def seconds(label: str, workload: Workload) -> float:
+        return loading if workload.task == "loading" else SPEED[workload.task]
+
+    compare(seconds=seconds, fail=note)
+    assert ("end_to_end" in asked) == warmed
+    assert "training" in asked
+
+
 def test_a_block_is_a_fresh_process_for_all_sides_and_one_that_is_not_timed() -> None:
     machine = Machine()
     compare(machine=machine, tasks="inference,loading")
