@@ -199,11 +199,12 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "inverse": lambda value: ratio_text(Ratio(**value).inverse()),
     "text": block,
     "table": table,
+    "markdown": lambda value: f"\n{value}\n",
 }
 
 
 def shown(value: Any, form: str = "") -> str:
-    if form in ("text", "table"):
+    if form in ("text", "table", "markdown"):
         return FORMATS[form](value)
     if isinstance(value, Rows):
         return f"{len(value):,}"
