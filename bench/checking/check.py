@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.checking.facts import Question, computed, exact
 from bench.checking.looks import Duel, confirmed, doubts, measured_twice
-from bench.checking.sides import Spawn, only_one, open_caches, said_by
+from bench.checking.sides import OUTPUTS, Spawn, only_one, open_caches, said_by
 from bench.checking.trees import Tree, two_commits
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.inspecting import reference
@@ -118,7 +118,7 @@ def check(
     rows: list[Row] = []
     try:
         with (
-            tempfile.TemporaryDirectory(dir=folder, prefix="outputs-") as place,
+            tempfile.TemporaryDirectory(dir=folder, prefix=OUTPUTS) as place,
             Question(base, head, conditions.threads, spawn, workloads) as question,
         ):
             machine = question.one("head", "machine", 60)

@@ -1,15 +1,16 @@
 """The two sides of a check: their processes, compile caches and lock."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bench.checking.trees import Tree
 from bench.errors import BenchError, UsageError
+from bench.locks import HeldError, hold
 from bench.processes import SOURCE
 from bench.screen import Say
 from bench.sides.crew import worker_environment
@@ -17,6 +18,8 @@ from bench.sides.process import Worker
 from loaders.cache import cache_folder
 
 CACHE_BYTES = 4 << 30
+OUTPUTS = "outputs-"  # begins the names of folders with what the sides have computed
+DAY = 86400.0  # seconds
 # (name, variables, folder of the packages, interpreter) -> a measuring process.
 Spawn = Callable[[str, Mapping[str, str], Path, str], Worker]
 
@@ -61,7 +64,7 @@ def check_folder() -> Path:
 
 
 def open_caches(limit: int = CACHE_BYTES) -> Path:
-    """Make the sides' folders, emptying one that holds more than `limit` bytes. Returns a folder for temporary files.
+    """Make the sides' folders, emptying one that holds more than `limit` bytes; the folder for temporary ones.
 
     Raises:
         UsageError: the place cannot be written.
@@ -70,10 +73,25 @@ def open_caches(limit: int = CACHE_BYTES) -> Path:
         for name in ("base", "head"):
             place = side_cache(name)
             place.mkdir(parents=True, exist_ok=True)
-            if sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) > limit:
+            if _size(place) > limit:
                 shutil.rmtree(place, ignore_errors=True)
-                place.mkdir()
+                place.mkdir(exist_ok=True)
+        for left in check_folder().glob(f"{OUTPUTS}*"):
+            # Of a check that was killed: none keeps them for long.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > DAY:
+                    shutil.rmtree(left, ignore_errors=True)
     return check_folder()
+
+
+def _size(place: Path) -> int:
+    """Bytes of all files below a folder; a check on another device may remove some meanwhile."""
+    total = 0
+    for folder, _, names in os.walk(place):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(folder, name)).st_size
+    return total
 
 
 @contextlib.contextmanager
@@ -92,24 +110,20 @@ def only_one(device: str, wait: bool, say: Say) -> Iterator[None]:
     """Hold a device alone: two checks at once would measure each other.
 
     Raises:
-        UsageError: another check is running and `wait` is off.
+        UsageError: another check is running and `wait` is off, or the place cannot be written.
     """
-    with _writable():
+
+    def waiting(who: str) -> None:
+        say(f"waiting for another check ({who}) on this {device} to end")
+
+    with contextlib.ExitStack() as stack, _writable():
         check_folder().mkdir(parents=True, exist_ok=True)
-        file = (check_folder() / f"{device}.lock").open("a+")
-    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            who = file.read().strip() or "unknown"
-            if not wait:
-                raise UsageError(
-                    f"another check (process {who}) is measuring on this {device}; let it end, or leave out --no-wait"
-                ) from None
-            say(f"waiting for another check (process {who}) on this {device} to end")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            stack.enter_context(hold(check_folder() / f"{device}.lock", waiting if wait else None))
+        except HeldError as error:
+            raise UsageError(
+                f"another check ({error.who}) is measuring on this {device}; let it end, or leave out --no-wait"
+            ) from None
+        held = stack.pop_all()
+    with held:
         yield

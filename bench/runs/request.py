@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
-from bench.runs.folder import RECIPE, DataFolders, RunError, RunRecord, stored_nothing
+from bench.runs.folder import LOCK, RECIPE, RUN, DataFolders, RunError, RunRecord, refuse_living, stored_nothing
 from bench.screen import Say
 from models.training.recipe import Recipe, load, parse_setting, shortened
 from results.errors import RecordError
@@ -95,15 +95,20 @@ class Request:
         """A stored run to resume, some of its keys, its images or its threads changed; see `from_options`.
 
         Raises:
-            RunError: not a run's folder, nothing was stored in it, or changes that would make it another run.
+            RunError: not a run's folder, its weights are missing, or changes that would make it another run.
             ModelError: its recipe is damaged, an unknown key, or a value of another type.
         """
-        if stored_nothing(folder):
-            raise RunError(f"run {folder} failed before its first checkpoint; remove it and start again")
+        from models.training import checkpoint
+
+        if (folder / LOCK).exists() and not (folder / RUN).exists() and stored_nothing(folder):
+            refuse_living(folder)
+            raise RunError(f"run {folder} was ended before it stored anything; give the command that began it again")
         try:
             record = RunRecord.load(folder)
         except RecordError as error:
             raise RunError(f"{folder} is not a run that can be resumed: {error}") from None
+        if not (folder / checkpoint.LAST).exists() and not stored_nothing(folder):
+            raise RunError(f"run {folder} has lost its {checkpoint.LAST}, without which it cannot be resumed")
         recipe, threads = load(folder / RECIPE), threads or record.threads
         folders = DataFolders.from_options(data, train, val) or record.data
         stored = cls(recipe, record.recipe, folders, folder.name, folder.parent, folder, record.device, threads)
@@ -154,7 +159,8 @@ def _changes(keys: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]
 def _epochs_trained(folder: Path) -> int:
     from models.training import checkpoint
 
-    return checkpoint.read_card(folder / checkpoint.LAST).epoch
+    last = folder / checkpoint.LAST
+    return checkpoint.read_card(last).epoch if last.exists() else 0
 
 
 def _in_fewer_epochs(recipe: Recipe, epochs: int, say: Say) -> Recipe:

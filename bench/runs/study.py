@@ -6,9 +6,7 @@ wherever the last one ended.
 """
 
 import contextlib
-import fcntl
 import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -18,8 +16,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Literal
 
+from bench.locks import HeldError, hold, holder
 from bench.processes import start, stop_requests
-from bench.runs.folder import HISTORY, RUN, DataFolders, RunRecord
+from bench.runs.folder import HISTORY, LOCK, RUN, DataFolders, RunRecord, stored_nothing
 from bench.runs.plan import Plan, PlannedRun, StudyError
 from bench.runs.sources import split
 from bench.runs.training import published_row
@@ -47,29 +46,30 @@ def locked(folder: Path) -> Iterator[int]:
 
     Raises StudyError: another command holds it, or it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise StudyError(f"cannot write {folder}: {error.strerror}; choose another place with --runs") from None
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StudyError(f"another command is at work in {folder}; wait for it, or choose another --runs") from None
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = stack.enter_context(hold(folder / LOCK))
+        except HeldError as error:
+            raise StudyError(
+                f"another command is at work in {folder} ({error.who}); wait for it, or choose another --runs"
+            ) from None
+        except OSError as error:
+            raise StudyError(f"cannot write {folder}: {error.strerror}; choose another place with --runs") from None
         yield handle
-    finally:
-        os.close(handle)
 
 
 def condition(folder: Path, run: PlannedRun, data: DataFolders) -> Condition:
     """How far a run has come, by the study's folder.
 
-    Raises StudyError: a run of this name with another recipe or other images.
+    Raises StudyError: a run of this name with another recipe or other images, or one that is being trained.
     """
     place, recipe_file = folder / run.name, folder / f"{run.name}.toml"
     if not place.is_dir():
         return "nothing"
+    who = holder(place / LOCK)
+    if who is not None:
+        raise StudyError(f"run {place} is being trained by {who}; wait for its end")
     if (place / RUN).is_file():
         differing = []
         try:
@@ -83,7 +83,7 @@ def condition(folder: Path, run: PlannedRun, data: DataFolders) -> Condition:
                 f"run {place} is not the one asked for ({'; '.join(differing[:4])}); choose another --name, "
                 "or remove its folder"
             )
-    elif not (place / SUMMARY).is_file() and any(place.iterdir()):
+    elif not (place / SUMMARY).is_file() and not stored_nothing(place):
         raise StudyError(f"{place} is in the way and is not a run; remove it, or choose another --name")
     with contextlib.suppress(RecordError):
         summary = RunSummary.load(place)
@@ -162,13 +162,11 @@ class Conductor:
     def _train(self, run: PlannedRun, resume: bool, lock: int) -> int:
         """Train one run to its end; returns the exit code of its process."""
         place, log = self.folder / run.name, self.folder / f"{run.name}.log"
+        # What an earlier one wrote of itself would be taken for what this one does.
+        (place / SUMMARY).unlink(missing_ok=True)
         if resume:
-            # What a stopped run wrote of itself would be taken for what this one does.
-            (place / SUMMARY).unlink(missing_ok=True)
             words = ["--resume", str(place)]
         else:
-            # Without weights there is nothing in it to resume or to keep.
-            shutil.rmtree(place, ignore_errors=True)
             path = self.folder / f"{run.name}.toml"
             comments = [f"run {run.name} of {self.plan.name}", *filter(None, [self.plan.mark])]
             write_whole(path, recipes.to_toml(run.recipe, comments).encode())
@@ -238,6 +236,9 @@ class Conductor:
             name = signal.Signals(-code).name
             reason = f"killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
         summary = self._failed(run, reason or f"exit code {code} without a message")
+        if holder(place / LOCK) is not None:
+            # Another command has resumed it meanwhile, and will leave a summary of its own.
+            return summary
         place.mkdir(parents=True, exist_ok=True)
         summary.save(place)
         return summary

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bench.machine.devices import choose_device
 from bench.machine.tuned import tuned_configuration
 from bench.processes import STOPPING, stop_requests
 from bench.runs import sources
-from bench.runs.folder import HISTORY, LOG, RECIPE, STEPS, RunError, RunRecord, new_folder, refuse_existing
+from bench.runs.folder import HISTORY, LOG, RECIPE, STEPS, RunError, RunRecord, existing_folder, new_folder
 from bench.runs.request import Request
 from bench.runs.sources import Feed, Splits
 from bench.screen import Say, Screen
@@ -34,6 +34,7 @@ from models.training.distributed import World
 from models.training.loop import DivergedError, EpochRow, StepRow, Training, graph_obstacles
 from models.training.optimizers import implementation
 from models.training.recipe import Published, Recipe, to_toml
+from results.errors import RecordError
 from results.events import EventWriter
 from results.history import Epoch, History, Step, StepLog, line
 from results.runs import Published as PublishedRow
@@ -188,17 +189,21 @@ def train(request: Request, screen: Screen, report: Callable[[Run], object]) -> 
         )
         return None
     folder = request.resume or request.runs / request.run_name()
-    # Processes that torchrun starts again find the run they were in and resume it.
-    resume = request.resume is not None or (world.restarts > 0 and (folder / checkpoint.LAST).is_file())
-    if not resume and world.first:
-        refuse_existing(folder)
+    # Processes that torchrun starts again find the run they were in, if it is theirs and not the reason why they ended.
+    known = request.resume is not None or (world.restarts > 0 and _begun_by_this_command(folder))
     try:
-        with opened(request, screen.say, world, folder) as run, ExitStack() as stack:
-            if resume:
-                for note in _restore(run):
-                    screen.say(note)
+        with ExitStack() as stack:
+            if world.first and (request.resume is not None or (known and (folder / checkpoint.LAST).is_file())):
+                stack.enter_context(existing_folder(folder))
             elif world.first:
-                stack.enter_context(new_folder(folder))
+                folder = stack.enter_context(new_folder(folder, numbered=not request.name))
+                _store_beginning(request, folder, world.size)
+            resume = known and (folder / checkpoint.LAST).is_file()
+            if request.resume is not None and not resume:
+                screen.say(f"run {folder} ended before its first checkpoint; starting it from the beginning")
+            run = stack.enter_context(opened(request, screen.say, world, folder))
+            for note in _restore(run) if resume else ():
+                screen.say(note)
             if world.first:
                 _store_request(run)
             screen.say(_headline(run))
@@ -264,10 +269,28 @@ def _restore(run: Run) -> list[str]:
     return [*notes, f"resuming after epoch {position.epoch} of {run.recipe.epochs}, step {position.step}"]
 
 
+def _store_beginning(request: Request, folder: Path, processes: int) -> None:
+    """Store what was asked for before anything is opened, so that a run that is killed meanwhile can start again."""
+    record = RunRecord(
+        command=_command(),
+        recipe=request.title,
+        data=request.data,
+        images={},
+        test_is_independent=False,
+        device=request.device,
+        processes=processes,
+        threads=request.threads,
+        configuration=request.recipe.configuration,
+        machine={},
+    )
+    _store(folder, request.recipe, f"recipe of run {folder.name} as it was asked for", record)
+
+
 def _store_request(run: Run) -> None:
+    """Store it again with all that has become known."""
     splits, training = run.splits, run.training
-    RunRecord(
-        command=shlex.join(["bench", *sys.argv[1:]]),
+    record = RunRecord(
+        command=_command(),
         recipe=run.request.title,
         data=run.request.data,
         images={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
@@ -277,8 +300,24 @@ def _store_request(run: Run) -> None:
         threads=run.feed.options.threads,
         configuration=training.configuration.text,
         machine=facts.describe(device=str(training.device)),
-    ).save(run.folder)
-    write_whole(run.folder / RECIPE, to_toml(run.recipe, [f"resolved recipe of run {run.folder.name}"]).encode())
+    )
+    _store(run.folder, run.recipe, f"resolved recipe of run {run.folder.name}", record)
+
+
+def _command() -> str:
+    return shlex.join(["bench", *sys.argv[1:]])
+
+
+def _begun_by_this_command(folder: Path) -> bool:
+    with suppress(RecordError):
+        return RunRecord.load(folder).command == _command()
+    return False
+
+
+def _store(folder: Path, recipe: Recipe, comment: str, record: RunRecord) -> None:
+    # The recipe first: where there is a record, there is a recipe to start from again.
+    write_whole(folder / RECIPE, to_toml(recipe, [comment]).encode())
+    record.save(folder)
 
 
 def _headline(run: Run) -> str:

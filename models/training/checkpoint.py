@@ -29,6 +29,8 @@ from models.training.recipe import as_tuples
 SCHEMA = 1
 HEADER = "pixbench"
 LAST, BEST = "last.safetensors", "best.safetensors"
+# What a kill may leave of a file that was being written ends like this, as results.store has it.
+TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Card:
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write under a temporary name in the same folder, flush to the disk, rename."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error.strerror}") from error
     os.close(handle)

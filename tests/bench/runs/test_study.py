@@ -71,7 +71,7 @@ class Trainer:
         else:
             folder = Path(arguments[arguments.index("--runs") + 1], arguments[arguments.index("--name") + 1])
         recipe = recipes.load(folder.with_name(folder.name + ".toml"))
-        folder.mkdir(exist_ok=resumed)
+        folder.mkdir(exist_ok=True)
         RunRecord("bench train", "", DATA, {}, True, "cpu", 1, 1, "naive", {}).save(folder)
         if folder.name in self.fails:
             said, code = self.fails[folder.name]

@@ -18,7 +18,8 @@ from PIL import Image
 
 from bench.cli import app
 from bench.errors import REPORTED
-from bench.runs import training
+from bench.locks import hold
+from bench.runs import request, training
 from bench.runs.sources import Feed
 from bench.runs.training import TrainingLog, configured
 from loaders import engines
@@ -348,11 +349,97 @@ def test_a_run_that_fails_at_once_leaves_no_folder(data: Path, tmp_path: Path, l
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_folder_without_a_checkpoint_cannot_be_resumed(run: Path, tmp_path: Path) -> None:
+KILLED_EARLY = """
+import os, signal, sys
+from bench.cli import main
+from bench.locks import hold
+from bench.runs import request, training
+def killed(*unused):
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "opening":
+    training.sources.open_folders = killed
+else:
+    training.TrainingLog.step = killed
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("moment", ["opening", "training"])
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_beginning(
+    moment: str, run: Path, data: Path, tmp_path: Path
+) -> None:
+    words = ("train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--name", "cut", "--batch", 16)
+    words += ("--lr", 0.05, "--epochs", 6, "--threads", 1, "--no-report", "--device", "cpu")
+    command = [sys.executable, "-c", KILLED_EARLY, moment, *map(str, words)]
+    assert subprocess.run(command, env=ENVIRON, timeout=120, check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "last.safetensors").exists()
+    done = ok("train", "--resume", tmp_path / "cut", "--no-report")
+    assert f"run {tmp_path / 'cut'} ended before its first checkpoint; starting it from the beginning" in done.stderr
+    expected, found = (load_weights(folder / "last.safetensors")[1] for folder in (run, tmp_path / "cut"))
+    assert digest(found) == digest(expected)
+    assert len(load_steps(tmp_path / "cut" / "steps.csv")) == 36
+    assert read(tmp_path / "cut" / "run.json")["images"]["train"] == 96
+
+
+def test_a_run_that_fails_again_at_its_beginning_can_still_be_started_again(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
     for name in ("run.json", "recipe.toml"):
         shutil.copy(run / name, tmp_path)
-    done = bench("train", "--resume", tmp_path)
-    assert "failed before its first checkpoint; remove it" in str(done.exception)
+    before = contents(tmp_path)
+    assert "does not exist" in str(bench("train", "--resume", tmp_path, "--data", "nowhere").exception)
+    (tmp_path / ".lock").unlink()
+    assert contents(tmp_path) == before
+    ok("train", "--resume", tmp_path, "--epochs", 1, "--no-report")
+    assert read(tmp_path / "summary.json")["epochs"] == 1
+
+
+def test_a_folder_that_holds_no_recipe_yet_says_so(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    assert "was ended before it stored anything" in str(bench("train", "--resume", tmp_path).exception)
+
+
+def test_a_run_without_its_last_weights_is_not_trained_over(run: Path, tmp_path: Path) -> None:
+    for name in ("run.json", "recipe.toml", "history.csv", "best.safetensors"):
+        shutil.copy(run / name, tmp_path)
+    before = contents(tmp_path)
+    assert "has lost its last.safetensors" in str(bench("train", "--resume", tmp_path).exception)
+    assert contents(tmp_path) == before
+
+
+def test_a_living_run_is_neither_resumed_nor_begun_again(run: Path, data: Path) -> None:
+    with hold(run / ".lock"):
+        before = contents(run)
+        for done in (bench("train", "--resume", run, "--epochs", 9), train(data, run.parent, "full")):
+            assert isinstance(done.exception, REPORTED)
+            assert f"run {run} is being trained by process {os.getpid()}" in str(done.exception)
+        assert contents(run) == before
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request.time, "strftime", lambda *unused: "20260101-000000")
+    for lr in (0.1, 0.01):
+        words = ("--lr", lr, "--epochs", 1, "--batch", 16, "--threads", 1, "--no-report")
+        ok("train", "--model", "lenet", "--data", data, "--runs", tmp_path, *words)
+    rates = {path.name: load(path / "recipe.toml").lr for path in tmp_path.iterdir()}
+    assert rates == {"lenet-20260101-000000": 0.1, "lenet-20260101-000000-2": 0.01}
+
+
+@pytest.mark.slow
+def test_of_runs_that_start_at_once_none_is_lost(data: Path, tmp_path: Path) -> None:
+    base = [sys.executable, "-m", "bench", "train", "--model", "lenet", "--data", str(data), "--runs", str(tmp_path)]
+    base += ["--batch", "16", "--threads", "1", "--no-report", "--epochs", "1"]
+
+    def codes(*names: str) -> list[int]:
+        commands = [[*base, *(("--name", name) if name else ())] for name in names]
+        return [process.wait(120) for process in [subprocess.Popen(words, env=ENVIRON) for words in commands]]
+
+    assert codes("", "", "") == [0, 0, 0]
+    assert len(list(tmp_path.iterdir())) == 3
+    assert sorted(codes("mine", "mine", "mine")) == [0, 2, 2]
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_an_epoch_whose_evaluation_fails_is_kept(data: Path, tmp_path: Path) -> None:
