@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from loaders import engines
-from loaders.cache import cache_folder
+from loaders.cache import cache_folder, updating
 from loaders.datasets import Dataset
 from loaders.errors import DataError
 from loaders.options import LoaderOptions
@@ -77,15 +77,15 @@ def remember(key: str, setting: float | str) -> None:
         DataError: the file cannot be written.
     """
     path = cache_folder() / FILE
-    settings = {**_read(), key: setting}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Complete or not at all: other processes read it at any moment.
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+    with updating(path):
+        settings = {**_read(), key: setting}
+        try:
+            # Complete or not at all: other processes read it at any moment.
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
+            draft.replace(path)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror}") from error
 
 
 def largest_image(dataset: Dataset, most: int = HEADERS) -> tuple[int, int]:

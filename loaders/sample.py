@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loaders.cache import cache_folder
+from loaders.cache import cache_folder, updating
 from loaders.errors import DataError
 from loaders.threads import in_threads
 
@@ -143,13 +143,21 @@ def default_sample(images: int = 1000) -> Path:
     dest = cache_folder() / f"sample-{VERSION}-{images}"
     if dest.is_dir():
         return dest
-    try:
-        return make(dest, images)
-    except DataError:
-        # Another process may have finished the same set in the meantime.
-        if dest.is_dir() and any(dest.iterdir()):
+    with updating(dest) as alone:
+        if dest.is_dir():
+            # Another process made it while this one waited.
             return dest
-        raise
+        for left in dest.parent.glob(f".{dest.name}.*") if alone else ():
+            # Of a process that was killed while it made them.
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+        try:
+            return make(dest, images)
+        except DataError:
+            # Without locks another process may have finished the same set in the meantime.
+            if dest.is_dir() and any(dest.iterdir()):
+                return dest
+            raise
 
 
 def _class_name(label: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
-from loaders.cache import cache_folder
+from loaders.cache import cache_folder, updating
 from models.configuration import Choice, Configuration, Device, levers
 from models.errors import ModelError
 from results.store import write_whole
@@ -59,9 +59,11 @@ def fields(machine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remember(winner: Winner) -> Path:
-    """Keep a winner in place of an older one of the same machine, model and task. Raises RecordError."""
-    kept = {**_known(), _key(winner.machine, winner.model, winner.task): asdict(winner)}
-    write_whole(path(), (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())
+    """Keep a winner in place of an older one of the same machine, model and task. Raises DataError, RecordError."""
+    # Alone: what another process remembers between this one's reading and writing would be lost.
+    with updating(path()):
+        kept = {**_known(), _key(winner.machine, winner.model, winner.task): asdict(winner)}
+        write_whole(path(), (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())
     return path()
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,22 @@ def test_default_sample_is_made_once_below_the_cache(tmp_path: Path, monkeypatch
     assert len(contents(first)) == 2
     monkeypatch.setattr(sample, "make", lambda *arguments: pytest.fail("made twice"))
     assert sample.default_sample(2) == first
+
+
+def test_processes_that_need_the_default_sample_at_once_make_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    left = tmp_path / "pixbench" / f".sample-{sample.VERSION}-2.killed"
+    left.mkdir(parents=True)
+    make, made = sample.make, list[Path]()
+
+    def counted(dest: Path, images: int) -> Path:
+        made.append(dest)
+        return make(dest, images)
+
+    monkeypatch.setattr(sample, "make", counted)
+    with ThreadPoolExecutor(3) as pool:
+        folders = set(pool.map(sample.default_sample, [2, 2, 2]))
+    assert made == list(folders)
+    assert not left.exists()

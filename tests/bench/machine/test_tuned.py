@@ -1,5 +1,7 @@
 """What is remembered of a model holds for one machine, and stands where the word `tuned` stands."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,10 @@ def test_what_cannot_be_trained_says_why() -> None:
     assert found.of("training") is None
     assert found.of("end_to_end") is None
     assert "frozen weights cannot be trained" in found.training_missing
+
+
+def test_what_is_found_at_the_same_time_is_all_remembered() -> None:
+    models = [f"model{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda model: tuned.remember(replace(winner(), model=model)), models))
+    assert all(tuned.recall(MACHINE, model, "inference") for model in models)
