@@ -6,6 +6,7 @@ heavy, adds options and recognises this folder, no more; what acts on benchmarks
 
 import fnmatch
 import os
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ class _OptionalPath:
         self._parser = parser
 
     def pytest_plugin_registered(self) -> None:
-        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        optional = {"nargs": "?", "const": Path(".benchmarks") / f"pytest-{now}.json"}
+        # The digits are random: two runs may begin in the same second.
+        name = f"pytest-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.json"
+        optional = {"nargs": "?", "const": Path(".benchmarks") / name}
         for group in getattr(self._parser, "_groups", []):
             for option in group.options:
                 if "--benchmark-json" not in option.names():

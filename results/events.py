@@ -45,7 +45,9 @@ class EventWriter(GrowingFile):
                 f"{self._folder} already holds the events of a run ({older[0].name}); resume it or choose another"
             )
         last = {"epoch": after_epoch or 0, "step": after_step or 0}
-        kept = [data for path in older for data in _records(path) if _wanted(_event_of(data, path), last)]
+        # Once each: a kill between writing the new file and removing the old ones leaves them in both.
+        records = {data: path for path in older for data in _records(path)}
+        kept = [data for data, path in records.items() if _wanted(_event_of(data, path), last)]
         path = self._new_path(older)
         opening = _event(time.time())
         opening.file_version = _VERSION

@@ -22,7 +22,7 @@ class LineFile(GrowingFile):
 
     def __init__(self, path: Path) -> None:
         """Opens `path` for adding. Raises RecordError where it cannot be written."""
-        super().__init__(path, binary=True)
+        super().__init__(path, binary=True, alone=True)
         with self._writing():
             self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
 

@@ -7,6 +7,7 @@ old one under a temporary name and renamed over it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -24,6 +25,8 @@ FOLDER = Path(".benchmarks/pixbench")
 """Where runs go unless told otherwise, relative to the working directory."""
 
 _TEMPORARY = ".tmp"
+LOCK = ".lock"
+"""Ending of a file that a process holds while it measures what is stored beside it."""
 
 
 class Skipped(NamedTuple):
@@ -73,6 +76,9 @@ def write_whole(target: Path, data: bytes) -> None:
                 file.flush()
                 # Without this a power cut may leave the new name pointing at an empty file.
                 os.fsync(file.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                # Whoever may read the old version may read the new one, and nobody else.
+                temporary.chmod(target.stat().st_mode & 0o7777)
             temporary.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -142,7 +148,7 @@ def list_records(folder: Path | str = FOLDER) -> tuple[list[Stored], list[Skippe
     stored: list[Stored] = []
     skipped: list[Skipped] = []
     for path in list_folder(folder):
-        if path.is_dir():
+        if path.is_dir() or path.suffix == LOCK:
             continue
         if path.name.endswith(_TEMPORARY):
             skipped.append(Skipped(path, "left by a write that is under way or was cut off"))
@@ -191,14 +197,31 @@ def _no_constant(name: str) -> NoReturn:
 class GrowingFile:
     """A file that a run adds to: what is added reaches the disk at `flush`, and closing flushes."""
 
-    def __init__(self, path: Path, binary: bool = False) -> None:
-        """Opens `path` for adding. Raises RecordError where it cannot be written."""
+    def __init__(self, path: Path, binary: bool = False, alone: bool = False) -> None:
+        """Opens `path` for adding; `alone`: while it is open, no other process does so with the same wish.
+
+        Raises RecordError where it cannot be written, or another process is adding to it.
+        """
         self._path = path
         self._file: IO[Any]
         try:
             self._file = path.open("ab") if binary else path.open("a", encoding="utf-8", newline="")
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
+        if alone:
+            self._lock()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise RecordError(
+                f"another command is adding to {self._path}; wait for its end, or name another file"
+            ) from None
+        except OSError:
+            # A file system without locks.
+            pass
 
     @property
     def path(self) -> Path:

@@ -9,8 +9,8 @@ import random
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bench.comparing.plan import Settings, needs, network_workloads
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.inspecting.cost import Cost
 from bench.inspecting.roofline import Ceilings, fraction, utilisation
+from bench.locks import HeldError, hold
 from bench.machine.tuned import resolve
 from bench.screen import Say
 from bench.sides.crew import Crew, Needs, enter, spawner
@@ -85,12 +86,29 @@ def profile(subject: Subject, folder: Path, say: Say) -> Profile:
 
     Raises:
         WorkloadError, ModelError, DataError, OutOfMemoryError: the step cannot be had.
-        RecordError: the folder cannot be written.
+        UsageError, RecordError: the folder cannot be written, or another profile is being written into it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write into {folder}: {error.strerror}") from None
+    with _alone(folder):
+        return _profiled(subject, folder, say)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep another profile of the same name from mixing its files with this one's. Raises UsageError if one does."""
+    lock = folder / ".lock"
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(lock))
+        except HeldError as error:
+            raise UsageError(f"{error.who} is writing a profile into {folder}; name another folder: --out") from None
+        except OSError as error:
+            raise UsageError(f"cannot write into {folder}: {error.strerror}") from None
+        stack.callback(lock.unlink, missing_ok=True)
+        yield
+
+
+def _profiled(subject: Subject, folder: Path, say: Say) -> Profile:
     label, conditions = subject.operand.label, subject.conditions
     timed = Timed()
     with Crew(spawner(conditions.threads), forks=subject.settings.device == "cpu") as crew:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.inspecting import reference
+from bench.locks import HeldError, hold
 from bench.screen import Screen
 from results import store
 from results.errors import RecordError
@@ -49,11 +50,12 @@ class RunLog:
         self.operands = tuple(operands)
         self.settings = dict(settings)
         self.folder = folder or store.FOLDER
-        self.path = store.new_path(kind, self.folder)
+        self.path = self._new = store.new_path(kind, self.folder)
         self.created = utc_now()
         self.metrics: dict[str, Metric] = {}
         self.failure = ""
         self.source: Growing | None = None
+        self._locks = contextlib.ExitStack()
 
     def follow(self, source: Growing) -> None:
         """Take machine and state from `source` whenever the record is stored."""
@@ -62,24 +64,54 @@ class RunLog:
     def resume(self, say: Callable[[str], None]) -> dict[str, Any] | None:
         """The state of the newest interrupted run with the same operands and settings, whose file is then continued.
 
-        None, said aloud, if there is none.
+        None, said aloud, if there is none. One that another process is measuring has not been interrupted.
         """
         stored, skipped = store.list_records(self.folder) if Path(self.folder).is_dir() else ([], [])
         for path, reason in skipped:
             say(f"skipped {path}: {reason}")
-        for path, record in reversed(stored):
-            same = {k: v for k, v in record.settings.items() if k not in ("state", "reference")} == self.settings
-            if record.kind == self.kind and not record.complete and record.operands == self.operands and same:
-                self.path, self.created = path, record.created
-                say(f"going on with {path}")
-                state: dict[str, Any] = record.settings.get("state", {})
-                return state
+        for path, found in reversed(stored):
+            if not self._continues(found):
+                continue
+            try:
+                self._hold(path)
+            except HeldError as error:
+                say(f"{path} is being measured by {error.who}")
+                continue
+            # Whoever held it until now may have gone on with it.
+            record = store.load(path)
+            if not self._continues(record):
+                self._let_go()
+                continue
+            self.path, self.created = path, record.created
+            say(f"going on with {path}")
+            state: dict[str, Any] = record.settings.get("state", {})
+            return state
         say("nothing to resume: no comparison with these settings was interrupted; starting from the beginning")
         return None
+
+    def _continues(self, record: Record) -> bool:
+        """Whether a stored run was interrupted and had the same operands and settings."""
+        same = {k: v for k, v in record.settings.items() if k not in ("state", "reference")} == self.settings
+        return record.kind == self.kind and not record.complete and record.operands == self.operands and same
+
+    def _hold(self, path: Path) -> None:
+        """Keep other processes from continuing a run's file. Raises HeldError: another one does."""
+        lock = path.with_name(f".{path.name}{store.LOCK}")
+        # Where nothing can be written, nothing can be continued either; storing will say so.
+        with contextlib.suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            self._locks.enter_context(hold(lock))
+            self._locks.callback(lock.unlink, missing_ok=True)
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(OSError):
+            self._locks.close()
 
     @contextlib.contextmanager
     def kept(self, screen: Screen) -> Iterator[None]:
         """Store what was measured when the block ends: as complete, or after an error or interruption as begun."""
+        if self.path == self._new:
+            self._hold(self.path)
         try:
             yield
         except BaseException:
@@ -88,8 +120,11 @@ class RunLog:
                 self.save(complete=False)
                 screen.say(f"kept what was measured in {self.path}; the same command with --resume goes on")
             raise
-        screen.clear()
-        self.save(complete=True)
+        else:
+            screen.clear()
+            self.save(complete=True)
+        finally:
+            self._let_go()
 
     def add(self, metric: Metric) -> None:
         """Keep a metric (a later one of the same name replaces it) and store the record."""

@@ -106,8 +106,8 @@ class TraceWriter(GrowingFile):
     """
 
     def __init__(self, path: Path, header: Header) -> None:
-        earlier = read(path) if path.exists() and path.stat().st_size else None
-        super().__init__(path, binary=True)
+        super().__init__(path, binary=True, alone=True)
+        earlier = read(path) if path.stat().st_size else None
         self._header = earlier.header if earlier else header
         if earlier is None:
             self._line({"trace": SCHEMA, **asdict(header)})

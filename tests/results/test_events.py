@@ -71,6 +71,21 @@ def test_going_on_after_a_kill(tmp_path: Path) -> None:
     assert again[:5] == times[:5]
 
 
+def test_a_kill_between_the_new_file_and_the_old_one_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventWriter(tmp_path) as writer:
+        for n in (1, 2):
+            writer.step(step(n))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *unused, **options: None)
+        EventWriter(tmp_path, after_epoch=0, after_step=2).close()
+    assert len(list(tmp_path.iterdir())) == 2
+    EventWriter(tmp_path, after_epoch=0, after_step=2).close()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert [s for s, _ in scalars(tmp_path)["step/loss"]] == [1, 2]
+
+
 def test_starting_again_from_nothing(tmp_path: Path) -> None:
     with EventWriter(tmp_path) as writer:
         writer.step(step(1))

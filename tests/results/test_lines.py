@@ -49,3 +49,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_lines(Row, tmp_path / "none.jsonl")
     with pytest.raises(RecordError, match="cannot write"):
         LineFile(tmp_path / "none" / "rows.jsonl")
+
+
+def test_two_commands_do_not_add_to_the_same_file(tmp_path: Path) -> None:
+    """The second one would take a line that the first one is writing for a torn one."""
+    path = tmp_path / "rows.jsonl"
+    with LineFile(path), pytest.raises(RecordError, match="another command is adding to .*rows.jsonl"):
+        LineFile(path)
+    with LineFile(path):
+        pass
