@@ -47,14 +47,28 @@ def check_output(output: str) -> None:
 def write(text: str, output: str) -> None:
     """Write `text` and a final newline to `output` ("-" is stdout).
 
-    Raises UsageError: the file cannot be written.
+    Raises UsageError, RecordError: the file cannot be written.
     """
     text = text if text.endswith("\n") else text + "\n"
     if output == "-":
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    try:
-        Path(output).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write to {output}: {error.strerror}") from error
+    path = Path(output)
+    if not _replaceable(path):
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write to {output}: {error.strerror}") from error
+        return
+    # Whoever reads it has the old version or the new one, whole, whatever ends this process.
+    from results.store import write_whole
+
+    write_whole(path.resolve() if path.is_symlink() else path, text.encode())
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether another file may take this one's place: not a device's, a pipe's, or one in a folder that is not ours."""
+    if path.parts[:2] in (("/", "dev"), ("/", "proc")) or (path.exists() and not path.is_file()):
+        return False
+    return os.access(path.resolve().parent, os.W_OK)

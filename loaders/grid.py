@@ -1,5 +1,6 @@
 """Many small images in one PNG."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,13 @@ def write_grid(images: NDArray[np.float32], path: str | Path, columns: int = 8) 
     for number, tile in enumerate(tiles):
         top, left = GAP + number // columns * (tall + GAP), GAP + number % columns * (wide + GAP)
         sheet[top : top + tall, left : left + wide] = tile
+    draft = path.with_name(f".{path.name}.{os.getpid()}.png")
     try:
-        Image.fromarray(sheet).save(path)
+        try:
+            Image.fromarray(sheet).save(draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     return path

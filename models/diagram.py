@@ -1,6 +1,7 @@
 """A picture of a network as SVG or PNG: blocks from top to bottom, with shapes and shortcuts."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,9 +44,14 @@ def write(
     figure = draw(module, title, pixels)
     # Without a date and with fixed ids the same network gives the same file. Text stays text.
     metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
+    draft = Path(path).with_name(f".{Path(path).stem}.{os.getpid()}{suffix}")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         try:
-            figure.savefig(path, dpi=144, metadata=metadata)
+            try:
+                figure.savefig(draft, dpi=144, metadata=metadata)
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
         except OSError as error:
             raise ModelError(f"cannot write the diagram {path}: {error.strerror}") from error
 

@@ -1,6 +1,7 @@
 """A network as a file for other engines: ONNX, OpenVINO, or a program of torch.export."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +57,14 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
     # torch.export makes a dimension of size 1 a constant.
     example = torch.randn(max(batch, 2) if dynamic else batch, 3, size, size)
     try:
-        files, run, checked_by = _WRITERS[format](model, example, path, dynamic)
+        # Beside the file, which a kill or another export must not leave half written.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            drafts, run, checked_by = _WRITERS[format](model, example, Path(folder, path.name), dynamic)
+            files = _put(drafts, path.parent)
     except ModelError:
         raise
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror or error}") from error
     except Exception as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         hint = "; it may work without --dynamic-batch" if dynamic else ""
@@ -69,6 +75,16 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
         own = model(example).double()
     spread = own.std(correction=0).item() or 1.0
     return Exported(files, ((run(example).double() - own).abs().max().item()) / spread, checked_by)
+
+
+def _put(drafts: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+    """Move an export's files to their place; the one to load first comes last, and never stands beside old ones."""
+    files = tuple(folder / draft.name for draft in drafts)
+    if len(files) > 1:
+        files[0].unlink(missing_ok=True)
+    for draft, file in reversed(list(zip(drafts, files, strict=True))):
+        draft.replace(file)
+    return files
 
 
 Run = Callable[[Tensor], Tensor]

@@ -27,7 +27,7 @@ from results.gate_words import (
     verdict_line,
 )
 from results.junit import junit
-from results.store import read_json
+from results.store import read_json, write_whole
 from results.tables import (
     WIDTH,
     Cell,
@@ -248,7 +248,7 @@ def _main(arguments: Sequence[str]) -> int:
         if asked.output == "-":
             sys.stdout.write(text)
         else:
-            Path(asked.output).write_text(text, encoding="utf-8")
+            write_whole(Path(asked.output), text.encode())
     except (OSError, RecordError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

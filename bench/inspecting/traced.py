@@ -10,9 +10,11 @@ at in up to three ways:
   each kernel was generated from say which layers and shapes it computes.
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -125,7 +127,10 @@ def record_events(step: Step, steps: int, file: str, module: nn.Module | None) -
                 step.call()
             seconds = (clock() - begin) / steps
     if file:
-        profiler.export_chrome_trace(file)
+        # Under another name first: a kill must not leave half of a trace in the place of an older one.
+        draft = Path(file).with_name(f".{Path(file).name}.{os.getpid()}.json.gz")
+        profiler.export_chrome_trace(str(draft))
+        draft.replace(file)
     return list(profiler.events() or ()), seconds
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from models import export as exporting
 from models import zoo
 from models.errors import ModelError
 from models.export import FORMATS, export
@@ -49,3 +50,37 @@ def test_a_missing_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs onnx, which is not installed; pip install 'pixbench\[peers\]'"):
         export(zoo.build("lenet", 7), "onnx", tmp_path / "x.onnx", 32, 1, False)
+
+
+def test_an_export_that_ends_early_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.pt2"
+    path.write_text("earlier")
+
+    def ended(model: nn.Module, example: torch.Tensor, draft: Path, dynamic: bool) -> None:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(exporting._WRITERS, "torch-export", ended)
+    with pytest.raises(KeyboardInterrupt):
+        export(zoo.build("lenet", 7), "torch-export", path, 32, 1, False)
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pair_of_files_never_stands_half_beside_an_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder in (new, old):
+        folder.mkdir()
+        for name in ("net.xml", "net.bin"):
+            (folder / name).write_text(folder.name)
+    seen = []
+    replace = Path.replace
+
+    def watched(draft: Path, file: Path) -> Path:
+        done = replace(draft, file)
+        seen.append({path.name: path.read_text() for path in old.iterdir()})
+        return done
+
+    monkeypatch.setattr(Path, "replace", watched)
+    assert exporting._put([new / "net.xml", new / "net.bin"], old) == (old / "net.xml", old / "net.bin")
+    assert seen == [{"net.bin": "new"}, {"net.xml": "new", "net.bin": "new"}]
