@@ -22,7 +22,7 @@ format_option = click.option(
 def app() -> None:
     """How often `bench check` errs: record traces of equal code, judge decisions drawn from them, run it in a loop.
 
-    And how often `bench trend` errs.
+    And how often `bench trend` errs, and what is left when a command is killed.
     """
 
 
@@ -178,8 +178,32 @@ def trend(series: int, seed: int, format: str, output: str) -> None:
     write(simulate(series, seed, format), output)
 
 
+@app.command()
+@click.option("--times", type=click.IntRange(1), default=300, show_default=True, help="Kill until FILE holds so many.")
+@click.option("--commands", default="", metavar="NAME,...", help="Which; default: all that are known here.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("kills.jsonl"),
+    show_default=True,
+    help="Outcomes, a line for each kill.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the moments.")
+@format_option
+@output_option
+def kills(times: int, commands: str, file: Path, seed: int, format: str, output: str) -> int:
+    """Kill commands at random moments and look at what they leave; exit with 1 if anything is wrong."""
+    from bench.selfcheck.kills import TRIALS, loop, summary
+
+    check_output(output)
+    check_output(str(file))
+    outcomes = loop(file, times, commands.split(",") if commands else list(TRIALS), seed, Screen().say)
+    write(summary(outcomes, format), output)
+    return 1 if any(outcome.faults for outcome in outcomes) else 0
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run it and exit: 0 fine, 2 usage, environment or input error, 130 interrupted."""
+    """Run it and exit: 0 fine, 1 a kill did harm, 2 usage, environment or input error, 130 interrupted."""
     exiting(app, "python -m bench.selfcheck", arguments, "; the same command continues")
 
 
