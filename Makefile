@@ -29,7 +29,7 @@ help:
 	@echo 'make test-all  run all tests'
 	@echo 'make lint      check with ruff, mypy and the import rules'
 	@echo 'make format    let ruff rewrite what it can'
-	@echo 'make docs      write the tree of README and every measured figure in the texts from the records'
+	@echo 'make docs      write the tree of README, the figures in the texts from the records, and the table of IMAGES.md'
 	@echo 'make install   only create the environment (CUDA=12 for a driver older than CUDA 13)'
 	@echo 'make clean     remove the environment and every cache; measured results stay'
 
@@ -87,6 +87,7 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python tests/test_readme.py
 	$(BIN)/python tests/test_figures.py
+	$(BIN)/python tests/test_odd_files.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

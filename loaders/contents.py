@@ -11,6 +11,8 @@ from PIL import Image, ImageStat
 
 from loaders.datasets import Dataset
 from loaders.errors import DataError
+from loaders.file_formats import PILLOW
+from loaders.images import orientation, rgb
 from loaders.threads import in_threads
 
 EXAMINED = 2000
@@ -28,6 +30,7 @@ class Contents:
         bytes_per_pixel: mean over files.
         formats: share of each "format mode", such as "JPEG RGB".
         unreadable: examined files that could not be opened.
+        turned: examined files whose EXIF orientation is not that of their pixels; see `exif` of a recipe.
         mean, std: red, green, blue over all pixels of the examined images.
     """
 
@@ -45,13 +48,14 @@ class Contents:
     bytes_per_pixel: float | None
     formats: dict[str, float]
     unreadable: int
+    turned: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """One image, or all of an array: pixels of a side, bytes, "format mode", and each channel's sums."""
+    """One image, or all of an array: pixels of a side, bytes, "format mode", each channel's sums, EXIF orientation."""
 
     width: int
     height: int
@@ -59,6 +63,7 @@ class _Image:
     kind: str
     sums: Sequence[float]
     squares: Sequence[float]
+    turned: bool = False
 
 
 def examine(dataset: Dataset, most: int = EXAMINED, threads: int | None = None) -> Contents:
@@ -99,6 +104,7 @@ def examine(dataset: Dataset, most: int = EXAMINED, threads: int | None = None) 
         bytes_per_pixel=None if dataset.pixels is not None else float((sizes / area).mean()),
         formats={kind: count / len(images) for kind, count in kinds.most_common()},
         unreadable=unreadable,
+        turned=sum(image.turned for image in images),
         mean=_three(mean),
         std=_three(np.sqrt(square - mean**2)),
     )
@@ -123,10 +129,10 @@ def _of_arrays(pixels: NDArray[np.uint8]) -> _Image:
 
 def _of_file(path: str) -> _Image | None:
     try:
-        with Image.open(path) as image:
-            kind = f"{image.format} {image.mode}"
-            statistics = ImageStat.Stat(image.convert("RGB"))
+        with Image.open(path, formats=PILLOW) as image:
+            kind, turned = f"{image.format} {image.mode}", orientation(image) != 1
+            statistics = ImageStat.Stat(rgb(image))
             size = os.stat(path).st_size
-            return _Image(image.width, image.height, size, kind, statistics.sum, statistics.sum2)
+            return _Image(image.width, image.height, size, kind, statistics.sum, statistics.sum2, turned)
     except Exception:
         return None  # counted by the caller; Pillow raises whatever its plugins do

@@ -19,7 +19,9 @@ Policies of a window and mirrors take the path above; others run as DALI's own o
 random numbers come from `Epochs`, except those of autoaugment, randaugment and trivialaugment: DALI's module for them
 draws its own, so they differ after a resume.
 
-Stored EXIF orientation is ignored, as by torchvision's ImageFolder, so that all engines see the same pixels.
+Files that DALI does not read, such as GIF, go through Pillow: the pipeline gets a step that looks at the first bytes of
+every file, at once if names show such files, otherwise after the first one that DALI refuses. Other sets never pay for
+it.
 
 On the CPU images are copied out of DALI's buffers (the resize writes the batch). On the GPU they are passed on through
 DLPack without a copy: under the default (dynamic) executor an output lives as long as a tensor refers to it, so nothing
@@ -51,7 +53,8 @@ from loaders.buffers import Buffers
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, shifts, windows
 from loaders.errors import DataError, undecodable
-from loaders.images import check
+from loaders.file_formats import handed_to_pillow
+from loaders.images import as_pnm, check, is_plain
 from loaders.normalization import normalized, standardize
 from loaders.options import LoaderOptions
 from loaders.policies import AUTOMATIC, BORDERED, FLIPS, PAINTING, Operation, autoaugment_images, parse
@@ -138,6 +141,11 @@ def _simple(operations: Sequence[Operation]) -> bool:
     return not operations or (_windowed(operations) and all(operation.name in FLIPS for operation in operations[1:]))
 
 
+def _plain_files(exif: str, files: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """The bytes of files as they are, or written anew if a decoder of DALI might refuse or misread them."""
+    return [file if is_plain(file.data) else np.frombuffer(as_pnm(file.data, exif), np.uint8) for file in files]
+
+
 def _drawn_windows(
     least: float, shapes: list[NDArray[np.int64]], draws: list[NDArray[np.float64]]
 ) -> tuple[list[Any], list[Any]]:
@@ -160,13 +168,24 @@ def _centre_crop(size: int, margin: float, shapes: list[NDArray[np.int64]]) -> t
 
 
 class _Graph:
-    """DALI's pipeline: uint8 windows of any size, or (`inside`) finished images of one size."""
+    """DALI's pipeline: uint8 windows of any size, or (`inside`) finished images of one size.
 
-    def __init__(self, feed: _Feed, options: LoaderOptions, operations: Sequence[Operation], inside: bool) -> None:
+    With `through_pillow`, files that are not plain are decoded by Pillow first, and DALI reads them as PPM.
+    """
+
+    def __init__(
+        self,
+        feed: _Feed,
+        options: LoaderOptions,
+        operations: Sequence[Operation],
+        inside: bool,
+        through_pillow: bool = False,
+    ) -> None:
         # Untyped, and not to be imported with this module: missing() has to answer where it is not installed.
         self._fn: Any = importlib.import_module("nvidia.dali.fn")
         self._types: Any = importlib.import_module("nvidia.dali.types")
         self._feed, self._options, self._operations, self._inside = feed, options, operations, inside
+        self._through_pillow, self._upright = through_pillow, options.exif == "apply"
         self._automatic = {
             operation.name: self._automatic_operator(operation)
             for operation in operations
@@ -202,14 +221,17 @@ class _Graph:
         count = 1 + sum(_INPUTS.get(operation.name, 0) for operation in self._operations)
         files, *arrays = self._fn.external_source(source=self._feed, num_outputs=count, batch=True)
         encoded = self._fn.io.file.read(files)
-        shapes = self._fn.peek_image_shape(encoded, adjust_orientation=False)
+        if self._through_pillow:
+            replaced = functools.partial(_plain_files, self._options.exif)
+            encoded = self._fn.python_function(encoded, function=replaced, batch_processing=True)
+        shapes = self._fn.peek_image_shape(encoded, adjust_orientation=self._upright)
         images = self._decoded(encoded, shapes, arrays)
         return self._finished(images, shapes, arrays) if self._inside else images
 
     def _decoded(self, encoded: Any, shapes: Any, arrays: list[Any]) -> Any:
         """JPEG bytes to uint8 windows or whole images, rows x columns x RGB."""
         fn, options = self._fn, self._options
-        decoding: dict[str, Any] = {"adjust_orientation": False}
+        decoding: dict[str, Any] = {"adjust_orientation": self._upright}
         if options.device != "cpu" and options.decoder != "cpu":
             decoding |= {
                 "device": "mixed",
@@ -357,12 +379,14 @@ class _Stream:
         self.inside = self._device.type != "cpu" or options.resize == "dali" or not _simple(operations)
         # Outside DALI the mirrors are applied here, so its graph leaves them out.
         self._flip = next((operation.name for operation in operations if operation.name in FLIPS), None)
-        in_graph = operations if self.inside else operations[:1]
-        self._feed = _Feed(self._files, options, epochs, in_graph)
-        device_id = None
+        self._in_graph = operations if self.inside else operations[:1]
+        self._feed = _Feed(self._files, options, epochs, self._in_graph)
+        self._device_id = None
         if self._device.type != "cpu":
-            device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
-        self._pipeline = _Graph(self._feed, options, in_graph, self.inside).build(device_id)
+            self._device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
+        # Formats that DALI does not read are known by their names, most of the time.
+        self._through_pillow = bool(handed_to_pillow("dali", self._files))
+        self._pipeline = self._build()
         self._stale = 0
         self._failed: DataError | None = None
         self._threads: _Threads | None = None
@@ -376,6 +400,10 @@ class _Stream:
             torch.tensor(values, dtype=torch.float32).repeat(options.size)
             for values in scale_and_bias(options.mean, options.std)
         )
+
+    def _build(self) -> Any:
+        graph = _Graph(self._feed, self._options, self._in_graph, self.inside, self._through_pillow)
+        return graph.build(self._device_id)
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """Batches of one epoch; those made ahead are used if they are the ones asked for."""
@@ -431,9 +459,20 @@ class _Stream:
                 self._stale -= 1
             (images,) = self._pipeline.run(stream)
         except RuntimeError as error:
+            if not self._through_pillow:
+                self._begin_again()
+                return self._outputs()
             self._failed = self._explain(error)
             raise self._failed from error
         return images, self._feed.flight.popleft()
+
+    def _begin_again(self) -> None:
+        """Make the batch that failed anew, with Pillow for files that DALI does not read."""
+        feed = self._feed
+        feed.cursor = feed.flight[self._stale] if self._stale < len(feed.flight) else feed.cursor
+        feed.flight.clear()
+        self._stale, self._through_pillow = 0, True
+        self._pipeline = self._build()
 
     def _explain(self, error: RuntimeError) -> DataError:
         """Name the file that DALI failed on: its message does not."""
@@ -508,8 +547,9 @@ def decode_windows(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> 
     The cost of reading JPEGs without resizing; CPU only.
     """
     operations = parse("resized_crop")
-    feed = _Feed(dataset.need_files("dali"), options, epochs, operations)
-    pipeline = _Graph(feed, options, operations, inside=False).build(device_id=None)
+    files = dataset.need_files("dali")
+    feed, through_pillow = _Feed(files, options, epochs, operations), bool(handed_to_pillow("dali", files))
+    pipeline = _Graph(feed, options, operations, False, through_pillow).build(device_id=None)
     while True:
         (images,) = pipeline.run()
         feed.flight.popleft()

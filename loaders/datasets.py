@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from loaders.errors import DataError, NoSplitError
+from loaders.file_formats import ENDINGS
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+EXTENSIONS = ENDINGS
 SPLITS = ("train", "val", "test")
 
 # A split's folder names, best first. ImageNet copies come as train/, or as train.X1, train.X2, ... to be merged.

@@ -1,27 +1,50 @@
-"""Decodes image files, and finds unreadable ones in a data set before they stop a run."""
+"""From an image file to 8-bit RGB: the one rule that every engine and command follows, and a check of whole data sets.
+
+- 16-bit samples become the upper byte; float samples must be in 0..1 and are multiplied by 255; 32-bit integers are
+  refused, because nothing says which value is white.
+- Grey is repeated, one bit is 0 or 255, a palette is looked up, CMYK is converted as Pillow does; in a JPEG it is
+  Adobe's inverted form if the file has Adobe's mark, otherwise not.
+- Alpha is dropped without blending, as by torchvision's RGB mode and Pillow's convert("RGB"). A colour that a file
+  calls transparent, and gamma, are ignored.
+- Of an animation the first frame counts.
+- EXIF orientation is ignored, as by torchvision's ImageFolder, or applied: `exif`. That of a TIFF counts as EXIF.
+
+Plain JPEG, PNG and WebP files (`is_plain`) are left to the fast decoders, which read them alike. Pillow decodes all
+others, also for engines with a decoder of their own, so that there is one answer.
+"""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image, ImageChops, UnidentifiedImageError
+
 from loaders.datasets import Dataset
 from loaders.errors import DataError, reason, undecodable
+from loaders.file_formats import LONGEST, PILLOW, format_of
 from loaders.threads import in_threads
 
 if TYPE_CHECKING:
     import torch
 
-# First bytes of the formats every engine decodes; the name's ending plays no part (ImageNet has a PNG named .JPEG).
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"BM", "BMP"),
-    (b"P5", "PNM"),
-    (b"P6", "PNM"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-)
+# A JPEG's frame headers: baseline, extended and progressive, each with Huffman codes. Other coding is rare.
+_FRAMES = (0xC0, 0xC1, 0xC2)
+_ORIENTATION = 0x0112
+# How an image is turned whose first row and column are where its EXIF orientation says.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BACK = {**_TURNS, 6: _TURNS[8], 8: _TURNS[6]}
+# Tags of TIFF.
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +55,165 @@ class BadImage:
     reason: str
 
 
-def decode(path: str) -> "torch.Tensor":
-    """A file through torchvision, uint8 [3, height, width].
+def decode(path: str, exif: str = "ignore") -> "torch.Tensor":
+    """A file as uint8 [3, height, width]: plain ones through torchvision, others through Pillow.
+
+    Args:
+        exif: "ignore" or "apply" the orientation that the file stores.
 
     Raises:
         DataError: it cannot be decoded.
     """
-    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.io import read_file
 
     try:
-        image: torch.Tensor = decode_image(path, ImageReadMode.RGB)
+        return _decoded(read_file(path), exif)
     except Exception as error:
         raise undecodable(path, error) from None
+
+
+def _decoded(content: "torch.Tensor", exif: str) -> "torch.Tensor":
+    """The bytes of a file as uint8 [3, height, width]; raises whatever a decoder raises."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    view = content.numpy().data
+    if is_plain(view, exif):
+        image: torch.Tensor = decode_image(content, ImageReadMode.RGB)
+    elif format_of(bytes(view[:LONGEST])) is None:
+        raise DataError(f"not an image: starts with {bytes(view[:8])!r}")
+    else:
+        image = torch.from_numpy(np.array(open_rgb(io.BytesIO(view), exif))).permute(2, 0, 1)
+    # A decoder may hand out what it finds, as torchvision's does with 16 bits, and torch would convert that silently.
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise DataError(f"it decodes to {list(image.shape)} of {image.dtype}, not to three planes of bytes")
     return image
+
+
+def is_plain(content: "memoryview | bytes", exif: str = "ignore") -> bool:
+    """Whether the first bytes of a file promise what all decoders read alike.
+
+    That is one picture of 8-bit grey or RGB samples without alpha, as JPEG, PNG or WebP; with exif "apply" one that
+    cannot have an orientation.
+    """
+    head = bytes(content[:32])
+    kind = format_of(head)
+    if kind is None:
+        return False
+    if kind.name == "JPEG":
+        return _is_plain_jpeg(content, exif)
+    if kind.name == "PNG":
+        # IHDR comes first: bits a sample, then grey (0) or RGB (2). A chunk eXIf may come anywhere.
+        return head[24:26] in (b"\x08\0", b"\x08\2") and (exif == "ignore" or b"eXIf" not in bytes(content))
+    # The extended form, VP8X, has alpha, frames or EXIF; the lossless one may have alpha, which a bit of it says.
+    if kind.name == "WebP":
+        return head[12:16] == b"VP8 " or (head[12:16] == b"VP8L" and len(head) > 24 and not head[24] & 0x10)
+    return False
+
+
+def _is_plain_jpeg(content: "memoryview | bytes", exif: str) -> bool:
+    """Walks from segment to segment to the frame header, which has the bits a sample and the number of components."""
+    place, end = 2, len(content) - 10
+    while place < end and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker == 0xFF:  # any number of these may stand before a marker
+            place += 1
+            continue
+        if marker in _FRAMES:
+            return content[place + 4] == 8 and content[place + 9] in (1, 3)
+        if marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):
+            return False
+        if exif == "apply" and marker == 0xE1:
+            return False
+        place += 2 + (content[place + 2] << 8) + content[place + 3]
+    return False
+
+
+def open_rgb(source: "str | io.BytesIO", exif: str = "ignore") -> Image.Image:
+    """A file in RGB by Pillow, following the rule; raises whatever Pillow raises, or DataError."""
+    try:
+        image = Image.open(source, formats=PILLOW)
+    except UnidentifiedImageError:
+        # Pillow's message has the address of a buffer in it.
+        raise DataError("it is no image, or its header is damaged") from None
+    with image:
+        return rgb(image, exif)
+
+
+def rgb(image: Image.Image, exif: str = "ignore") -> Image.Image:
+    """An image that Pillow opened, in RGB, following the rule.
+
+    Raises:
+        DataError: float samples outside 0..1, or 32-bit integers.
+    """
+    turn = None
+    if image.format == "TIFF":
+        # Pillow turns a TIFF itself while loading it, and forgets the tag.
+        turn = _BACK.get(orientation(image)) if exif == "ignore" else None
+    elif exif == "apply":
+        image.load()  # a PNG may have its EXIF behind the pixels
+        turn = _TURNS.get(orientation(image))
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        image = _eight_bits(image)
+    elif image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        # Pillow takes every CMYK JPEG for Adobe's inverted form, also those that do not say so.
+        image = ImageChops.invert(image)
+    elif image.mode in ("P", "PA"):
+        image.load()
+        # Otherwise Pillow warns that transparency gets lost, which is the rule.
+        image.info.pop("transparency", None)
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1 to 8; 1, as it is stored, also if there is none or it is damaged."""
+    try:
+        if image.format == "TIFF":
+            found = image.tag_v2.get(_ORIENTATION)  # type: ignore[attr-defined]
+        else:
+            data = Image.Exif()
+            data.load(image.info.get("exif") or b"")
+            found = data.get(_ORIENTATION)
+    except Exception:
+        return 1  # Pillow reads the entries of a damaged block as whatever they happen to be
+    return found if found in _TURNS else 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits as 8-bit grey."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    bits = max(tags.get(_BITS, (16,)))
+    # Of a TIFF this has to be read before the pixels are: nothing else says which end is white.
+    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    samples = np.asarray(image)
+    if image.mode == "F":
+        low, high = float(samples.min()), float(samples.max())
+        if not 0 <= low <= high <= 1:
+            raise DataError(f"its float samples go from {low:g} to {high:g}; 0 (black) to 1 (white) is understood")
+        values = np.rint(255 * samples)
+    elif image.mode != "I" or image.format != "TIFF":
+        # A PGM of more than 255 levels is stretched by Pillow to 16 bits, in a 32-bit image.
+        values = samples.astype(np.int64) >> (bits - 8)
+    else:
+        raise DataError("its samples are 32-bit or signed integers, and nothing says which value is white")
+    values = values.astype(np.uint8)
+    return Image.fromarray(255 - values if inverted else values)
+
+
+def as_pnm(content: "memoryview | bytes", exif: str = "ignore") -> bytes:
+    """A file decoded by Pillow and written as a PPM, which every decoder reads without loss.
+
+    Raises:
+        whatever Pillow raises, or DataError.
+    """
+    image = open_rgb(io.BytesIO(content), exif)
+    return b"P6 %d %d 255\n" % image.size + image.tobytes()
 
 
 def _reason(path: str) -> str | None:
     """Why a file cannot be decoded, or None. Decodes it: a truncated JPEG has a perfect header."""
     import torch
-    from PIL import Image
-    from torchvision.io import ImageReadMode, decode_image
 
     try:
         with open(path, "rb") as file:
@@ -60,22 +222,16 @@ def _reason(path: str) -> str | None:
         return error.strerror or str(error)
     if not content:
         return "empty file"
-    kind = next((name for start, name in _SIGNATURES if content.startswith(start)), None)
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        kind = "WebP"
+    kind = format_of(content[:LONGEST])
     if kind is None:
         return f"not an image: starts with {content[:8]!r}"
-    if kind == "JPEG" and content.rstrip(b"\0\r\n").rfind(b"\xff\xd9") < len(content) * 3 // 4:
+    if kind.name == "JPEG" and content.rstrip(b"\0\r\n").rfind(b"\xff\xd9") < len(content) * 3 // 4:
         # libjpeg fills what is missing with grey and only warns.
         return "truncated: the end-of-image marker is missing"
     try:
-        if kind in ("JPEG", "PNG", "WebP"):
-            decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-        else:
-            with Image.open(io.BytesIO(content)) as image:
-                image.convert("RGB")
+        _decoded(torch.frombuffer(bytearray(content), dtype=torch.uint8), "ignore")
     except Exception as error:
-        return f"{kind} does not decode: {reason(error)}"
+        return f"{kind.name} does not decode: {reason(error)}"
     return None
 
 

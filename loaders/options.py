@@ -10,6 +10,7 @@ LAYOUTS = ("nhwc", "nchw")
 DECODERS = ("cpu", "mixed", "mixed-whole")
 RESIZES = ("torch", "dali")
 NORMALIZATIONS = ("fixed", "per_image")
+EXIF = ("ignore", "apply")
 
 EVAL_MARGIN = 256 / 224  # shorter side over crop in the usual ImageNet evaluation
 
@@ -19,6 +20,7 @@ _KNOWN = {
     "decoder": DECODERS,
     "resize": RESIZES,
     "normalization": NORMALIZATIONS,
+    "exif": EXIF,
 }
 _LEAST = {
     "batch": 1,
@@ -56,6 +58,7 @@ class LoaderOptions:
         random_eval: send an evaluation's images through the training augmentation, as some published figures were
             measured. Order and count stay those of an evaluation; the changes differ from epoch to epoch.
         normalization: "fixed" by mean and std, or "per_image": each channel of each image to mean 0, deviation 1.
+        exif: "ignore" the orientation that files store, as torchvision's ImageFolder does, or "apply" it.
 
         decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU, which decode only the window where
             they can; "mixed-whole", for GPUs on which that fails, decodes whole images and cuts the windows out.
@@ -82,6 +85,7 @@ class LoaderOptions:
     eval_margin: float = EVAL_MARGIN
     random_eval: bool = False
     normalization: str = "fixed"
+    exif: str = "ignore"
 
     decoder: str = "cpu"
     resize: str = "torch"

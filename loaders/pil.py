@@ -1,6 +1,7 @@
 """The engine pil, a first script: Pillow and torchvision's v1 transforms in DataLoader workers.
 
-This is the reference that other engines are compared with, so it is left as tutorials write it. Order of the images,
+This is the reference that other engines are compared with, so it is left as tutorials write it, but for files that
+convert("RGB") gets wrong without a word, such as grey of 16 bits (loaders.images). Order of the images,
 shards and position follow `Epochs`. The random windows come from torch's own generators: in workers, which are seeded
 from the loader's seed, or without workers the caller's, which torch.manual_seed sets. After a resume the order
 continues exactly, the windows are new ones.
@@ -19,6 +20,7 @@ from kernels.formats import dtype_of
 from loaders.datasets import Dataset
 from loaders.epochs import Epochs
 from loaders.errors import undecodable
+from loaders.images import open_rgb
 from loaders.options import LoaderOptions
 from loaders.policies import BORDERED, PAINTING, Operation
 from loaders.transforms import random_transform
@@ -37,6 +39,7 @@ class Images(TorchDataset[tuple[torch.Tensor, int]]):
         self._pixels = dataset.pixels
         self._files = dataset.files if dataset.pixels is not None else dataset.need_files("pil")
         self._labels = dataset.labels
+        self._exif = options.exif
         self._alternating = AlternatingFlip()
         self._transform = transforms.Compose(transform_steps(options, self._alternating))
 
@@ -53,8 +56,7 @@ class Images(TorchDataset[tuple[torch.Tensor, int]]):
             return Image.fromarray(self._pixels[index])
         path = self._files[index]
         try:
-            with open(path, "rb") as file:
-                return Image.open(file).convert("RGB")
+            return open_rgb(path, self._exif)
         except Exception as error:
             # Carried through the worker's queue as text: some of Pillow's errors do not survive pickling.
             raise undecodable(path, error) from None

@@ -44,7 +44,7 @@ def _square(image: torch.Tensor, size: int) -> torch.Tensor:
     return image.permute(1, 2, 0)
 
 
-def decoded(dataset: Dataset, size: int, threads: int = 2) -> Dataset:
+def decoded(dataset: Dataset, size: int, threads: int = 2, exif: str = "ignore") -> Dataset:
     """The data set with its images in memory, uint8 [images, size, size, 3]: loaders opened on it decode nothing.
 
     Raises:
@@ -53,7 +53,7 @@ def decoded(dataset: Dataset, size: int, threads: int = 2) -> Dataset:
     if dataset.pixels is not None and dataset.pixels.shape[1:3] == (size, size):
         return dataset
     _check_memory(dataset, size, torch.device("cpu"))
-    return replace(dataset, pixels=_decode(dataset, size, threads).numpy())
+    return replace(dataset, pixels=_decode(dataset, size, threads, exif).numpy())
 
 
 def _check_memory(dataset: Dataset, size: int, device: torch.device) -> None:
@@ -65,7 +65,7 @@ def _check_memory(dataset: Dataset, size: int, device: torch.device) -> None:
         )
 
 
-def _decode(dataset: Dataset, size: int, threads: int) -> torch.Tensor:
+def _decode(dataset: Dataset, size: int, threads: int, exif: str) -> torch.Tensor:
     """All images as uint8 [images, size, size, 3] on the CPU."""
     pixels = dataset.pixels
     if pixels is not None and pixels.shape[1:3] == (size, size):
@@ -73,7 +73,7 @@ def _decode(dataset: Dataset, size: int, threads: int) -> torch.Tensor:
     images = torch.empty(len(dataset), size, size, 3, dtype=torch.uint8)
 
     def fill(i: int) -> None:
-        image = decode(dataset.files[i]) if pixels is None else torch.from_numpy(pixels[i]).permute(2, 0, 1)
+        image = decode(dataset.files[i], exif) if pixels is None else torch.from_numpy(pixels[i]).permute(2, 0, 1)
         images[i] = _square(image, size)
 
     in_threads(fill, range(len(dataset)), max(1, threads))
@@ -102,7 +102,7 @@ class Resident(Engine):
             and options.normalization == "fixed"
             else None
         )
-        self._images = _decode(dataset, side, options.threads).to(device)
+        self._images = _decode(dataset, side, options.threads, options.exif).to(device)
         self._labels = torch.tensor(dataset.labels, dtype=torch.int64, device=device)
         self._options = options
         self._epochs = epochs

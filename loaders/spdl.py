@@ -7,6 +7,7 @@ packages spdl_core and spdl_io and FFmpeg's shared libraries.
 
 import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
 from loaders.errors import DataError, undecodable
+from loaders.images import as_pnm, is_plain
 from loaders.normalization import normalized
 from loaders.options import LoaderOptions
 
@@ -37,7 +39,7 @@ class _Work:
     """Decodes one image into an FFmpeg frame of the final size, in several threads at once."""
 
     def __init__(self, files: tuple[str, ...], options: LoaderOptions) -> None:
-        self._files, self._size, self._margin = files, options.size, options.eval_margin
+        self._files, self._size, self._margin, self._exif = files, options.size, options.eval_margin, options.exif
         self._operations = {operation.name: operation.value for operation in options.operations()}
 
     def __call__(self, key: tuple[int, Any]) -> Any:
@@ -46,7 +48,10 @@ class _Work:
         index, draws = key
         path, size = self._files[index], self._size
         try:
-            packets = spdl.io.demux_image(path)
+            content = Path(path).read_bytes()
+            if not is_plain(content, self._exif):
+                content = as_pnm(content, self._exif)
+            packets = spdl.io.demux_image(content)
             tall, wide = packets.height, packets.width
             least = self._operations.get("resized_crop")
             if draws is None or least is None:

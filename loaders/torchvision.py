@@ -81,7 +81,7 @@ class Images(TorchDataset[tuple[torch.Tensor, int]]):
     def image(self, index: int) -> torch.Tensor:
         """Read and decode one image, uint8 [3, height, width]."""
         return (
-            decode(self._files[index])
+            decode(self._files[index], self._options.exif)
             if self._pixels is None
             else torch.from_numpy(self._pixels[index]).permute(2, 0, 1)
         )

@@ -20,7 +20,7 @@ from bench.runs.folder import RECIPE, RUN, RunRecord
 from bench.runs.sources import evaluation_options, fastest_engine
 from loaders import engines
 from loaders.datasets import Dataset, open_unlabelled
-from loaders.images import check
+from loaders.images import check, open_rgb
 from loaders.options import LoaderOptions
 from loaders.pil import transform_one
 from models.configuration import Configuration, parse
@@ -255,8 +255,7 @@ def _read(predictor: Predictor, path: Path) -> Tensor:
     if not path.is_file():
         raise UsageError(f"image {path} does not exist")
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+        image = open_rgb(str(path), predictor.options.exif)
     except Exception as error:
         # Decoders fail in as many ways as files are damaged; the check says how in plain words.
         bad = check([str(path)], 1)

@@ -24,6 +24,9 @@ from torch import Tensor
 
 from bench.errors import BenchError, UsageError
 from bench.runs.predicting import Predictor, Top, top_to_json
+from loaders.errors import DataError
+from loaders.file_formats import FORMATS, PILLOW
+from loaders.images import rgb
 from models import zoo
 
 if TYPE_CHECKING:
@@ -82,8 +85,8 @@ class Answer:
         return {**asdict(self), "top": top_to_json(self.top)}
 
 
-def read_image(data: bytes, limits: Limits) -> Image.Image:
-    """The image in RGB.
+def read_image(data: bytes, limits: Limits, exif: str = "ignore") -> Image.Image:
+    """The image in RGB, its EXIF orientation ignored or applied.
 
     Raises RefusedError: nothing, too much, not an image, or a damaged one; each with its status.
     """
@@ -92,18 +95,19 @@ def read_image(data: bytes, limits: Limits) -> Image.Image:
     if len(data) > limits.bytes:
         raise RefusedError(f"the file has {len(data) / MIB:.1f} MiB; {limits.bytes / MIB:.0f} MiB are allowed", 413)
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=PILLOW)
     except Image.DecompressionBombError:
         raise RefusedError(f"the image has more pixels than the {limits.pixels:,} that are allowed", 413) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        raise RefusedError(
-            "this is not an image that can be read; send JPEG, PNG, WebP, BMP, GIF or TIFF", 415
-        ) from None
+        known = ", ".join(kind.name for kind in FORMATS)
+        raise RefusedError(f"this is not an image that can be read; these are: {known}", 415) from None
     if image.width * image.height > limits.pixels:
         size = f"{image.width} x {image.height} pixels"
         raise RefusedError(f"the image has {size}, more than the {limits.pixels:,} that are allowed", 413)
     try:
-        return image.convert("RGB")
+        return rgb(image, exif)
+    except DataError as error:
+        raise RefusedError(f"the image cannot be read: {error}", 415) from None
     except Exception as error:
         # Decoders fail in as many ways as files are damaged.
         first = next(iter(str(error).splitlines()), type(error).__name__)
@@ -124,6 +128,11 @@ class Network:
         self._waiting: queue.Queue[tuple[Tensor, Future[tuple[Top, int]]] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
         self._thread.start()
+
+    @property
+    def exif(self) -> str:
+        """Whether EXIF orientation is ignored or applied, as when the network was trained."""
+        return self.predictor.options.exif
 
     def answer(self, image: Image.Image, decode_ms: float = 0.0) -> Answer:
         """Classify an image that took `decode_ms` to decode. Raises RefusedError: no answer came in time."""
@@ -204,9 +213,10 @@ def open_network(word: str, device: str, configuration: str, threads: int) -> Ne
 def classify(networks: Sequence[Network], data: bytes, limits: Limits) -> list[Answer]:
     """What each network says about one upload. Raises RefusedError: the upload is not classified."""
     begin = time.perf_counter()
-    image = read_image(data, limits)
+    # Networks differ in whether they were trained on images as they are stored or as they are meant to be seen.
+    images = {exif: read_image(data, limits, exif) for exif in {network.exif for network in networks}}
     decode_ms = 1e3 * (time.perf_counter() - begin)
-    return [network.answer(image, decode_ms) for network in networks]
+    return [network.answer(images[network.exif], decode_ms) for network in networks]
 
 
 def listen(host: str, port: int) -> socket.socket:

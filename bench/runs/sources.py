@@ -19,6 +19,7 @@ from loaders.datasets import (
 )
 from loaders.epochs import Loader
 from loaders.errors import NoSplitError
+from loaders.file_formats import handed_to_pillow
 from loaders.gpu_decoding import decoding_there
 from loaders.options import EVAL_MARGIN, LoaderOptions
 from loaders.policies import parse as parse_policy
@@ -130,6 +131,9 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say)
         engine = fastest_engine(splits.train, recipe.augment, size, device)
         say(f"loader: {engine}")
     engines.check(engine)
+    if handed := handed_to_pillow(engine, splits.train.files):
+        counts = " and ".join(f"{count:,} {name}" for name, count in handed.items())
+        say(f"Pillow decodes {counts} files: loader {engine} has no decoder of its own for these")
     parse_policy(recipe.augment)
     _check_batch(recipe, splits.train)
     evaluation = recipe.evaluation
@@ -183,7 +187,8 @@ def fastest_engine(train: Dataset, augment: str, size: int, device: str) -> str:
     if size <= SMALL:
         return "resident"
     unknown = {operation.name for operation in parse_policy(augment)} & set(engines.LACKING["dali"])
-    if train.pixels is not None or unknown or engines.missing("dali", device) is not None:
+    slow = 2 * handed_to_pillow("dali", train.files).total() > len(train)  # in one thread
+    if train.pixels is not None or unknown or slow or engines.missing("dali", device) is not None:
         return "torchvision"
     return "dali"
 
@@ -219,6 +224,7 @@ def evaluation_options(
         eval_margin=EVAL_MARGIN if card.evaluation == "center" else 1.0,
         random_eval=card.evaluation == "random",
         normalization=card.normalization,
+        exif=card.exif,
     )
 
 
@@ -280,7 +286,7 @@ def _decoded(splits: Splits, options: LoaderOptions) -> Splits:
     """Decode every image once: training, evaluation and other sizes start from the same pixels."""
     # Splits may share a data set, and must do so afterwards.
     datasets = {id(dataset): dataset for dataset in (splits.train, splits.validation, splits.test)}
-    done = {key: decoded(dataset, options.size, options.threads) for key, dataset in datasets.items()}
+    done = {key: decoded(dataset, options.size, options.threads, options.exif) for key, dataset in datasets.items()}
     train, validation, test = (done[id(dataset)] for dataset in (splits.train, splits.validation, splits.test))
     return replace(splits, train=train, validation=validation, test=test)
 

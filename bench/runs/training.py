@@ -152,7 +152,7 @@ def load_teacher(recipe: Recipe, card: Card, device: torch.device) -> Callable[[
     Args:
         card: of the network that learns.
 
-    Raises RunError: the teacher knows other classes, or takes images normalised in another way.
+    Raises RunError: the teacher knows other classes, or takes images normalised or turned in another way.
     """
     if not recipe.teacher:
         return None
@@ -160,6 +160,8 @@ def load_teacher(recipe: Recipe, card: Card, device: torch.device) -> Callable[[
     reason = same_classes(teacher.card, card.classes)
     if reason is None and teacher.card.mean != card.mean:
         reason = "its images are normalised in another way; set normalization to match"
+    if reason is None and teacher.card.exif != card.exif:
+        reason = f'it was trained with exif = "{teacher.card.exif}"; set exif to match'
     if reason is not None:
         raise RunError(f"teacher {recipe.teacher} cannot teach here: {reason}")
     return teacher.prepared.forward
@@ -242,6 +244,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
         normalization="per_image" if recipe.normalization == "per_image" else "fixed",
         evaluation=recipe.evaluation,
         tta=recipe.tta,
+        exif=recipe.exif,
         data=splits.train.name.partition("/")[0],
     )
     world.open(device)

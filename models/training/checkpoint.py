@@ -43,6 +43,7 @@ class Card:
         size: pixels of the images it was evaluated on.
         mean, std: of the normalisation, for pixels of 0..1; unused if `normalization` is "per_image".
         evaluation: how images are brought to that size ("center", "whole", "random").
+        exif: whether the orientation that files store was ignored or applied ("ignore", "apply").
         tta: "flip" if logits are averaged over an image and its mirror image.
         data: name of the data set.
         epoch, step: finished when the weights were stored.
@@ -60,6 +61,7 @@ class Card:
     normalization: str = "fixed"
     evaluation: str = "center"
     tta: str = "none"
+    exif: str = "ignore"
     data: str = ""
     epoch: int = 0
     step: int = 0

@@ -27,6 +27,7 @@ _WORDS: dict[str, Iterable[str]] = {
     "evaluation": ("center", "whole", "random"),
     "select": ("best", "last"),
     "normalization": ("dataset", "imagenet", "per_image"),
+    "exif": ("ignore", "apply"),
     "tta": ("none", "flip"),
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -107,6 +108,7 @@ class Recipe:
         configuration: precision, layout and compilation: a preset or levers, as in MODEL@CONFIGURATION.
         augment: words of `bench data show --list` joined by +.
         normalization: channel statistics of the "dataset" or of "imagenet", or each image by its own ("per_image").
+        exif: "ignore" the orientation that files store, as torchvision's ImageFolder does, or "apply" it.
         optimizer: a key of models.training.optimizers.OPTIMIZERS.
         lr: learning rate, before the schedule's factor.
         momentum: of sgd and rmsprop.
@@ -168,6 +170,7 @@ class Recipe:
     configuration: str = "fast"
     augment: str = "standard"
     normalization: str = "dataset"
+    exif: str = "ignore"
 
     optimizer: str = "sgd"
     lr: float = 0.1

@@ -49,3 +49,16 @@ def test_nothing_readable_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="none of 1 images"):
         examine(open_dataset(tmp_path))
+
+
+def test_files_to_be_turned_are_counted_and_deep_ones_measured(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.effect_noise((20, 10), 60).convert("RGB")
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    picture.save(tmp_path / "plain.jpg")
+    assert examine(open_dataset(tmp_path)).turned == 1
+    for path in tmp_path.iterdir():
+        path.unlink()
+    Image.fromarray(np.full((4, 4), 100 * 256 + 7, np.uint16)).save(tmp_path / "deep.png")
+    assert examine(open_dataset(tmp_path)).mean == pytest.approx((100 / 255,) * 3)

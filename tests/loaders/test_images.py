@@ -1,13 +1,15 @@
-"""Unreadable files are all found, with a reason, and refused."""
+"""Unreadable files are all found, with a reason, and refused; readable ones come as three planes of bytes."""
 
+import io
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from loaders.datasets import Dataset, open_dataset
 from loaders.errors import DataError
-from loaders.images import check, require_readable
+from loaders.images import check, decode, is_plain, orientation, require_readable, rgb
 
 
 @pytest.fixture
@@ -57,3 +59,58 @@ def test_the_first_few_unreadable_files_are_named_and_all_are_counted(mixed: Pat
     with pytest.raises(DataError, match=r"6 of 10 images cannot be decoded: .*bad_cut.*; and 3 more"):
         require_readable(open_dataset(mixed))
     require_readable(dataset)
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def test_plain_files_are_those_that_fast_decoders_read_alike() -> None:
+    picture, exif = Image.effect_noise((20, 10), 60), Image.Exif()
+    exif[0x0112] = 6
+    for mode in ("L", "RGB"):
+        assert is_plain(saved(picture.convert(mode), "JPEG"), "apply")
+        assert is_plain(saved(picture.convert(mode), "JPEG", progressive=True))
+        assert is_plain(saved(picture.convert(mode), "PNG"), "apply")
+    assert is_plain(saved(picture, "JPEG", exif=exif))
+    assert not is_plain(saved(picture, "JPEG", exif=exif), "apply")
+    assert not is_plain(saved(picture.convert("CMYK"), "JPEG"))
+    for mode in ("1", "P", "LA", "RGBA", "I;16"):
+        assert not is_plain(saved(picture.convert(mode), "PNG"))
+    assert is_plain(saved(picture.convert("RGB"), "WEBP"))
+    for options in ({"exif": exif}, {"save_all": True, "append_images": [picture.convert("RGB").rotate(180)]}):
+        assert not is_plain(saved(picture.convert("RGB"), "WEBP", **options))
+    assert not is_plain(saved(picture, "BMP"))
+    assert not is_plain(b"")
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 7))
+def test_a_header_that_ends_anywhere_is_not_plain_or_does_not_decode(cut: int, tmp_path: Path) -> None:
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"):
+        path = tmp_path / kind
+        path.write_bytes(saved(Image.effect_noise((80, 60), 60).convert("RGB"), kind)[:cut])
+        with pytest.raises(DataError, match=kind):
+            decode(str(path))
+
+
+def test_pixels_come_as_three_planes_of_bytes_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.io
+
+    path = tmp_path / "x.png"
+    Image.effect_noise((8, 6), 60).save(path)
+    assert decode(str(path)).shape == (3, 6, 8)
+    for wrong in (torch.zeros(3, 6, 8, dtype=torch.uint16), torch.zeros(2, 3, 6, 8, dtype=torch.uint8)):
+        monkeypatch.setattr(torchvision.io, "decode_image", lambda content, mode, wrong=wrong: wrong)
+        with pytest.raises(DataError, match=r"x\.png: it decodes to \["):
+            decode(str(path))
+
+
+def test_damaged_exif_is_no_orientation() -> None:
+    picture = Image.effect_noise((20, 10), 60)
+    for block in (b"Exif\0\0", b"Exif\0\0MM\0*\0\0", b"nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"):
+        content = saved(picture, "JPEG", exif=block)
+        with Image.open(io.BytesIO(content)) as image:
+            assert orientation(image) == 1
+            assert rgb(image, "apply").size == (20, 10)

@@ -51,6 +51,26 @@ def test_the_automatic_loader_reads_what_there_is(monkeypatch: pytest.MonkeyPatc
     assert resolved(replace(large, augment="cifar_tilt"), files("pets/train"))[0].loader == "torchvision"
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "loader", "words"),
+    [
+        ("x.bmp", 32, "resident", "Pillow decodes 40 BMP files: loader resident has no decoder of its own for these"),
+        ("x.bmp", 224, "dali", None),
+        ("x.GIF", 224, "torchvision", "Pillow decodes 40 GIF files: loader torchvision"),
+        ("x.png", 32, "resident", None),
+    ],
+)
+def test_formats_that_a_loader_hands_to_pillow_are_named(
+    name: str, size: int, loader: str, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources.engines, "missing", lambda name, device: None)
+    train = replace(files("pets/train"), files=(name,) * 40)
+    recipe, said = resolved(Recipe(model="resnet18", size=size), train)
+    assert recipe.loader == loader
+    assert [text for text in said if "Pillow" in text] == [text for text in said if words and text.startswith(words)]
+    assert (words is not None) == any("Pillow" in text for text in said)
+
+
 def test_small_images_are_trained_at_their_own_size() -> None:
     for train, size in ((arrays(), 32), (files("tiny-imagenet/train"), 64)):
         recipe, said = resolved(Recipe(model="resnet18"), train)

@@ -560,6 +560,35 @@ def test_a_student_learns_from_a_teacher(run: Path, data: Path, tmp_path: Path) 
     assert read(student / "summary.json")["params"] < read(run / "summary.json")["params"]
 
 
+@pytest.mark.parametrize("loader", ["resident", "torchvision", "pil", "dali"])
+def test_orientation_is_applied_in_every_command_as_in_training(loader: str, tmp_path: Path) -> None:
+    """The classes have the same pixels and differ in their EXIF orientation alone."""
+    if (reason := engines.missing(loader)) is not None:
+        pytest.skip(reason)
+    random, exif = np.random.default_rng(0), Image.Exif()
+    exif[0x0112] = 6
+    for split, count in (("train", 16), ("val", 8)):
+        for number in range(count):
+            pixels = random.integers(0, 60, (32, 32, 3)).astype(np.uint8)
+            pixels[:, :12] += 150
+            for name, options in (("as-stored", {}), ("turned", {"exif": exif})):
+                folder = tmp_path / "data" / split / name
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(folder / f"{number}.jpg", quality=95, **options)
+    words = ("--set", "augment=none", "--set", f"loader={loader}", "--config", "naive", "--epochs", 6, "--size", 32)
+    for policy, reached in (("apply", 1.0), ("ignore", 0.5)):
+        run = trained(tmp_path / "data", tmp_path, policy, *words, "--set", f"exif={policy}")
+        usual = ("--config", "naive", "--threads", 1, "--format", "json")
+        evaluate = ("evaluate", run, "--data", tmp_path / "data", *usual)
+        assert json.loads(ok(*evaluate).stdout)["top1"] == reached
+        assert json.loads(ok(*evaluate, "--loader", loader).stdout)["top1"] == reached
+        if policy == "apply":
+            for name in ("as-stored", "turned"):
+                path = tmp_path / "data" / "val" / name / "0.jpg"
+                predicted = ok("predict", run, path, *usual).stdout
+                assert json.loads(predicted)["predictions"][0]["top"][0]["class"] == name
+
+
 ELASTIC = """
 import os, signal, sys, threading, time
 from pathlib import Path
