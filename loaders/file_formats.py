@@ -1,4 +1,4 @@
-"""Formats of image files: first bytes, usual endings of names, and the engines whose own decoder reads them.
+"""Formats of image files: first bytes, endings of names, and the engines with a decoder for them.
 
 This is the one list of what can be read. Every engine reads all of it: a file that an engine's own decoder does not
 read is decoded by Pillow for it (loaders.images). The ending of a name decides only whether a file in a folder is taken

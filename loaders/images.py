@@ -1,4 +1,4 @@
-"""From an image file to 8-bit RGB: the one rule that every engine and command follows, and a check of whole data sets.
+"""From an image file to 8-bit RGB: the one rule of all engines and commands, and a check of whole sets.
 
 - 16-bit samples become the upper byte; float samples must be in 0..1 and are multiplied by 255; 32-bit integers are
   refused, because nothing says which value is white.

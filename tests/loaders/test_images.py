@@ -107,6 +107,7 @@ def test_pixels_come_as_three_planes_of_bytes_or_not_at_all(tmp_path: Path, monk
             decode(str(path))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 def test_damaged_exif_is_no_orientation() -> None:
     picture = Image.effect_noise((20, 10), 60)
     for block in (b"Exif\0\0", b"Exif\0\0MM\0*\0\0", b"nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"):
