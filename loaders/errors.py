@@ -27,10 +27,13 @@ def undecodable(path: str, error: Exception) -> DataError:
 
 def without_traceback(error: DataError) -> DataError:
     """A worker's error as the worker raised it: DataLoader puts the whole traceback in front of its message."""
-    return DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip())
+    text = str(error)
+    named = list(re.finditer(rf"^(?:\w+\.)*{DataError.__name__}: ", text, re.MULTILINE))
+    return DataError(text[named[-1].end() :].strip() if named else text.strip())
 
 
 def reason(error: Exception) -> str:
     """A decoder's message in one line, without the place in its own source files."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^.*?/\S+\.(?:cpp|cc|h):\d+\W*", "", lines[0])
+    # Only what separates the place from the message: this may begin with a bracket of its own, as [Errno 2] does.
+    return re.sub(r"^.*?/\S+\.(?:cpp|cc|h):\d+\]?[\s,:.]*", "", lines[0])

@@ -1,6 +1,6 @@
 import pytest
 
-from loaders.errors import reason, unknown
+from loaders.errors import DataError, reason, unknown, without_traceback
 
 
 @pytest.mark.parametrize(
@@ -8,6 +8,8 @@ from loaders.errors import reason, unknown
     [
         ("decode_image, /a/b/csrc/io/decode_image.cpp:61, Unsupported image file.", "Unsupported image file."),
         ("[/a/b/decode_jpeg.cpp:7] Premature end\nmore", "Premature end"),
+        ("/a/b/file_io.cpp:52, [Errno 2] No such file: 'x.jpg'", "[Errno 2] No such file: 'x.jpg'"),
+        ("[/a/b/file.cc:52]: (7) lost", "(7) lost"),
         ("cannot identify image file", "cannot identify image file"),
         ("", "RuntimeError"),
     ],
@@ -21,3 +23,9 @@ def test_an_unknown_name_is_told_a_similar_one_and_all_known() -> None:
         str(unknown("loader", "dalli", ("dali", "pil"))) == "unknown loader dalli; did you mean dali? Known: dali, pil"
     )
     assert str(unknown("loader", "x", ("dali",), "Say dali.")) == "unknown loader x. Say dali."
+
+
+def test_a_workers_error_is_told_whole() -> None:
+    said = "cannot decode DataError: 1.png: [Errno 2] gone"
+    assert str(without_traceback(DataError(f"Traceback:\n  in f\nloaders.errors.DataError: {said}\n"))) == said
+    assert str(without_traceback(DataError(said))) == said
