@@ -3,11 +3,12 @@
 Nothing is decoded here. Listings are sorted, so that the same folder is the same data set everywhere.
 """
 
-import hashlib
 import io
 import os
 import pickle
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,28 @@ KNOWN: dict[str, Known] = {
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Files below a data set's folder that are no part of it, all for one reason.
+
+    Attributes:
+        reason: such as "ending .gif", "hidden", "link that leads nowhere".
+        files: how many, a folder that cannot be opened or is listed already counting as one.
+        examples: paths of up to three.
+    """
+
+    reason: str
+    files: int
+    examples: tuple[str, ...]
+
+
+def describe_left_out(left_out: Sequence[LeftOut]) -> str:
+    """What was passed over, the most frequent reasons first: "ending .gif: 10; hidden: 1"."""
+    counts = [f"{each.reason}: {each.files}" for each in left_out[:5]]
+    rest = sum(each.files for each in left_out[5:])
+    return "; ".join([*counts, *([f"other reasons: {rest}"] if rest else [])])
+
+
+@dataclass(frozen=True, slots=True)
 class Unlabelled:
     """Images without labels, to be predicted.
 
@@ -63,12 +86,14 @@ class Unlabelled:
         ids: one for each image, from the pickle; file names for a folder.
         pixels: uint8 [images, 32, 32, 3] for a pickle, None for a folder.
         files: paths for a folder, otherwise empty.
+        left_out: what lies below a folder and was passed over.
     """
 
     name: str
     ids: tuple[str, ...]
     pixels: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     files: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,6 +112,7 @@ class Dataset:
         classes: class names, sorted unless the data set brings an order of its own.
         pixels: decoded images, uint8 [images, height, width, 3], for sets that come as arrays (CIFAR batches) or were
             decoded once (loaders.resident.decoded).
+        left_out: what lies below the folder and is no part of the set.
     """
 
     name: str
@@ -96,6 +122,7 @@ class Dataset:
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     pixels: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -131,7 +158,9 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     Known layouts: CIFAR-10 and CIFAR-100 python batches; Tiny-ImageNet; ImageNet with a flat val folder and a text of
     true classes beside it; a folder with train and val (or test) folders of class folders, the training part possibly
     spread over train.X1, train.X2, ...; a folder of class folders; a flat folder of images (one class). The last two
-    have no splits: each split is the whole set.
+    have no splits: each split is the whole set. What the folders hold decides, not files that came with an archive:
+    once the images are sorted into class folders, a text of their classes or the batches beside them play no part.
+    Each file is listed once, whatever links lead to it, and what is passed over is counted in `left_out`.
 
     Raises:
         NoSplitError: the folder has other splits, but not this one.
@@ -143,16 +172,23 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data folder {root} {what}; name a folder of images, or make one with: bench data make {root}")
-    for open_layout in (_open_cifar, _open_tiny_imagenet, _open_flat_val, _open_splits):
+    for open_layout in (_open_cifar, _open_annotated, _open_splits):
         dataset = open_layout(root, split)
         if dataset is not None:
             return dataset
-    if _class_folders(root):
-        return _folder_dataset(root.name, root, "all", [root])
-    files = _images_below(str(root))
+    listing = _Listing()
+    if any(_filled(label)(root) for label in _class_folders(root)):
+        return _folder_dataset(_name_of(root), root, "all", [root])
+    files = listing.images([root])
+    left_out = listing.left_out()
     if not files:
-        raise DataError(f"no images in {root}; expected class folders, train and val folders, or {EXTENSIONS} files")
-    return Dataset(root.name, str(root), "all", tuple(files), (0,) * len(files), (root.name,))
+        only = f" ({describe_left_out(left_out)} left out)" if left_out else ""
+        raise DataError(
+            f"no images in {root}{only}; expected class folders, train and val folders, "
+            f"or files that end in {', '.join(EXTENSIONS)}"
+        )
+    name = _name_of(root)
+    return Dataset(name, str(root), "all", tuple(files), (0,) * len(files), (name,), left_out=left_out)
 
 
 def open_splits(path: str | Path) -> list[Dataset]:
@@ -190,7 +226,7 @@ def merge_folders(folders: Sequence[str | Path], split: str = "train") -> Datase
     for path in paths:
         if not path.is_dir():
             raise DataError(f"data folder {path} does not exist")
-    return _folder_dataset("+".join(path.name for path in paths), paths[0].parent, split, paths)
+    return _folder_dataset("+".join(map(_name_of, paths)), paths[0].parent, split, paths)
 
 
 def open_parts(train: Sequence[str], val: Sequence[str] = ()) -> list[Dataset]:
@@ -242,24 +278,6 @@ def holdout(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dat
     )
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """16 hexadecimal digits that identify the classes, the labels and the file names below the set's folder.
-
-    The same data has the same fingerprint in any folder; contents of files are not read. For sets that come as arrays
-    every pixel of up to 1,000 evenly spread images counts instead of names.
-    """
-    digest = hashlib.sha256()
-    digest.update("\0".join(dataset.classes).encode())
-    digest.update(np.asarray(dataset.labels, np.int32).tobytes())
-    if dataset.files:
-        # Only the last two parts of a path: a split may be in any folder.
-        digest.update("\0".join("/".join(path.split(os.sep)[-2:]) for path in dataset.files).encode())
-    elif dataset.pixels is not None:
-        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(1000, len(dataset))).astype(np.int64))
-        digest.update(np.ascontiguousarray(dataset.pixels[chosen]).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def open_unlabelled(path: str | Path) -> Unlabelled:
     """Images to be predicted: a pickle of b'data' and b'ids', or a folder of image files.
 
@@ -271,10 +289,12 @@ def open_unlabelled(path: str | Path) -> Unlabelled:
     """
     path = Path(path)
     if path.is_dir():
-        files = _images_below(str(path))
+        listing = _Listing()
+        files = listing.images([path])
         if not files:
             raise DataError(f"no images in {path}; expected {', '.join(EXTENSIONS)} files")
-        return Unlabelled(str(path), tuple(os.path.relpath(file, path) for file in files), files=tuple(files))
+        names = tuple(os.path.relpath(file, path) for file in files)
+        return Unlabelled(str(path), names, files=tuple(files), left_out=listing.left_out())
     if not path.is_file():
         raise DataError(f"{path} does not exist; name a pickle with data and ids, or a folder of images")
     content = read_batch(path)
@@ -310,68 +330,212 @@ def _few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + rest
 
 
+def _name_of(folder: Path) -> str:
+    """The name of a folder, also of one that is called `.` or `..`."""
+    return os.path.basename(os.path.abspath(folder))
+
+
+def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, by name. Raises DataError: it cannot be opened."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"cannot open folder {folder}: {error.strerror or error}") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself
+
+
 def _class_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return [entry.name for entry in _scan(folder) if not entry.name.startswith(".") and _is_folder(entry)]
 
 
 def _classes_in(folders: Sequence[Path]) -> list[str]:
     return sorted({label for folder in folders for label in _class_folders(folder)})
 
 
-def _images_below(folder: str) -> list[str]:
-    """Paths of the images in `folder` and the folders in it, sorted; hidden files are left out."""
-    images: list[str] = []
-    folders: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
+class _Listing:
+    """Finds the images of one data set, each file once, and counts what is passed over.
+
+    Args:
+        used: paths that are neither images nor passed over.
+    """
+
+    def __init__(self, used: Collection[str] = ()) -> None:
+        self._used = used
+        self._passed: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def pass_over(self, path: str, reason: str) -> None:
+        """Count a file or folder that is not listed."""
+        self._counts[reason] += 1
+        if self._counts[reason] <= 3:
+            self._passed.setdefault(reason, []).append(path)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What was passed over, the most frequent reason first."""
+        counts = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(LeftOut(reason, files, tuple(self._passed[reason])) for reason, files in counts)
+
+    def images(self, folders: Sequence[str | Path]) -> list[str]:
+        """Paths of the images in `folders` and the folders in them, those of each sorted."""
+        entered: set[tuple[int, int]] = set()
+        links: set[str] = set()
+        found: list[str] = []
+        for folder in folders:
+            found += sorted(self._below(str(folder), entered, links))
+        return self._without_copies(found, links) if links else found
+
+    def any_below(self, folder: str | Path) -> bool:
+        """Whether there is an image in a folder or the folders in it."""
+        return any(True for _ in self._below(str(folder), set(), set()))
+
+    def beside(self, folder: str | Path, where: str) -> None:
+        """Count the files that lie in a folder whose folders are listed; `where` is the reason for images."""
+        for entry in _scan(folder):
             if entry.name.startswith("."):
+                self.pass_over(entry.path, "hidden")
+            elif not _is_folder(entry):
+                self.pass_over(entry.path, where if entry.name.lower().endswith(EXTENSIONS) else _why_not(entry))
+
+    def _below(self, top: str, entered: set[tuple[int, int]], links: set[str]) -> Iterator[str]:
+        # A link upwards would bring the images of the other classes.
+        entered |= {
+            inode for parent in Path(os.path.realpath(top)).parents if (inode := _inode(str(parent))) is not None
+        }
+        waiting = [top]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                state = os.stat(folder)
+                entries = _scan(folder)
+            except (OSError, DataError):
+                self.pass_over(folder, "folder that cannot be opened")
                 continue
-            # The name decides first: on some file systems is_dir() is a call to the server.
-            if entry.name.lower().endswith(EXTENSIONS):
-                images.append(entry.path)
-            elif entry.is_dir():
-                folders.append(entry.path)
-    for path in folders:
-        images.extend(_images_below(path))
-    return sorted(images)
+            # A link may lead to a folder that was entered already, or to one that holds the link itself.
+            if (state.st_dev, state.st_ino) in entered:
+                self.pass_over(folder, "folder that is listed already")
+                continue
+            entered.add((state.st_dev, state.st_ino))
+            for entry in entries:
+                if entry.name.startswith("."):
+                    self.pass_over(entry.path, "hidden")
+                # Without following links the type comes with the name; otherwise it may be a call to a server.
+                elif entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir(follow_symlinks=False):
+                    if entry.is_symlink():
+                        links.add(entry.path)
+                    yield entry.path
+                elif _is_folder(entry):
+                    waiting.append(entry.path)
+                elif entry.path not in self._used:
+                    self.pass_over(entry.path, _why_not(entry))
+
+    def _without_copies(self, paths: Sequence[str], links: set[str]) -> list[str]:
+        """The paths without links to files that are among them; a link that leads nowhere stays, to be reported."""
+        files = {path: _inode(path) for path in paths}
+        seen = {files[path] for path in paths if path not in links}
+        kept = []
+        for path in paths:
+            if path in links and files[path] is not None:
+                if files[path] in seen:
+                    self.pass_over(path, "link to an image that is listed already")
+                    continue
+                seen.add(files[path])
+            kept.append(path)
+        return kept
 
 
-def _folder_dataset(name: str, root: Path, split: str, folders: list[Path]) -> Dataset:
-    classes = _classes_in(folders)
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _why_not(entry: os.DirEntry[str]) -> str:
+    """Why something that is neither an image by its name nor a folder is not listed."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return "link that leads nowhere"
+    ending = os.path.splitext(entry.name)[1].lower()
+    return f"ending {ending}" if re.fullmatch(r"\.\w{1,5}", ending) else "another ending or none"
+
+
+def _folder_dataset(
+    name: str,
+    root: Path,
+    split: str,
+    folders: Sequence[Path],
+    classes: Sequence[str] | None = None,
+    listing: _Listing | None = None,
+) -> Dataset:
+    """Class folders in `folders`: those named in `classes`, or all."""
+    classes = classes or _classes_in(folders)
+    listing = listing or _Listing()
+    where = ", ".join(map(str, folders))
     if not classes:
-        raise DataError(f"no class folders in {', '.join(map(str, folders))}; expected <class>/<image>")
+        raise DataError(f"no class folders in {where}; expected <class>/<image>")
     files: list[str] = []
     labels: list[int] = []
     empty: list[str] = []
+    for folder in folders:
+        listing.beside(folder, "image beside the class folders")
     for index, label in enumerate(classes):
-        members = [
-            path for folder in folders if (folder / label).is_dir() for path in _images_below(str(folder / label))
-        ]
+        members = listing.images([folder / label for folder in folders if (folder / label).is_dir()])
         if not members:
             empty.append(label)
         files += members
         labels += [index] * len(members)
+    left_out = listing.left_out()
     if empty:
-        where = ", ".join(map(str, folders))
+        only = f" ({describe_left_out(left_out)} left out)" if left_out else ""
         if len(empty) == 1:
-            raise DataError(f"class folder {empty[0]} in {where} holds no images; fill or remove it")
+            raise DataError(f"class folder {empty[0]} in {where} holds no images{only}; fill or remove it")
         raise DataError(
-            f"{len(empty)} of {len(classes)} class folders in {where} hold no images: {_few(empty)}; "
+            f"{len(empty)} of {len(classes)} class folders in {where} hold no images: {_few(empty)}{only}; "
             "unpack the archive again, or remove them"
         )
-    return Dataset(name, str(root), split, tuple(files), tuple(labels), tuple(classes))
+    return Dataset(name, str(root), split, tuple(files), tuple(labels), tuple(classes), left_out=left_out)
+
+
+def _candidates(root: Path, split: str) -> list[list[Path]]:
+    """Folders that may be a split: `train` itself, or `train.X1`, `train.X2`, ...; the best name first."""
+    there = _class_folders(root)
+    found: list[list[Path]] = []
+    for name in _FOLDERS[split]:
+        found += [[root / name]] if name in there else []
+        parts = [root / part for part in there if part.startswith(f"{name}.")]
+        found += [parts] if parts else []
+    return found
 
 
 def _split_folders(root: Path, split: str) -> list[Path]:
-    """Folders of one split: `train` itself, or `train.X1`, `train.X2`, ...; empty when there is none."""
-    for name in _FOLDERS[split]:
-        if (root / name).is_dir():
-            return [root / name]
-        parts = [root / part for part in _class_folders(root) if part.startswith(f"{name}.")]
-        if parts:
-            return parts
-    return []
+    """The folders of one split, empty when there is none: the first that hold folders, whatever they are called."""
+    found = _candidates(root, split)
+    return next((folders for folders in found if _classes_in(folders)), found[0] if found else [])
+
+
+def _unused(root: Path, listing: _Listing, used: Collection[str]) -> None:
+    """Count what lies beside the folders of the splits, those named in `used`, and might be a part of the data set."""
+    for entry in _scan(root):
+        if entry.name.startswith(".") or entry.name in used:
+            continue
+        if _is_folder(entry):
+            listing.pass_over(entry.path, "folder beside those of the splits")
+        elif entry.name in _CIFAR or entry.name in SPLITS:
+            listing.pass_over(entry.path, "file named like a split or a batch")
+        elif entry.name.lower().endswith(EXTENSIONS):
+            listing.pass_over(entry.path, "image beside the folders of the splits")
+
+
+def _title(root: Path) -> str:
+    """The name of a data set: its folder's, other than for Tiny-ImageNet, which this one file tells apart."""
+    return "tiny-imagenet" if (root / "val" / "val_annotations.txt").is_file() else _name_of(root)
 
 
 def _open_splits(root: Path, split: str) -> Dataset | None:
@@ -382,30 +546,39 @@ def _open_splits(root: Path, split: str) -> Dataset | None:
         raise NoSplitError(f"{root} has {train[0].name} but no folder for split {split}: {', '.join(_FOLDERS[split])}")
     wanted = _split_folders(root, split)
     # ImageNet's test images come without classes, beside a val folder that has them.
-    if not wanted or (split == "test" and val != wanted and not any(map(_class_folders, wanted))):
+    if not wanted or (split == "test" and val != wanted and not _classes_in(wanted)):
         raise NoSplitError(f"{root} has no folder for split {split}: expected {', '.join(_FOLDERS[split])}")
+    listing = _Listing()
+    classes = _classes_in(train)
     if val:
+        # A script that sorts images into class folders may leave the folder behind that they came from.
+        source = "images" if _title(root) == "tiny-imagenet" else None
+        strange = [label for label in _classes_in(val) if label not in classes]
+        rest = [label for label in strange if label == source or not any(map(_filled(label), val))]
         # Names only: a wrong split is refused before a million files are listed.
         check_same_classes(
             *(
-                Dataset(f"{root.name}/{parts[0].name}", str(root), split, (), (), tuple(_classes_in(parts)))
-                for parts in (train, val)
+                Dataset(f"{_title(root)}/{parts[0].name}", str(root), split, (), (), tuple(names))
+                for parts, names in ((train, classes), (val, [name for name in _classes_in(val) if name not in rest]))
             )
         )
-    return _folder_dataset(f"{root.name}/{split}", root, split, wanted)
+        if wanted == val:
+            for label in rest:
+                listing.pass_over(str(val[0] / label), "folder beside the class folders")
+    if split == "train":
+        test = _split_folders(root, "test")
+        _unused(root, listing, {path.name for path in (*train, *val, *(test if _classes_in(test) else ()))})
+    # Only a test folder of its own has not been compared above.
+    return _folder_dataset(
+        f"{_title(root)}/{split}", root, split, wanted, classes if wanted in (train, val) else None, listing
+    )
 
 
-def _open_tiny_imagenet(root: Path, split: str) -> Dataset | None:
-    """Tiny-ImageNet: train/<class>/images/*, val/images/* listed in val/val_annotations.txt."""
-    annotations = root / "val" / "val_annotations.txt"
-    if not annotations.is_file():
-        return None
-    if split == "test":
-        raise NoSplitError(f"the test images of Tiny-ImageNet in {root} have no labels; use split val")
-    return _annotated("tiny-imagenet", root, split, annotations)
+def _filled(label: str) -> Callable[[Path], bool]:
+    return lambda folder: (folder / label).is_dir() and _Listing().any_below(folder / label)
 
 
-# The texts that come with copies of ImageNet whose val folder is flat, best first.
+# The texts that come with images of val that are not sorted into class folders, best first.
 _ANNOTATIONS = (
     "val_annotations.txt",
     "val.txt",
@@ -414,45 +587,85 @@ _ANNOTATIONS = (
 )
 
 
-def _open_flat_val(root: Path, split: str) -> Dataset | None:
-    """ImageNet as some copies have it: class folders in train, a flat val folder and its classes in a text."""
-    if split == "test" or not (root / "train").is_dir() or not (root / "val").is_dir() or _class_folders(root / "val"):
+def _open_annotated(root: Path, split: str) -> Dataset | None:
+    """Tiny-ImageNet, and ImageNet as some copies have it: classes of the images in val come from a text.
+
+    Once a script has sorted these images into class folders, the folders count and not the text.
+    """
+    train, val = root / "train", root / "val"
+    if not train.is_dir() or not val.is_dir():
         return None
-    places = (folder / name for name in _ANNOTATIONS for folder in (root / "val", root))
-    annotations = next((path for path in places if path.is_file()), None)
-    return None if annotations is None else _annotated(root.name, root, split, annotations)
+    classes = _class_folders(train)
+    shared = sorted(set(classes) & set(_class_folders(val)))
+    if not classes or any(_filled(label)(val) for label in shared):
+        return None
+    places = [path for name in _ANNOTATIONS for folder in (val, root) if (path := folder / name).is_file()]
+    if not places:
+        return None
+    if split == "train":
+        listing = _Listing()
+        _unused(root, listing, ("train", "val", *(("test",) if _sorted_test(root) else ())))
+        return _folder_dataset(f"{_title(root)}/train", root, split, [train], listing=listing)
+    if split == "test":
+        if _sorted_test(root):
+            return _folder_dataset(f"{_title(root)}/test", root, split, [root / "test"])
+        raise NoSplitError(f"the test images in {root} have no labels; use split val")
+    refused: DataError | None = None
+    for annotations in places:
+        try:
+            return _annotated(f"{_title(root)}/val", root, classes, annotations)
+        except DataError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
-def _annotated(name: str, root: Path, split: str, annotations: Path) -> Dataset:
-    """Class folders in train, and images in val whose classes are listed in a text.
+def _sorted_test(root: Path) -> bool:
+    return (root / "test").is_dir() and bool(_class_folders(root / "test"))
+
+
+def _annotated(name: str, root: Path, classes: Sequence[str], annotations: Path) -> Dataset:
+    """The images in val, whose classes are listed in a text.
 
     A line of the text is an image and its class (a folder of train, or its number in sorted order), separated by blanks
     or a comma; or only the folder, in the order of the sorted images. The numbers in ImageNet's own development kit are
     in another order, so a number without an image is refused.
     """
-    if split == "train":
-        return _folder_dataset(f"{name}/train", root, split, [root / "train"])
-    classes = tuple(_class_folders(root / "train"))
     folders = {label: i for i, label in enumerate(classes)}
     index = {str(i): i for i in range(len(classes))} | folders
-    images = {os.path.splitext(os.path.basename(path))[0]: path for path in _images_below(str(root / "val"))}
+    listing = _Listing(used=(str(annotations),))
+    listed = listing.images([root / "val"])
+    images = {os.path.splitext(os.path.basename(path))[0]: path for path in listed}
     in_order = iter(images)
-    files, labels = [], []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+    chosen: dict[str, int] = {}
+    try:
+        lines = annotations.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {annotations}: {error}") from None
+    ordered = False
+    for number, line in enumerate(lines, 1):
         words = line.replace(",", " ").split()
         if not words or words[0] == "ImageId":
             continue
-        image = os.path.splitext(words[0])[0] if len(words) > 1 else next(in_order, "")
-        label = words[1] if len(words) > 1 else words[0]
-        if image not in images or label not in (index if len(words) > 1 else folders):
+        ordered = len(words) == 1
+        image = next(in_order, "") if ordered else os.path.splitext(os.path.basename(words[0]))[0]
+        label = words[0] if ordered else words[1]
+        if image not in images or label not in (folders if ordered else index):
             raise DataError(
                 f"{annotations} line {number}: expected an image of val and one of {len(classes)} classes of train"
             )
-        files.append(images[image])
-        labels.append(index[label])
-    if not files:
+        if images[image] in chosen:
+            raise DataError(f"{annotations} line {number}: {image} has a class already; each image may have one line")
+        chosen[images[image]] = index[label]
+    if not chosen:
         raise DataError(f"{annotations} names no images")
-    return Dataset(f"{name}/val", str(root), split, tuple(files), tuple(labels), classes)
+    if ordered and len(chosen) < len(listed):
+        raise DataError(f"{annotations} has {len(chosen)} classes for the {len(listed)} images of val")
+    for path in listed:
+        if path not in chosen:
+            listing.pass_over(path, f"image without a class in {annotations.name}")
+    files, labels = tuple(chosen), tuple(chosen.values())
+    return Dataset(name, str(root), "val", files, labels, tuple(classes), left_out=listing.left_out())
 
 
 # What a CIFAR batch is pickled from besides plain containers. Nothing here can run a command.
@@ -491,7 +704,7 @@ def read_batch(path: str | Path) -> dict[str, Any]:
     except DataError as error:
         raise DataError(f"refused to read {path}: {error}") from None
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:
         raise DataError(f"{path} is not a readable pickle of image arrays: {error}") from error
     if not isinstance(content, dict):
@@ -513,16 +726,49 @@ def pixels_of(data: Any, path: str | Path) -> NDArray[np.uint8]:
     raise DataError(f"{path}: expected uint8 data of shape [n, 3072] or [n, 32, 32, 3]")
 
 
+_BATCHES = ("cifar-10-batches-py", "cifar-100-python")
+_CIFAR = (*_BATCHES, *(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+
+
 def _open_cifar(root: Path, split: str) -> Dataset | None:
-    for folder in (root, root / "cifar-10-batches-py"):
+    """The Python batches of CIFAR-10 or CIFAR-100, unless their images, or others, lie in class folders beside them."""
+    for folder in (root, root / _BATCHES[0]):
         if (folder / "data_batch_1").is_file():
+            if _in_class_folders(root, folder / "data_batch_1"):
+                return None
             parts = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
-            return _cifar(folder, split, parts, "labels", "batches.meta", "label_names", "cifar10")
-    for folder in (root, root / "cifar-100-python"):
+            dataset = _cifar(folder, split, parts, "labels", "batches.meta", "label_names", "cifar10")
+            return _beside_batches(dataset, root, folder)
+    for folder in (root, root / _BATCHES[1]):
         if (folder / "train").is_file() and (folder / "meta").is_file():
+            if _in_class_folders(root, folder / "train"):
+                return None
             part = ["train" if split == "train" else "test"]
-            return _cifar(folder, split, part, "fine_labels", "meta", "fine_label_names", "cifar100")
+            dataset = _cifar(folder, split, part, "fine_labels", "meta", "fine_label_names", "cifar100")
+            return _beside_batches(dataset, root, folder)
     return None
+
+
+def _in_class_folders(root: Path, batch: Path) -> bool:
+    """Whether the images are in class folders, whatever a file is called that could be a batch."""
+    train = [(label, folder) for folder in _split_folders(root, "train") for label in _class_folders(folder)]
+    if any(_filled(label)(folder) for label, folder in train):
+        return True
+    try:
+        with batch.open("rb") as file:
+            pickled = file.read(1) in (b"\x80", b"(", b"}")
+    except OSError:
+        return False  # whoever reads it says why it cannot
+    return not pickled and sum(_filled(label)(root) for label in _class_folders(root)) > 1
+
+
+def _beside_batches(dataset: Dataset, root: Path, folder: Path) -> Dataset:
+    """The data set, with the folders that lie beside its batches counted."""
+    listing = _Listing()
+    for entry in _scan(root):
+        if _is_folder(entry) and not entry.name.startswith(".") and Path(entry.path) != folder:
+            listing.pass_over(entry.path, "folder beside the batches")
+    return replace(dataset, left_out=listing.left_out())
 
 
 def _cifar(folder: Path, split: str, parts: list[str], key: str, meta: str, names: str, name: str) -> Dataset:

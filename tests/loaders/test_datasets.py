@@ -11,8 +11,8 @@ from PIL import Image
 from loaders.datasets import (
     KNOWN,
     Dataset,
+    LeftOut,
     check_same_classes,
-    fingerprint,
     holdout,
     merge_folders,
     open_dataset,
@@ -354,20 +354,206 @@ def test_an_unlabelled_pickle_that_would_run_a_command_is_refused_and_not_run(tm
     assert not trace.exists()
 
 
-def test_fingerprint_tells_data_sets_apart_wherever_they_lie(tmp_path: Path) -> None:
-    for root in ("one", "two"):
-        for name in ("cat/1.jpg", "dog/2.jpg"):
-            image(tmp_path / root / name)
-    first, second = open_dataset(tmp_path / "one"), open_dataset(tmp_path / "two")
-    assert fingerprint(first) == fingerprint(second)
-    assert len(fingerprint(first)) == 16
-    image(tmp_path / "two" / "dog" / "3.jpg")
-    assert fingerprint(open_dataset(tmp_path / "two")) != fingerprint(first)
-    arrays = numbered(20, 3)
-    assert fingerprint(arrays) == fingerprint(numbered(20, 3))
-    assert fingerprint(arrays) != fingerprint(arrays.select(range(19)))
-
-
 def test_published_figures_are_in_units_of_0_to_1() -> None:
     assert KNOWN["cifar10"].images == (50_000, 10_000)
     assert all(0 < value < 1 for known in KNOWN.values() for value in (*known.mean, *known.std))
+
+
+def left_out(dataset: Dataset) -> dict[str, int]:
+    return {each.reason: each.files for each in dataset.left_out}
+
+
+def test_what_is_passed_over_is_counted_with_its_reason(tmp_path: Path) -> None:
+    for name in ("cat/1.jpg", "cat/deep/2.jpg", "dog/1.png", "loose.png", "cat/.hidden.jpg", ".cache/3.jpg"):
+        image(tmp_path / name)
+    for name in ("cat/a.xyz", "cat/deep/b.XYZ", "dog/noending", "dog/c.averylongending", "notes.abc"):
+        (tmp_path / name).write_text("text")
+    (tmp_path / "cat" / "gone.link").symlink_to("nowhere")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 3
+    assert left_out(dataset) == {
+        **{"ending .xyz": 2, "ending .abc": 1, "another ending or none": 2, "hidden": 2, "link that leads nowhere": 1},
+        "image beside the class folders": 1,
+    }
+    examples = tuple(str(tmp_path / "cat" / name) for name in ("a.xyz", "deep/b.XYZ"))
+    assert LeftOut("ending .xyz", 2, examples) in dataset.left_out
+    for path in (*tmp_path.rglob("*.jpg"), *tmp_path.rglob("*.png")):
+        path.unlink()
+    with pytest.raises(DataError, match=r"no images in .* \(.*ending .xyz: 2.* left out\)"):
+        open_dataset(tmp_path)
+
+
+def test_an_empty_class_says_what_was_left_out_of_it(tmp_path: Path) -> None:
+    image(tmp_path / "cat" / "1.jpg")
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "1.xyz").write_text("")
+    with pytest.raises(DataError, match=r"class folder dog in .* holds no images \(ending .xyz: 1 left out\)"):
+        open_dataset(tmp_path)
+
+
+def test_each_file_is_listed_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    for number in range(3):
+        image(tmp_path / "set" / "cat" / f"{number}.jpg")
+        image(tmp_path / "set" / "dog" / f"{number}.jpg")
+        image(tmp_path / "store" / f"{number}.jpg")
+    cat = tmp_path / "set" / "cat"
+    (cat / "again.jpg").symlink_to("1.jpg")
+    (cat / "loop").symlink_to(cat)
+    (cat / "up").symlink_to(tmp_path / "set")
+    (cat / "itself").symlink_to("itself")
+    (cat / "stored").symlink_to(tmp_path / "store")
+    (cat / "stored2").symlink_to(tmp_path / "store")
+    for number in range(3):
+        (tmp_path / "set" / "dog" / f"linked{number}.jpg").symlink_to(tmp_path / "store" / f"{number}.jpg")
+    (tmp_path / "set" / "dog" / "gone.jpg").symlink_to("nowhere")
+    dataset = open_dataset(tmp_path / "set")
+    # An image by its name that cannot be read is not passed over: whoever reads it says so.
+    assert [dataset.labels.count(label) for label in (0, 1)] == [6, 7]
+    assert left_out(dataset) == {
+        "link to an image that is listed already": 1,
+        "folder that is listed already": 3,
+        "link that leads nowhere": 1,
+    }
+    assert len(merge_folders([tmp_path / "set", tmp_path / "set"])) == 13
+
+
+def test_a_folder_named_like_an_image_is_entered(tmp_path: Path) -> None:
+    image(tmp_path / "cat" / "album.jpg" / "1.png")
+    assert names(open_dataset(tmp_path)) == [("cat", "1.png")]
+
+
+def test_what_lies_beside_the_splits_is_counted(tmp_path: Path) -> None:
+    for split in ("train", "val", "validation"):
+        image(tmp_path / split / "cat" / f"{split}.jpg")
+    for name in ("loose.jpg", "readme.txt", "extra/cat/1.jpg"):
+        image(tmp_path / name) if name.endswith("g") else (tmp_path / name).write_text("")
+    (tmp_path / "test").symlink_to("nowhere")
+    train, val = open_splits(tmp_path)
+    assert left_out(train) == {
+        "folder beside those of the splits": 2,
+        "image beside the folders of the splits": 1,
+        "file named like a split or a batch": 1,
+    }
+    assert [os.path.basename(path) for path in val.files] == ["val.jpg"]
+
+
+def test_an_empty_val_folder_does_not_hide_the_test_images(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    for split in ("train", "test"):
+        image(tmp_path / split / "cat" / f"{split}.jpg")
+    train, val = open_splits(tmp_path)
+    assert names(val) == [("cat", "test.jpg")]
+    assert left_out(train) == {"folder beside those of the splits": 1}
+
+
+@pytest.mark.parametrize("inner", ["", "images"])
+@pytest.mark.parametrize("remains", ["nothing", "an empty folder", "the images"])
+def test_tiny_imagenet_whose_val_was_sorted(tmp_path: Path, inner: str, remains: str) -> None:
+    lines = []
+    for number, name in enumerate(("n02", "n01", "n02")):
+        image(tmp_path / "train" / name / "images" / f"{name}_{number}.JPEG")
+        image(tmp_path / "val" / name / inner / f"val_{number}.JPEG")
+        lines.append(f"val_{number}.JPEG\t{name}\t0\t0\t62\t62\n")
+        if remains == "the images":
+            image(tmp_path / "val" / "images" / f"val_{number}.JPEG")
+    if remains == "an empty folder":
+        (tmp_path / "val" / "images").mkdir()
+    # What the text says counts no longer: it may name images that are not there, or nothing.
+    for text in ("".join(lines), "val_9.JPEG\tn03\n", ""):
+        (tmp_path / "val" / "val_annotations.txt").write_text(text)
+        train, val = open_splits(tmp_path)
+        assert train.classes == val.classes == ("n01", "n02")
+        assert names(val) == [("n01", "val_1.JPEG"), ("n02", "val_0.JPEG"), ("n02", "val_2.JPEG")]
+        assert (train.name, val.name) == ("tiny-imagenet/train", "tiny-imagenet/val")
+        assert left_out(val)["ending .txt"] == 1
+        assert ("folder beside the class folders" in left_out(val)) == (remains != "nothing")
+
+
+def test_class_folders_of_val_that_are_still_empty_leave_the_text_in_force(tmp_path: Path) -> None:
+    for name in ("n01", "n02"):
+        image(tmp_path / "train" / name / "images" / f"{name}_0.JPEG")
+        (tmp_path / "val" / name / "images").mkdir(parents=True)
+        image(tmp_path / "val" / "images" / f"val_{name}.JPEG")
+    (tmp_path / "val" / "val_annotations.txt").write_text("val_n01.JPEG\tn01\nval_n02.JPEG\tn02\n")
+    assert open_dataset(tmp_path, "val").labels == (0, 1)
+
+
+def test_imagenets_text_beside_a_sorted_val_plays_no_part(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("n01", "n02"):
+            image(tmp_path / split / name / f"{split}_{name}.JPEG")
+    for name in ("LOC_val_solution.csv", "val.txt", "val/val_annotations.txt"):
+        (tmp_path / name).write_text("nothing of use\n")
+    assert names(open_dataset(tmp_path, "val")) == [("n01", "val_n01.JPEG"), ("n02", "val_n02.JPEG")]
+
+
+def flat_val(root: Path, images: int = 3) -> Path:
+    for name in ("n01", "n02"):
+        image(root / "train" / name / f"{name}_0.JPEG")
+    for number in range(images):
+        image(root / "val" / f"val_{number}.JPEG")
+    return root
+
+
+def test_a_text_that_fits_is_found_behind_one_that_does_not(tmp_path: Path) -> None:
+    flat_val(tmp_path)
+    (tmp_path / "val.txt").write_text("val/val_0.JPEG\nval/val_1.JPEG\n")
+    with pytest.raises(DataError, match="val.txt line 1"):
+        open_dataset(tmp_path, "val")
+    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nval_0,n02 1 2\nval_2,n01 1 2\n")
+    val = open_dataset(tmp_path, "val")
+    assert names(val) == [("n02", "val_0.JPEG"), ("n01", "val_2.JPEG")]
+    assert left_out(val) == {"image without a class in LOC_val_solution.csv": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("imagenet_2012_validation_synset_labels.txt", "n02\nn01\n", "has 2 classes for the 3 images of val"),
+        ("val.txt", "val_0.JPEG 0\nval_0.JPEG 1\n", "line 2: val_0 has a class already"),
+        ("val.txt", b"\xff\xfe", "cannot read .*val.txt"),
+    ],
+)
+def test_a_text_that_would_mislabel_images_is_refused(
+    tmp_path: Path, name: str, text: str | bytes, message: str
+) -> None:
+    (flat_val(tmp_path) / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message):
+        open_dataset(tmp_path, "val")
+
+
+def test_class_folders_count_more_than_the_batches_they_were_made_from(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    assert len(open_dataset(tmp_path)) == 100, "nothing is in the folders"
+    image(tmp_path / "train" / "cat" / "1.png")
+    image(tmp_path / "train" / "dog" / "1.png")
+    dataset = open_dataset(tmp_path)
+    assert names(dataset) == [("cat", "1.png"), ("dog", "1.png")]
+    assert left_out(dataset) == {"file named like a split or a batch": 7}
+
+
+def test_folders_beside_batches_are_counted(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    image(tmp_path / "pictures" / "a" / "1.png")
+    assert len(open_dataset(tmp_path)) == 100
+    assert left_out(open_dataset(tmp_path)) == {"folder beside the batches": 1}
+
+
+@pytest.mark.parametrize("files", [("data_batch_1",), ("train", "meta", "test")])
+def test_a_text_called_like_a_batch_does_not_make_class_folders_cifar(tmp_path: Path, files: tuple[str, ...]) -> None:
+    for name in files:
+        (tmp_path / name).write_text("1.png\n")
+    with pytest.raises(DataError):
+        open_dataset(tmp_path)
+    for name in ("cat", "dog"):
+        image(tmp_path / name / "1.png")
+    assert names(open_dataset(tmp_path)) == [("cat", "1.png"), ("dog", "1.png")]
+
+
+def test_a_data_set_is_called_by_its_folder_however_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image(tmp_path / "pets" / "cat" / "1.png")
+    monkeypatch.chdir(tmp_path / "pets")
+    assert open_dataset(".").name == open_dataset("../pets/").name == open_dataset("cat/..").name == "pets"
