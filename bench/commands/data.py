@@ -243,10 +243,12 @@ def info(
     FOLDER holds class folders, train and val folders of class folders, CIFAR python batches or Tiny-ImageNet.
     """
     from loaders.contents import examine
+    from loaders.soundness import remarks
 
     check_output(output)
     splits = _splits(folder, train, val)
-    described = [asdict(examine(dataset)) for dataset in splits]
+    lines = _say(remarks(splits))
+    described = [{**asdict(examine(part)), "left_out": list(map(asdict, part.left_out))} for part in splits]
     rates: list[dict[str, Any]] = []
     if against is not None:
         from bench.inspecting.decoding import compare_decoding
@@ -257,12 +259,19 @@ def info(
     if format == "json":
         from results.tables import to_json
 
-        document: dict[str, Any] = {"datasets": described}
+        document: dict[str, Any] = {"datasets": described, "warnings": lines}
         if against is not None:
             document["decoding"] = {"of": str(folder or train[0]), "to": str(against), "stages": rates}
         write(to_json(document), output)
         return
     write("\n".join(_tables(described, rates, format)), output)
+
+
+def _say(lines: list[str]) -> list[str]:
+    """The lines, which have then been printed on stderr."""
+    for line in lines:
+        click.echo(line, err=True)
+    return lines
 
 
 def _tables(described: list[dict[str, Any]], rates: list[dict[str, Any]], format: str) -> list[str]:
@@ -284,7 +293,9 @@ def _tables(described: list[dict[str, Any]], rates: list[dict[str, Any]], format
 def _cell(value: Any) -> Any:
     if isinstance(value, dict):
         return ", ".join(f"{name} {share:.1%}" for name, share in value.items())
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, list):
+        return sum(passed["files"] for passed in value)
+    if isinstance(value, tuple):
         return " / ".join(f"{number:.4g}" for number in value)
     return value
 
@@ -294,18 +305,27 @@ def _cell(value: Any) -> Any:
 @click.option("--threads", type=click.IntRange(1), help="Decoding threads; by default one a core.")
 @format_options
 def check(folder: Path, threads: int | None, format: str, output: str) -> int:
-    """Decode every file of FOLDER, list those that fail, and exit with 1 if there are any."""
+    """Decode every image of FOLDER, list those that fail, and exit with 1 if there are any.
+
+    Files that are left out, and what else looks wrong with the data, is said in a line each.
+    """
     from loaders.datasets import open_splits
     from loaders.images import check as find_bad
+    from loaders.soundness import remarks
     from results.tables import render, to_json
 
     check_output(output)
     splits = open_splits(folder)
     files = [path for dataset in splits for path in dataset.files]
+    lines = _say(remarks(splits))
     bad = find_bad(files, threads)
     if format == "json":
-        write(to_json({"images": len(files), "unreadable": [asdict(image) for image in bad]}), output)
+        passed = [asdict(each) for dataset in splits for each in dataset.left_out]
+        unreadable = [asdict(image) for image in bad]
+        write(to_json({"images": len(files), "unreadable": unreadable, "left_out": passed, "warnings": lines}), output)
     elif bad or format == "csv":
         write(render(["path", "reason"], [[image.path, image.reason] for image in bad], format), output)
-    click.echo(f"{len(bad)} of {len(files)} images cannot be decoded", err=True)
+    left_out = sum(each.files for dataset in splits for each in dataset.left_out)
+    rest = f"; {left_out} files were left out" if left_out else ""
+    click.echo(f"{len(bad)} of {len(files)} images cannot be decoded{rest}", err=True)
     return 1 if bad else 0

@@ -1,6 +1,7 @@
 """`bench data`: files, streams, tables and exit codes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,35 @@ def test_split_checks_and_exits_with_1_when_parts_share_images(tmp_path: Path) -
     assert bad.return_value == 1
     assert "copies of an image in another part: 1" in bad.stderr
     assert run("split", tmp_path / "set").return_value == 0
+
+
+def test_files_that_are_left_out_are_counted_and_named(tmp_path: Path) -> None:
+    separable.make(tmp_path / "set", "folder", 60, classes=5)
+    for path in (tmp_path / "set" / "train" / "class_0000").glob("*.JPEG"):
+        path.rename(path.with_suffix(".picture"))
+        break
+    (tmp_path / "set" / "val" / "class_0001" / ".DS_Store").write_text("")
+    train = {"reason": "another ending or none", "files": 1}
+    info, check = run("info", tmp_path / "set"), run("check", tmp_path / "set")
+    said = "warning: 1 file left out of set/train: another ending or none: 1\n"
+    said += "note: 1 file left out of set/val: hidden: 1\n"
+    assert info.stderr == said
+    assert check.stderr == said + "0 of 59 images cannot be decoded; 2 files were left out\n"
+    assert check.return_value == 0
+    (row,) = [line for line in info.stdout.splitlines() if line.startswith("left_out")]
+    assert row.split() == ["left_out", "1", "1"]
+    document = json.loads(run("info", tmp_path / "set", "--format", "json").stdout)
+    assert document["datasets"][0]["left_out"][0].items() >= train.items()
+    assert document["warnings"] == said.splitlines()
+    document = json.loads(run("check", tmp_path / "set", "--format", "json").stdout)
+    assert [(each["reason"], each["files"]) for each in document["left_out"]] == [tuple(train.values()), ("hidden", 1)]
+
+
+def test_info_and_check_say_what_is_wrong_with_the_data(tmp_path: Path) -> None:
+    separable.make(tmp_path / "set", "folder", 60, classes=5)
+    shutil.rmtree(tmp_path / "set" / "val")
+    (tmp_path / "set" / "val").symlink_to("train")
+    for word in ("info", "check"):
+        assert "warning: all 50 validation images are training images too" in run(word, tmp_path / "set").stderr
+        one = run(word, tmp_path / "set" / "train" / "class_0000").stderr
+        assert "warning: class_0000 has one class, class_0000: every answer is right" in one
