@@ -65,7 +65,9 @@ class RunSummary:
     wall time of all epochs. `inference_warm_seconds` is a median, low and high the bounds of its 95 % interval;
     they are absent in old files. `weight_bytes` counts the parameters alone, `checkpoint_bytes` a full checkpoint with
     the optimizer's state; `params` are single numbers, `state_entries` the entries of the state dictionary.
-    `status` is "finished", "stopped" (by hand or by a limit) or "failed", the last two with `reason`.
+    `test_images_trained_on` are images behind `top1` that are training images too, None in files of earlier versions;
+    `test_fingerprint` is the same for the same images with the same labels. `status` is "finished", "stopped" (by hand
+    or by a limit) or "failed", the last two with `reason`.
     """
 
     name: str
@@ -92,6 +94,8 @@ class RunSummary:
     weight_bytes: Count | None = None
     checkpoint_bytes: Count | None = None
     peak_bytes: Count | None = None
+    test_images_trained_on: Count | None = None
+    test_fingerprint: str | None = None
     reason: str | None = None
     published: Published | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -247,6 +251,8 @@ _SIZES = (
 _UNSHOWN = (
     _own("recipe", "recipe", ""),
     _own("reason", "reason", ""),
+    _own("test_images_trained_on", "trained on\ntest images", "count"),
+    _own("test_fingerprint", "test\nimages", ""),
     _own("inference_warm_low_seconds", "warm\nlow", "s"),
     _own("inference_warm_high_seconds", "warm\nhigh", "s"),
     _theirs("study", "published\nstudy", ""),
@@ -254,6 +260,7 @@ _UNSHOWN = (
     _theirs("hardware", "published\nhardware", ""),
 )
 """What only csv and json carry; a reader has it in the notes."""
+_OF_IMAGES = ("test_images_trained_on", "test_fingerprint")
 _BOUNDS = ("inference_warm_low_seconds", "inference_warm_high_seconds")
 """Absent from files that were written before they were kept; that is no figure to explain."""
 _COLUMNS = {column.name: column for column in (_NAME, *_ACCURACY, *_COST, *_SIZES, *_UNSHOWN)}
@@ -332,8 +339,15 @@ def _varying(runs: Sequence[RunSummary]) -> list[_Column]:
 
 
 def _shared(runs: Sequence[RunSummary], format: str) -> list[str]:
+    seen = [f"{run.name} ({run.test_images_trained_on:,})" for run in runs if run.test_images_trained_on]
+    return [*_sets(runs, format), *([f"Trained on test images, so too good: {', '.join(seen)}."] if seen else [])]
+
+
+def _sets(runs: Sequence[RunSummary], format: str) -> list[str]:
     data, evaluated = {run.data for run in runs}, {run.evaluated for run in runs}
-    if len(data) > 1:
+    prints = {run.test_fingerprint for run in runs}
+    # Names of folders tell data apart only where nobody looked at the images, or every seed holds out its own.
+    if len(data if None in prints or "held-out" in evaluated else prints) > 1:
         return ["Accuracies on different data are not comparable."]
     if len(evaluated) > 1:
         return ["top1 and top5 are on the test set for all runs; the best top1 on val and on test are not comparable."]
@@ -398,5 +412,5 @@ def _cell(run: RunSummary, column: _Column, factor: float, footnotes: Footnotes)
 _OPTIONAL = tuple(
     f.name
     for f in dataclasses.fields(RunSummary)
-    if f.default is None and f.name not in ("reason", "published", "missing")
+    if f.default is None and f.name not in (*_OF_IMAGES, "reason", "published", "missing")
 )

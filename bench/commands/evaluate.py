@@ -1,5 +1,6 @@
 """`bench evaluate`: test a checkpoint on a labelled data set."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,11 +57,14 @@ def command(
     from bench.runs.predicting import Predictor, weights_used
     from bench.runs.reporting import classified
     from bench.runs.sources import open_split
+    from loaders.soundness import doubts, left_out
     from results.submissions import write_predictions
     from results.tables import Cell, render, to_json
 
     screen = Screen()
     dataset = open_split(data, split, screen.say)
+    for line in (*left_out(dataset), *doubts(dataset, training=False)):
+        screen.say(line)
     predictor = Predictor.open(checkpoint, device, configuration, batch, threads)
     evaluation = predictor.evaluate(dataset, loader)
     names = predictor.classifier.card.classes
@@ -71,7 +75,12 @@ def command(
         _write_confusion(confusion, report)
     used = weights_used(checkpoint, data, dataset)
     if format == "json":
-        write(to_json({**report.to_json(), "weights": used}), output)
+        said = {
+            "weights": used.text,
+            "images_trained_on": used.trained_on,
+            "left_out": list(map(asdict, dataset.left_out)),
+        }
+        write(to_json({**report.to_json(), **said}), output)
     elif format == "text":
         write(report.text(), output)
     else:
@@ -80,7 +89,7 @@ def command(
         ]
         write(render(["class", "precision", "recall", "f1", "support"], rows, format), output)
     screen.say(f"{dataset.name}: {report.summary()}")
-    screen.say(f"weights: {used}")
+    screen.say(f"weights: {used.text}")
 
 
 def _write_confusion(path: Path, report: "Classification") -> None:

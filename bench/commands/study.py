@@ -69,12 +69,15 @@ def command(
     from bench.runs.findings import Findings
     from bench.runs.sources import open_folders
     from bench.runs.study import Conductor
+    from loaders.soundness import remarks
 
     folders = DataFolders.from_options(data, train, val)
     opened = open_folders(folders)
     plan = plan_runs(study, grid, forms, scale, numbers, len(opened[0]), len(opened[0].classes))
     folder = runs / (name or plan.name)
     screen = Screen()
+    for remark in remarks(opened):
+        screen.say(remark)
     for note in plan.notes:
         screen.say(f"note: {note}")
     options = ("--device", device, "--threads", str(threads))

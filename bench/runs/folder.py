@@ -18,11 +18,12 @@ from results.store import read_json, write_whole
 from results.tables import to_json
 
 RECIPE, RUN, HISTORY, STEPS, LOG, LOCK = "recipe.toml", "run.json", "history.csv", "steps.csv", "log.md", ".lock"
+IMAGES = "images.npz"
 # What a kill leaves of a file that was being written.
 _TEMPORARY = ".*.tmp"
 # What a run writes before its first checkpoint is complete.
 _BEGINNING = (
-    *(RUN, RECIPE, HISTORY, STEPS, LOG, "*_history.txt", SUMMARY, "events.out.tfevents.*"),
+    *(RUN, RECIPE, IMAGES, HISTORY, STEPS, LOG, "*_history.txt", SUMMARY, "events.out.tfevents.*"),
     *("*.safetensors", "state-*.pt", LOCK, _TEMPORARY),
 )
 _TRIES = 100
@@ -75,6 +76,7 @@ class RunRecord:
         recipe: title of the recipe; "" for one put together from options.
         images: how many there are to train on, to validate on and to test on.
         test_is_independent: see `Splits.independent`.
+        test_images_trained_on: see `Splits.trained_on`; None where an earlier version made the run.
         machine: see `bench.machine.facts.describe`.
     """
 
@@ -88,6 +90,7 @@ class RunRecord:
     threads: int
     configuration: str
     machine: Mapping[str, Any]
+    test_images_trained_on: int | None = None
 
     def save(self, folder: Path) -> None:
         """Write run.json, the whole file or nothing. Raises RecordError."""

@@ -17,9 +17,11 @@ from bench.machine.allocator import keep_memory
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
 from bench.runs.folder import RECIPE, RUN, RunRecord
+from bench.runs.provenance import RunImages, trained_on
 from bench.runs.sources import evaluation_options, fastest_engine
 from loaders import engines
 from loaders.datasets import Dataset, open_unlabelled
+from loaders.identity import identify
 from loaders.images import check, open_rgb
 from loaders.options import LoaderOptions
 from loaders.pil import transform_one
@@ -30,8 +32,6 @@ from models.prepare import device_facts, memory_format
 from models.training import checkpoint
 from models.training.distributed import World
 from models.training.recipe import load
-from results.runs import FILE as SUMMARY
-from results.runs import RunSummary
 from results.stats import median, median_interval, percentile_value
 
 WARM = 90  # calls of the warm times: as many as a 95th percentile needs
@@ -123,6 +123,10 @@ class Predictor:
 
         Raises DataError: not such a pickle, or one that asks for more than arrays.
         """
+        if path.is_dir():
+            raise UsageError(
+                f"{path} is a folder; name the images in it, or test a labelled folder with bench evaluate"
+            )
         unlabelled = open_unlabelled(path)
         labels = (0,) * len(unlabelled)  # a loader wants some; nobody reads them
         classes = self.classifier.card.classes
@@ -131,28 +135,47 @@ class Predictor:
         return unlabelled.ids, evaluation.predicted.tolist()
 
 
-def weights_used(path: Path, data: Path, dataset: Dataset) -> str:
-    """Which weights a path stands for, and whether they were trained or chosen on these images, in words.
+@dataclass(frozen=True)
+class WeightsUsed:
+    """Which weights a path stands for, and what they have seen of the images they are tested on.
 
-    Raises ModelError, RecordError: a file of the run is damaged.
+    Attributes:
+        text: all of it in words.
+        trained_on: how many of the images they were trained on, about that many where not all could be compared; None
+            where it is not known.
+    """
+
+    text: str
+    trained_on: int | None
+
+
+def weights_used(path: Path, data: Path, dataset: Dataset) -> WeightsUsed:
+    """Which weights a path stands for, and whether they were trained or chosen on these images.
+
+    Images are known by their bytes, wherever they lie; those of a run of an earlier version by their folder alone.
+
+    Raises ModelError, RecordError, DataError: a file of the run is damaged.
     """
     file = weights_file(path)
     card, folder = checkpoint.read_card(file), file.parent
     best = file.name == checkpoint.BEST
     which = f"{file.name}, epoch {card.epoch}" + (", the best on the run's validation images" if best else "")
-    if not (folder / RUN).is_file() or not (folder / SUMMARY).is_file():
-        return f"{which}; no finished run beside it says what images it was chosen on"
-    recipe, summary, folders = load(folder / RECIPE), RunSummary.load(folder), RunRecord.load(folder).data
-    if str(data.absolute()) not in (folders.folder, *folders.train, *(folders.val or "").split(",")):
-        return f"{which}; the run's images came from another folder"
-    if dataset.split in ("train", "all"):
-        return f"{which}; trained on these images, so too good"
+    if not (folder / RUN).is_file() or not (folder / RECIPE).is_file():
+        return WeightsUsed(f"{which}; unknown whether it was trained on these images: no run beside it says so", None)
+    recipe, images = load(folder / RECIPE), RunImages.load(folder)
+    count, words = trained_on(images, dataset)
+    if images is None:
+        folders = RunRecord.load(folder).data
+        named = [Path(name).resolve() for name in (folders.folder, *folders.train) if name]
+        if dataset.split in ("train", "all") and data.resolve() in named:
+            words = "trained on these images, so too good"
+    if words or images is None:
+        return WeightsUsed(f"{which}; {words}", count)
     if not best and recipe.schedule != "plateau":
-        return f"{which}; not chosen by accuracy"
-    # With a holdout the choice was made by held-out training images.
-    if recipe.holdout or (dataset.split == "test" and summary.evaluated != "test"):
-        return f"{which}; chosen by other images than these"
-    return f"{which}; chosen by looking at these images, so a little too good"
+        return WeightsUsed(f"{which}; not chosen by accuracy", 0)
+    if identify(dataset, images.train.every).among(images.validation.ids).any():
+        return WeightsUsed(f"{which}; chosen by looking at these images, so a little too good", 0)
+    return WeightsUsed(f"{which}; chosen by other images than these", 0)
 
 
 @dataclass(frozen=True)

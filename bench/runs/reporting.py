@@ -84,6 +84,8 @@ def _test_line(run: Run, evaluation: Evaluation, epoch: int) -> str:
     caution = "" if run.splits.independent else "; chosen by looking at these images, so a little too good"
     if run.splits.held_out:
         caution = "; held-out training images, there are no test images"
+    if run.splits.trained_on:
+        caution = f"; trained on {run.splits.trained_on:,} of these, so too good"
     return (
         f"test on {run.splits.test.name}: top-1 {100 * evaluation.top1:.2f} %, top-5 {top5} "
         f"of {evaluation.images:,} images, weights of epoch {epoch}{caution}"

@@ -27,6 +27,7 @@ class Request:
         name: of the run; "" makes one from recipe or model and the time.
         runs: folder of all runs.
         resume: folder of the run to resume.
+        named: the images of a run to resume were named anew, so others are meant.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads, 0 for every usable core.
         max_minutes: stop cleanly after so long; 0 for the recipe's own limit.
@@ -41,6 +42,7 @@ class Request:
     device: str = "auto"
     threads: int = 0
     max_minutes: float = 0.0
+    named: bool = False
 
     @classmethod
     def from_options(
@@ -110,9 +112,10 @@ class Request:
         if not (folder / checkpoint.LAST).exists() and not stored_nothing(folder):
             raise RunError(f"run {folder} has lost its {checkpoint.LAST}, without which it cannot be resumed")
         recipe, threads = load(folder / RECIPE), threads or record.threads
-        folders = DataFolders.from_options(data, train, val) or record.data
+        named = DataFolders.from_options(data, train, val)
+        folders = named or record.data
         stored = cls(recipe, record.recipe, folders, folder.name, folder.parent, folder, record.device, threads)
-        request = stored.changed(_changes(keys, settings))
+        request = replace(stored.changed(_changes(keys, settings)), named=bool(named))
         for key in ("seed", "model"):
             was, now = getattr(recipe, key), getattr(request.recipe, key)
             if was != now:

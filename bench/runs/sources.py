@@ -3,11 +3,15 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from bench.errors import UsageError
 from bench.runs.folder import DataFolders
+from bench.runs.provenance import RunImages
 from bench.screen import Say
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
-from loaders import engines
+from loaders import engines, identity, soundness
 from loaders.contents import examine
 from loaders.datasets import (
     KNOWN,
@@ -46,6 +50,7 @@ class Splits:
         test: looked at once, in the end; the validation images where there are no others.
         independent: the test images are not training images, and no choice was made by looking at them.
         held_out: the data has training images only, some of which were held out to validate and test on.
+        trained_on: test images that are training images too; None where nobody has looked.
     """
 
     train: Dataset
@@ -53,6 +58,7 @@ class Splits:
     test: Dataset
     independent: bool
     held_out: bool = False
+    trained_on: int | None = None
 
     @property
     def evaluated(self) -> Evaluated:
@@ -67,18 +73,22 @@ def open_folders(data: DataFolders) -> list[Dataset]:
 
     Raises:
         UsageError: no folder is named, or a folder with splits beside single ones.
-        DataError: not a data set, or classes that differ.
+        DataError: not a data set, one class alone, or classes that differ.
     """
     if data.folder and (data.train or data.val):
         raise UsageError("name either --data or --train and --val, not both")
     if data.folder:
-        return open_splits(Path(data.folder))
+        parts = open_splits(Path(data.folder))
+        soundness.refuse_one_class(parts[0])
+        return parts
     if not data.train:
         raise UsageError(
             "no data: name a folder with --data DIR (or --train A,B --val C); "
             "for a trial, bench data make DIR --like cifar10 writes images a network can learn"
         )
-    return open_parts(data.train, data.val.split(",") if data.val else ())
+    parts = open_parts(data.train, data.val.split(",") if data.val else ())
+    soundness.refuse_one_class(parts[0])
+    return parts
 
 
 def split(opened: list[Dataset], recipe: Recipe, say: Say) -> Splits:
@@ -101,9 +111,34 @@ def split(opened: list[Dataset], recipe: Recipe, say: Say) -> Splits:
     assert test is not None
     validation = held_out or others.get("val") or test
     # Weights that are chosen, or a rate that is lowered, by the test images have seen them.
-    chosen = recipe.select == "best" or recipe.schedule == "plateau"
+    chosen = _chooses(recipe)
     independent = test is not held_out and not (chosen and validation is test)
     return Splits(train, validation, test, independent, test is held_out)
+
+
+def compared(splits: Splits, images: RunImages, recipe: Recipe, say: Say) -> Splits:
+    """The splits, with what their images show: whether any that accuracies are measured on were learned from.
+
+    Args:
+        images: of the splits, as `RunImages.after` returns them.
+    """
+    uses = [("training", splits.train, images.train), ("validation", splits.validation, images.validation)]
+    if splits.validation is splits.test:
+        uses[1] = (splits.evaluated, splits.test, images.test)
+    else:
+        uses.append(("test", splits.test, images.test))
+    for line in (*soundness.doubtful_labels(splits.train, images.train), *identity.shared(uses)):
+        say(line)
+    test = images.test
+    seen = round(int(test.among(images.trained).sum()) * test.images / max(1, len(test)))
+    # Chosen by validation images that are test images under another name.
+    chosen = _chooses(recipe) and bool(test.among(images.validation.ids).any())
+    return replace(splits, independent=splits.independent and not seen and not chosen, trained_on=seen)
+
+
+def _chooses(recipe: Recipe) -> bool:
+    """Whether weights are chosen, or a rate is lowered, by the validation images."""
+    return recipe.select == "best" or recipe.schedule == "plateau"
 
 
 def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say) -> Recipe:
@@ -146,6 +181,8 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say)
 def _image_size(recipe: Recipe, train: Dataset, say: Say) -> int:
     """The pixels that all images of the data set have, if that is known and the network takes them; 0 if not."""
     published = KNOWN.get(train.name.partition("/")[0].replace("-", ""))
+    if published is not None and not _are_of(train, published.size):
+        published = None
     own = train.pixels.shape[1] if train.pixels is not None else published.size if published is not None else 0
     usual = zoo.default_size(recipe.model)
     if not 0 < own <= SMALL or own == usual:
@@ -157,6 +194,18 @@ def _image_size(recipe: Recipe, train: Dataset, say: Say) -> int:
         return 0
     say(f"size: {own} px, that of the images of {train.name}; {recipe.model} was made for --size {usual}")
     return own
+
+
+def _are_of(train: Dataset, pixels: int) -> bool:
+    """Whether images have the size that is published for a data set of this name: a name alone says nothing."""
+    for i in np.unique(np.linspace(0, len(train) - 1, min(8, len(train))).astype(int)).tolist() if train.files else ():
+        try:
+            with Image.open(train.files[i]) as image:
+                if image.size != (pixels, pixels):
+                    return False
+        except Exception:
+            continue  # whoever reads the images says which cannot be decoded
+    return True
 
 
 def _check_sizes(recipe: Recipe, size: int) -> None:

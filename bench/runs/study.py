@@ -16,15 +16,19 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Literal
 
+import numpy as np
+
 from bench.locks import HeldError, hold, holder
 from bench.processes import start, stop_requests
 from bench.runs.folder import HISTORY, LOCK, RUN, DataFolders, RunRecord, stored_nothing
 from bench.runs.plan import Plan, PlannedRun, StudyError
+from bench.runs.provenance import RunImages
 from bench.runs.sources import split
 from bench.runs.training import published_row
 from bench.screen import Screen
 from loaders.datasets import Dataset
 from loaders.errors import DataError
+from loaders.identity import Ids, identify
 from models.errors import ModelError
 from models.training import checkpoint
 from models.training import recipe as recipes
@@ -144,6 +148,7 @@ class Conductor:
         runs, screen = self.plan.runs, self.screen
         with locked(self.folder) as lock:
             conditions = [condition(self.folder, run, self.data) for run in runs]
+            self._check_images()
             for i, run in enumerate(runs):
                 head = f"run {i + 1} of {len(runs)}: {run.name}"
                 if conditions[i] == "finished":
@@ -159,24 +164,44 @@ class Conductor:
                 screen.say(f"{head}: {_outcome(summary)}, took {duration(self._took[run.name])}")
         return self.summaries()
 
+    def _check_images(self) -> None:
+        """Raise StudyError if a run was trained with other images or labels than there are now: ranks need the same."""
+        now: dict[int, list[Ids]] = {}
+        for run in self.plan.runs:
+            images = RunImages.load(self.folder / run.name)
+            if images is None:
+                continue
+            every = images.train.every
+            if every not in now:
+                now[every] = [identify(part, every).labelled() for part in self.opened]
+            theirs = np.concatenate([part.labelled() for part in (images.train, images.validation, images.test)])
+            gone = ~np.isin(theirs, np.concatenate(now[every]))
+            new = ~np.isin(now[every][0], theirs)
+            if gone.any() or new.any():
+                raise StudyError(
+                    f"run {self.folder / run.name} was trained with other images or labels than there are now "
+                    f"({int(new.sum()):,} new, {int(gone.sum()):,} gone); bring them back, or choose another --name"
+                )
+
     def _train(self, run: PlannedRun, resume: bool, lock: int) -> int:
         """Train one run to its end; returns the exit code of its process."""
         place, log = self.folder / run.name, self.folder / f"{run.name}.log"
         # What an earlier one wrote of itself would be taken for what this one does.
         (place / SUMMARY).unlink(missing_ok=True)
         if resume:
+            # The run knows its images, and refuses to go on with others.
             words = ["--resume", str(place)]
         else:
             path = self.folder / f"{run.name}.toml"
             comments = [f"run {run.name} of {self.plan.name}", *filter(None, [self.plan.mark])]
             write_whole(path, recipes.to_toml(run.recipe, comments).encode())
-            words = [str(path), "--name", run.name, "--runs", str(self.folder)]
+            words = [str(path), "--name", run.name, "--runs", str(self.folder), *self.data.options()]
         process: subprocess.Popen[bytes] | None = None
         with log.open("ab" if resume else "wb") as file:
             try:
                 # A signal that arrives while the process starts must not leave it running with nobody to stop it.
                 with stop_requests() as asked:
-                    process = self.starter(["train", *words, *self.data.options(), *self.options], file, lock)
+                    process = self.starter(["train", *words, *self.options], file, lock)
                 if asked():
                     raise KeyboardInterrupt
                 return self._wait(process, log)

@@ -21,9 +21,11 @@ from bench.machine.tuned import tuned_configuration
 from bench.processes import STOPPING, stop_requests
 from bench.runs import sources
 from bench.runs.folder import HISTORY, LOG, RECIPE, STEPS, RunError, RunRecord, existing_folder, new_folder
+from bench.runs.provenance import RunImages
 from bench.runs.request import Request
 from bench.runs.sources import Feed, Splits
 from bench.screen import Say, Screen
+from loaders.soundness import remarks
 from models import zoo
 from models.configuration import Choice, Configuration, Device, parse
 from models.predict import Classifier, same_classes
@@ -48,6 +50,7 @@ class Run:
 
     Attributes:
         training: the network and all that goes with it; `training.recipe` is the resolved recipe.
+        images: what it is trained, validated and tested on; None in a run that stores nothing.
         stopped: why it ended before its last epoch; None if it did not.
         interrupted: whether a signal is the reason.
     """
@@ -56,6 +59,7 @@ class Run:
     folder: Path
     feed: Feed
     training: Training
+    images: RunImages | None = None
     stopped: str | None = None
     interrupted: bool = False
 
@@ -78,6 +82,8 @@ class Run:
             status=status,
             reason=reason,
             train_seconds=self.training.position.seconds,
+            test_images_trained_on=self.splits.trained_on,
+            test_fingerprint=self.images.test.fingerprint(self.training.card.classes) if self.images else None,
             published=published_row(self.recipe.published),
             **figures,
         )
@@ -228,7 +234,14 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
     device = world.device(choose_device(request.device))
     threads = request.threads or max(1, usable_cores() // (world.size if device.type == "cpu" else 1))
     torch.set_num_threads(threads)
-    splits = sources.split(sources.open_folders(request.data), request.recipe, say)
+    parts = sources.open_folders(request.data)
+    splits = sources.split(parts, request.recipe, say)
+    images = None
+    if world.first:
+        for remark in remarks(parts, compare=False):
+            say(remark)
+        if folder is not None:
+            images, splits = _known_images(request, splits, folder, say)
     recipe = sources.resolved(request.recipe, splits, bool(request.title), device.type, say)
     configuration = configured(recipe, device_facts(device), world.size)
     if configuration.keep:
@@ -255,7 +268,25 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
         torch.manual_seed(recipe.seed)
         model = zoo.build(recipe.model, recipe.classes, **recipe.arguments)
         training = Training(recipe, model, card, configuration, device, world, feed, folder, teacher)
-        yield Run(request, folder or Path(), feed, training)
+        yield Run(request, folder or Path(), feed, training, images)
+
+
+def _known_images(request: Request, splits: Splits, folder: Path, say: Say) -> tuple[RunImages, Splits]:
+    """The images of a new or a resumed run, and the splits with what these show.
+
+    Raises RunError: a resumed run has others than before.
+    """
+    resumed = (folder / checkpoint.LAST).is_file()
+    before = RunImages.load(folder) if resumed else None
+    images = RunImages.of(splits.train, splits.validation, splits.test, before.train.every if before else None)
+    if resumed:
+        counts = RunRecord.load(folder).images
+        images = images.after(before, counts, folder, request.named)
+        if before is None:
+            say(f"note: an earlier version began run {folder}: only the number of its images can be compared")
+        if differences := images.differences(before, counts):
+            say(f"warning: the run goes on with other images than before ({'; '.join(differences)})")
+    return images, sources.compared(splits, images, request.recipe, say)
 
 
 def _restore(run: Run) -> list[str]:
@@ -298,12 +329,15 @@ def _store_request(run: Run) -> None:
         data=run.request.data,
         images={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
         test_is_independent=splits.independent,
+        test_images_trained_on=splits.trained_on,
         device=training.device.type,
         processes=training.world.size,
         threads=run.feed.options.threads,
         configuration=training.configuration.text,
         machine=facts.describe(device=str(training.device)),
     )
+    if run.images is not None:
+        run.images.save(run.folder)
     _store(run.folder, run.recipe, f"resolved recipe of run {run.folder.name}", record)
 
 

@@ -253,3 +253,26 @@ def test_a_warm_time_is_shown_with_the_digits_its_interval_supports() -> None:
     assert " 4.1 " in table([run])
     assert "4.07" not in table([run])
     assert json.loads(table([run], "json"))[0]["inference_warm_high_seconds"] == 0.0045
+
+
+def test_images_and_not_names_of_folders_tell_data_apart() -> None:
+    different = "Accuracies on different data are not comparable."
+    one, same, other = (
+        replace(WHOLE, name=name, data=data, test_fingerprint=digits)
+        for name, data, digits in (("one", "pets", "ab"), ("same", "copy", "ab"), ("other", "pets", "cd"))
+    )
+    assert different not in table([one, same])
+    assert different in table([one, other])
+    assert different not in table([one, replace(other, test_fingerprint=None)])
+    assert different not in table([replace(run, evaluated="held-out") for run in (one, other)])
+
+
+def test_a_test_on_training_images_is_marked() -> None:
+    assert "Trained on test images" not in table([replace(WHOLE, test_images_trained_on=0)])
+    for format in ("text", "markdown"):
+        assert "Trained on test images, so too good: res_512_d (1,200)." in table(
+            [replace(WHOLE, test_images_trained_on=1200), STOPPED], format
+        )
+    rows = json.loads(table([replace(WHOLE, test_images_trained_on=3), STOPPED], "json"))
+    assert {row["name"]: row["test_images_trained_on"] for row in rows} == {"res_512_d": 3, "og_resnet": None}
+    assert all("test_images" not in (row["missing"] or "") for row in rows)

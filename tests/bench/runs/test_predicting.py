@@ -4,11 +4,13 @@ import shutil
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.runs import predicting
 from bench.runs.folder import DataFolders, RunRecord
 from bench.runs.predicting import FEWEST, SETTLE, WARM, Predictor, timed, weights_used
+from bench.runs.provenance import RunImages
 from loaders.datasets import Dataset
 from models import zoo
 from models.configuration import has_glibc
@@ -54,22 +56,52 @@ def test_memory_is_kept_where_the_configuration_says_so(tmp_path: Path, monkeypa
     assert kept == ["naive-keep", "fast"]
 
 
-def images(split: str) -> Dataset:
-    return Dataset("d", "d", split, ("a.png",), (0,), ("a", "b"))
+def pixels(split: str, first: int, last: int) -> Dataset:
+    rows = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)[first:last]
+    return Dataset("d", "d", split, (), (0,) * len(rows), ("a", "b"), rows)
 
 
 def test_which_weights_and_whether_these_images_chose_them(tmp_path: Path) -> None:
     data, recipe = tmp_path / "D", Recipe(model="lenet")
+    train, val, test, new = (
+        pixels("train", 0, 20),
+        pixels("val", 20, 25),
+        pixels("test", 25, 30),
+        pixels("test", 30, 40),
+    )
+
+    def used(path: Path, dataset: Dataset, folder: Path = data) -> str:
+        return weights_used(path, folder, dataset).text
+
     run = finished(tmp_path / "run", data, recipe.replaced({"select": "best"}), "test")
+    RunImages.of(train, test, test).save(run)
     best = "best.safetensors, epoch 4, the best on the run's validation images; "
-    assert weights_used(run, data, images("test")) == best + "chosen by looking at these images, so a little too good"
-    assert weights_used(run, data, images("train")) == best + "trained on these images, so too good"
-    assert weights_used(run, tmp_path, images("test")) == best + "the run's images came from another folder"
-    assert weights_used(run / LAST, data, images("test")) == "last.safetensors, epoch 9; not chosen by accuracy"
+    for folder in (data, tmp_path / "elsewhere"):
+        assert used(run, test, folder) == best + "chosen by looking at these images, so a little too good"
+        assert used(run, train, folder) == best + "trained on these images, so too good"
+        assert used(run, new, folder) == best + "chosen by other images than these"
+        assert used(run / LAST, test, folder) == "last.safetensors, epoch 9; not chosen by accuracy"
+    assert used(run, pixels("test", 18, 28)) == best + "trained on 2 of these 10 images, so too good"
+    assert weights_used(run, data, pixels("test", 18, 28)).trained_on == 2
+    assert weights_used(run, data, new).trained_on == 0
     apart = finished(tmp_path / "apart", data, recipe.replaced({"select": "best"}), "val")
-    assert weights_used(apart, data, images("test")) == best + "chosen by other images than these"
-    assert weights_used(apart, data, images("val")).endswith("chosen by looking at these images, so a little too good")
-    held = finished(tmp_path / "held", data, recipe.replaced({"select": "best", "holdout": 0.1}), "val")
-    assert weights_used(held, data, images("val")) == best + "chosen by other images than these"
-    alone = shutil.copy(run / BEST, tmp_path / "alone.safetensors")
-    assert "no finished run beside it" in weights_used(Path(alone), data, images("test"))
+    RunImages.of(train, val, test).save(apart)
+    assert used(apart, test) == best + "chosen by other images than these"
+    assert used(apart, val).endswith("chosen by looking at these images, so a little too good")
+    alone = Path(shutil.copy(run / BEST, tmp_path / "alone.safetensors"))
+    assert "unknown whether it was trained on these images: no run beside it" in used(alone, test)
+
+
+def test_a_run_of_an_earlier_version_is_known_by_its_folder_alone(tmp_path: Path) -> None:
+    data = tmp_path / "D"
+    data.mkdir()
+    (tmp_path / "link").symlink_to(data)
+    run = finished(tmp_path / "run", data, Recipe(model="lenet"), "test")
+    for folder in (data, tmp_path / "link"):
+        assert weights_used(run / LAST, folder, pixels("train", 0, 9)).text.endswith(
+            "; trained on these images, so too good"
+        )
+    for split, folder in (("test", data), ("train", tmp_path)):
+        used = weights_used(run / LAST, folder, pixels(split, 0, 9))
+        assert used.trained_on is None
+        assert "unknown whether it was trained on these images" in used.text

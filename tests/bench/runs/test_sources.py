@@ -9,6 +9,7 @@ from PIL import Image
 
 from bench.errors import UsageError
 from bench.runs import sources
+from bench.runs.folder import DataFolders
 from loaders.datasets import Dataset, open_splits
 from loaders.errors import DataError
 from loaders.separable import make
@@ -125,3 +126,15 @@ def test_a_test_falls_back_to_the_validation_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it has --split train"):
         sources.open_split(folder(tmp_path / "one", "train"), None, said.append)
     assert len(said) == 1
+
+
+def test_a_data_sets_name_alone_decides_no_size(tmp_path: Path) -> None:
+    train = open_splits(folder(tmp_path / "tinyimagenet", "train", "val"))[0]
+    assert resolved(Recipe(model="resnet18"), train)[0].size == 224
+
+
+def test_one_class_is_refused_with_what_lies_below(tmp_path: Path) -> None:
+    folder(tmp_path / "pets", "train", "val")
+    for data in (DataFolders(str(tmp_path)), DataFolders("", (str(tmp_path),))):
+        with pytest.raises(DataError, match="one class, pets: .* holds the folders train, val; .* has 2 classes"):
+            sources.open_folders(data)

@@ -22,12 +22,13 @@ from bench.runs.epochs import EpochPoint, stored_epochs
 from bench.runs.findings import Findings, order
 from bench.runs.folder import DataFolders, RunRecord
 from bench.runs.plan import Plan, StudyError, parse_over, plan_runs
+from bench.runs.provenance import RunImages
 from bench.runs.sources import open_folders
 from bench.runs.study import Conductor, condition
 from bench.runs.training import published_row
 from bench.screen import Screen
 from loaders import separable
-from loaders.datasets import Dataset
+from loaders.datasets import Dataset, open_splits
 from models.training import recipe as recipes
 from models.training.checkpoint import Card, save_weights, weights_of
 from models.training.recipe import Recipe
@@ -418,3 +419,19 @@ def test_a_command_that_makes_no_sense_is_refused(words: list[str], said: str, t
     assert result.exception is not None
     assert said in str(result.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_other_images_are_not_ranked_with_new_ones(tmp_path: Path) -> None:
+    separable.make(tmp_path / "set", "folder", 60, 0, 5)
+    plan = plan_runs("optimizers", OPTIMIZERS)
+
+    def go_on() -> list[RunSummary]:
+        return Conductor(plan, tmp_path / "s", DATA, open_splits(tmp_path / "set"), (), Lines([]), Trainer()).train()
+
+    runs = go_on()
+    train, val = open_splits(tmp_path / "set")
+    RunImages.of(train, val, val).save(tmp_path / "s" / "sgd")
+    assert go_on() == runs
+    Path(train.files[0]).rename(tmp_path / "set" / "train" / "class_0001" / "moved.JPEG")
+    with pytest.raises(StudyError, match=r"sgd was trained with other images or labels .* \(1 new, 1 gone\)"):
+        go_on()

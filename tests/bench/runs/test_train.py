@@ -499,6 +499,81 @@ def test_training_and_validation_classes_that_differ(tmp_path: Path) -> None:
     assert "only in the first: b; only in the second: c" in str(done.exception)
 
 
+def test_images_that_are_tested_on_and_trained_on_are_reported(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(data / "train")
+    (tmp_path / "test").symlink_to("train")
+    done = train(tmp_path, tmp_path, "same", "--epochs", 1, "--no-report")
+    assert "warning: all 96 test images are training images too (such as " in done.stderr
+    assert "trained on 96 of these, so too good" in done.stderr
+    assert "Trained on test images, so too good: same (96)." in done.stdout
+    record = read(tmp_path / "same" / "run.json")
+    assert (record["test_is_independent"], record["test_images_trained_on"]) == (False, 96)
+    (tmp_path / "test").unlink()
+    shutil.copytree(data / "test", tmp_path / "test")
+    shutil.copy(data / "train" / "ant" / "3.png", tmp_path / "test" / "ant" / "copy.png")
+    done = train(tmp_path, tmp_path, "one", "--epochs", 1, "--no-report")
+    assert "warning: 1 of the 33 test images are training images too (such as " in done.stderr
+    record = read(tmp_path / "one" / "run.json")
+    assert (record["test_is_independent"], record["test_images_trained_on"]) == (False, 1)
+    assert read(trained(data, tmp_path, "apart", "--epochs", 1) / "run.json")["test_is_independent"]
+
+
+def test_evaluate_knows_the_training_images_wherever_they_lie(run: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(data)
+    shutil.copytree(data / "train", tmp_path / "copy")
+    for words in ((data, "--split", "train"), (tmp_path / "link", "--split", "train"), (data / "train",)):
+        done = ok("evaluate", run, "--data", *words, "--threads", 1)
+        assert "weights: last.safetensors, epoch 6; trained on these images, so too good\n" in done.stderr
+    for name in ("ant", "bee", "cat", "dog"):
+        shutil.copy(data / "test" / name / "0.png", tmp_path / "copy" / name / "other.png")
+    said = json.loads(ok("evaluate", run, "--data", tmp_path / "copy", "--format", "json", "--threads", 1).stdout)
+    assert said["weights"] == "last.safetensors, epoch 6; trained on 96 of these 100 images, so too good"
+    assert (said["images_trained_on"], said["left_out"]) == (96, [])
+
+
+def test_a_run_goes_on_with_the_images_it_began_with(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "pets")
+    short = ("--epochs", 4, "--max-minutes", 1e-6, "--no-report")
+    done = train(tmp_path / "pets", tmp_path, "r", *short)
+    assert done.exception is None, done.exception
+    (tmp_path / "pets").rename(tmp_path / "moved")
+    elsewhere = ok("train", "--resume", tmp_path / "r", "--data", tmp_path / "moved", *short[2:])
+    assert "other images" not in elsewhere.stderr
+    for number in range(5):
+        source = tmp_path / "moved" / "train" / "ant" / f"{number}.png"
+        source.rename(tmp_path / "moved" / "train" / "bee" / f"ant{number}.png")
+    before = [(tmp_path / "r" / name).read_bytes() for name in ("run.json", "images.npz", "last.safetensors")]
+    done = bench("train", "--resume", tmp_path / "r", "--no-report")
+    assert "began with other images than there are now (train: 5 in another class)" in str(done.exception)
+    assert before == [(tmp_path / "r" / name).read_bytes() for name in ("run.json", "images.npz", "last.safetensors")]
+    done = ok("train", "--resume", tmp_path / "r", "--data", tmp_path / "moved", "--no-report")
+    assert "warning: the run goes on with other images than before (train: 5 in another class)" in done.stderr
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_says_what_it_does_not_know(data: Path, tmp_path: Path) -> None:
+    done = train(data, tmp_path, "old", "--epochs", 4, "--max-minutes", 1e-6, "--no-report")
+    assert done.exception is None, done.exception
+    (tmp_path / "old" / "images.npz").unlink()
+    record = read(tmp_path / "old" / "run.json")
+    del record["test_images_trained_on"]
+    (tmp_path / "old" / "run.json").write_text(json.dumps(record))
+    used = ok("evaluate", tmp_path / "old", "--data", data, "--threads", 1).stderr
+    assert "unknown whether it was trained on these images" in used
+    done = ok("train", "--resume", tmp_path / "old", "--no-report")
+    assert "note: an earlier version began run" in done.stderr
+    used = ok("evaluate", tmp_path / "old", "--data", data, "--threads", 1).stderr
+    assert "unknown whether it was trained on these images: an earlier version began the run" in used
+
+
+def test_a_folder_one_too_high_is_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "pets").symlink_to(data)
+    done = train(tmp_path / "all", tmp_path / "runs", "x")
+    assert isinstance(done.exception, REPORTED)
+    assert "all has one class, pets: there is nothing to learn; " in str(done.exception)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_folders_named_one_by_one_are_merged_and_found_again_from_anywhere(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
