@@ -1,6 +1,7 @@
 """What looks wrong with a data set before anything is trained or tested on it, each doubt in one line."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,6 +138,10 @@ def _doubtful_names(dataset: Dataset) -> list[str]:
     sets = [label for label in classes if _plain(label).startswith(tuple(KNOWN))]
     if sets:
         found.append(f"classes of {name} are named like data sets ({_few(sets)}): is the folder one too high?")
+    alike = Counter(label.casefold().strip() for label in classes)
+    twins = [label for label in classes if alike[label.casefold().strip()] > 1]
+    if twins:
+        found.append(f"classes of {name} differ in case or blanks alone ({_few(twins)}): are they the same?")
     inner = _inner_folders(dataset)
     splits = sorted(folder for folders in inner.values() for folder in folders if folder.casefold() in _SPLIT_NAMES)
     several = [label for label, folders in inner.items() if len(folders) > 1]

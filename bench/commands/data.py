@@ -328,4 +328,6 @@ def check(folder: Path, threads: int | None, format: str, output: str) -> int:
     left_out = sum(each.files for dataset in splits for each in dataset.left_out)
     rest = f"; {left_out} files were left out" if left_out else ""
     click.echo(f"{len(bad)} of {len(files)} images cannot be decoded{rest}", err=True)
+    if not files:
+        click.echo(f"{sum(map(len, splits))} images come as arrays: there is nothing to decode", err=True)
     return 1 if bad else 0

@@ -15,6 +15,8 @@ from bench.sides.crew import Needs
 from bench.timing.images import find_data
 from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
 from loaders import engines
+from loaders.datasets import open_dataset
+from loaders.identity import identify
 
 # Of a model, in the order in which they are measured: the cheapest and most asked for first.
 MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
@@ -36,6 +38,7 @@ class Settings:
         loader: engine that feeds end_to_end.
         threads, seed, images: see Conditions.
         data: name of the data set; its folder is not stored.
+        data_fingerprint: of its images, wherever they lie; "" for generated ones and where none are read.
         rounds: turns of each side in a block; 0 is as many as fit into the time of a group.
         tasks: of models, which of MODEL_TASKS are measured, comma-separated; "" is all.
         energy: whether an image's energy is measured, which takes ten seconds an operand where there is a counter.
@@ -54,6 +57,7 @@ class Settings:
     rounds: int = 0
     tasks: str = ""
     energy: bool = True
+    data_fingerprint: str = ""
 
     def has(self, task: str) -> bool:
         """Whether a task of models is measured."""
@@ -124,6 +128,7 @@ def settings_from(
         rounds=options.get("rounds") or 0,
         tasks=tasks,
         energy=options.get("energy", True),
+        data_fingerprint=_fingerprint(options["data"]) if name and options["data"] else "",
     )
     conditions = Conditions(
         data_root=str(root.absolute()) if name else "",
@@ -133,6 +138,11 @@ def settings_from(
         on_bad_image=options.get("on_bad_image", "stop"),
     )
     return settings, conditions
+
+
+def _fingerprint(folder: Path) -> str:
+    dataset = open_dataset(folder, "train")
+    return identify(dataset).fingerprint(dataset.classes)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def test_arrays_of_one_colour() -> None:
         (("Train/cat", "Train/dog", "Val/cat", "Val/dog"), "are named like splits (Train, Val)"),
         (("test/cat", "val/cat"), "are named like splits (test, val)"),
         (("cifar10/a", "tiny-imagenet-200/b"), "are named like data sets (cifar10, tiny-imagenet-200)"),
+        (("cat", "Cat", "dog"), "differ in case or blanks alone (Cat, cat)"),
         (("pets/train/cat", "birds/train/owl"), "hold train, whose images are not told apart"),
         (("pets/cat", "pets/dog", "birds/owl", "birds/tit"), "hold folders (birds: owl, tit), whose images count as"),
     ],

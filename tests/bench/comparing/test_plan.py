@@ -1,9 +1,15 @@
-"""Which sides share a process."""
+"""Which sides share a process, and what an interrupted comparison is known by."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from workloads import workload_of
 
-from bench.comparing.plan import homes
+from bench.comparing.operands import parse_operands
+from bench.comparing.plan import Settings, homes, settings_from
+from loaders.separable import make
 
 
 def placed(task: str, *configurations: str, device: str = "cpu", subject: str = "lenet") -> list[int | None]:
@@ -39,3 +45,20 @@ def test_sides_share_a_process_unless_a_switch_of_it_differs(
 def test_loaders_have_processes_of_their_own_and_kernels_share_one() -> None:
     assert placed("loading", "float32-nhwc", "float32-nhwc-w2-p2", subject="pil") == [None, None]
     assert placed("kernel", "torch-float32", "torch-float32", subject="normalize") == [0, 0]
+
+
+def test_a_comparison_goes_on_with_the_same_images_whatever_their_folder_is_called(tmp_path: Path) -> None:
+    options = {"loader": "pil", "batch": 2, "size": 32, "classes": 0, "threads": 1, "seed": 0, "images": 4}
+
+    def settings(folder: Path) -> Settings:
+        return settings_from(parse_operands(("pil",), "cpu"), "cpu", {**options, "data": folder}, lambda text: None)[0]
+
+    for seed, root in enumerate(("one", "other")):
+        make(tmp_path / root / "pets", "folder", 24, seed, 3)
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    first = settings(tmp_path / "one" / "pets")
+    assert first.data == "pets/train"
+    assert len(first.data_fingerprint) == 16
+    assert settings(tmp_path / "copy" / "pets") == first
+    assert replace(settings(tmp_path / "other" / "pets"), data_fingerprint=first.data_fingerprint) == first
+    assert settings(tmp_path / "other" / "pets") != first
