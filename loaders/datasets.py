@@ -429,6 +429,10 @@ class _Listing:
                 elif entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir(follow_symlinks=False):
                     if entry.is_symlink():
                         links.add(entry.path)
+                    elif not entry.is_file(follow_symlinks=False):
+                        # Whoever opened a pipe would wait for ever.
+                        self.pass_over(entry.path, "neither file nor folder")
+                        continue
                     yield entry.path
                 elif _is_folder(entry):
                     waiting.append(entry.path)

@@ -369,11 +369,13 @@ def test_what_is_passed_over_is_counted_with_its_reason(tmp_path: Path) -> None:
     for name in ("cat/a.xyz", "cat/deep/b.XYZ", "dog/noending", "dog/c.averylongending", "notes.abc"):
         (tmp_path / name).write_text("text")
     (tmp_path / "cat" / "gone.link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
     dataset = open_dataset(tmp_path)
     assert len(dataset) == 3
     assert left_out(dataset) == {
         **{"ending .xyz": 2, "ending .abc": 1, "another ending or none": 2, "hidden": 2, "link that leads nowhere": 1},
         "image beside the class folders": 1,
+        "neither file nor folder": 1,
     }
     examples = tuple(str(tmp_path / "cat" / name) for name in ("a.xyz", "deep/b.XYZ"))
     assert LeftOut("ending .xyz", 2, examples) in dataset.left_out
