@@ -1,11 +1,14 @@
-"""The `bench` command: finds a sub-command, runs it, and turns every expected error into one line.
+"""The `bench` command: finds a sub-command, runs it, and turns every error into one line.
 
 Nothing heavy is imported here: a sub-command is a "module:attribute" string until it is called, so
 `bench --help` and shell completion never pay for torch.
 """
 
+import contextlib
 import importlib
 import os
+import select
+import shlex
 import signal
 import sys
 from typing import NoReturn
@@ -94,6 +97,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def run(program: click.Command, name: str, arguments: list[str] | None = None, after: str = "") -> NoReturn:
     """Run a program and exit as `main` does: the one place that turns an error into one line.
 
+    The traceback of an error that nobody worded for a user goes into a file; BENCH_DEBUG=1 prints it as well.
+
     Args:
         name: of the program, which begins that line.
         after: what is said of an interruption beside that.
@@ -104,23 +109,87 @@ def run(program: click.Command, name: str, arguments: list[str] | None = None, a
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        code = program.main(args=arguments, prog_name=name, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo(f"{name}: interrupted{after}", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (head, less) went away: not an error of ours, but nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception as error:
-        from bench.errors import REPORTED
+        from bench.machine.surroundings import stand_in
 
-        if not isinstance(error, REPORTED):
-            raise
-        if not _reported_by_another(str(error)):
-            click.echo(f"{name}: {error}", err=True)
-        sys.exit(2)
+        stand_in()
+        code = _invoked(program, name, arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except click.ClickException as error:
+        with contextlib.suppress(OSError):
+            error.show()
+        _leave(2)
+    except (KeyboardInterrupt, click.Abort):
+        _say(f"{name}: interrupted{after}")
+        _leave(130)
+    except Exception as error:
+        _fail(name, error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _invoked(program: click.Command, name: str, arguments: list[str] | None) -> object:
+    """What the program's command returns. Click's own `main` would end with exit code 1 where a pipe is broken."""
+    if f"_{name.upper()}_COMPLETE" in os.environ:
+        # A shell that asks for completions.
+        return program.main(prog_name=name, standalone_mode=False)
+    try:
+        with program.make_context(name, list(sys.argv[1:] if arguments is None else arguments)) as context:
+            return program.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+
+
+def _fail(name: str, error: Exception) -> NoReturn:
+    if isinstance(error, BrokenPipeError) and _reader_left():
+        # The reader (head, less) went away: not an error of ours, but nothing more can be written.
+        _leave(0)
+    if os.environ.get("BENCH_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if not _reported_by_another(str(error)):
+        _say(f"{name}: {_ending(error)}")
+    _leave(2)
+
+
+def _ending(error: Exception) -> str:
+    """What is said of the error that ended a program: one line, and where its traceback is if nobody worded it."""
+    from bench.errors import REPORTED, WorkerError, explained
+    from loaders.cache import usual_folder
+    from results.errors import keep_traceback
+
+    output = error.output if isinstance(error, WorkerError) else ""
+    if isinstance(error, REPORTED) and not output:
+        return str(error)
+    text = error.summary if isinstance(error, WorkerError) else explained(error)
+    folder, reason = usual_folder()
+    command = shlex.join(sys.argv)
+    return f"{text} ({keep_traceback(error, command, *([] if reason else [folder / 'tracebacks']), output=output)})"
+
+
+def _say(text: str) -> None:
+    """One line on stderr, as long as that can be written."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _reader_left() -> bool:
+    """Whether whoever read what we print has gone, rather than a process that we talk to."""
+    streams = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        # In a test it may be no file.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            streams.register(stream.fileno(), 0)
+    return bool(streams.poll(0))
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; what cannot be written any more is dropped, since the interpreter would try again and fail aloud."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)

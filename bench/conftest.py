@@ -120,7 +120,7 @@ def workload(request: pytest.FixtureRequest) -> Workload:
 @pytest.fixture
 def measure(benchmark: Any, workload: Workload, pytestconfig: pytest.Config) -> Iterator[Callable[[], None]]:
     """Build the step, warm it up, hand it to pytest-benchmark, measure its memory."""
-    from bench.sides.host import MEMORY_WORDS
+    from bench.errors import out_of_memory
     from bench.sides.session import Session
 
     matrix, session = _matrix(pytestconfig), Session()
@@ -154,7 +154,7 @@ def measure(benchmark: Any, workload: Workload, pytestconfig: pytest.Config) -> 
         except REPORTED as error:
             pytest.fail(str(error), pytrace=False)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not any(word in str(error) for word in MEMORY_WORDS):
+            if not out_of_memory(error):
                 raise
             reason = (str(error).splitlines() or ["allocation failed"])[0]
             pytest.fail(f"out of memory: {workload.id}: {reason}", pytrace=False)

@@ -51,20 +51,19 @@ def write(text: str, output: str) -> None:
     """
     text = text if text.endswith("\n") else text + "\n"
     if output == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        _write_stdout(text)
         return
     path = Path(output)
     if not _replaceable(path):
         try:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UsageError(f"cannot write to {output}: {error.strerror}") from error
         return
     # Whoever reads it has the old version or the new one, whole, whatever ends this process.
     from results.store import write_whole
 
-    write_whole(path.resolve() if path.is_symlink() else path, text.encode())
+    write_whole(path.resolve() if path.is_symlink() else path, text.encode("utf-8", "backslashreplace"))
 
 
 def _replaceable(path: Path) -> bool:
@@ -72,3 +71,15 @@ def _replaceable(path: Path) -> bool:
     if path.parts[:2] in (("/", "dev"), ("/", "proc")) or (path.exists() and not path.is_file()):
         return False
     return os.access(path.resolve().parent, os.W_OK)
+
+
+def _write_stdout(text: str) -> None:
+    if sys.stdout is None:
+        raise UsageError("cannot write to stdout: it is closed; name a file with -o")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"cannot write to stdout: {error.strerror}") from error

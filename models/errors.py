@@ -1,7 +1,11 @@
 """The exception for input that the user can correct, and checks that raise it."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
+
+FULL = 1 << 20  # bytes: a disk with less left is full for what is written here
 
 
 class ModelError(ValueError):
@@ -35,3 +39,15 @@ def check_counts(length: int | None = None, **arguments: int | Sequence[int]) ->
         if not whole or not numbers or (length and len(numbers) != length):
             wanted = f"{length} whole numbers" if length else "whole numbers" if numbers is value else "a whole number"
             raise ModelError(f"{name} is {value}; give {wanted} above 0")
+
+
+def reason(error: Exception, folder: Path) -> str:
+    """Why nothing could be written into a folder: libraries written in C++ only say that it failed."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    try:
+        if shutil.disk_usage(folder).free < FULL:
+            return "No space left on device"
+    except OSError as gone:
+        return str(gone.strerror)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -1,5 +1,6 @@
 """A network as a file for other engines: ONNX, OpenVINO, or a program of torch.export."""
 
+import io
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from models.errors import ModelError, reason
 
 # format -> (file name suffix, packages that it needs besides torch)
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -60,21 +61,16 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
         # Beside the file, which a kill or another export must not leave half written.
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             drafts, run, checked_by = _WRITERS[format](model, example, Path(folder, path.name), dynamic)
+            distance = None if run is None else _distance(model, run, example)
             files = _put(drafts, path.parent)
     except ModelError:
         raise
     except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror or error}") from error
+        raise ModelError(f"cannot write {path}: {reason(error, path.parent)}; free some space") from error
     except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        hint = "; it may work without --dynamic-batch" if dynamic else ""
-        raise ModelError(f"the network cannot be exported to {format}: {first[:300]}{hint}") from error
-    if run is None:
-        return Exported(files, None, checked_by)
-    with torch.no_grad():
-        own = model(example).double()
-    spread = own.std(correction=0).item() or 1.0
-    return Exported(files, ((run(example).double() - own).abs().max().item()) / spread, checked_by)
+        why = reason(error, path.parent) + ("; it may work without --dynamic-batch" if dynamic else "")
+        raise ModelError(f"the network cannot be exported to {format}: {why}") from error
+    return Exported(files, distance, checked_by)
 
 
 def _put(drafts: Sequence[Path], folder: Path) -> tuple[Path, ...]:
@@ -91,13 +87,24 @@ Run = Callable[[Tensor], Tensor]
 Written = tuple[tuple[Path, ...], Run | None, str]
 
 
+def _distance(model: nn.Module, run: Run, example: Tensor) -> float:
+    """The largest difference between the logits of both, as a share of the deviation of the network's own."""
+    with torch.no_grad():
+        own = model(example).double()
+    spread = own.std(correction=0).item() or 1.0
+    return float((run(example).double() - own).abs().max().item() / spread)
+
+
 def _program(model: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     return torch.export.export(model, (example,), dynamic_shapes=shapes)
 
 
 def _torch_export(model: nn.Module, example: Tensor, path: Path, dynamic: bool) -> Written:
-    torch.export.save(_program(model, example, dynamic), path)
+    # Through memory: when the disk is full, the writer of torch does not say so.
+    data = io.BytesIO()
+    torch.export.save(_program(model, example, dynamic), data)
+    path.write_bytes(data.getvalue())
     loaded = torch.export.load(path).module()
 
     def run(images: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ class Classification:
             f"confusion{tail}.txt": confusion_text(self.confusion, self.names),
         }
         for name, text in files.items():
-            write_whole(folder / name, text.encode())
+            write_whole(folder / name, text.encode("utf-8", "backslashreplace"))
 
 
 def checked(confusion: ArrayLike, names: Sequence[str]) -> Matrix:

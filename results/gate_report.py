@@ -4,15 +4,17 @@ The verdict comes first, in one line; then one table of what was timed, then the
 `python -m results.gate_report check.json --format junit` shows a stored report in another form.
 """
 
+import io
 import math
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from results.errors import RecordError
+from results.errors import RecordError, first_line, keep_traceback
 from results.gate import CHANGED, ERROR, NEW, VANISHED, VOID, CheckReport, Row
 from results.gate_words import (
     MARKDOWN,
@@ -242,15 +244,23 @@ def _main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=FORMATS, default="text")
     parser.add_argument("-o", "--output", default="-", help="write here; - is stdout")
     asked = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Whatever its encoding is.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         report = CheckReport.from_json(read_json(asked.file), str(asked.file))
         text = as_text(report, asked.format, width=shutil.get_terminal_size((WIDTH, 24)).columns)
         if asked.output == "-":
             sys.stdout.write(text)
+            sys.stdout.flush()
         else:
             write_whole(Path(asked.output), text.encode())
     except (OSError, RecordError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        where = keep_traceback(error, shlex.join(sys.argv))
+        print(f"{parser.prog}: unexpected {type(error).__name__}: {first_line(error)} ({where})", file=sys.stderr)
         return 2
     return 0
 

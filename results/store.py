@@ -65,10 +65,17 @@ def save(record: Record, path: Path | str | None = None) -> Path:
 def write_whole(target: Path, data: bytes) -> None:
     """Puts `data` at `target` in one step, through a temporary file in the same folder.
 
-    Raises RecordError saying why and that the previous version is intact.
+    What a link points to is replaced, and what is no plain file (a pipe, /dev/null) is written to. Raises RecordError
+    saying why and that the previous version is intact.
     """
+    device = target.is_relative_to("/dev") and not target.is_relative_to("/dev/shm")
+    if not device and target.is_symlink():
+        target = Path(os.path.realpath(target))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
+        if device or (target.exists() and not target.is_file() and not target.is_dir()):
+            target.write_bytes(data)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -239,7 +246,9 @@ class GrowingFile:
             try:
                 self.flush()
             finally:
-                self._file.close()
+                # It tries once more to write what could not be written.
+                with contextlib.suppress(OSError):
+                    self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -74,7 +74,7 @@ def write_predictions(path: Path | str, labels: Iterable[str | int]) -> None:
     for i, label in enumerate(lines):
         if label.splitlines() != [label.strip()]:
             raise RecordError(f"label {i + 1} is {label!r}, which is not a single line")
-    write_whole(Path(path), "".join(f"{label}\n" for label in lines).encode())
+    write_whole(Path(path), "".join(f"{label}\n" for label in lines).encode("utf-8", "backslashreplace"))
 
 
 def read(path: Path | str) -> dict[str, str]:

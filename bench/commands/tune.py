@@ -47,6 +47,8 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     from bench.errors import BenchError
     from bench.machine.tuned import remember
     from bench.screen import Screen
+    from loaders.errors import DataError
+    from results.errors import RecordError
     from results.tables import to_json
 
     check_output(output)
@@ -61,7 +63,7 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     tuner = _tuner(model, [TASKS[word] for word in wanted], screen, **options)
     from bench.comparing.tuning import SHARES
 
-    found, failed = [], False
+    found, failed, forgotten = [], list[str](), ""
     shares = {task: SHARES[task] for task in tuner.base}
     try:
         for task, share in shares.items():
@@ -71,11 +73,15 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
                 one = tuner.tune(task, left * share / rest)
             except BenchError as error:
                 screen.say(f"{task} of {model}: {error}")
-                failed = True
+                failed.append(task)
                 continue
             found.append(one)
             if one.winner is not None:
-                path = remember(one.winner)
+                try:
+                    path = remember(one.winner)
+                except (DataError, RecordError) as error:
+                    # What was found is still shown.
+                    forgotten = str(error)
             screen.say(f"{task}: {one.verdict}")
     finally:
         screen.clear()
@@ -85,10 +91,14 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
         write(_csv(found), output)
     elif found:
         write("\n".join(_text(one, format) for one in found), output)
-    if found:
+    if forgotten:
+        screen.say(f"bench: not remembered: {forgotten}")
+    elif found:
         name = f"{model}@tuned" if any(one.task != "loading" for one in found) else "the loader's line above"
         screen.say(f"remembered in {path}; use it as {name}; took {time.monotonic() - begin:.0f} s")
-    return 2 if failed else 0
+    if failed:
+        screen.say(f"bench: nothing was found for {', '.join(failed)}: see above")
+    return 2 if failed or forgotten else 0
 
 
 def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "Tuner":

@@ -217,7 +217,11 @@ def train(request: Request, screen: Screen, report: Callable[[Run], object]) -> 
             screen.say(_headline(run))
             _run_epochs(run, screen, request.max_minutes or run.recipe.max_minutes, begin)
             if world.first:
-                report(run)
+                try:
+                    report(run)
+                except Exception:
+                    screen.say(f"the weights are stored; the rest is repeated by bench train --resume {run.folder}")
+                    raise
             return run
     finally:
         world.close()
@@ -246,7 +250,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
     configuration = configured(recipe, device_facts(device), world.size)
     if configuration.keep:
         keep_memory()
-    mean, std = sources.statistics(recipe, splits.train)
+    mean, std = sources.statistics(recipe, splits.train, say)
     card = Card(
         model=recipe.model,
         classes=splits.train.classes,
@@ -400,4 +404,6 @@ def _run_epochs(run: Run, screen: Screen, max_minutes: float, begin: float) -> N
                 screen.say(
                     f"epoch {epoch} is trained and stored; its evaluation failed, --resume {run.folder} repeats it"
                 )
+            elif world.first and (run.folder / checkpoint.LAST).is_file():
+                screen.say(f"what was stored stays, and goes on with: bench train --resume {run.folder}")
             raise

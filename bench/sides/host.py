@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
+from bench.errors import MEMORY_WORDS, foreseen, out_of_memory
 from bench.machine.allocator import choose_memory
 from bench.machine.gpu import THROTTLING
 from bench.processes import end_with_parent
@@ -24,14 +25,6 @@ from bench.timing.duel import Asked, Rounds, SlicePlan, Turn, switching_drop, ta
 from bench.timing.steady import settle, slowed
 from bench.timing.workload import Workload
 
-# How torch (CPU and CUDA) words an allocation that failed; MemoryError is Python's own.
-MEMORY_WORDS = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "bad_alloc",
-    "Cannot allocate memory",
-)
 # The roots of errors that a user can mend, by name: another tree's classes are not this one's.
 MENDED = {"BenchError", "DataError", "ModelError", "RecordError"}
 
@@ -77,10 +70,12 @@ def describe(error: Exception) -> dict[str, str]:
     side = getattr(error, "side", "")
     text = str(error).strip() or type(error).__name__
     classes = {one.__name__ for one in type(error).__mro__}
-    if classes & {"MemoryError", "OutOfMemoryError"} or any(word in text for word in MEMORY_WORDS):
+    if out_of_memory(error):
         return {"kind": "memory", "error": f"out of memory: {_one_line(text)}", "side": side}
     if classes & MENDED:
         return {"kind": "workload", "error": text, "side": side}
+    if words := foreseen(error):
+        return {"kind": "workload", "error": words, "side": side}
     import traceback
 
     traceback.print_exc()

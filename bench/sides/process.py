@@ -439,7 +439,7 @@ class Worker:
         if channel.owns_log:
             channel.log.close()
 
-    def _tail(self, lines: int = 6) -> str:
+    def _tail(self, lines: int = 200) -> str:
         """The end of what the process printed."""
         try:
             self._channel.log.seek(0)

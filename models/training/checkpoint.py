@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
+from models.errors import ModelError, reason
 from models.training.recipe import as_tuples
 
 SCHEMA = 1
@@ -56,8 +57,8 @@ class Card:
     classes: tuple[str, ...]
     size: int
     arguments: dict[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     normalization: str = "fixed"
     evaluation: str = "center"
     tta: str = "none"
@@ -93,8 +94,8 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"cannot write {path}: {reason(error, path.parent)}; free some space") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -84,3 +84,18 @@ def test_a_pair_of_files_never_stands_half_beside_an_old_one(tmp_path: Path, mon
     monkeypatch.setattr(Path, "replace", watched)
     assert exporting._put([new / "net.xml", new / "net.bin"], old) == (old / "net.xml", old / "net.bin")
     assert seen == [{"net.bin": "new"}, {"net.xml": "new", "net.bin": "new"}]
+
+
+def test_a_file_that_is_there_stays_until_another_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.pt2"
+    path.write_bytes(b"old")
+
+    def full(model: nn.Module, example: torch.Tensor, path: Path, dynamic: bool) -> None:
+        path.write_bytes(b"begun")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(exporting._WRITERS, "torch-export", full)
+    with pytest.raises(ModelError, match=r"cannot write .*x\.pt2: No space left on device; free some space"):
+        export(zoo.build("lenet", 7), "torch-export", path, 32, 1, False)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"

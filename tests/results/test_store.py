@@ -68,6 +68,26 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_and_a_pipe_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "x")
+    for data in (b"a", b"b"):
+        store.write_whole(tmp_path / "link", data)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "there" / "x").read_bytes() == data
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        store.write_whole(pipe, b"through")
+        assert os.read(handle, 100) == b"through"
+    finally:
+        os.close(handle)
+    assert not pipe.is_file()
+    store.write_whole(Path("/dev/null"), b"x")
+    assert Path("/dev/null").is_char_device()
+
+
 def test_place_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match="cannot write .*choose another place"):

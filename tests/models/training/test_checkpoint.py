@@ -166,3 +166,23 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, weights: dict[str, torc
 def test_a_folder_that_is_not_there(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ModelError, match="cannot write"):
         save_weights(tmp_path / "no" / "a.safetensors", weights, CARD)
+
+
+def test_a_writer_that_only_says_that_it_failed(
+    tmp_path: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch's own does on a full disk."""
+    save_run(tmp_path, weights, CARD, {"a": 1})
+
+    def fail(state: object, path: Path) -> None:
+        path.write_bytes(b"begun")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nmore")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(ModelError, match=r"cannot write .*state-\d+b?\.pt: \[enforce fail .* vs 0; free some space"):
+        save_run(tmp_path, weights, CARD, {"a": 2})
+    monkeypatch.setattr("models.errors.FULL", 1 << 62)
+    with pytest.raises(ModelError, match="No space left on device"):
+        save_run(tmp_path, weights, CARD, {"a": 2})
+    assert load_run(tmp_path)[2] == {"a": 1}
+    assert len(list(tmp_path.iterdir())) == 2
