@@ -82,12 +82,17 @@ def running() -> Tree:
 
 def top_of(repository: Path) -> Path:
     """The folder a repository begins in. Raises UsageError where there is none."""
-    found = _answer(repository, "rev-parse", "--show-toplevel")
-    if found is None:
+    done = _run(repository, "rev-parse", "--show-toplevel")
+    if b"dubious ownership" in done.stderr:
+        raise UsageError(
+            f"{repository} belongs to another user, so git refuses it; accept it with: "
+            f"git config --global --add safe.directory {repository}"
+        )
+    if done.returncode:
         raise UsageError(
             f"{repository} is not in a git repository; run this inside one, or compare with a stored run by --baseline"
         )
-    return Path(found.strip())
+    return Path(os.fsdecode(done.stdout).strip())
 
 
 def commit_of(top: Path, ref: str) -> str:

@@ -39,7 +39,7 @@ def with_noise(facts: "Facts") -> "Facts":
     """The same with the noise of the device that torch would use, or why it was not measured."""
     if facts.torch_error is not None:
         return replace(facts, noise_missing="torch cannot be imported")
-    from bench.errors import BenchError
+    from bench.errors import BenchError, explained
     from bench.screen import Screen
     from bench.sides import noise
 
@@ -47,8 +47,8 @@ def with_noise(facts: "Facts") -> "Facts":
     try:
         device = "cuda" if facts.cuda else "cpu"
         return replace(facts, noise=noise.measure(device, facts.machine["cpu"]["usable"], screen.progress))
-    except BenchError as error:
-        return replace(facts, noise_missing=error.summary)
+    except (BenchError, OSError) as error:
+        return replace(facts, noise_missing=error.summary if isinstance(error, BenchError) else explained(error))
     finally:
         screen.clear()
 

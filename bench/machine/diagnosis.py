@@ -18,6 +18,7 @@ from bench.machine.allocator import BY_LEVER, FOR_SCRIPTS
 from bench.machine.cpu import Roots, cpu_times
 from bench.machine.facts import describe
 from bench.machine.noise import MINUTES, Noise
+from bench.machine.surroundings import gaps
 from bench.processes import SOURCE
 from loaders.cache import cache_folder
 
@@ -63,6 +64,8 @@ class Facts:
         cache: the folder for generated images and compiled code.
         cache_free_bytes: free space in it; None if unknown.
         shared_free_bytes: free space in /dev/shm; None where there is none.
+        temporary_free_bytes: free space for temporary files; None if unknown.
+        gaps: what a command takes for granted and is missing here -> why, see bench.machine.surroundings.
         missing_loaders: loader -> why it cannot run here.
         noise: of times of the same code; None if it was not measured, with the reason in `noise_missing`.
     """
@@ -79,6 +82,8 @@ class Facts:
     cache: str = ""
     cache_free_bytes: int | None = None
     shared_free_bytes: int | None = None
+    temporary_free_bytes: int | None = None
+    gaps: Mapping[str, str] = field(default_factory=dict)
     missing_loaders: Mapping[str, str] = field(default_factory=dict)
     noise: Noise | None = None
     noise_missing: str = ""
@@ -89,6 +94,8 @@ Findings = Iterator[Finding]
 
 def gather(seconds: float = 0.5) -> Facts:
     """Read this machine's facts; sleeps `seconds` to see what else is running."""
+    # First of all: what stands in for a cache folder that cannot be used would be taken for it.
+    missing = gaps()
     cuda, torch_error = None, None
     try:
         import torch
@@ -110,6 +117,8 @@ def gather(seconds: float = 0.5) -> Facts:
         cache=str(cache_folder()),
         cache_free_bytes=_free_bytes(cache_folder()),
         shared_free_bytes=_free_bytes(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None,
+        temporary_free_bytes=_free_bytes(Path(os.environ.get("TMPDIR") or "/tmp")),
+        gaps=missing,
         missing_loaders=_missing_loaders() if torch_error is None else {},
     )
 
@@ -140,7 +149,7 @@ def _imported_from_elsewhere() -> dict[str, str]:
 
 
 def _free_bytes(folder: Path) -> int | None:
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         return shutil.disk_usage(folder).free
@@ -383,10 +392,43 @@ def check_space(facts: Facts) -> Findings:
     if facts.cache_free_bytes is not None and facts.cache_free_bytes < 2 * GIB:
         text = f"{free(facts.cache_free_bytes)} for {facts.cache}"
         yield Finding("problem", "disk", text, "Make room, or move it: export XDG_CACHE_HOME=/somewhere/else.")
+    if facts.temporary_free_bytes is not None and facts.temporary_free_bytes < GIB // 4:
+        text = f"{free(facts.temporary_free_bytes)} for temporary files, which compilers and measuring processes write"
+        yield Finding("problem", "temporary files", text, GAPS["temporary files"][1])
     if facts.shared_free_bytes is not None and facts.shared_free_bytes < GIB:
         text = f"{free(facts.shared_free_bytes)} in /dev/shm, through which loader processes pass their batches"
         remedy = "Containers start with 64 MiB: docker run --ipc=host or --shm-size=8g."
         yield Finding("advice", "shared memory", text, remedy)
+
+
+# What is missing -> (level, what to do about it).
+GAPS: dict[str, tuple[Literal["problem", "advice"], str]] = {
+    "home": ("advice", "Name one that can be written: export HOME=/somewhere (docker run -e HOME=/tmp)."),
+    "user": ("advice", "export USER=somebody, or give the user a name in the container (useradd)."),
+    "cache": (
+        "advice",
+        "A temporary folder is used. Name one that stays, so that images and compiled code are made once:\n"
+        "export XDG_CACHE_HOME=/somewhere/else",
+    ),
+    "temporary files": ("problem", "Free some space there, or name another place: export TMPDIR=/somewhere/else."),
+    "working folder": (
+        "advice",
+        "Work in another folder, or name places that can be written: --store, --runs, --out and -o.",
+    ),
+    "git": (
+        "advice",
+        "Install it (apt install git); a checkout of another user it accepts after\n"
+        "git config --global --add safe.directory FOLDER. bench check --base needs it.",
+    ),
+    "encoding": ("advice", "export LC_ALL=C.UTF-8, and leave out PYTHONIOENCODING and PYTHONUTF8."),
+}
+
+
+def check_surroundings(facts: Facts) -> Findings:
+    """A home, a name, places to write, git, a terminal for every character."""
+    for subject, reason in facts.gaps.items():
+        level, remedy = GAPS[subject]
+        yield Finding(level, subject, reason, remedy)
 
 
 def check_module_names(facts: Facts) -> Findings:
@@ -419,6 +461,7 @@ CHECKS: dict[Callable[[Facts], Findings], Finding | None] = {
     check_bf16: None,
     check_freed_memory: None,
     check_space: Finding("fine", "memory and disk", "enough"),
+    check_surroundings: Finding("fine", "surroundings", "home, user, places to write, git and encoding"),
     check_module_names: Finding("fine", "module names", "no clash"),
 }
 """In the order of the report, with the finding of a check that has nothing to complain about."""
