@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench.defaults import BATCH, IMAGES, TRAINING_BATCH
 from bench.errors import UsageError, WorkloadError
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
@@ -17,7 +18,7 @@ from models.configuration import Configuration, Device, parse
 from models.errors import ModelError
 
 # The generated images; a smoke run makes a tiny set in a second.
-IMAGES, SMOKE_IMAGES = 1000, 64
+SMOKE_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,14 @@ class Matrix:
         if option["device"] not in ("auto", "cpu", "cuda"):
             raise UsageError(f"--device is auto, cpu or cuda, not {option['device']!r}")
         device = choose_device(option["device"])
-        cuda = device == "cuda"
         root = Path(option["data"]) if option["data"] else None
         matrix = cls(
             models=_words(option["models"]),
             configurations=_words(option["configurations"]),
             loaders=_words(option["loaders"]),
             device=_facts(device),
-            batch=option["batch"] or (2 if smoke else 256 if cuda else 32),
-            training_batch=option["training-batch"] or (2 if smoke else 256 if cuda else 8),
+            batch=option["batch"] or (2 if smoke else BATCH[device]),
+            training_batch=option["training-batch"] or (2 if smoke else TRAINING_BATCH[device]),
             size=option["size"] or (64 if smoke else 0),
             data=data_name(root, SMOKE_IMAGES if smoke else IMAGES),
             root=root,

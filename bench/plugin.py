@@ -13,20 +13,27 @@ from typing import Any
 
 import pytest
 
+from bench.defaults import BATCH, LOADER, TRAINING_BATCH
+from results.store import FOLDER
+
 HERE = Path(__file__).resolve().parent
 
 # Option -> (default, metavar, help); each is also read from BENCH_RUN_<OPTION>.
 OPTIONS: dict[str, tuple[str, str, str]] = {
     "models": ("resnet18,resnet34,resnet50,efficientnet_b0", "NAMES", "Models to measure, joined by commas."),
     "configurations": ("fast", "NAMES", "Presets or levers for every model: naive,fast."),
-    "loaders": ("dali,torchvision,pil,synthetic", "NAMES", "Loaders to measure; the first also feeds end_to_end."),
+    "loaders": (f"{LOADER},torchvision,pil,synthetic", "NAMES", "Loaders to measure; the first also feeds end_to_end."),
     "device": ("auto", "auto|cpu|cuda", "Where to measure."),
-    "batch": ("0", "N", "Images a step of inference and loading; 32 on a CPU, 256 on a GPU."),
-    "training-batch": ("0", "N", "Images a training step; 8 on a CPU, 256 on a GPU."),
+    "batch": ("0", "N", f"Images a step of inference and loading; {BATCH['cpu']} on a CPU, {BATCH['cuda']} on a GPU."),
+    "training-batch": (
+        "0",
+        "N",
+        f"Images a training step; {TRAINING_BATCH['cpu']} on a CPU, {TRAINING_BATCH['cuda']} on a GPU.",
+    ),
     "size": ("0", "PIXELS", "Height and width of the images; each model's own."),
     "data": ("", "DIR", "JPEGs to load; a generated set like ImageNet's."),
     "threads": ("0", "N", "CPU threads; every usable core."),
-    "store": (".benchmarks/pixbench", "DIR", "Folder of stored results, for bench trend; '' for none."),
+    "store": (str(FOLDER), "DIR", "Folder of stored results, for bench trend; '' for none."),
 }
 NUMBERS = ("batch", "training-batch", "size", "threads")
 

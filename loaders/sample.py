@@ -134,7 +134,7 @@ def new_folder(dest: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def default_sample(images: int = 1000) -> Path:
+def default_sample(images: int) -> Path:
     """The generated set of `images` files with seed 0, made on first use and kept in the cache folder.
 
     Raises:

@@ -13,6 +13,7 @@ from loaders.datasets import Dataset, holdout, open_splits
 from loaders.errors import DataError
 
 COMPARED = 64  # images whose evaluation is made twice
+UNDIVIDED_HOLDOUT = 0.2  # of the training images, where a folder has no others to validate on
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,13 @@ def parts_of(path: str | os.PathLike[str], share: float | None = None, seed: int
 
     Args:
         path: see loaders.datasets.open_dataset.
-        share: to be held out, see loaders.datasets.holdout; None holds out a tenth if the folder has no validation
-            images, otherwise nothing.
+        share: to be held out, see loaders.datasets.holdout; None holds out what a training does: UNDIVIDED_HOLDOUT if
+            the folder has no validation images, otherwise nothing.
         seed: of the choice.
     """
     train, *others = open_splits(os.fspath(path))
     if share is None:
-        share = 0.0 if others else 0.1
+        share = 0.0 if others else UNDIVIDED_HOLDOUT
     if share:
         return [*holdout(train, share, seed), *others]
     return [train, *others]

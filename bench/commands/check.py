@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 from bench.commands.options import Number
+from bench.defaults import CHECK_SECONDS
 from bench.errors import UsageError
 from bench.output import check_output, write
+from results.store import FOLDER
 
 FORMATS = ("text", "markdown", "json", "junit")
 
@@ -54,7 +56,7 @@ FORMATS = ("text", "markdown", "json", "junit")
 @click.option(
     "--budget",
     type=Number(0),
-    default=300.0,
+    default=CHECK_SECONDS,
     show_default=True,
     help="Seconds. No further look is begun that would end later; what is in doubt by then is UNSURE.",
 )
@@ -68,7 +70,7 @@ FORMATS = ("text", "markdown", "json", "junit")
     "--store",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder of the history, to which the result is appended. Default: .benchmarks/pixbench",
+    help=f"Folder of the history, to which the result is appended. Default: {FOLDER}",
 )
 @click.option("--no-store", is_flag=True, help="Append nothing.")
 @click.option("--fail-on-unsure", is_flag=True, help="Exit code 1 also where nothing could be shown.")

@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from bench.commands.options import Number, network_options
+from bench.defaults import TRAINING_BATCH
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 from bench.screen import Screen
+from results.store import FOLDER
 
 
 @click.command()
@@ -28,7 +30,8 @@ from bench.screen import Screen
 @click.option(
     "--training-batch",
     type=click.IntRange(min=1),
-    help="Images a training step. Default: --batch if given, else 8 on a CPU, 256 on a GPU.",
+    help=f"Images a training step. Default: --batch if given, else {TRAINING_BATCH['cpu']} on a CPU, "
+    f"{TRAINING_BATCH['cuda']} on a GPU.",
 )
 @click.option(
     "--tasks",
@@ -61,7 +64,7 @@ from bench.screen import Screen
 @click.option(
     "--store",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of stored runs. Default: .benchmarks/pixbench",
+    help=f"Folder of stored runs. Default: {FOLDER}",
 )
 @click.option(
     "--charts",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.options import Number
+from bench.defaults import IMAGES
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 
@@ -35,7 +36,9 @@ def command() -> None:
     help="Small pictures that a network can learn, in this layout, instead of JPEGs as costly as ImageNet's.",
 )
 @click.option(
-    "--images", type=click.IntRange(1), help="Number of images in all.  [default: 1000; --like: six a class or 1200]"
+    "--images",
+    type=click.IntRange(1),
+    help=f"Number of images in all.  [default: {IMAGES}; --like: six a class or 1200]",
 )
 @click.option("--classes", type=click.IntRange(1), help="Number of classes.  [default: 10; --like: the layout's own]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives other images.")
@@ -52,7 +55,7 @@ def make(dest: Path, like: str | None, images: int | None, classes: int | None, 
         return
     from loaders import sample
 
-    images, classes = images or 1000, classes or sample.CLASSES
+    images, classes = images or IMAGES, classes or sample.CLASSES
     if images >= 500 and sys.stderr.isatty():
         click.echo(f"making {images} images", err=True)
     sample.make(dest, images, seed, classes)
@@ -177,7 +180,7 @@ def _write_pictures(dataset: "Dataset", policy: str, output: str, size: int, loa
 @click.option(
     "--holdout",
     type=Number(0),
-    help="Share (or, above 1, number) of the training images set aside.  [default: 0.1 where there is no val]",
+    help="Share (or, above 1, number) of the training images set aside.  [default: what bench train sets aside]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their choice.")
 @format_options
@@ -217,7 +220,9 @@ def _splits(folder: Path | None, train: tuple[str, ...], val: str | None) -> "li
         return open_splits(folder)
     if not train:
         raise UsageError("name a folder of images, or its parts: --train A,B --val C")
-    return open_parts([part for parts in train for part in parts.split(",")], val.split(",") if val else ())
+    from bench.runs.folder import named_folders
+
+    return open_parts([part for parts in train for part in named_folders(parts)], named_folders(val) if val else ())
 
 
 @command.command()

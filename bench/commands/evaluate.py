@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.options import place_options, shared
+from bench.defaults import EVALUATION_BATCH
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 from bench.screen import Screen
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 )
 @shared("--loader", default="auto", help="The engine that reads the images.")
 @shared("--config")
-@shared("--batch", default=128, show_default=True, help="Images a step.")
+@shared("--batch", default=EVALUATION_BATCH, show_default=True, help="Images a step.")
 @place_options
 @format_options
 def command(

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from bench.commands.options import data_options, place_options, recipe_options
+from bench.defaults import HIGHEST_RATE, LOWEST_RATE, RATES
 from bench.output import FORMATS, check_output, write
 from bench.screen import Screen
 
@@ -17,9 +18,9 @@ PICTURES = (".png", ".svg")
 @data_options
 @recipe_options
 @click.option("--optimizer", help="sgd, adam, adamw, rmsprop, adadelta or adagrad.")
-@click.option("--low", type=float, default=1e-6, show_default=True, help="First rate.")
-@click.option("--high", type=float, default=10.0, show_default=True, help="Last rate.")
-@click.option("--steps", type=click.IntRange(3), default=100, show_default=True, help="Training steps, a rate each.")
+@click.option("--low", type=float, default=LOWEST_RATE, show_default=True, help="First rate.")
+@click.option("--high", type=float, default=HIGHEST_RATE, show_default=True, help="Last rate.")
+@click.option("--steps", type=click.IntRange(3), default=RATES, show_default=True, help="Training steps, a rate each.")
 @click.option("--schedule", is_flag=True, help="Train nothing; draw the rates that the recipe's schedule will take.")
 @place_options
 @click.option(

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from bench.defaults import BATCH, IMAGES, LOADER, TRAINING_BATCH
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -31,19 +33,20 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--device": {"type": _DEVICES, "default": "auto", "show_default": True, "help": "Where to measure."},
     "--batch": {
         "type": click.IntRange(1),
-        "help": "Images a step. Default: 32 on a CPU (8 in training), 256 on a GPU.",
+        "help": f"Images a step. Default: {BATCH['cpu']} on a CPU ({TRAINING_BATCH['cpu']} in training), "
+        f"{BATCH['cuda']} on a GPU.",
     },
     "--size": {"type": click.IntRange(1), "help": "Height and width in pixels; default: the model's own."},
     "--classes": {"type": click.IntRange(1), "help": "Logits; default: the model's own."},
     "--data": {"type": _FOLDER, "metavar": "DIR", "help": "JPEGs to load; default: a generated set like ImageNet's."},
     "--images": {
         "type": click.IntRange(0),
-        "default": 1000,
+        "default": IMAGES,
         "show_default": True,
         "help": "Use at most this many files of the data; 0 is all.",
     },
     "--loader": {
-        "default": "dali",
+        "default": LOADER,
         "show_default": True,
         "help": "The engine that loads them; see bench list loaders.",
     },

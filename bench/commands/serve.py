@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from bench.commands.options import Number, shared
+from bench.defaults import UPLOAD_MIB, UPLOAD_PIXELS
 from bench.errors import UsageError
 from bench.screen import Screen
 
@@ -16,11 +17,11 @@ from bench.screen import Screen
 @shared("--device", help="Where it runs.")
 @shared("--config")
 @shared("--threads")
-@click.option("--max-mib", type=Number(0.01), default=20.0, show_default=True, help="Of an upload.")
+@click.option("--max-mib", type=Number(0.01), default=UPLOAD_MIB, show_default=True, help="Of an upload.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
-    default=50_000_000,
+    default=UPLOAD_PIXELS,
     show_default=True,
     help="Width times height of an image, as its header says.",
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.comparing.operands import Operand
+from bench.defaults import BATCH, TRAINING_BATCH
 from bench.errors import UsageError
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device, refuse_used_gpu
@@ -113,11 +114,10 @@ def settings_from(
     name, root = "", Path()
     if reads_files(operands, tasks) if reads is None else reads:
         name, root = find_data(options["data"], progress)
-    usual, usual_training = (256, 256) if device == "cuda" else (32, 8)
     settings = Settings(
         device=device,
-        batch=options["batch"] or usual,
-        training_batch=options.get("training_batch") or options["batch"] or usual_training,
+        batch=options["batch"] or BATCH[device],
+        training_batch=options.get("training_batch") or options["batch"] or TRAINING_BATCH[device],
         size=options["size"] or 0,
         classes=options["classes"] or 0,
         loader=options["loader"],

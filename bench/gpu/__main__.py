@@ -11,6 +11,7 @@ import click
 
 from bench.cli import CONTEXT
 from bench.cli import run as exiting
+from bench.defaults import BATCH
 from bench.errors import UsageError
 from bench.output import check_output, output_option, write
 from bench.screen import Screen
@@ -37,7 +38,7 @@ def app() -> None:
     "--seconds", type=click.FloatRange(1), default=SECONDS, show_default=True, help="No job begins after that time."
 )
 @click.option("--networks", default="", metavar="MODEL,...", help="Default: six common ones.")
-@click.option("--batch", type=click.IntRange(1), help="Images a step; default: 256 on a GPU.")
+@click.option("--batch", type=click.IntRange(1), help="Images a step; default: by the memory of the GPU.")
 @click.option("--force", is_flag=True, help="Measure on a GPU even if other processes use it.")
 def run(
     parts: str, device: str, out: Path | None, seconds: float, networks: str, batch: int | None, force: bool
@@ -83,7 +84,7 @@ def report(folder: Path, output: str) -> None:
 @device_option
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="JPEGs; default: generated ones.")
 @click.option("--images", type=click.IntRange(1), default=2000, show_default=True, help="Generated files.")
-@click.option("--batch", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=BATCH["cuda"], show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: every usable core.")
 @output_option
 def sweep(device: str, data: Path | None, images: int, batch: int, threads: int | None, output: str) -> None:

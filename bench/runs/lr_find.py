@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.errors import UsageError
 from bench.processes import stop_requests
 from bench.runs.request import Request
-from bench.runs.sources import open_folders
+from bench.runs.sources import open_folders, split
 from bench.runs.training import opened
 from bench.screen import Say, Screen
 from loaders.datasets import KNOWN
@@ -123,14 +123,14 @@ class LrSchedule:
         """
         recipe = request.recipe
         if request.data:
-            images = len(open_folders(request.data)[0])
+            kept = len(split(open_folders(request.data), recipe, say).train)
         elif recipe.data in KNOWN:
             images = KNOWN[recipe.data].images[0]
             say(f"without --data: as many images as {recipe.data} has, {images:,}")
+            kept = int(images - (recipe.holdout if recipe.holdout >= 1 else round(images * recipe.holdout)))
         else:
             raise UsageError("no data: the steps of an epoch follow from the number of images; name them with --data")
-        kept = images - (recipe.holdout if recipe.holdout >= 1 else round(images * recipe.holdout))
-        batches = max(1, int(kept) // recipe.batch)
+        batches = max(1, kept // recipe.batch)
         steps = max(1, batches // recipe.divide // recipe.accumulate)
         return cls(recipe.schedule, recipe.lr, steps, tuple(lr_series(recipe, steps)))
 

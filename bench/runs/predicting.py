@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.defaults import EVALUATION_BATCH
 from bench.errors import UsageError
 from bench.machine.allocator import keep_memory
 from bench.machine.cpu import usable_cores
@@ -38,7 +39,6 @@ WARM = 90  # calls of the warm times: as many as a 95th percentile needs
 WARM_SECONDS = 2.0  # fewer calls where they take longer than this together, but not fewer than FEWEST
 FEWEST = 6  # calls: as many as the 95 % interval of a median needs
 SETTLE = 3  # calls before them, which are not timed
-BATCH = 128
 
 Top = tuple[tuple[str, float], ...]
 """(class, probability) pairs, likeliest first."""
@@ -64,7 +64,7 @@ class Predictor:
 
     @classmethod
     def open(
-        cls, source: Path | str, device: str, configuration: str, batch: int = BATCH, threads: int = 0
+        cls, source: Path | str, device: str, configuration: str, batch: int = EVALUATION_BATCH, threads: int = 0
     ) -> "Predictor":
         """A network ready to classify images.
 

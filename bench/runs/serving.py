@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from bench.defaults import UPLOAD_MIB, UPLOAD_PIXELS
 from bench.errors import BenchError, UsageError
 from bench.runs.predicting import Predictor, Top, top_to_json
 from loaders.errors import DataError
@@ -61,8 +62,8 @@ class Limits:
         pixels: width times height, as its header says.
     """
 
-    bytes: int = 20 * MIB
-    pixels: int = 50_000_000
+    bytes: int = int(UPLOAD_MIB * MIB)
+    pixels: int = UPLOAD_PIXELS
 
 
 @dataclass(frozen=True)

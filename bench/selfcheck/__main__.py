@@ -7,6 +7,7 @@ import click
 
 from bench.cli import CONTEXT
 from bench.cli import run as exiting
+from bench.defaults import CHECK_SECONDS
 from bench.output import check_output, output_option, write
 from bench.screen import Screen
 
@@ -108,7 +109,11 @@ def judge(traces: tuple[Path, ...], decisions: int, looks: int, seed: int, forma
     help="Outcomes, a line for each run.",
 )
 @click.option(
-    "--budget", type=click.FloatRange(0), default=300.0, show_default=True, help="Seconds, as given to each check."
+    "--budget",
+    type=click.FloatRange(0),
+    default=CHECK_SECONDS,
+    show_default=True,
+    help="Seconds, as given to each check.",
 )
 @click.option("--timeout", type=click.FloatRange(1), default=3600.0, show_default=True, help="Seconds of one run.")
 @format_option

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+from bench.defaults import IMAGES
 from bench.errors import WorkloadError
 from bench.screen import Say
 from bench.timing.workload import Conditions
@@ -21,7 +22,7 @@ def find_data(root: Path | None, progress: Say) -> tuple[str, Path]:
         from loaders.sample import default_sample
 
         progress("generating the sample images (once)")
-        root = default_sample()
+        root = default_sample(IMAGES)
     return open_dataset(root, "train").name, root
 
 

@@ -60,9 +60,9 @@ class LrCurve:
 def find(
     model_step: Callable[[float, Tensor, Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
-    low: float = 1e-6,
-    high: float = 10.0,
-    steps: int = 100,
+    low: float,
+    high: float,
+    steps: int,
     smoothing: float = 0.9,
     watch: Callable[[int], object] = lambda done: None,
     stop: Callable[[], str | None] = lambda: None,

@@ -26,7 +26,7 @@ def test_parts_of_generated_sets_are_apart(like: str, share: float | None, tmp_p
 
 def test_a_folder_without_validation_images_is_parted(folder: Path) -> None:
     train, val = splits.parts_of(folder)
-    assert (len(train), len(val)) == (41, 5)
+    assert (len(train), len(val)) == (37, 9)
     assert found([train, val]) == [0, 0, 0]
     with pytest.raises(DataError, match="has only one part"):
         splits.check(splits.parts_of(folder, 0.0))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from bench.commands.lr_find import command
 from bench.screen import Screen
@@ -146,3 +147,14 @@ def test_a_range_that_does_not_rise_is_refused(data: Path, tmp_path: Path, monke
     words = ["--model", "lenet", "--data", str(data), "--low", "1", "--high", "0.1", "--threads", "1"]
     result = CliRunner().invoke(command, words)
     assert "lower first" in str(result.exception)
+
+
+def test_the_schedule_of_a_folder_without_validation_images_has_the_steps_of_its_training(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / f"{number}.png")
+    words = ["--model", "lenet", "--batch", "4", "--schedule", "--data", str(tmp_path / "images")]
+    result = find(*words, "--format", "json", "-o", str(tmp_path / "x.png"))
+    # A fifth is held out.
+    assert json.loads(result.stdout)["steps_per_epoch"] == 8
