@@ -106,7 +106,8 @@ def examine(dataset: Dataset, most: int = EXAMINED, threads: int | None = None) 
         unreadable=unreadable,
         turned=sum(image.turned for image in images),
         mean=_three(mean),
-        std=_three(np.sqrt(square - mean**2)),
+        # Rounding may leave a channel that never varies a little below 0.
+        std=_three(np.sqrt(np.maximum(square - mean**2, 0))),
     )
 
 

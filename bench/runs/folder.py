@@ -33,6 +33,18 @@ class RunError(BenchError):
     """A training that cannot start, resume or end as asked."""
 
 
+def named_folders(text: str) -> list[str]:
+    """The folders that an option names, separated by commas, which may also be part of the name of one that exists."""
+    words, found = text.split(","), list[str]()
+    while words:
+        # The longest name first: "a,b" is one folder where there is one of that name.
+        count = next((n for n in range(len(words), 1, -1) if Path(",".join(words[:n])).is_dir()), 1)
+        found.append(",".join(words[:count]))
+        del words[:count]
+    # A comma at the end names no folder; it must not be taken for the working folder.
+    return [name for name in found if name.strip()]
+
+
 @dataclass(frozen=True)
 class DataFolders:
     """Where the images of a training lie, as absolute paths.
@@ -52,7 +64,7 @@ class DataFolders:
         """From --data, --train and --val; the last two may name several folders, separated by commas."""
 
         def absolute(paths: str) -> list[str]:
-            return [str(Path(path).absolute()) for path in paths.split(",")]
+            return [str(Path(path).absolute()) for path in named_folders(paths)]
 
         folders = tuple(path for paths in train for path in absolute(paths))
         return cls(str(data.absolute()) if data else "", folders, ",".join(absolute(val)) if val else None)

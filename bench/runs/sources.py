@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from bench.errors import UsageError
-from bench.runs.folder import DataFolders
+from bench.runs.folder import DataFolders, named_folders
 from bench.runs.provenance import RunImages
 from bench.screen import Say
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
@@ -28,6 +28,7 @@ from loaders.gpu_decoding import decoding_there
 from loaders.options import EVAL_MARGIN, LoaderOptions
 from loaders.policies import parse as parse_policy
 from loaders.resident import decoded
+from loaders.splits import UNDIVIDED_HOLDOUT
 from models import summary, zoo
 from models.configuration import Configuration
 from models.errors import ModelError
@@ -37,7 +38,7 @@ from models.training.recipe import Recipe
 from results.runs import Evaluated
 
 SMALL = 64  # pixels: up to here a whole data set of decoded images fits beside the network
-UNDIVIDED_HOLDOUT = 0.2  # of a folder that has no validation images
+CONSTANT = 1e-3  # deviation below which a channel never varies: a quarter of a level of 255
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def open_folders(data: DataFolders) -> list[Dataset]:
             "no data: name a folder with --data DIR (or --train A,B --val C); "
             "for a trial, bench data make DIR --like cifar10 writes images a network can learn"
         )
-    parts = open_parts(data.train, data.val.split(",") if data.val else ())
+    parts = open_parts(data.train, named_folders(data.val) if data.val else ())
     soundness.refuse_one_class(parts[0])
     return parts
 
@@ -242,10 +243,13 @@ def fastest_engine(train: Dataset, augment: str, size: int, device: str) -> str:
     return "dali"
 
 
-def statistics(recipe: Recipe, train: Dataset) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def statistics(
+    recipe: Recipe, train: Dataset, say: Say
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Channel means and deviations for a recipe, in units of 0..1.
 
-    Published ones of a known data set; otherwise measured on up to 2,000 training images.
+    Published ones of a known data set; otherwise measured on up to 2,000 training images. A channel that never varies
+    has a deviation of 1, so that it becomes 0.
     """
     if recipe.normalization == "imagenet":
         return IMAGENET_MEAN, IMAGENET_STD
@@ -253,7 +257,14 @@ def statistics(recipe: Recipe, train: Dataset) -> tuple[tuple[float, float, floa
     if known is not None and known.classes == len(train.classes):
         return known.mean, known.std
     contents = examine(train)
-    return contents.mean, contents.std
+    constant = [name for name, std in zip(("red", "green", "blue"), contents.std, strict=True) if std < CONSTANT]
+    if constant:
+        say(
+            f"note: {' and '.join(constant)} never var{'ies' if len(constant) == 1 else 'y'} in the training images: "
+            "nothing can be learnt from that, and 1 is taken for the deviation"
+        )
+    red, green, blue = (std if std >= CONSTANT else 1.0 for std in contents.std)
+    return contents.mean, (red, green, blue)
 
 
 def evaluation_options(

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from results.classification import checked
 from results.errors import RecordError
-from results.pictures.style import new_figure, shortened, styled, whole_numbers
+from results.pictures.style import new_figure, shortened, shown, styled, whole_numbers
 
 _NAMED_CELLS = 20
 """Up to so many classes a confusion matrix has room for numbers."""
@@ -135,7 +135,7 @@ def _wrapped(title: str, width: int = 20) -> str:
     left, arrow, right = title.partition(" -> ")
     if arrow:
         return f"{shortened(left, width)}\n-> {_ending_kept(right, width - 3)}"
-    return "\n".join(textwrap.wrap(title, width, max_lines=2, placeholder="…")) or " "
+    return "\n".join(textwrap.wrap(shown(title), width, max_lines=2, placeholder="…")) or " "
 
 
 def _ending_kept(text: str, width: int) -> str:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from results.errors import RecordError
@@ -22,11 +27,12 @@ from results.store import write_whole
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart under the common colour blindnesses; its yellow is too pale for lines."""
 
+_FONT = "DejaVu Sans"
+
 _STYLE: dict[str, Any] = {
     # Class and run names are shown as they are, not read as formulas.
     "text.parse_math": False,
     "text.usetex": False,
-    "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "axes.labelsize": 9.0,
@@ -76,6 +82,62 @@ PAGE: Mapping[str, Any] = {
 _THEME: ContextVar[Mapping[str, Any]] = ContextVar("theme")
 
 
+# Fonts whose names have one of these words are asked first: they have most scripts.
+_BROAD = ("cjk", "wenquanyi", "fallback", "unifont", "unicode", "noto sans", "symbola", "emoji")
+_FALLBACKS: list[str] = []
+"""Fonts for characters that the usual one lacks, found as they are needed."""
+
+
+def shown(text: str) -> str:
+    """The text as a picture can show it: what no installed font has is spelled out, such as U+732B for a character.
+
+    Text that stays text, in pictures inside a page, is left to the reader's fonts.
+    """
+    if text.isascii() or matplotlib.rcParams["svg.fonttype"] == "none":
+        return text
+    letters = [letter if _family(letter) else _spelled(letter) for letter in text]
+    if _FALLBACKS and matplotlib.rcParams["font.family"][0] == _FONT:
+        matplotlib.rcParams["font.family"] = [_FONT, *_FALLBACKS]
+    return "".join(letters)
+
+
+def _spelled(letter: str) -> str:
+    # Joiners and selectors of a variant are nothing by themselves.
+    return "" if unicodedata.category(letter) == "Cf" or letter in "\ufe0e\ufe0f" else f"U+{ord(letter):04X}"
+
+
+@cache
+def _family(letter: str) -> str:
+    """The family of an installed font that has a character, the usual one's if it does; "" if none has it."""
+    if letter.isspace() or ord(letter) in _characters(font_manager.findfont(_FONT)):
+        return _FONT
+    fonts = [font for font in font_manager.fontManager.ttflist if "last resort" not in font.name.lower()]
+    for font in sorted(fonts, key=lambda font: not any(word in font.name.lower() for word in _BROAD)):
+        if ord(letter) in _characters(font.fname):
+            if font.name not in _FALLBACKS:
+                _FALLBACKS.append(font.name)
+            return font.name
+    return ""
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    """Code points that a font file has outlines for; none where it cannot be used."""
+    try:
+        font = FT2Font(path)
+        # Fonts of coloured bitmaps cannot be scaled, and matplotlib draws nothing of them.
+        return frozenset(map(int, font.get_charmap())) if font.scalable else frozenset()
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+@contextmanager
+def _no_glyph_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        yield
+
+
 @contextmanager
 def styled(theme: Mapping[str, Any] | None = None) -> Iterator[None]:
     """This project's style with the changes of `theme`, around a block or a function that draws.
@@ -85,7 +147,7 @@ def styled(theme: Mapping[str, Any] | None = None) -> Iterator[None]:
     theme = _THEME.get({}) if theme is None else theme
     token = _THEME.set(theme)
     try:
-        settings: Any = {**_STYLE, **theme}
+        settings: Any = {**_STYLE, "font.family": [_FONT, *_FALLBACKS], **theme}
         with matplotlib.rc_context(settings):
             yield
     finally:
@@ -112,7 +174,8 @@ def save(figure: Figure, path: Path | str, dpi: int = 130) -> Path:
     if kind not in metadata:
         raise RecordError(f"{path}: pictures are written as .png or .svg")
     data = io.BytesIO()
-    figure.savefig(data, format=kind, dpi=dpi, metadata=metadata[kind])
+    with _no_glyph_warnings():
+        figure.savefig(data, format=kind, dpi=dpi, metadata=metadata[kind])
     write_whole(path, data.getvalue())
     return path
 
@@ -121,7 +184,8 @@ def save(figure: Figure, path: Path | str, dpi: int = 130) -> Path:
 def svg(figure: Figure) -> str:
     """The figure as SVG; the same figure gives the same text."""
     data = io.StringIO()
-    figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
+    with _no_glyph_warnings():
+        figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
     return data.getvalue()
 
 
@@ -187,7 +251,7 @@ def legend_below(axes: Axes) -> None:
 
 def shortened(text: str, length: int = 28) -> str:
     """The text, its middle left out where it is too long: names of a family differ at their ends."""
-    text = " ".join(text.split())
+    text = shown(" ".join(text.split()))
     if len(text) <= length:
         return text
     tail = (length - 1) // 3

@@ -80,8 +80,8 @@ def run(name: str, made: dict[str, Path], place: Path, work: Path) -> Ended:
             word = word.replace(key, str(path))
         words.append(word)
     # Only what a winner is remembered in: other commands need their cache.
-    cache = {"XDG_CACHE_HOME": str(place / "cache")} if name == "tune" else {}
-    return bench_here(*words, cwd=ROOT if name in IN_REPOSITORY else work, **cache)
+    cache = (place if name == "tune" else work) / "cache"
+    return bench_here(*words, cwd=ROOT if name in IN_REPOSITORY else work, XDG_CACHE_HOME=str(cache))
 
 
 def prepare(name: str, made: dict[str, Path], place: Path) -> dict[Path, bytes]:

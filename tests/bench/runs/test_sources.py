@@ -9,10 +9,11 @@ from PIL import Image
 
 from bench.errors import UsageError
 from bench.runs import sources
-from bench.runs.folder import DataFolders
+from bench.runs.folder import DataFolders, named_folders
 from loaders.datasets import Dataset, open_splits
 from loaders.errors import DataError
 from loaders.separable import make
+from loaders.splits import parts_of
 from models.errors import ModelError
 from models.training.recipe import Recipe
 
@@ -138,3 +139,46 @@ def test_one_class_is_refused_with_what_lies_below(tmp_path: Path) -> None:
     for data in (DataFolders(str(tmp_path)), DataFolders("", (str(tmp_path),))):
         with pytest.raises(DataError, match="one class, pets: .* holds the folders train, val; .* has 2 classes"):
             sources.open_folders(data)
+
+
+def test_a_part_shown_is_the_part_trained_on(tmp_path: Path) -> None:
+    root = folder(tmp_path / "one", "train")
+    used = sources.split(open_splits(root), Recipe(model="lenet"), lambda text: None)
+    shown = parts_of(root)
+    assert [part.files for part in shown] == [used.train.files, used.test.files]
+
+
+def test_a_channel_that_never_varies_can_be_trained_on(tmp_path: Path) -> None:
+    for name in CLASSES:
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(6):
+            noise = Image.effect_noise((8, 8), 60 + number)
+            # 37 / 255 is no number that a float holds exactly.
+            constant = Image.new("L", (8, 8), 37)
+            Image.merge("RGB", (noise, constant, constant)).save(tmp_path / "train" / name / f"{number}.png")
+    said: list[str] = []
+    mean, std = sources.statistics(Recipe(model="lenet"), open_splits(tmp_path)[0], said.append)
+    assert std[0] > 0.1
+    assert std[1:] == (1.0, 1.0)
+    assert mean[1] == pytest.approx(37 / 255)
+    assert said == [
+        "note: green and blue never vary in the training images: nothing can be learnt from that, "
+        "and 1 is taken for the deviation"
+    ]
+
+
+def test_a_folder_may_have_a_comma_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "cats,dogs", "x,y,z", "c"):
+        folder(tmp_path / name, "train")
+    assert named_folders("cats,dogs") == ["cats,dogs"]
+    assert named_folders("a,cats,dogs,b") == ["a", "cats,dogs", "b"]
+    assert named_folders("a,b") == ["a", "b"]
+    assert named_folders("x,y,z,c,nowhere,") == ["x,y,z", "c", "nowhere"]
+    folders = DataFolders.from_options(None, ["cats,dogs/train"], "x,y,z/train,c/train")
+    train, val = sources.open_folders(folders)
+    assert (len(train), len(val)) == (10, 20)
+    assert folders.train == (str(tmp_path / "cats,dogs" / "train"),)
+    # As a study hands them on.
+    words = folders.options()
+    assert DataFolders.from_options(None, words[1:2], words[3]) == folders

@@ -337,3 +337,47 @@ def test_published_figures_never_move_the_axis_and_are_named_beyond_it() -> None
     assert [line.get_ydata().tolist() for line in ticks if len(line.get_ydata())] == [[20.0]]
     figure.draw_without_rendering()
     assert axes.get_position().height > 0.6
+
+
+NAMES = ["猫", "犬小屋の写真がとても長い名前", "قطة", "😀 face", "👨‍👩‍👧", "cat"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: images.confusion(np.eye(6, dtype=int), NAMES, "データ"),
+        lambda: images.image_grid(np.zeros((6, 8, 8, 3)), NAMES, title="データ"),
+        lambda: images.image_grid(np.zeros((1, 8, 8, 3)), [images.mistake("猫", "犬", 0.5)]),
+        lambda: bars.bars({name: {"train": 0.5} for name in NAMES}, "accuracy", "1"),
+        lambda: curves.overlay({name: run(2) for name in NAMES}),
+    ],
+)
+def test_names_in_other_scripts_are_drawn_without_a_word(
+    draw: Callable[[], Figure], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Where no installed font has a character, as its code."""
+    figure = draw()
+    style.save(figure, tmp_path / "x.png")
+    style.inline(figure, "x")
+    assert not recwarn.list
+    lacking = [name for name in "猫犬" if not style._family(name)]
+    assert any(f"U+{ord(name):04X}" in text for text in texts(figure) for name in lacking) or not lacking
+
+
+def test_characters_come_from_a_font_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mathematical script letters, which the fonts of matplotlib have and its usual one lacks."""
+    letter = "𝒜"
+    monkeypatch.setattr(style, "_FALLBACKS", [])
+    style._family.cache_clear()
+    with style.styled():
+        assert style.shown("cat") == "cat"
+        assert style.shown(letter) == letter
+        family = matplotlib.rcParams["font.family"]
+        assert family == ["DejaVu Sans", *style._FALLBACKS]
+        assert len(family) == 2
+    with style.styled(style.PAGE):
+        assert style.shown("猫") == "猫"
+    with style.styled():
+        # A private character, which no font should have.
+        assert style.shown("a\U0010fffd") == "aU+10FFFD"
+    style._family.cache_clear()
