@@ -385,6 +385,11 @@ def processes(mark: str) -> list[int]:
     return found
 
 
+def held(folder: Path) -> list[str]:
+    """The locks below a folder that somebody holds."""
+    return [f"{path} is held by {who}" for path in folder.rglob(f"*{LOCK}") if (who := holder(path))]
+
+
 def run_to_end(trial: Trial, words: Sequence[str]) -> tuple[int, list[str]]:
     """Run a command undisturbed: its exit code and what was wrong."""
     started = start(trial, words)
@@ -422,13 +427,14 @@ def kill(trial: Trial, number: signal.Signals, moment: float) -> Outcome:
     if any(line.startswith("Traceback") for line in said) and not said[-1].startswith("KeyboardInterrupt"):
         faults.append(f"printed a traceback: {said[-1]}")
     deadline = time.monotonic() + PATIENCE
-    while (left := processes(started.mark)) and time.monotonic() < deadline:
+    # A process that ends loses its name before its locks.
+    while ((left := processes(started.mark)) or held(trial.folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
     if left:
         faults.append(f"{len(left)} processes were left behind")
         for pid in left:
             os.kill(pid, signal.SIGKILL)
-    faults += [f"{path} is held by {who}" for path in trial.folder.rglob(f"*{LOCK}") if (who := holder(path))]
+    faults += held(trial.folder)
     faults += _asked(trial.faults)
     words, again = trial.again(), None
     if words is not None:
