@@ -37,7 +37,7 @@ from results.tables import Cell, render, to_json
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Names the processes of a trial: all that a command starts inherit it.
 MARK = "PIXBENCH_KILLED"
-PATIENCE = 30.0  # seconds in which processes end by themselves
+PATIENCE = 60.0  # seconds in which processes end by themselves
 TIMEOUT = 900.0  # seconds, of a command that is not killed
 
 EPOCHS = 3
@@ -422,7 +422,8 @@ def kill(trial: Trial, number: signal.Signals, moment: float) -> Outcome:
     said = started.said()
     if code is None:
         faults.append(f"did not end within {PATIENCE:.0f} s")
-    elif code not in (*trial.fine, 130, -number):
+    # To a shell, an end by SIGINT is 130 too: Python ends so where an interrupt meets code that it has compiled itself.
+    elif code not in (*trial.fine, 130, -signal.SIGINT, -number):
         faults.append(f"exit code {code}: {(said or [''])[-1]}")
     if any(line.startswith("Traceback") for line in said) and not said[-1].startswith("KeyboardInterrupt"):
         faults.append(f"printed a traceback: {said[-1]}")
