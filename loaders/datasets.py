@@ -544,7 +544,7 @@ def _title(root: Path) -> str:
 
 def _open_splits(root: Path, split: str) -> Dataset | None:
     train, val = _split_folders(root, "train"), _split_folders(root, "val")
-    if not train:
+    if not train or _is_class(root, train):
         return None
     if not val and split != "train":
         raise NoSplitError(f"{root} has {train[0].name} but no folder for split {split}: {', '.join(_FOLDERS[split])}")
@@ -576,6 +576,18 @@ def _open_splits(root: Path, split: str) -> Dataset | None:
     return _folder_dataset(
         f"{_title(root)}/{split}", root, split, wanted, classes if wanted in (train, val) else None, listing
     )
+
+
+# What the folders of splits are called, and what is beside them in archives: train, train.X1, test1, validation_set.
+_SPLIT_NAME = re.compile(rf"({'|'.join(sorted(sum(_FOLDERS.values(), ())))})(?![a-z]).*", re.IGNORECASE)
+
+
+def _is_class(root: Path, train: Sequence[Path]) -> bool:
+    """Whether what is called train is a class among others: it holds images itself, and so does one of another name."""
+    if _classes_in(train):
+        return False
+    others = [label for label in _class_folders(root) if not _SPLIT_NAME.fullmatch(label)]
+    return any(_filled(label)(root) for label in others) and any(_Listing().any_below(folder) for folder in train)
 
 
 def _filled(label: str) -> Callable[[Path], bool]:

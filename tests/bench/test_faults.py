@@ -170,7 +170,7 @@ def test_files_that_cannot_grow(name: str, made: dict[str, Path], tmp_path: Path
     place = tmp_path / "place"
     place.mkdir()
     before = prepare(name, made, place)
-    with small_files(40):
+    with small_files(20):
         done = run(name, made, place, tmp_path)
     check_end(done, before, name)
 

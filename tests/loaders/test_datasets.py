@@ -559,3 +559,24 @@ def test_a_data_set_is_called_by_its_folder_however_that_is_named(
     image(tmp_path / "pets" / "cat" / "1.png")
     monkeypatch.chdir(tmp_path / "pets")
     assert open_dataset(".").name == open_dataset("../pets/").name == open_dataset("cat/..").name == "pets"
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+    def fill(*folders: str) -> Path:
+        root = tmp_path / "-".join(folders)
+        for folder in folders:
+            (root / folder).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(root / folder / "1.png")
+        return root
+
+    for folders in (("car", "test", "train", "val"), ("trainer", "train"), ("bus", "train.freight", "train.people")):
+        dataset = open_dataset(fill(*folders))
+        assert (dataset.classes, dataset.split, len(dataset)) == (tuple(sorted(folders)), "all", len(folders))
+        assert len(open_splits(dataset.root)) == 1
+    # Images that nobody has sorted are no classes.
+    for folders in (("train", "val"), ("train", "test1"), ("Test_set", "train"), ("train",)):
+        with pytest.raises(DataError):
+            open_dataset(fill(*folders))
+    # Folders of classes inside make it the split, whatever lies beside it.
+    root = fill("mixed/train/a", "mixed/train/b", "mixed/car")
+    assert open_dataset(root / "mixed").split == "train"
