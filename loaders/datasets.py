@@ -426,13 +426,10 @@ class _Listing:
                 if entry.name.startswith("."):
                     self.pass_over(entry.path, "hidden")
                 # Without following links the type comes with the name; otherwise it may be a call to a server.
-                elif entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir(follow_symlinks=False):
-                    if entry.is_symlink():
-                        links.add(entry.path)
-                    elif not entry.is_file(follow_symlinks=False):
-                        # Whoever opened a pipe would wait for ever.
-                        self.pass_over(entry.path, "neither file nor folder")
-                        continue
+                elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file(follow_symlinks=False):
+                    yield entry.path
+                elif entry.name.lower().endswith(EXTENSIONS) and entry.is_symlink() and _is_no_other(entry.path):
+                    links.add(entry.path)
                     yield entry.path
                 elif _is_folder(entry):
                     waiting.append(entry.path)
@@ -454,6 +451,11 @@ class _Listing:
         return kept
 
 
+def _is_no_other(link: str) -> bool:
+    """Whether a link leads to a file, or nowhere: whoever opened a pipe would wait for good."""
+    return os.path.isfile(link) or not os.path.exists(link)
+
+
 def _inode(path: str) -> tuple[int, int] | None:
     try:
         state = os.stat(path)
@@ -466,6 +468,8 @@ def _why_not(entry: os.DirEntry[str]) -> str:
     """Why something that is neither an image by its name nor a folder is not listed."""
     if entry.is_symlink() and not os.path.exists(entry.path):
         return "link that leads nowhere"
+    if not entry.is_file():
+        return "neither file nor folder"
     ending = os.path.splitext(entry.name)[1].lower()
     return f"ending {ending}" if re.fullmatch(r"\.\w{1,5}", ending) else "another ending or none"
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError, reason
+from models.lively import blindness
 
 # format -> (file name suffix, packages that it needs besides torch)
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -26,7 +27,7 @@ class Exported:
     Attributes:
         files: the one to load first.
         error: largest difference of a logit from the network's own, as a share of their standard deviation; None if no
-            engine that runs the file is installed.
+            engine that runs the file is installed, or the logits could not differ.
         checked_by: that engine, or why nothing was checked.
     """
 
@@ -61,6 +62,9 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
         # Beside the file, which a kill or another export must not leave half written.
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             drafts, run, checked_by = _WRITERS[format](model, example, Path(folder, path.name), dynamic)
+            blind = blindness(lambda network, images: network(images), model, example) if run else ""
+            if blind:
+                run, checked_by = None, f"{blind}, so that two answers could not differ"
             distance = None if run is None else _distance(model, run, example)
             files = _put(drafts, path.parent)
     except ModelError:

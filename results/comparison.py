@@ -88,6 +88,9 @@ def sentences(record: Record) -> list[str]:
     return found
 
 
+BESIDE = {"core": "busy at random times", "busy": "busy at all times"}
+"""What `--beside` asked for, in words."""
+
 FOREIGN = 0.02
 """Share of the machine that other programs had while it was measured, from which up a table says so."""
 
@@ -101,6 +104,8 @@ def disturbed(record: Record) -> list[str]:
         # Where only a sliver of it went to other guests, whose it was does not matter.
         guests = f" (of that {percent(stolen)} other guests of its host)" if stolen >= 0.005 else ""
         parts.append(f"other programs had {percent(foreign)} of the machine{guests}")
+    if record.settings.get("beside", "none") != "none":
+        parts.insert(0, f"a process of the comparison kept one core {BESIDE[str(record.settings['beside'])]}")
     if stalls:
         parts.append(f"{stalls:,} of {plural(load['turns'], 'turn')} took over 5 times as long as usual")
     return [f"While this was measured, {'; '.join(parts)}."] if parts else []

@@ -88,6 +88,11 @@ def collect(folder: Path | str = store.FOLDER) -> tuple[dict[str, list[Point]], 
         if _mapping(record.settings.get("check")).get("verdict") == VOID:
             skipped.append(Skipped(path, "a check whose self-test failed, so its times do not count"))
             continue
+        if record.settings.get("beside", "none") != "none":
+            skipped.append(
+                Skipped(path, "measured beside a busy core on purpose, so its times are no part of a series")
+            )
+            continue
         for id, point in _of_record(path, record):
             found.setdefault(id, set()).add(point)
     for path, reason in passed:

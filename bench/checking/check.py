@@ -124,8 +124,8 @@ def check(
             machine = question.one("head", "machine", 60)
             facts, rows = exact(question, workloads, conditions, say, exact_only)
             known = [w for w in workloads if w.id not in {row.workload for row in rows}]
-            found, failed = computed(question, known, conditions, Path(place), say, exact_only)
-            facts, rows = [*facts, *found], [*rows, *failed]
+            found, failed, blind = computed(question, known, conditions, Path(place), say, exact_only)
+            facts, rows, notes = [*facts, *found], [*rows, *failed], [*notes, *blind]
     except BenchError as error:
         if not error.side:
             raise

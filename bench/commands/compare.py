@@ -14,6 +14,7 @@ from bench.defaults import TRAINING_BATCH
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 from bench.screen import Screen
+from bench.sides.load import LOADS
 from results.store import FOLDER
 
 
@@ -49,6 +50,13 @@ from results.store import FOLDER
     show_default=True,
     metavar="SECONDS",
     help="Add blocks of fresh processes while this lasts; six give an interval, the first is always completed.",
+)
+@click.option(
+    "--beside",
+    type=click.Choice(LOADS),
+    default="none",
+    show_default=True,
+    help="Measure beside a process that keeps one core busy: at random times (core) or always (busy).",
 )
 @click.option(
     "--rounds",

@@ -22,6 +22,7 @@ from bench.machine.telemetry import Telemetry, sensor_for
 from bench.machine.tuned import Resolved, resolve, untuned
 from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Spawn, spawner
+from bench.sides.load import competing
 from bench.sides.process import Built, Warm, Worker
 from bench.timing.duel import LEAST_ROUNDS, Round, Rounds, SlicePlan, pairs_of
 from bench.timing.images import describe_bad, refuse_bad
@@ -114,8 +115,10 @@ class Comparison:
         cheapest = math.inf
         # An interrupted run goes on in the block that it had begun.
         block = max(0, max((sample.begun for sample in self.samples.values()), default=1) - 1)
-        with self.crew:
+        with self.crew, contextlib.ExitStack() as stack:
             self.prepare()
+            # A compiler that has to share a core says nothing of the networks.
+            stack.enter_context(competing(self.settings.beside, self.settings.seed))
             while True:
                 block_begin, self.timed, self.once = time.monotonic(), 0.0, 0.0
                 self.run_block(block)

@@ -50,14 +50,18 @@ class Parity:
         rms: root mean square distance, as a share of the logits' standard deviation.
         same_top1: images whose likeliest class is the same.
         images: images compared.
+        blind: why these logits could not differ, so that the rest says nothing; "" where they could.
     """
 
     rms: float
     same_top1: int
     images: int
+    blind: str = ""
 
     @property
     def text(self) -> str:
+        if self.blind:
+            return f"logits are not comparable with plain fp32's: {self.blind} (fresh weights)"
         return (
             f"logits differ from plain fp32's by {self.rms:.2g} of their spread (root mean square), "
             f"and the likeliest class is the same for {self.same_top1} of {self.images} random images"

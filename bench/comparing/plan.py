@@ -43,6 +43,7 @@ class Settings:
         rounds: turns of each side in a block; 0 is as many as fit into the time of a group.
         tasks: of models, which of MODEL_TASKS are measured, comma-separated; "" is all.
         energy: whether an image's energy is measured, which takes ten seconds an operand where there is a counter.
+        beside: a key of bench.sides.load.LOADS: what else keeps the machine busy meanwhile.
     """
 
     device: str
@@ -59,6 +60,7 @@ class Settings:
     tasks: str = ""
     energy: bool = True
     data_fingerprint: str = ""
+    beside: str = "none"
 
     def has(self, task: str) -> bool:
         """Whether a task of models is measured."""
@@ -129,6 +131,7 @@ def settings_from(
         tasks=tasks,
         energy=options.get("energy", True),
         data_fingerprint=_fingerprint(options["data"]) if name and options["data"] else "",
+        beside=options.get("beside", "none"),
     )
     conditions = Conditions(
         data_root=str(root.absolute()) if name else "",

@@ -217,11 +217,11 @@ class Tuner:
         return entrant
 
     def error(self, name: str, workload: Workload) -> float | None:
-        """How much the logits of a workload that is built differ from plain fp32's; None where it has none."""
+        """How much the logits of a workload that is built differ from plain fp32's; None where that says nothing."""
         if workload.task not in ("inference", "latency"):
             return None
         answer = self.crew[name].ask("parity", 300, id=workload.id, conditions=asdict(self.conditions))
-        return float(answer["rms"])
+        return None if answer["blind"] else float(answer["rms"])
 
     def turns(self, reference: Entrant, other: Entrant, seconds: float) -> list[float]:
         """log(how many times as fast as the reference) of each pair, per image."""

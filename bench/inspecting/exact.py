@@ -24,11 +24,13 @@ from bench.timing.workload import Conditions, Workload
 from loaders import engines
 from models import zoo
 from models.configuration import Configuration, check
+from models.lively import blindness, enliven
 from models.prepare import device_facts, prepare
 
 UPDATES = 3
 SAMPLED = 64  # elements of each parameter
 COMPARED = 8  # images whose logits are compared: plain fp32 is slow
+STATISTICS = 4  # images that normalisation takes its statistics from
 NETWORKS = ("latency", "inference", "training")
 
 
@@ -107,10 +109,11 @@ def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
 
     Returns:
         {"rms": root mean square distance as a share of the logits' standard deviation, "same_top1": images with the
-        same likeliest class, "images": images compared}.
+        same likeliest class, "images": images compared, "blind": why this says nothing, or ""}.
     """
     torch.manual_seed(conditions.seed)  # as when the step was built, so these are its weights
     plain = zoo.build(step.workload.subject, step.workload.classes).eval()
+    enliven(plain)
     images = step.inputs[0][:COMPARED].float().cpu()
     result: Any = step.call()
     logits = result[:COMPARED].detach().double().cpu()
@@ -121,6 +124,7 @@ def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
         "rms": (logits - reference).square().mean().sqrt().item() / spread,
         "same_top1": int((logits.argmax(1) == reference.argmax(1)).sum()),
         "images": len(images),
+        "blind": blindness(lambda network, given: network(given), plain, images),
     }
 
 
@@ -130,16 +134,19 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
     Its `result` is the logits [batch, classes] of inference, the losses of three updates of training (without dropout;
     `moved` says how far they moved the weights), or the first batch of a loader. The side without `given` also writes
     `reference` (the same in plain fp32; `reference_moved`), `images`, `labels` and every weight; the other side is
-    given that file and takes these instead of drawing its own.
+    given that file and takes these instead of drawing its own. Weights that begin as zeros are drawn too, or nothing
+    before them would be compared.
 
     Returns:
-        {"differs": ""}, or why the given weights do not fit.
+        {"differs": ""}, or why the given weights do not fit; the side without `given` also "blind", why its answer
+        could not differ, or "".
     """
     from safetensors.torch import load_file, save_file
 
     if workload.task == "loading":
-        save_file(first_batch(workload, conditions), save)
-        return {"differs": ""}
+        batch = first_batch(workload, conditions)
+        save_file(batch, save)
+        return {"differs": "", "blind": "" if batch["result"].std() > 0 else "all its pixels are the same"}
     if workload.task not in NETWORKS:
         raise WorkloadError(f"the output of {workload.task} is not compared")
     device = open_device(workload.device)
@@ -155,26 +162,36 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
             return {"differs": " ".join(str(error).split())[:300]}
         images, labels = of_base["images"], of_base["labels"]
     else:
-        images = torch.randn(workload.batch, 3, workload.size, workload.size)
-        # Some dark, some bright, some with little contrast: answers to plain noise hardly depend on the image.
-        images = images * torch.rand(workload.batch, 1, 1, 1).add(0.25) + torch.randn(workload.batch, 3, 1, 1)
+        images = _varied(workload.batch, workload.size)
         labels = torch.randint(0, workload.classes, (workload.batch,))
+        enliven(model.eval(), _varied(max(STATISTICS, workload.batch), workload.size))
     weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     configuration = workload.network
     check(configuration, device_facts(device), workload.training)
     if quick:
         configuration = replace(configuration, compile="eager", freeze=False, kernels=False)
     tensors = computed(model, workload, configuration, images, labels, device)
+    blind = {}
     if not of_base:
         plain = zoo.build(workload.subject, workload.classes)
         plain.load_state_dict({name.removeprefix("weight."): tensor for name, tensor in weights.items()})
+        blind = {"blind": blindness(lambda network, given: network(given), plain.eval(), images)}
         # On a GPU the plain configuration lets convolutions round to TF32; another layout does not.
         exact = Configuration() if device.type == "cpu" else Configuration(layout="nhwc")
         for name, tensor in computed(plain, workload, exact, images, labels, device).items():
             tensors["reference" if name == "result" else f"reference_{name}"] = tensor
         tensors |= {**weights, "images": images, "labels": labels}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, save)
-    return {"differs": ""}
+    return {"differs": "", **blind}
+
+
+def _varied(number: int, size: int) -> Tensor:
+    """Images [number, 3, size, size], some dark, some bright, some with little contrast.
+
+    Answers to plain noise hardly depend on the image.
+    """
+    images = torch.randn(number, 3, size, size)
+    return images * torch.rand(number, 1, 1, 1).add(0.25) + torch.randn(number, 3, 1, 1)
 
 
 def computed(

@@ -10,10 +10,9 @@ from bench.cli import run as exiting
 from bench.defaults import CHECK_SECONDS
 from bench.output import check_output, output_option, write
 from bench.screen import Screen
+from bench.sides.load import LOADS
 
 FORMATS = ("text", "markdown", "json")
-LOADS = ("none", "core")
-
 format_option = click.option(
     "--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is written."
 )
@@ -31,7 +30,13 @@ def app() -> None:
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--blocks", type=click.IntRange(1), required=True, help="Record until OUT holds so many.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=float("inf"), help="Stop after that time.")
-@click.option("--load", type=click.Choice(LOADS), default="none", show_default=True, help="core: a busy competitor.")
+@click.option(
+    "--load",
+    type=click.Choice(LOADS),
+    default="none",
+    show_default=True,
+    help="core: beside a process that works at random times; busy: at all times.",
+)
 @click.option("--workloads", multiple=True, metavar="ID,...|FILE", help="Default: those of `bench check`.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; default: every usable core.")
@@ -168,6 +173,24 @@ def turns(tasks: str, windows: int, seconds: float, data: Path | None, seed: int
     workloads = chosen(tasks.split(","), "cpu", name)
     found = [noise for w in workloads for noise in measure(w, conditions, windows, seconds, seed, say)]
     write(table(found, seconds, format), output)
+
+
+@app.command()
+@click.argument("url")
+@click.argument("image", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--clients", type=click.IntRange(1), default=200, show_default=True, help="That ask at the same time.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True)
+@click.option("--load", type=click.Choice(LOADS), default="none", show_default=True, help="As in record.")
+@format_option
+@output_option
+def crowd(url: str, image: Path, clients: int, seconds: float, load: str, format: str, output: str) -> None:
+    """Have many clients post IMAGE to the server at URL (`bench serve` prints it), and see how long they wait."""
+    from bench.selfcheck.crowd import ask, report
+    from bench.sides.load import competing
+
+    check_output(output)
+    with competing(load, 0):
+        write(report(ask(url, image.read_bytes(), clients, seconds), load, format), output)
 
 
 @app.command()

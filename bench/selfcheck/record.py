@@ -15,8 +15,8 @@ from bench.checking.trees import Tree, top_of, working
 from bench.errors import UsageError, WorkloadError
 from bench.processes import SOURCE
 from bench.screen import Say
-from bench.selfcheck.load import competing
 from bench.selfcheck.traces import SAMPLE_SECONDS, Block, Header, TraceWriter, read
+from bench.sides.load import competing
 from bench.sides.process import Worker
 from bench.timing.duel import MOST_ROUNDS, TURN_SECONDS
 from bench.timing.workload import Conditions, Workload

@@ -15,6 +15,7 @@ from loaders import engines
 from models import zoo
 from models.captured import capture
 from models.configuration import Configuration, check
+from models.lively import enliven
 from models.prepare import Prepared, device_facts, prepare
 from models.training.graphed import GraphedUpdate
 
@@ -90,6 +91,8 @@ def build(workloads: Sequence[Workload], conditions: Conditions) -> list[Step]:
     configuration = first.network
     check(configuration, device_facts(device), first.training)
     model = zoo.build(first.subject, first.classes)
+    # Zeros would hide from `parity` what is computed before them.
+    enliven(model)
     shape = (first.batch, 3, first.size, first.size)
     captured = first.task == "latency" and first.device == "cuda" and configuration.captures
     prepared = prepare(model, configuration, device, first.training, shape, captured)

@@ -206,7 +206,7 @@ class FakeWorker(Worker):
             "missing": {"reason": None},
             "unreadable": {"files": 10, "bad": []},
             "memory": {**MEMORY, "processes": [8900, 9000, 9050][: arguments.get("readings")]},
-            "parity": {"rms": self.error(arguments.get("id", "")), "same_top1": 8, "images": 8},
+            "parity": {"rms": self.error(arguments.get("id", "")), "same_top1": 8, "images": 8, "blind": ""},
             "energy": {"missing": "no readable energy counter on this machine"},
         }
         if command == "energy" and self.energy is not None:

@@ -580,3 +580,16 @@ def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
     # Folders of classes inside make it the split, whatever lies beside it.
     root = fill("mixed/train/a", "mixed/train/b", "mixed/car")
     assert open_dataset(root / "mixed").split == "train"
+
+
+def test_a_pipe_called_like_an_image_is_left_out(tmp_path: Path) -> None:
+    """Whoever opens it waits for good."""
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "0.png").write_bytes(b"")
+    os.mkfifo(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "2.png").symlink_to("1.png")
+    (tmp_path / "a" / "3.png").symlink_to("../b")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 2 + 1
+    assert {(one.reason, one.files) for one in dataset.left_out} == {("neither file nor folder", 2)}

@@ -98,12 +98,12 @@ def test_a_header_that_ends_anywhere_is_not_plain_or_does_not_decode(cut: int, t
 def test_pixels_come_as_three_planes_of_bytes_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision.io
 
-    path = tmp_path / "x.png"
+    path = tmp_path / "x.jpg"
     Image.effect_noise((8, 6), 60).save(path)
     assert decode(str(path)).shape == (3, 6, 8)
     for wrong in (torch.zeros(3, 6, 8, dtype=torch.uint16), torch.zeros(2, 3, 6, 8, dtype=torch.uint8)):
         monkeypatch.setattr(torchvision.io, "decode_image", lambda content, mode, wrong=wrong: wrong)
-        with pytest.raises(DataError, match=r"x\.png: it decodes to \["):
+        with pytest.raises(DataError, match=r"x\.jpg: it decodes to \["):
             decode(str(path))
 
 
@@ -115,3 +115,15 @@ def test_damaged_exif_is_no_orientation() -> None:
         with Image.open(io.BytesIO(content)) as image:
             assert orientation(image) == 1
             assert rgb(image, "apply").size == (20, 10)
+
+
+def test_a_png_with_a_damaged_byte_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.effect_noise((11, 9), 60).convert("RGB").save(path)
+    whole = path.read_bytes()
+    reasons = set()
+    for place in range(33, len(whole) - 12, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        reasons |= {image.reason for image in check([str(path)])}
+    assert reasons
+    assert all("does not decode" in text for text in reasons)

@@ -277,3 +277,10 @@ def test_a_bad_moment_is_named_in_one_line(load: dict[str, Any] | None, line: st
     record = replace(record, machine={**record.machine, "load": load})
     said = [text for text in compare_table(record, "markdown").splitlines() if "While this was measured" in text]
     assert said == ([] if line is None else [f"- {line}"])
+
+
+@pytest.mark.parametrize(("beside", "when"), [("core", "random"), ("busy", "all")])
+def test_a_load_that_was_asked_for_is_named(beside: str, when: str) -> None:
+    record = replace(comparison(6), settings={"beside": beside})
+    assert f"a process of the comparison kept one core busy at {when} times" in compare_table(record, "text")
+    assert "kept one core" not in compare_table(replace(record, settings={"beside": "none"}), "text")

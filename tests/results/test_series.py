@@ -107,6 +107,8 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     write(tmp_path / "timeless.json", foreign(1, datetime=None))
     write(tmp_path / "theirs.json", foreign(1, benchmarks=[{"fullname": "test_x", "stats": {"median": 1}}, 3]))
     write(tmp_path / "newer.json", {**json.loads(whole), "schema": 2})
+    store.save(record(2, 0.02, settings={"beside": "busy"}), tmp_path / "loaded.json")
+    store.save(record(1, 0.02, settings={"beside": "none"}), tmp_path / "a.json")
     found, skipped = collect(tmp_path)
     assert len(found[ID]) == 1
     reasons = {path.name: reason for path, reason in skipped}
@@ -114,6 +116,7 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     assert "datetime is None" in reasons["timeless.json"]
     assert "none of its benchmarks is a workload" in reasons["theirs.json"]
     assert "newer version" in reasons["newer.json"]
+    assert "beside a busy core on purpose" in reasons["loaded.json"]
     assert "cut off" in reasons[".b.json.1.ab.tmp"]
 
 

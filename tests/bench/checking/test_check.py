@@ -108,7 +108,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process here computes anything."""
-    monkeypatch.setattr(check, "computed", lambda *unused: ([], []))
+    monkeypatch.setattr(check, "computed", lambda *unused: ([], [], []))
 
 
 def run(machine: Machine, workloads: list[Workload] | None = None, **options: Any) -> Any:

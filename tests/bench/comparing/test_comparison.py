@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +38,7 @@ def compare(
     state: Any = None,
     tasks: str = "",
     device: str = "cpu",
+    beside: str = "none",
     **options: Any,
 ) -> tuple[dict[str, Metric], Comparison, list[str]]:
     found: dict[str, Metric] = {}
@@ -43,7 +46,7 @@ def compare(
     on = machine or Machine()
     comparison = Comparison(
         operands,
-        replace(SETTINGS, tasks=tasks, device=device),
+        replace(SETTINGS, tasks=tasks, device=device, beside=beside),
         Conditions(),
         lambda m: found.update({m.name: m}),
         warn=said.append,
@@ -396,6 +399,25 @@ def test_one_block_has_no_interval_and_more_have_one_over_what_processes_differ_
     assert metric.ratio.low < 0.8 < metric.ratio.high
     assert metric.ratio.confidence == 0.95
     assert metric.verdict == "worse"
+
+
+def test_a_competitor_works_beside_everything_timed_and_not_beside_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    working: list[str] = []
+    seen: list[tuple[str, bool]] = []
+
+    @contextmanager
+    def competing(load: str, seed: int) -> Iterator[None]:
+        working.append(load)
+        yield
+        working.clear()
+
+    def note(name: str, command: str, what: Any) -> None:
+        seen.append((command, working == ["busy"]))
+
+    monkeypatch.setattr(comparison_module, "competing", competing)
+    compare(beside="busy", tasks="inference", fail=note)
+    assert {beside for command, beside in seen if command in ("slice", "warm")} == {True}
+    assert working == []
 
 
 @pytest.mark.parametrize(("budget", "least", "most"), [(0.0, 1, 1), (3.0, 1, 1), (10.0, 6, 6), (60.0, 7, 30)])

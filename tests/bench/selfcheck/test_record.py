@@ -13,8 +13,8 @@ from bench.checking.trees import Tree
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.processes import SOURCE
 from bench.selfcheck import record as record_module
-from bench.selfcheck.load import competing
 from bench.selfcheck.traces import read
+from bench.sides.load import competing
 from bench.timing.workload import Conditions
 from results.gate import Side
 
@@ -117,7 +117,7 @@ def test_a_workload_that_fails_ends_the_recording_with_its_reason(tmp_path: Path
 def test_the_competitor_ends_with_the_block_and_with_its_stdin() -> None:
     with competing("none", 0):
         pass
-    words = "from bench.selfcheck.load import compete; compete(0, 0, 1e-3)"
+    words = "from bench.sides.load import compete; compete(0, 0, 1e-3)"
     child = subprocess.run(
         [sys.executable, "-P", "-c", words],
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""A competing process that keeps one core busy at random times, so that speeds change."""
+"""A competing process that keeps one core busy, always or at random times, so that speeds change."""
 
 import contextlib
 import os
@@ -11,18 +11,24 @@ from collections.abc import Iterator
 
 from bench.processes import SOURCE
 
+LOADS = ("none", "core", "busy")
 MEAN_SECONDS = 20.0
 
 
 @contextlib.contextmanager
 def competing(load: str, seed: int) -> Iterator[None]:
-    """Runs a competitor meanwhile; none for the load "none"."""
+    """Runs a competitor meanwhile: "core" by turns works and rests, "busy" always works; none for the load "none"."""
     if load == "none":
         yield
         return
     # It ends when its stdin closes, which the system sees to however this process ends.
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", f"from bench.selfcheck.load import compete; compete({seed}, 0)"],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            f"from bench.sides.load import compete; compete({seed}, 0, always={load == 'busy'})",
+        ],
         stdin=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
         start_new_session=True,
@@ -38,10 +44,14 @@ def competing(load: str, seed: int) -> Iterator[None]:
         process.wait()
 
 
-def compete(seed: int, descriptor: int, mean: float = MEAN_SECONDS) -> None:
-    """Work and rest by turns, of exponentially distributed length, until the other end of `descriptor` is closed."""
+def compete(seed: int, descriptor: int, mean: float = MEAN_SECONDS, always: bool = False) -> None:
+    """Work and rest by turns, of exponentially distributed length, until the other end of `descriptor` is closed.
+
+    Args:
+        always: never rest.
+    """
     rng = random.Random(seed)
-    working = False
+    working = always
     while True:
         end = time.monotonic() + rng.expovariate(1 / mean)
         while (left := end - time.monotonic()) > 0:
@@ -49,4 +59,4 @@ def compete(seed: int, descriptor: int, mean: float = MEAN_SECONDS) -> None:
                 return
             if working:
                 sum(number * number for number in range(100_000))
-        working = not working
+        working = always or not working
