@@ -36,4 +36,5 @@ def reason(error: Exception) -> str:
     """A decoder's message in one line, without the place in its own source files."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # Only what separates the place from the message: this may begin with a bracket of its own, as [Errno 2] does.
-    return re.sub(r"^.*?/\S+\.(?:cpp|cc|h):\d+\]?[\s,:.]*", "", lines[0])
+    line = re.sub(r" *\(/\S+\.(?:cpp|cc|h):\d+\)$", "", lines[0])
+    return re.sub(r"^.*?/\S+\.(?:cpp|cc|h):\d+\]?[\s,:.]*", "", line)

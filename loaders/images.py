@@ -115,8 +115,11 @@ def is_plain(content: Content, exif: str = "ignore") -> bool:
     if kind.name == "JPEG":
         return _is_plain_jpeg(content, exif)
     if kind.name == "PNG":
-        # IHDR comes first: bits a sample, then grey (0) or RGB (2). A chunk eXIf may come anywhere.
-        return head[24:26] in (b"\x08\0", b"\x08\2") and (exif == "ignore" or b"eXIf" not in bytes(content))
+        # IHDR comes first: bits a sample, then grey (0) or RGB (2). Of an animation, which acTL announces, FFmpeg would
+        # give all frames. A chunk eXIf may come anywhere.
+        if head[24:26] not in (b"\x08\0", b"\x08\2") or b"acTL" in bytes(content[:4096]).partition(b"IDAT")[0]:
+            return False
+        return exif == "ignore" or b"eXIf" not in bytes(content)
     # The extended form, VP8X, has alpha, frames or EXIF; the lossless one may have alpha, which a bit of it says.
     if kind.name == "WebP":
         return head[12:16] == b"VP8 " or (head[12:16] == b"VP8L" and len(head) > 24 and not head[24] & 0x10)
@@ -125,6 +128,9 @@ def is_plain(content: Content, exif: str = "ignore") -> bool:
 
 def _is_plain_jpeg(content: Content, exif: str) -> bool:
     """Walks from segment to segment to the frame header, which has the bits a sample and the number of components."""
+    # FFmpeg fills what a truncated file lacks without a word.
+    if b"\xff\xd9" not in bytes(content[-64:]):
+        return False
     place, end = 2, len(content) - 10
     while place < end and content[place] == 0xFF:
         marker = content[place + 1]
@@ -136,6 +142,8 @@ def _is_plain_jpeg(content: Content, exif: str) -> bool:
         if marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):
             return False
         if exif == "apply" and marker == 0xE1:
+            return False
+        if marker == 0xE2 and bytes(content[place + 4 : place + 8]) == b"MPF\0":  # more pictures follow
             return False
         place += 2 + (content[place + 2] << 8) + content[place + 3]
     return False
@@ -220,7 +228,7 @@ def as_pnm(content: Content, exif: str = "ignore") -> bytes:
         whatever Pillow raises, or DataError.
     """
     image = open_rgb(io.BytesIO(content), exif)
-    return b"P6 %d %d 255\n" % image.size + image.tobytes()
+    return b"P6\n%d %d\n255\n" % image.size + image.tobytes()
 
 
 def _reason(path: str) -> str | None:

@@ -8,6 +8,7 @@ from loaders.errors import DataError, reason, unknown, without_traceback
     [
         ("decode_image, /a/b/csrc/io/decode_image.cpp:61, Unsupported image file.", "Unsupported image file."),
         ("[/a/b/decode_jpeg.cpp:7] Premature end\nmore", "Premature end"),
+        ("Failed to open it. (Invalid data) (/a/b/ctx.cpp:145)", "Failed to open it. (Invalid data)"),
         ("/a/b/file_io.cpp:52, [Errno 2] No such file: 'x.jpg'", "[Errno 2] No such file: 'x.jpg'"),
         ("[/a/b/file.cc:52]: (7) lost", "(7) lost"),
         ("cannot identify image file", "cannot identify image file"),
