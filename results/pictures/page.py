@@ -108,7 +108,9 @@ def ratios(record: Record) -> Drawn:
     reference = _name(rows[0][1].to)
     axes.set_xlabel(f"times as good as {reference}: right of 1 is better")
     who = "others are" if several else f"{_name(rows[0][1].of)} is"
-    return f"{who} better than {reference} in {verdicts.count(BETTER)} of {plural(len(rows), 'figure')}", figure
+    # What is never better is told by where it is worse.
+    verdict = BETTER if BETTER in verdicts or WORSE not in verdicts else WORSE
+    return f"{who} {verdict} than {reference} in {verdicts.count(verdict)} of {plural(len(rows), 'figure')}", figure
 
 
 # Ratios that an axis may name: close together around 1, where it matters.

@@ -229,3 +229,12 @@ def test_a_browser_shows_it_without_errors_and_requests(
     )
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
     assert ground != ink
+
+
+def test_what_is_never_better_is_told_by_where_it_is_worse(tmp_path: Path) -> None:
+    better = record()
+    slower = tuple(replace(m, ratio=m.ratio and m.ratio.inverse()) for m in better.metrics)
+    slower = tuple(replace(m, ratio=m.ratio and replace(m.ratio, of="lenet@fast", to="resnet18")) for m in slower)
+    path = store.save(replace(better, metrics=slower), tmp_path / "slower.json")
+    [section], _ = open_results([path])
+    assert section.charts[0].title == "lenet@fast is worse than resnet18 in 2 of 2 figures"
