@@ -154,7 +154,7 @@ def _fail(name: str, error: Exception) -> NoReturn:
 
 def _ending(error: Exception) -> str:
     """What is said of the error that ended a program: one line, and where its traceback is if nobody worded it."""
-    from bench.errors import REPORTED, WorkerError, explained
+    from bench.errors import GONE, REPORTED, WorkerError, explained
     from loaders.cache import usual_folder
     from results.errors import keep_traceback
 
@@ -162,6 +162,9 @@ def _ending(error: Exception) -> str:
     if isinstance(error, REPORTED) and not output:
         return str(error)
     text = error.summary if isinstance(error, WorkerError) else explained(error)
+    if not os.path.isdir("."):
+        # No process can be started there, and none of them says why.
+        text = GONE
     folder, reason = usual_folder()
     command = shlex.join(sys.argv)
     return f"{text} ({keep_traceback(error, command, *([] if reason else [folder / 'tracebacks']), output=output)})"

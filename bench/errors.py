@@ -19,6 +19,7 @@ from loaders.errors import DataError
 from models.errors import ModelError
 from results.errors import RecordError, first_line
 
+GONE = "the folder in which this command was started is gone; change to another one"
 SHOWN = 6  # lines of a measuring process's output
 
 
@@ -148,7 +149,7 @@ def _of_the_system(error: OSError) -> str:
         if words in reason:
             return text
     if error.errno == errno.ENOENT and not os.path.isdir("."):
-        return "the folder in which this command was started is gone; change to another one"
+        return GONE
     return f"{place}: {reason}" if place else reason
 
 
