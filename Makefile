@@ -27,7 +27,7 @@ help:
 	@echo 'make doctor    describe this machine and what would spoil a measurement on it'
 	@echo 'make test      run the tests, except the slow ones'
 	@echo 'make test-all  run all tests'
-	@echo 'make fuzz      draw damaged files for every reader for about ten minutes (EXAMPLES=1000 of each)'
+	@echo 'make fuzz      draw damaged files for every reader for about ten minutes (EXAMPLES=200 of each)'
 	@echo 'make lint      check with ruff, mypy and the import rules'
 	@echo 'make format    let ruff rewrite what it can'
 	@echo 'make docs      write the tree of README, the figures in the texts from the records, and the table of IMAGES.md'
@@ -76,7 +76,7 @@ test-all: $(STAMP)
 	$(PYTEST) $(ARGS)
 
 fuzz: $(STAMP)
-	FUZZ_EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/python -m pytest tests/fuzz --numprocesses auto --maxprocesses 8 --dist load --timeout 0 $(ARGS)
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz --numprocesses auto --maxprocesses 8 --dist load --timeout 0 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,8 +9,8 @@
 - Of an animation the first frame counts.
 - EXIF orientation is ignored, as by torchvision's ImageFolder, or applied: `exif`. That of a TIFF counts as EXIF.
 
-Plain JPEG, PNG and WebP files (`is_plain`) are left to the fast decoders, which read them alike. Pillow decodes all
-others, also for engines with a decoder of their own, so that there is one answer.
+Plain JPEG, PNG and WebP files (`is_plain`) are left to the fast decoders, which read them alike, but for torchvision's
+of PNG. Pillow decodes all others, also for engines with a decoder of their own, so that there is one answer.
 """
 
 import io

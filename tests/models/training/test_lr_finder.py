@@ -12,9 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.errors import ModelError
-from models.training.lr_finder import find, restored
+from models.training.lr_finder import LrCurve, restored
+from models.training.lr_finder import find as find_between
 
 BATCHES = [(torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64))]
+
+
+def find(step: Any, batches: Any, low: float = 1e-6, high: float = 10.0, steps: int = 100, **words: Any) -> LrCurve:
+    return find_between(step, batches, low, high, steps, **words)
 
 
 def valley(lr: float, images: Tensor, labels: Tensor) -> Tensor:
