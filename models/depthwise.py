@@ -1,4 +1,4 @@
-"""Depthwise convolutions whose bfloat16 gradients are slow on a CPU: within autocast they are computed in fp32."""
+"""Depthwise convolutions with gradients in fp32 within autocast: those in bfloat16 are slow on a CPU."""
 
 from typing import Any
 
