@@ -35,7 +35,7 @@ BLOCKS = 6  # the fewest whose signed-rank bounds reach 95 %
 # Seconds of turns of a group in a block. Training and what feeds it have the longest steps and the most sides.
 GROUP_SECONDS = {"latency": 3.0, "inference": 2.5, "loading": 1.5, "training": 5.0, "kernel": 1.0}
 # How far a comparison may go beyond its budget to have an interval at all.
-PATIENCE = 1.5
+PATIENCE = 2.0
 LEAST_SHARE = 0.3  # of GROUP_SECONDS: fewer turns in a block say too little of it
 # How many times as fast as the network takes images a loader, running alone, keeps its queue full for certain: beside
 # the network, which has every core busy, it needs this share of the cores' time.
@@ -108,7 +108,7 @@ class Comparison:
         """Measure blocks while the next would still end within `budget` seconds of the start, one at least.
 
         Six give a 95 % interval: where those measured show that they would not fit, the others have fewer rounds, and
-        they may take half as long again as the budget. Before the budget is spent, a block that met a bad moment does
+        they may take twice as long as the budget. Before the budget is spent, a block that met a bad moment does
         not end the run.
         """
         begin = time.monotonic()
