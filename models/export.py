@@ -95,8 +95,7 @@ def _distance(model: nn.Module, run: Run, example: Tensor) -> float:
     """The largest difference between the logits of both, as a share of the deviation of the network's own."""
     with torch.no_grad():
         own = model(example).double()
-    spread = own.std(correction=0).item() or 1.0
-    return float((run(example).double() - own).abs().max().item() / spread)
+    return float((run(example).double() - own).abs().max().item() / own.std(correction=0).item())
 
 
 def _program(model: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:

@@ -52,10 +52,13 @@ def ask(url: str, image: bytes, clients: int, seconds: float) -> Crowd:
     Raises:
         UsageError: nothing answers there.
     """
-    place = urlsplit(url)
-    if place.scheme != "http" or not place.hostname:
+    try:
+        place = urlsplit(url)
+        host, port = place.hostname, place.port or 80
+    except ValueError:
+        host = None
+    if host is None or place.scheme != "http":
         raise UsageError(f"{url!r} is no address of a server; bench serve prints one, such as http://127.0.0.1:7860")
-    host, port = place.hostname, place.port or 80
     try:
         with closing(http.client.HTTPConnection(host, port, timeout=PATIENCE)) as first:
             status = _post(first, image)

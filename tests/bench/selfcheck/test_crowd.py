@@ -79,7 +79,8 @@ def test_an_address_where_nothing_answers_is_an_error() -> None:
         pass
     with pytest.raises(UsageError, match="start bench serve first"):
         ask(url, b"image", 1, 0.1)
-    with pytest.raises(UsageError, match="is no address"):
-        ask("nonsense", b"image", 1, 0.1)
+    for nonsense in ("nonsense", "ftp://127.0.0.1:7860", "http://127.0.0.1:port", "http://[::1"):
+        with pytest.raises(UsageError, match="is no address"):
+            ask(nonsense, b"image", 1, 0.1)
     with server(lambda number: 415) as url, pytest.raises(UsageError, match="does not classify this image"):
         ask(url, b"image", 1, 0.1)
