@@ -9,13 +9,12 @@ import importlib
 import os
 import select
 import shlex
-import signal
 import sys
 from typing import NoReturn
 
 import click
 
-from bench.processes import interrupt
+from bench.processes import take_interrupts
 
 # name -> (where the click command lives, the line `bench --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -104,10 +103,7 @@ def run(program: click.Command, name: str, arguments: list[str] | None = None, a
         after: what is said of an interruption beside that.
     """
     # A supervisor's SIGTERM deserves what Ctrl-C gets: rows kept, measuring processes ended.
-    signal.signal(signal.SIGTERM, interrupt)
-    # A job that a shell runs in the background ignores Ctrl-C, and goes on ignoring it.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+    take_interrupts()
     try:
         from bench.machine.surroundings import stand_in
 

@@ -17,6 +17,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 # which know it by this name.
 PARENT = "BENCH_WORKER_PARENT"
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+_AGAIN = "take_interrupts.again"
 
 
 def end_with_parent(with_signal: int = signal.SIGTERM, forked: bool = False) -> None:
@@ -33,6 +34,34 @@ def end_with_parent(with_signal: int = signal.SIGTERM, forked: bool = False) -> 
         os._exit(1)
 
 
+def take_interrupts() -> None:
+    """From now on SIGTERM does what Ctrl-C does, and neither gets lost: see `interrupt`."""
+    owner, unraisable = os.getpid(), sys.unraisablehook
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            interrupt(number, frame)
+        elif number == signal.SIGTERM:
+            # A process forked from this one, such as a loader's, which has not set its own handlers yet. Ctrl-C it
+            # leaves to its parent, who ends it: two of them would print a traceback each.
+            os._exit(128 + number)
+
+    def again(event: "sys.UnraisableHookArgs") -> None:
+        # A finaliser cannot pass an exception on: Python prints it and goes on, and the interrupt is lost.
+        if event.exc_type is KeyboardInterrupt:
+            _interrupt_soon()
+        else:
+            unraisable(event)
+
+    again.__qualname__ = _AGAIN
+    if getattr(unraisable, "__qualname__", "") != _AGAIN:
+        sys.unraisablehook = again
+    signal.signal(signal.SIGTERM, interrupted)
+    # A job that a shell runs in the background ignores Ctrl-C, and goes on ignoring it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
     """A signal's handler: raises KeyboardInterrupt, where torch is just being imported as soon as that has ended.
 
@@ -40,10 +69,14 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     """
     torch = sys.modules.get("torch")
     if getattr(getattr(torch, "__spec__", None), "_initializing", False):
-        signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        _interrupt_soon()
     else:
         raise KeyboardInterrupt
+
+
+def _interrupt_soon() -> None:
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,8 @@
 
 This is the reference that other engines are compared with, so it is left as tutorials write it, but for files that
 convert("RGB") gets wrong without a word, such as grey of 16 bits (loaders.images). Order of the images,
-shards and position follow `Epochs`. The random windows come from torch's own generators: in workers, which are seeded
-from the loader's seed, or without workers the caller's, which torch.manual_seed sets. After a resume the order
-continues exactly, the windows are new ones.
+shards and position follow `Epochs`. torchvision draws the windows and all else, from a generator that is seeded from
+`Epochs` for every image: what an image becomes does not depend on the number of workers or on a resume.
 """
 
 import functools
@@ -26,13 +25,13 @@ from loaders.policies import BORDERED, PAINTING, Operation
 from loaders.transforms import random_transform
 from loaders.workers import WorkerEngine
 
-Key = tuple[int, bool]
+Key = tuple[int, bool, int]
 
 
 class Images(TorchDataset[tuple[torch.Tensor, int]]):
     """torchvision's ImageFolder for a list of files, or its CIFAR10 for arrays.
 
-    A key is the number of an image and whether alternating_flip mirrors it.
+    A key is the number of an image, whether alternating_flip mirrors it, and the seed of its random numbers.
     """
 
     def __init__(self, dataset: Dataset, options: LoaderOptions) -> None:
@@ -47,8 +46,12 @@ class Images(TorchDataset[tuple[torch.Tensor, int]]):
         return len(self._labels)
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, int]:
-        index, self._alternating.mirror = key
-        return self._transform(self.image(index)), self._labels[index]
+        index, self._alternating.mirror, seed = key
+        image = self.image(index)
+        # Without workers torch's generator belongs to the caller.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self._transform(image), self._labels[index]
 
     def image(self, index: int) -> Image.Image:
         """Read and decode one image."""
@@ -135,8 +138,9 @@ class Pil(WorkerEngine[Key]):
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
         def keys(epoch: int, number: int) -> list[Key]:
-            mirrors = epochs.mirrors(epoch, number).tolist()
-            return list(zip(epochs.indices(epoch, number).tolist(), mirrors, strict=True))
+            seeds = epochs.extras(epoch, number, 1, 0)[:, 0] * 2**53
+            columns = epochs.indices(epoch, number), epochs.mirrors(epoch, number), seeds.astype(int)
+            return list(zip(*(column.tolist() for column in columns), strict=True))
 
         finish = functools.partial(
             torch.Tensor.to,
@@ -146,4 +150,4 @@ class Pil(WorkerEngine[Key]):
             non_blocking=True,
         )
         images = Images(dataset, options)
-        super().__init__("pil", images, keys, epochs.batches, finish, options, torch.Generator())
+        super().__init__("pil", images, keys, epochs.batches, finish, options)

@@ -1,5 +1,7 @@
 """An engine made of torch's DataLoader: worker processes that make one image at a time."""
 
+import gc
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +31,11 @@ class _Batches(Generic[Key]):
         return (self._keys(epoch, number) for number in range(first, self._count))
 
 
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the caller, who may want to finish a step, ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class WorkerEngine(Engine, Generic[Key]):
     """Batches of what a data set answers to keys."""
 
@@ -40,7 +47,6 @@ class WorkerEngine(Engine, Generic[Key]):
         count: int,
         finish: Callable[[torch.Tensor], torch.Tensor],
         options: LoaderOptions,
-        generator: torch.Generator | None = None,
     ) -> None:
         """Open the engine; workers start with the first batch.
 
@@ -50,11 +56,10 @@ class WorkerEngine(Engine, Generic[Key]):
             keys: of the batch of an epoch and a number.
             count: batches an epoch.
             finish: takes a batch of images to the device, dtype and memory order that the options ask for.
-            generator: from which workers take their seeds when they start; None is torch's own.
         """
         self.ahead = options.threads * options.prefetch
-        self._name, self._finish, self._options, self._generator = name, finish, options, generator
-        self._sampler = _Batches(keys, count)
+        self._name, self._finish, self._options = name, finish, options
+        self._sampler, self._started = _Batches(keys, count), False
         self._loader: DataLoader[Any] | None = DataLoader(
             images,
             batch_sampler=self._sampler,
@@ -63,7 +68,10 @@ class WorkerEngine(Engine, Generic[Key]):
             # Workers that start anew every epoch would put their start-up into every measurement of a small set.
             persistent_workers=options.threads > 0,
             pin_memory=options.device != "cpu",
-            generator=generator,
+            worker_init_fn=_leave_interrupts,
+            # DataLoader draws seeds for its workers. From torch's own generator, a resumed epoch, which opens a
+            # loader where the undisturbed one did not, would go on with other numbers.
+            generator=torch.Generator(),
         )
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
@@ -71,8 +79,11 @@ class WorkerEngine(Engine, Generic[Key]):
         if self._loader is None:
             raise DataError(f"loader {self._name} is closed")
         self._sampler.start = (epoch, first)
-        if self._generator is not None:
-            self._generator.manual_seed(self._options.seed)
+        if self._options.threads and not self._started:
+            # A worker inherits this process's unreachable objects. Finalising some of them there never ends: a DALI
+            # pipeline's waits for threads that a fork does not have.
+            gc.collect()
+            self._started = True
         try:
             for images, labels in self._loader:
                 yield self._finish(images), labels.to(self._options.device, non_blocking=True)

@@ -40,6 +40,8 @@ MARK = "PIXBENCH_KILLED"
 PATIENCE = 60.0  # seconds in which processes end by themselves
 TIMEOUT = 900.0  # seconds, of a command that is not killed
 
+PYTHON_STARTING = "Fatal Python error: init_import_site: Failed to import the site module"
+
 EPOCHS = 3
 TINY = ("--device", "cpu", "--threads", "1")
 
@@ -423,7 +425,8 @@ def kill(trial: Trial, number: signal.Signals, moment: float) -> Outcome:
     if code is None:
         faults.append(f"did not end within {PATIENCE:.0f} s")
     # To a shell, an end by SIGINT is 130 too: Python ends so where an interrupt meets code that it has compiled itself.
-    elif code not in (*trial.fine, 130, -signal.SIGINT, -number):
+    # And where it meets Python's own start, before anything of ours has run, Python calls that a fatal error.
+    elif code not in (*trial.fine, 130, -signal.SIGINT, -number) and said[:1] != [PYTHON_STARTING]:
         faults.append(f"exit code {code}: {(said or [''])[-1]}")
     if any(line.startswith("Traceback") for line in said) and not said[-1].startswith("KeyboardInterrupt"):
         faults.append(f"printed a traceback: {said[-1]}")

@@ -42,6 +42,54 @@ def test_an_interrupt_waits_until_torch_is_imported(monkeypatch: pytest.MonkeyPa
         signal.signal(signal.SIGALRM, before)
 
 
+FINALISER = """
+import os, signal, time
+from bench.processes import take_interrupts
+
+take_interrupts()
+take_interrupts()
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+try:
+    thing = Closing()
+    del thing
+    print("gone on", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+FORKED = """
+import os, signal
+from bench.processes import take_interrupts
+
+take_interrupts()
+child = os.fork()
+if not child:
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        pytest.param(FINALISER, "gone on\ninterrupted\n", id="a finaliser cannot swallow an interrupt"),
+        pytest.param(FORKED, "143\n", id="a fork leaves Ctrl-C to its parent"),
+    ],
+)
+def test_interrupts_print_nothing_and_are_not_lost(script: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=bench_environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (said, "", 0)
+
+
 def test_a_folder_named_models_in_the_working_directory_is_not_taken_for_ours(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").write_text("raise SystemExit('not ours')")
