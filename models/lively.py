@@ -16,8 +16,18 @@ from torch.nn.modules.batchnorm import _NormBase
 VISIBLE = 1e-3
 # By how much of their own size the weights are changed to see it.
 DISTURBANCE = 0.02
+STATISTICS = 4  # images that normalisation takes its statistics from
 # Constant parameters below this are meant to switch something off at first: zeros, or the 1e-6 of layer scales.
 NEARLY_ZERO = 0.1
+
+
+def varied(number: int, size: int) -> Tensor:
+    """Images [number, 3, size, size], some dark, some bright, some with little contrast.
+
+    Answers to plain noise hardly depend on the image.
+    """
+    images = torch.randn(number, 3, size, size)
+    return images * torch.rand(number, 1, 1, 1).add(0.25) + torch.randn(number, 3, 1, 1)
 
 
 def enliven(model: nn.Module, images: Tensor | None = None) -> None:

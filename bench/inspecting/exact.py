@@ -19,18 +19,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.errors import WorkloadError
 from bench.inspecting.cost import count
 from bench.inspecting.inductor import compiled_facts, generated_facts
-from bench.timing.step import Step, build, open_device, trainer
+from bench.timing.step import Step, build, network, open_device, trainer
 from bench.timing.workload import Conditions, Workload
 from loaders import engines
 from models import zoo
 from models.configuration import Configuration, check
-from models.lively import blindness, enliven
+from models.lively import STATISTICS, blindness, enliven, varied
 from models.prepare import device_facts, prepare
 
 UPDATES = 3
 SAMPLED = 64  # elements of each parameter
 COMPARED = 8  # images whose logits are compared: plain fp32 is slow
-STATISTICS = 4  # images that normalisation takes its statistics from
 NETWORKS = ("latency", "inference", "training")
 
 
@@ -112,8 +111,7 @@ def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
         same likeliest class, "images": images compared, "blind": why this says nothing, or ""}.
     """
     torch.manual_seed(conditions.seed)  # as when the step was built, so these are its weights
-    plain = zoo.build(step.workload.subject, step.workload.classes).eval()
-    enliven(plain)
+    plain = network(step.workload).eval()
     images = step.inputs[0][:COMPARED].float().cpu()
     result: Any = step.call()
     logits = result[:COMPARED].detach().double().cpu()
@@ -162,9 +160,9 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
             return {"differs": " ".join(str(error).split())[:300]}
         images, labels = of_base["images"], of_base["labels"]
     else:
-        images = _varied(workload.batch, workload.size)
+        images = varied(workload.batch, workload.size)
         labels = torch.randint(0, workload.classes, (workload.batch,))
-        enliven(model.eval(), _varied(max(STATISTICS, workload.batch), workload.size))
+        enliven(model.eval(), varied(max(STATISTICS, workload.batch), workload.size))
     weights = {f"weight.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     configuration = workload.network
     check(configuration, device_facts(device), workload.training)
@@ -183,15 +181,6 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
         tensors |= {**weights, "images": images, "labels": labels}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, save)
     return {"differs": "", **blind}
-
-
-def _varied(number: int, size: int) -> Tensor:
-    """Images [number, 3, size, size], some dark, some bright, some with little contrast.
-
-    Answers to plain noise hardly depend on the image.
-    """
-    images = torch.randn(number, 3, size, size)
-    return images * torch.rand(number, 1, 1, 1).add(0.25) + torch.randn(number, 3, 1, 1)
 
 
 def computed(

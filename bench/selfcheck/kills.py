@@ -235,6 +235,10 @@ class Check(Stored):
         words = ["check", "--base", self.base, "--workloads", "inference/lenet@fp32-nchw-eager-keep/b4/s32/c10/cpu"]
         return [*words, "--looks", "1", "--budget", "1", "--no-wait", "--store", str(self.store), *TINY]
 
+    def again(self) -> list[str]:
+        # It takes the same lock and adds to the same store, in a third of the time.
+        return [*self.words(), "--exact"]
+
 
 class Tune(Trial):
     """A search that remembers its winner beside those of others."""

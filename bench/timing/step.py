@@ -15,7 +15,7 @@ from loaders import engines
 from models import zoo
 from models.captured import capture
 from models.configuration import Configuration, check
-from models.lively import enliven
+from models.lively import STATISTICS, enliven, varied
 from models.prepare import Prepared, device_facts, prepare
 from models.training.graphed import GraphedUpdate
 
@@ -90,9 +90,7 @@ def build(workloads: Sequence[Workload], conditions: Conditions) -> list[Step]:
         raise WorkloadError(f"workloads that share a network must agree on it: {', '.join(w.id for w in workloads)}")
     configuration = first.network
     check(configuration, device_facts(device), first.training)
-    model = zoo.build(first.subject, first.classes)
-    # Zeros would hide from `parity` what is computed before them.
-    enliven(model)
+    model = network(first)
     shape = (first.batch, 3, first.size, first.size)
     captured = first.task == "latency" and first.device == "cuda" and configuration.captures
     prepared = prepare(model, configuration, device, first.training, shape, captured)
@@ -105,6 +103,16 @@ def build(workloads: Sequence[Workload], conditions: Conditions) -> list[Step]:
         step.compiled = configuration.compiles
         step.converted = configuration.peer is not None
     return steps
+
+
+def network(workload: Workload) -> nn.Module:
+    """A fresh network whose answers differ where its weights or its images do: else `parity` would compare nothing."""
+    model = zoo.build(workload.subject, workload.classes)
+    if workload.training:
+        enliven(model)
+    else:
+        enliven(model.eval(), varied(STATISTICS, workload.size))
+    return model
 
 
 def open_device(name: str) -> torch.device:
