@@ -338,14 +338,19 @@ class Started:
     mark: str
     printed: Path
 
-    def wait(self, timeout: float) -> int | None:
-        """Its exit code; None, and it is ended, where it has none in time."""
+    def wait(self, timeout: float, end: bool = True) -> int | None:
+        """Its exit code; None where it has none in time, and it is ended if it should be."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            if end:
+                self.process.kill()
+                self.process.wait()
             return None
+        except BaseException:
+            # This program is interrupted: the command, which has a session of its own, does not notice.
+            os.killpg(self.process.pid, signal.SIGTERM)
+            raise
 
     def said(self) -> list[str]:
         """The lines that it printed."""
@@ -419,9 +424,7 @@ def kill(trial: Trial, number: signal.Signals, moment: float) -> Outcome:
     """Start a command, end it by a signal, look at what it left, and start it again."""
     started = start(trial, trial.words())
     faults = []
-    try:
-        started.process.wait(moment)
-    except subprocess.TimeoutExpired:
+    if started.wait(moment, end=False) is None:
         # Ctrl-C reaches all of a terminal's processes, a signal of `kill` one.
         (os.killpg if number == signal.SIGINT else os.kill)(started.process.pid, number)
     code = started.wait(PATIENCE)
