@@ -235,7 +235,7 @@ def refuse_unknown(allow: tuple[str, ...]) -> None:
 
 
 def subjects(
-    words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, progress: Say
+    words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, say: Say
 ) -> tuple[list[Workload], Conditions]:
     """The workloads, and the conditions that they are built under."""
     from bench.timing.images import find_data
@@ -243,7 +243,7 @@ def subjects(
     root, name = "", ""
     wanted = [Workload.from_id(text) for text in ids(words)]
     if not wanted or any(workload.reads_files for workload in wanted):
-        name, folder = find_data(data, progress)
+        name, folder = find_data(data, say)
         root = str(folder.absolute())
     for workload in wanted:
         if workload.reads_files and workload.data != name:

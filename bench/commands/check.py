@@ -133,7 +133,7 @@ def command(
         path, record = find(baseline, screen.say)
         # Without workloads of one's own, everything that the baseline timed.
         workloads = workloads or tuple(stored_values(path, record))
-    chosen, conditions = subjects(workloads, place, threads or usable_cores(), data, seed, screen.progress)
+    chosen, conditions = subjects(workloads, place, threads or usable_cores(), data, seed, screen.say)
     with only_one(place, wait, screen.say):
         if baseline is not None:
             report, extra = check_against(path, record, chosen, conditions, **how)

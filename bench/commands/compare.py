@@ -175,16 +175,11 @@ def _measure(
     from bench.comparing.operands import parse_operands
     from bench.comparing.plan import open_device, settings_from
     from bench.comparing.run_log import RunLog
-    from loaders.datasets import open_dataset
-    from loaders.soundness import left_out
 
     screen = Screen()
     device = open_device(options["device"], options["force"])
     operands = parse_operands(words, device)
-    settings, conditions = settings_from(operands, device, options, screen.progress)
-    if settings.data_fingerprint:
-        for line in left_out(open_dataset(options["data"], "train")):
-            screen.say(line)
+    settings, conditions = settings_from(operands, device, options, screen.say)
     log = RunLog("compare", shlex.join(["bench", *sys.argv[1:]]), [o.label for o in operands], asdict(settings), store)
     state = log.resume(screen.say) if resume else None
     comparison = Comparison(operands, settings, conditions, screen.row(log), screen.progress, screen.say, state)

@@ -85,5 +85,5 @@ def _subject(model: str, screen: "Screen", **options: Any) -> "Subject":
     task = TASKS[options["task"]]
     if task != "end_to_end" and options["data"] is not None:
         raise UsageError("--data is read by --task endtoend; the other tasks work on a constant batch")
-    settings, conditions = settings_from([operand], device, options, screen.progress, task == "end_to_end")
+    settings, conditions = settings_from([operand], device, options, screen.say, task == "end_to_end")
     return Subject(operand, task, settings, conditions, options["steps"])

@@ -117,7 +117,7 @@ def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "T
     zoo.check(model)
     operand = Operand(model, model, Choice("fast"))
     device = open_device(options["device"], options["force"])
-    settings, conditions = settings_from([operand], device, options, screen.progress, "loading" in tasks)
+    settings, conditions = settings_from([operand], device, options, screen.say, "loading" in tasks)
     screen.progress("starting")
     with Crew(spawner(conditions.threads)) as crew:
         crew.start([model], replace(needs([operand], settings, False), compiler=False))

@@ -101,7 +101,7 @@ def open_device(device: str, force: bool) -> str:
 
 
 def settings_from(
-    operands: Sequence[Operand], device: str, options: Mapping[str, Any], progress: Say, reads: bool | None = None
+    operands: Sequence[Operand], device: str, options: Mapping[str, Any], say: Say, reads: bool | None = None
 ) -> tuple[Settings, Conditions]:
     """What the options of a command ask for: bench compare's, or those in bench.commands.options.network_options.
 
@@ -115,7 +115,7 @@ def settings_from(
     tasks = chosen_tasks(options.get("tasks", ""), operands)
     name, root = "", Path()
     if reads_files(operands, tasks) if reads is None else reads:
-        name, root = find_data(options["data"], progress)
+        name, root = find_data(options["data"], say)
     settings = Settings(
         device=device,
         batch=options["batch"] or BATCH[device],

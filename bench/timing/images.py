@@ -8,12 +8,13 @@ from bench.errors import WorkloadError
 from bench.screen import Say
 from bench.timing.workload import Conditions
 from loaders.datasets import Dataset, open_dataset
+from loaders.soundness import left_out
 
 LISTED = 20
 
 
-def find_data(root: Path | None, progress: Say) -> tuple[str, Path]:
-    """Name and folder of the images: `root`, or the generated set, made on first use.
+def find_data(root: Path | None, say: Say) -> tuple[str, Path]:
+    """Name and folder of the images: `root`, of which it says what is left out, or the generated set.
 
     Raises:
         DataError: no such folder, or no image in it.
@@ -21,9 +22,12 @@ def find_data(root: Path | None, progress: Say) -> tuple[str, Path]:
     if root is None:
         from loaders.sample import default_sample
 
-        progress("generating the sample images (once)")
+        say("generating the sample images (once)")
         root = default_sample(IMAGES)
-    return open_dataset(root, "train").name, root
+    dataset = open_dataset(root, "train")
+    for line in left_out(dataset):
+        say(line)
+    return dataset.name, root
 
 
 def open_images(conditions: Conditions) -> Dataset:
