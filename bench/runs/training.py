@@ -115,17 +115,19 @@ class TrainingLog:
     def step(self, done: int, steps: int) -> None:
         self._screen.steps(f"epoch {self._epoch + 1}/{self._epochs}", done, steps)
 
-    def epoch(self, row: EpochRow, steps: list[StepRow], best: bool) -> None:
-        epoch = Epoch(**asdict(row))
-        self._epoch = epoch.epoch
-        self._history.append(epoch)
+    def trained(self, row: EpochRow, steps: list[StepRow]) -> None:
         for step in steps:
             entry = Step(**asdict(step))
             self._steps.append(entry)
             self._events.step(entry)
-        self._events.epoch(epoch)
+        self._events.epoch(Epoch(**asdict(row)))
         self._steps.flush()
         self._events.flush()
+
+    def epoch(self, row: EpochRow, best: bool) -> None:
+        epoch = Epoch(**asdict(row))
+        self._epoch = epoch.epoch
+        self._history.append(epoch)
         self._write()
         self._screen.say(line(epoch, self._epochs, self._history.best))
 

@@ -113,7 +113,11 @@ class Observer(Protocol):
     def step(self, done: int, steps: int) -> None:
         """After each step, cheaply."""
 
-    def epoch(self, row: EpochRow, steps: list[StepRow], best: bool) -> None:
+    def trained(self, row: EpochRow, steps: list[StepRow]) -> None:
+        """After each epoch, before its checkpoint is stored: a log that is ahead of the checkpoint can be cut back to
+        it when the run goes on, one that is behind would keep a gap."""
+
+    def epoch(self, row: EpochRow, best: bool) -> None:
         """After each epoch, when its checkpoint is stored."""
 
 
@@ -454,11 +458,13 @@ class Training:
         )
         position.seconds += row.seconds
         self.history.append(row)
-        self._save(best)
         if observer is not None:
             numbered = enumerate(zip(loss_values.tolist(), hit_values.tolist(), strict=True), position.step - steps + 1)
             rows = [StepRow(step, epoch, lr, *figures) for (step, figures), lr in zip(numbered, rates, strict=True)]
-            observer.epoch(row, rows[unknown:], best)
+            observer.trained(row, rows[unknown:])
+        self._save(best)
+        if observer is not None:
+            observer.epoch(row, best)
         if epoch < recipe.epochs and epoch == recipe.stop_epoch:
             return f"stopped after epoch {epoch}, as the recipe says"
         return self._agreed(stop) if epoch < recipe.epochs else None

@@ -89,9 +89,11 @@ class Heard:
     def step(self, done: int, steps: int) -> None:
         self.calls += 1
 
-    def epoch(self, row: EpochRow, steps: list[StepRow], best: bool) -> None:
-        self.rows.append(row)
+    def trained(self, row: EpochRow, steps: list[StepRow]) -> None:
         self.steps += steps
+
+    def epoch(self, row: EpochRow, best: bool) -> None:
+        self.rows.append(row)
         self.best.append(best)
 
 

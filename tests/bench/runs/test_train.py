@@ -358,6 +358,8 @@ def killed(*unused):
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "opening":
     training.sources.open_folders = killed
+elif sys.argv[1] == "logging":
+    training.TrainingLog.epoch = killed
 else:
     training.TrainingLog.step = killed
 main(sys.argv[2:])
@@ -379,6 +381,18 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_the_beginning(
     assert digest(found) == digest(expected)
     assert len(load_steps(tmp_path / "cut" / "steps.csv")) == 36
     assert read(tmp_path / "cut" / "run.json")["images"]["train"] == 96
+
+
+def test_a_kill_between_checkpoint_and_log_leaves_no_gap(run: Path, data: Path, tmp_path: Path) -> None:
+    words = ("train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--name", "cut", "--batch", 16)
+    words += ("--lr", 0.05, "--epochs", 6, "--threads", 1, "--no-report", "--device", "cpu")
+    command = [sys.executable, "-c", KILLED_EARLY, "logging", *map(str, words)]
+    assert subprocess.run(command, env=ENVIRON, timeout=120, check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / "cut" / "last.safetensors").exists()
+    assert "resuming after epoch 1" in ok("train", "--resume", tmp_path / "cut", "--no-report").stderr
+    for name in ("steps.csv", "history.csv"):
+        whole, cut = ((folder / name).read_text().splitlines() for folder in (run, tmp_path / "cut"))
+        assert [line.partition(",")[0] for line in cut] == [line.partition(",")[0] for line in whole]
 
 
 def test_a_run_that_fails_again_at_its_beginning_can_still_be_started_again(
