@@ -67,7 +67,7 @@ def command(
     for line in (*left_out(dataset), *doubts(dataset, training=False)):
         screen.say(line)
     predictor = Predictor.open(checkpoint, device, configuration, batch, threads)
-    evaluation = predictor.evaluate(dataset, loader)
+    evaluation = predictor.evaluate(dataset, loader, screen.say)
     names = predictor.classifier.card.classes
     report = classified(evaluation, names)
     if predictions is not None:

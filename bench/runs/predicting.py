@@ -19,7 +19,8 @@ from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
 from bench.runs.folder import RECIPE, RUN, RunRecord
 from bench.runs.provenance import RunImages, trained_on
-from bench.runs.sources import evaluation_options, fastest_engine
+from bench.runs.sources import evaluation_options, fastest_engine, say_handed_over
+from bench.screen import Say
 from loaders import engines
 from loaders.datasets import Dataset, open_unlabelled
 from loaders.identity import identify
@@ -101,8 +102,8 @@ class Predictor:
         batch = torch.stack(list(images)).to(self.device, getattr(torch, self.options.dtype))
         return batch.contiguous(memory_format=memory_format(self.options.layout))
 
-    def evaluate(self, dataset: Dataset, loader: str = "auto") -> Evaluation:
-        """Evaluate on a labelled data set, each image once, predictions kept.
+    def evaluate(self, dataset: Dataset, loader: str = "auto", say: Say = lambda text: None) -> Evaluation:
+        """Evaluate on a labelled data set, each image once, predictions kept; say which files the loader hands over.
 
         Raises:
             UsageError: the data has other classes than the checkpoint.
@@ -113,6 +114,7 @@ class Predictor:
         if reason is not None:
             raise UsageError(f"cannot test on {dataset.name}: {reason}")
         engine = loader if loader != "auto" else fastest_engine(dataset, "none", card.size, self.device.type)
+        say_handed_over(engine, dataset, say)
         with closing(engines.build(engine, dataset, self.options)) as batches:
             return evaluate(
                 self.classifier.forward, batches, len(card.classes), self.device, self.options.batch, keep=True

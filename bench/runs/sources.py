@@ -167,9 +167,7 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say)
         engine = fastest_engine(splits.train, recipe.augment, size, device)
         say(f"loader: {engine}")
     engines.check(engine)
-    if handed := handed_to_pillow(engine, splits.train.files):
-        counts = " and ".join(f"{count:,} {name}" for name, count in handed.items())
-        say(f"Pillow decodes {counts} files: loader {engine} has no decoder of its own for these")
+    say_handed_over(engine, splits.train, say)
     parse_policy(recipe.augment)
     _check_batch(recipe, splits.train)
     evaluation = recipe.evaluation
@@ -230,6 +228,13 @@ def _check_batch(recipe: Recipe, train: Dataset) -> None:
             f"{what} is more than the {len(train)} training images of {train.name}; "
             f"give --batch {len(train) // recipe.accumulate or 1} or less"
         )
+
+
+def say_handed_over(engine: str, dataset: Dataset, say: Say) -> None:
+    """Say which files another decoder than the engine's own reads."""
+    if handed := handed_to_pillow(engine, dataset.files):
+        counts = " and ".join(f"{count:,} {name}" for name, count in handed.items())
+        say(f"Pillow decodes {counts} files: loader {engine} has no decoder of its own for these")
 
 
 def fastest_engine(train: Dataset, augment: str, size: int, device: str) -> str:

@@ -383,6 +383,15 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_the_beginning(
     assert read(tmp_path / "cut" / "run.json")["images"]["train"] == 96
 
 
+def test_an_evaluation_says_which_files_its_loader_hands_to_pillow(run: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "test", tmp_path / "test")
+    image = next((tmp_path / "test" / "ant").iterdir())
+    Image.open(image).save(image.with_suffix(".bmp"))
+    image.unlink()
+    done = ok("evaluate", run, "--data", tmp_path, "--loader", "torchvision", "--threads", 1)
+    assert "Pillow decodes 1 BMP" in done.stderr
+
+
 def test_a_kill_between_checkpoint_and_log_leaves_no_gap(run: Path, data: Path, tmp_path: Path) -> None:
     words = ("train", "--model", "lenet", "--data", data, "--runs", tmp_path, "--name", "cut", "--batch", 16)
     words += ("--lr", 0.05, "--epochs", 6, "--threads", 1, "--no-report", "--device", "cpu")
