@@ -7,26 +7,23 @@ bytes and the pixels its header promises are limited, because a file of a few ki
 
 from __future__ import annotations
 
-import asyncio
 import io
 import queue
 import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bench.defaults import UPLOAD_MIB, UPLOAD_PIXELS
 from bench.errors import BenchError, UsageError
-from bench.machine.cpu import usable_cores
 from bench.runs.predicting import Predictor, Top, top_to_json
 from loaders.errors import DataError
 from loaders.file_formats import FORMATS, PILLOW
@@ -118,42 +115,6 @@ def read_image(data: bytes, limits: Limits, exif: str = "ignore") -> Image.Image
         raise RefusedError(f"the image is damaged: {first}", 422) from None
 
 
-@dataclass(frozen=True)
-class Pending:
-    """An image that a network has not answered yet.
-
-    Attributes:
-        future: of its classes, and of how many were answered together.
-        decode_ms: see Answer.
-        queued: when it was, by time.perf_counter.
-    """
-
-    future: Future[tuple[Top, int]]
-    decode_ms: float
-    queued: float
-
-    def wait(self) -> Answer:
-        """The answer. Raises RefusedError: it did not come in time."""
-        try:
-            return self._answer(*self.future.result(timeout=PATIENCE))
-        except TimeoutError:
-            raise _late() from None
-
-    async def awaited(self) -> Answer:
-        """The same without a thread that waits."""
-        try:
-            return self._answer(*await asyncio.wait_for(asyncio.wrap_future(self.future), PATIENCE))
-        except TimeoutError:
-            raise _late() from None
-
-    def _answer(self, top: Top, together: int) -> Answer:
-        return Answer(top, self.decode_ms, 1e3 * (time.perf_counter() - self.queued), together)
-
-
-def _late() -> RefusedError:
-    return RefusedError(f"no answer within {PATIENCE:.0f} s; too many requests", 503)
-
-
 class Network:
     """A classifier with a queue: images that wait at the same time are answered together.
 
@@ -174,12 +135,16 @@ class Network:
         """Whether EXIF orientation is ignored or applied, as when the network was trained."""
         return self.predictor.options.exif
 
-    def begin(self, image: Image.Image, decode_ms: float = 0.0) -> Pending:
-        """Queue an image that took `decode_ms` to decode."""
+    def answer(self, image: Image.Image, decode_ms: float = 0.0) -> Answer:
+        """Classify an image that took `decode_ms` to decode. Raises RefusedError: no answer came in time."""
         begin = time.perf_counter()
         prepared = self.predictor.prepare(image)
         queued = time.perf_counter()
-        return Pending(self.submit(prepared), decode_ms + 1e3 * (queued - begin), queued)
+        try:
+            top, together = self.submit(prepared).result(timeout=PATIENCE)
+        except TimeoutError:
+            raise RefusedError(f"no answer within {PATIENCE:.0f} s; too many requests", 503) from None
+        return Answer(top, decode_ms + 1e3 * (queued - begin), 1e3 * (time.perf_counter() - queued), together)
 
     def submit(self, prepared: Tensor) -> Future[tuple[Top, int]]:
         """Queue a prepared image [3, size, size]; the future holds its classes, and how many were answered together."""
@@ -246,13 +211,13 @@ def open_network(word: str, device: str, configuration: str, threads: int) -> Ne
     return Network(word, Predictor.open(word, device, configuration, threads=threads))
 
 
-def begin_all(networks: Sequence[Network], data: bytes, limits: Limits) -> list[Pending]:
-    """Have each network answer one upload. Raises RefusedError: the upload is not classified."""
+def classify(networks: Sequence[Network], data: bytes, limits: Limits) -> list[Answer]:
+    """What each network says about one upload. Raises RefusedError: the upload is not classified."""
     begin = time.perf_counter()
     # Networks differ in whether they were trained on images as they are stored or as they are meant to be seen.
     images = {exif: read_image(data, limits, exif) for exif in {network.exif for network in networks}}
     decode_ms = 1e3 * (time.perf_counter() - begin)
-    return [network.begin(images[network.exif], decode_ms) for network in networks]
+    return [network.answer(images[network.exif], decode_ms) for network in networks]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -273,13 +238,12 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
     try:
         import gradio
         from fastapi import FastAPI
+        from starlette.concurrency import run_in_threadpool
         from starlette.requests import ClientDisconnect
         from starlette.responses import JSONResponse
     except ImportError as error:
         raise UsageError("bench serve needs gradio, which is not installed; pip install 'pixbench[demo]'") from error
     begin = time.monotonic()
-    # Decoding keeps a core busy: more at once would only take turns. What is decoded waits without a thread.
-    decoders = ThreadPoolExecutor(usable_cores(), "decodes")
 
     async def health(request: Request) -> JSONResponse:
         return JSONResponse(
@@ -294,9 +258,7 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
     async def predict(request: Request) -> JSONResponse:
         try:
             data = await _upload(request, limits)
-            loop = asyncio.get_running_loop()
-            pending = await loop.run_in_executor(decoders, begin_all, networks, data, limits)
-            answers = [await one.awaited() for one in pending]
+            answers = await run_in_threadpool(classify, networks, data, limits)
         except RefusedError as error:
             return JSONResponse({"error": str(error)}, status_code=error.status)
         except ClientDisconnect:
@@ -375,7 +337,7 @@ def interface(networks: Sequence[Network], limits: Limits) -> Any:
         if path is None:
             raise gradio.Error("choose an image first", print_exception=False)
         try:
-            answers = [one.wait() for one in begin_all(networks, Path(path).read_bytes(), limits)]
+            answers = classify(networks, Path(path).read_bytes(), limits)
         except (RefusedError, OSError) as error:
             raise gradio.Error(str(error), print_exception=False) from None
         shown: list[Any] = []
@@ -409,10 +371,7 @@ def serve(networks: Sequence[Network], door: socket.socket, limits: Limits) -> N
     for network in networks:
         # The first call of every operator is slow; it is not the first user's.
         size = network.predictor.classifier.card.size
-        network.begin(Image.new("RGB", (size, size))).wait()
-    # Networks keep the number they have worked with. What decodes starts now, a thread for each core: two threads that
-    # wait for each other at every operation would hold up both.
-    torch.set_num_threads(1)
+        network.answer(Image.new("RGB", (size, size)))
     try:
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)).run([door])
     finally:

@@ -102,7 +102,7 @@ def test_an_error_of_the_network_reaches_its_own_request_and_the_next_is_answere
     with closing(open_network(str(checkpoint), "cpu", "naive", 1)) as network:
         with pytest.raises(RuntimeError):
             network.submit(torch.zeros(1)).result(10)
-        assert len(network.begin(Image.new("RGB", (50, 40))).wait().top) == 5
+        assert len(network.answer(Image.new("RGB", (50, 40))).top) == 5
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_published_weights_are_taken_from_torch_s_folder(tmp_path: Path, monkeyp
     torch.save(zoo.build("squeezenet1_1").state_dict(), folder / weights.url.rsplit("/", 1)[1])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with closing(open_network("squeezenet1_1", "cpu", "naive", 1)) as network:
-        answer = network.begin(Image.new("RGB", (300, 200))).wait()
+        answer = network.answer(Image.new("RGB", (300, 200)))
     assert {name for name, _ in answer.top} <= set(weights.meta["categories"])
 
 
