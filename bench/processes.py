@@ -1,5 +1,6 @@
 """Child processes that run this project's own code, and what a parent does when it is interrupted."""
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -49,13 +50,17 @@ def take_interrupts() -> None:
     def again(event: "sys.UnraisableHookArgs") -> None:
         # A finaliser cannot pass an exception on: Python prints it and goes on, and the interrupt is lost.
         if event.exc_type is KeyboardInterrupt:
-            _interrupt_soon()
+            if not sys.is_finalizing():
+                _interrupt_soon()
         else:
             unraisable(event)
 
     again.__qualname__ = _AGAIN
     if getattr(unraisable, "__qualname__", "") != _AGAIN:
         sys.unraisablehook = again
+        # Python's own end forgets handlers, and a timer that is still under way would then end the process by a signal.
+        # Registered first, this is called last.
+        atexit.register(signal.signal, signal.SIGALRM, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interrupted)
     # A job that a shell runs in the background ignores Ctrl-C, and goes on ignoring it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -62,6 +62,20 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
+AT_THE_END = """
+import atexit, os, signal, time
+from bench.processes import take_interrupts
+
+take_interrupts()
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.2)
+
+thing = Slow()
+print("done")
+"""
 FORKED = """
 import os, signal
 from bench.processes import take_interrupts
@@ -80,6 +94,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     ("script", "said"),
     [
         pytest.param(FINALISER, "gone on\ninterrupted\n", id="a finaliser cannot swallow an interrupt"),
+        pytest.param(AT_THE_END, "done\n", id="an interrupt after the end changes nothing"),
         pytest.param(FORKED, "143\n", id="a fork leaves Ctrl-C to its parent"),
     ],
 )
