@@ -112,6 +112,7 @@ def test_a_command_that_does_not_run_is_an_error(scripted: Scripted, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_few_kills_of_true_commands_do_no_harm(tmp_path: Path) -> None:
-    found = loop(tmp_path / "kills.jsonl", 6, ["train", "export"], 0, lambda text: None)
-    assert [outcome.faults for outcome in found] == [()] * 6
+def test_true_commands_are_killed_without_harm(tmp_path: Path) -> None:
+    """Once each; many kills, whose moments chance decides, are for the night."""
+    found = loop(tmp_path / "kills.jsonl", 2, ["train", "export"], 0, lambda text: None)
+    assert [outcome.faults for outcome in found] == [()] * 2
