@@ -38,6 +38,8 @@ class Ends:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tests/count_faults.py FILE")
     counted = Ends()
     ended = pytest.main([*(str(ROOT / test) for test in TESTS), "-q", "--benchmark-disable"], plugins=[counted])
     Path(sys.argv[1]).write_text(counted.table(), encoding="utf-8")
