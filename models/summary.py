@@ -5,7 +5,6 @@ computed. MACs are those of `torch.utils.flop_counter`, the counter of `bench co
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import zoo
+from models.dry_run import answer, sizes_taken, without_weights
 from models.errors import ModelError
+from models.names import Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +74,22 @@ def on_meta(
     network: str | nn.Module,
     classes: int | None,
     size: int | None,
-    arguments: Mapping[str, object] | None,
+    arguments: Mapping[str, object] | None = None,
 ) -> tuple[nn.Module, str, int]:
     """The network without weights, ready for evaluation; its name; the size of its images.
 
+    One of the user's that does not run without weights has them.
+
     Raises:
-        ModelError: no such network or argument, or a module without a size.
+        ModelError: no such network or argument, a module without a size, or a network of the user's that takes no image
+            of this size.
     """
     if isinstance(network, nn.Module):
         if classes is not None or arguments:
             raise ModelError("classes and arguments are for a network built by its name, not for a module")
         if size is None:
             raise ModelError("a module has no default size of images; give size in pixels")
-        # Copied with meta tensors in place of the weights, which would be copied for nothing.
-        memo = {id(tensor): _without_values(tensor) for tensor in (*network.parameters(), *network.buffers())}
-        module, title, pixels = copy.deepcopy(network, memo), type(network).__name__, size
+        module, title, pixels = without_weights(network), type(network).__name__, size
     else:
         pixels = zoo.default_size(network) if size is None else size
         with torch.device("meta"):
@@ -95,24 +97,46 @@ def on_meta(
         title = network
     if pixels < 1:
         raise ModelError(f"size is {pixels}; give the height and width of the image in pixels")
-    return module.eval(), title, pixels
+    module = module.eval()
+    if isinstance(network, str) and Name.from_text(network).is_code:
+        module = _running(module, network, classes, pixels, arguments or {})
+    return module, title, pixels
+
+
+def _running(
+    module: nn.Module, name: str, classes: int | None, size: int, arguments: Mapping[str, object]
+) -> nn.Module:
+    """A network of the user's on the meta device if it runs there, else with its weights.
+
+    Raises ModelError: it runs neither there nor elsewhere; says which sizes it takes.
+    """
+    try:
+        with torch.no_grad():
+            answer(module, name, size)
+    except ModelError:
+        module = zoo.build(name, classes, **arguments).eval()
+        try:
+            with torch.no_grad():
+                answer(module, name, size)
+        except ModelError as error:
+            if "takes no image" not in str(error):
+                raise
+            others = sizes_taken(module, name)
+            advice = f"of the usual sizes it takes {', '.join(map(str, others))}: --size {others[0]}" if others else ""
+            raise ModelError(f"{error}; {advice or 'nor of any usual size'}") from None
+    return module
 
 
 def run(module: nn.Module, title: str, size: int) -> Tensor:
-    """One forward pass of one image on the meta device.
+    """One forward pass of one image where the module is.
 
     Gradients are on: without them attention is one fused kernel, whose products are not counted.
 
     Raises:
         ModelError: the network takes no image of this size.
     """
-    try:
-        with torch.enable_grad():
-            logits: Tensor = module(torch.empty(1, 3, size, size, device="meta"))
-    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{title} takes no image of {size} x {size} pixels ({reason})") from error
-    return logits
+    with torch.enable_grad():
+        return answer(module, title, size)
 
 
 @contextlib.contextmanager
@@ -141,13 +165,6 @@ def shape_of(value: object) -> tuple[int, ...]:
         shapes = [shape_of(item) for item in value if item is not None]
         return next((shape for shape in shapes if shape), ())
     return ()
-
-
-def _without_values(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, tensor.requires_grad)
-    return empty
 
 
 @dataclass(slots=True)

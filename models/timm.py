@@ -16,19 +16,20 @@ def _timm(name: str) -> ModuleType:
     return timm
 
 
-def build(name: str, classes: int = 1000, *, head_dropout: float | None = None) -> nn.Module:
+def build(name: str, classes: int = 1000, *, head_dropout: float | None = None, **arguments: object) -> nn.Module:
     """timm's network `name` with random weights: images [B, 3, H, W] -> logits [B, classes].
 
     Args:
         name: a name of `timm.list_models()`.
         classes: outputs.
         head_dropout: probability of dropout before the last layer (timm's `drop_rate`); None leaves its own.
+        **arguments: of timm's own, such as drop_path_rate.
 
     Raises:
         ModelError: timm does not know the name.
+        TypeError: the network does not know an argument.
     """
     timm = _timm(name)
-    arguments: dict[str, float] = {}
     if head_dropout is not None:
         check_probability("head_dropout", head_dropout)
         arguments["drop_rate"] = head_dropout

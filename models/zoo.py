@@ -1,7 +1,8 @@
 """The table of all networks: what each is, its image size, its classes, and how it is built.
 
 Asking about a network imports nothing heavy; building one imports the module that holds it. To add a network, add a
-row. The studied networks keep the parameter counts that their authors published (tests/models/test_networks.py).
+row. A name may have arguments behind it, `resnet34_se[se_ratio=8]`, and names like FILE.py:NAME stand for networks of
+the user's; see models.names. The studied networks keep the parameter counts that their authors published (tests/models/test_networks.py).
 """
 
 import importlib
@@ -10,9 +11,12 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from models.errors import ModelError, unknown
+from models.names import TIMM, Name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -222,12 +226,17 @@ def names() -> tuple[str, ...]:
 
 
 def check(name: str) -> None:
-    """Check that `name` can be built, as far as possible without importing torch.
+    """Check that `name` can be built, as far as possible without importing torch or anything of the user's.
 
     Raises:
-        ModelError: there is no such network (similar names are listed), or it needs timm, which is not installed.
+        ModelError: there is no such network (similar names are listed) or file, or it needs timm, which is not
+            installed.
     """
-    _network(name)
+    parsed = Name.from_text(name)
+    if parsed.is_code:
+        parsed.check(Path.cwd())
+    else:
+        _network(parsed.base)
 
 
 def describe(name: str) -> str:
@@ -236,7 +245,8 @@ def describe(name: str) -> str:
     Raises:
         ModelError: there is no such network.
     """
-    return _network(name).line
+    parsed = Name.from_text(name)
+    return f"{parsed.attribute} of {parsed.place}" if parsed.is_code else _network(parsed.base).line
 
 
 def default_classes(name: str) -> int:
@@ -245,7 +255,8 @@ def default_classes(name: str) -> int:
     Raises:
         ModelError: there is no such network.
     """
-    return _network(name).classes
+    parsed = Name.from_text(name)
+    return int(_code().facts(parsed).classes) if parsed.is_code else _network(parsed.base).classes
 
 
 def default_size(name: str) -> int:
@@ -254,9 +265,12 @@ def default_size(name: str) -> int:
     Raises:
         ModelError: there is no such network.
     """
-    network = _network(name)
-    if name.startswith("timm:"):
-        return int(importlib.import_module("models.timm").default_size(name.removeprefix("timm:")))
+    parsed = Name.from_text(name)
+    if parsed.is_code:
+        return int(_code().facts(parsed).size)
+    network = _network(parsed.base)
+    if parsed.base.startswith(TIMM):
+        return int(importlib.import_module("models.timm").default_size(parsed.base.removeprefix(TIMM)))
     return network.size
 
 
@@ -266,10 +280,13 @@ def known_arguments(name: str) -> dict[str, object]:
     Raises:
         ModelError: there is no such network.
     """
-    network = _network(name)
+    parsed = Name.from_text(name)
+    if parsed.is_code:
+        return dict(_code().known_arguments(parsed.base)) | dict(parsed.arguments)
+    network = _network(parsed.base)
     parameters = inspect.signature(_builder(network)).parameters.values()
     known = {item.name: item.default for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
-    return known | {key: value for key, value in network.arguments.items() if key in known}
+    return known | {key: value for key, value in {**network.arguments, **parsed.arguments}.items() if key in known}
 
 
 def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Module":
@@ -279,39 +296,51 @@ def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Mod
     inference; GoogLeNet and Inception v3 therefore have no auxiliary classifiers.
 
     Args:
-        name: one of `names()`, or `timm:NAME`.
+        name: one of `names()`, `timm:NAME`, FILE.py:NAME or package.module:NAME, each with arguments or without.
         classes: outputs; `default_classes(name)` if None.
-        **arguments: activation, dropout, widths and so on; `known_arguments(name)` lists them.
+        **arguments: activation, dropout, widths and so on; `known_arguments(name)` lists them. They go before those in
+            the name.
 
     Raises:
         ModelError: no such network or argument, or values it cannot be built from.
     """
-    network = _network(name)
-    known = known_arguments(name)
-    for key in arguments:
-        if key not in known:
-            raise unknown(f"argument of {name}", key, known)
-        _check_kind(name, key, arguments[key], known[key])
-    classes = network.classes if classes is None else classes
-    if not isinstance(classes, int) or classes < 1:
+    parsed = Name.from_text(name)
+    arguments = {**parsed.arguments, **arguments}
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
         raise ModelError(f"classes is {classes!r}; {name} needs a whole number above 0")
+    if parsed.is_code:
+        own: nn.Module = _code().build(parsed.base, classes, arguments)
+        return own
+    network = _network(parsed.base)
+    known = known_arguments(parsed.base)
+    if not parsed.base.startswith(TIMM):
+        for key in arguments:
+            if key not in known:
+                raise unknown(f"argument of {parsed.base}", key, known)
+            _check_kind(parsed.base, key, arguments[key], known[key])
+    classes = network.classes if classes is None else classes
     try:
         model: nn.Module = _builder(network)(classes=classes, **{**network.arguments, **arguments})
     except ModelError:
         raise
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{name} cannot be built with {arguments}: {error}") from error
+        raise ModelError(f"{parsed.base} cannot be built with {arguments}: {error}") from error
     return model
 
 
+def _code() -> ModuleType:
+    return importlib.import_module("models.code")
+
+
 def _network(name: str) -> Network:
-    if name.startswith("timm:"):
-        own = name.removeprefix("timm:")
+    if name.startswith(TIMM):
+        own = name.removeprefix(TIMM)
         if importlib.util.find_spec("timm") is None:
             raise ModelError(f"{name} needs the package timm, which is not installed: pip install timm")
         return Network("models.timm:build", f"{own} (timm)", 1000, 224, {"name": own})
     if name not in NETWORKS:
-        raise unknown("model", name, NETWORKS, "`bench list models` names them all")
+        listing = "`bench list models` names them all; your own: FILE.py:NAME or package.module:NAME"
+        raise unknown("model", name, NETWORKS, listing)
     return NETWORKS[name]
 
 
@@ -334,9 +363,17 @@ def _check_kind(name: str, key: str, value: object, default: object) -> None:
         raise ModelError(f"{key} of {name} is {value!r}; give {words}, such as model.{key}={example}")
 
 
-def module_of(name: str) -> str:
-    """The module that a network is built from, torchvision or one of ours. Raises ModelError for an unknown name."""
-    return _network(name).builder.split(":")[0]
+def prepare_imports(name: str) -> None:
+    """Import what a network is built from: a module of ours, torchvision, or the user's file.
+
+    Raises:
+        ModelError: there is no such network, or the user's file cannot be imported.
+    """
+    parsed = Name.from_text(name)
+    if parsed.is_code:
+        _code().load(parsed.base)
+    else:
+        importlib.import_module(_network(parsed.base).builder.split(":")[0])
 
 
 def _builder(network: Network) -> "Callable[..., nn.Module]":

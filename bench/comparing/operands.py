@@ -79,7 +79,10 @@ def _parse(word: str, label: str, device: str) -> Operand:
     from kernels import catalogue
     from loaders import engines
 
-    name, at, text = word.partition("@")
+    # Arguments may hold an @ of their own.
+    head, bracket, tail = word.partition("]")
+    name, at, text = tail.partition("@") if bracket else word.partition("@")
+    name = f"{head}]{name}" if bracket else name
     if name in engines.names():
         engines.check(name)
         return Operand(label, name, LoaderOutput.from_text(text) if at else LoaderOutput())

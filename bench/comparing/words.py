@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.errors import UsageError
 from models import zoo
+from models.names import Name
 
 SUMMARY = "summary.json"  # results.runs.FILE, which is not imported for a word that is a model's name
 
@@ -19,6 +20,8 @@ def kind(word: str) -> str:
 
     A model's name means the model even if a folder has the same name: write ./NAME for the folder.
     """
+    if Name.from_text(word.partition("@")[0]).is_code:
+        return MEASURED
     path = Path(word)
     if path.suffix.lower() in (".csv", ".txt"):
         return LABELS

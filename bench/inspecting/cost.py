@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.errors import BenchError
 from models import zoo
 from models.errors import ModelError
-from models.summary import Layer, totals
+from models.summary import Layer, on_meta, run, totals
 from results.tables import render
 
 # Beyond this share the two counters count different things, and a reader should know.
@@ -47,7 +47,7 @@ class Cost:
         flops: floating-point operations of convolutions and matrix products in one forward pass, a multiply-add
             counted as two.
         training_flops: the same for a forward and a backward pass; less than three times `flops`, since the image
-            needs no gradient.
+            needs no gradient. 0 where the logits have no gradient, so that the network cannot be trained.
         activations: output elements of convolutions, linear layers and matrix products in one forward pass, as in
             fvcore's ActivationCountAnalysis; products inside fused attention never reach memory and are not counted.
     """
@@ -170,14 +170,8 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
         ModelError: no such network or argument, or the network takes no image of this size.
     """
     classes = zoo.default_classes(model_name) if classes is None else classes
-    size = zoo.default_size(model_name) if size is None else size
-    if size < 1:
-        raise ModelError(f"size is {size}; give the height and width of the image in pixels")
-    with torch.device("meta"):
-        model = zoo.build(model_name, classes, **arguments)
-        images = torch.empty(1, 3, size, size)
-    # Evaluation and training run the same convolutions; evaluation also normalises a single value a channel.
-    model.eval()
+    # In evaluation, which runs the same convolutions as training and also normalises a single value a channel.
+    model, _, size = on_meta(model_name, classes, size, arguments)
     flops = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: convolution_backward_flops}
     )
@@ -185,9 +179,15 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
     activations = ActivationCounter(attention)
     with torch.enable_grad(), flops:
         with attention, activations:
-            logits = _forward(model_name, model, images)
+            logits = _forward(model_name, model, size)
         forward_flops = int(flops.get_total_flops())
-        logits.sum().backward()  # type: ignore[no-untyped-call]
+        if logits.requires_grad:
+            logits.sum().backward()  # type: ignore[no-untyped-call]
+    if logits.shape[1] != classes:
+        raise ModelError(
+            f"{model_name} gives {logits.shape[1]} logits and not {classes}: it takes no number of classes; "
+            "leave out --classes"
+        )
     params = sum(parameter.numel() for parameter in model.parameters())
     return Cost(
         model=model_name,
@@ -199,7 +199,7 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
         weight_bytes=4 * params,
         macs=forward_flops // 2,
         flops=forward_flops,
-        training_flops=int(flops.get_total_flops()),
+        training_flops=int(flops.get_total_flops()) if logits.requires_grad else 0,
         activations=activations.elements,
     )
 
@@ -252,15 +252,11 @@ def disagreement(cost: Cost, opinion: Opinion) -> str | None:
     )
 
 
-def _forward(name: str, model: nn.Module, images: Tensor) -> Tensor:
+def _forward(name: str, model: nn.Module, size: int) -> Tensor:
     try:
-        logits: Tensor = model(images)
-    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        size, reason = images.shape[-1], str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"{name} takes no image of {size} x {size} pixels ({reason}); its default size is {zoo.default_size(name)}"
-        ) from error
-    return logits
+        return run(model, name, size)
+    except ModelError as error:
+        raise ModelError(f"{error}; its default size is {zoo.default_size(name)}") from error
 
 
 def layer_cells(layer: Layer) -> list[str | int]:

@@ -61,10 +61,12 @@ class Session:
         from loaders import engines
         from models import zoo
 
-        modules = [*map(zoo.module_of, models), *(engines.ENGINES[name][0] for name in loaders)]
+        modules = {engines.ENGINES[name][0] for name in loaders}
         # The first optimiser would import it.
         for module in sorted({*modules, *(["torch._dynamo"] if training else [])}):
             importlib.import_module(module)
+        for name in models:
+            zoo.prepare_imports(name)
         gc.freeze()
         return {}
 

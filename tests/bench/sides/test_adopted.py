@@ -16,11 +16,11 @@ import models.zoo
 from bench.checking.sides import open_host
 from bench.errors import WorkerError, WorkloadError
 from bench.processes import SOURCE
-from bench.sides import adopted
 from bench.sides.adopted import PACKAGES, adopt
 from bench.sides.process import Worker
 from bench.timing.duel import Asked, Rounds, SlicePlan
 from bench.timing.workload import Conditions
+from models import imports
 
 LENET = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
 CONDITIONS = Conditions(threads=1)
@@ -67,7 +67,7 @@ def _imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What adopting changes in this process is as before afterwards."""
     monkeypatch.setattr(builtins, "__import__", builtins.__import__)
     monkeypatch.setattr(importlib, "import_module", importlib.import_module)
-    monkeypatch.setattr(adopted, "_adopted", set())
+    monkeypatch.setattr(imports, "_beside", {})
     before = dict(sys.modules)
     yield
     for name in set(sys.modules) - set(before):
@@ -118,7 +118,7 @@ def test_what_cannot_share_a_process_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="cannot share a process: it has no session"):
         adopt("base", place)
     for name in ("base", "not a name", "json"):
-        with pytest.raises(WorkloadError, match="no tree can be imported as"):
+        with pytest.raises(WorkloadError, match="no folder can be imported as"):
             adopt(name, place)
 
 
@@ -208,5 +208,5 @@ def test_their_steps_alternate_and_one_that_fails_is_named(host: Worker) -> None
 def test_what_a_user_can_mend_is_known_from_every_tree(host: Worker) -> None:
     with pytest.raises(WorkloadError, match="unknown model"):
         host.seat("head").build([workload_of("inference", "lenett", "fp32-nchw-eager", 2, 32, 10)], CONDITIONS)
-    with pytest.raises(WorkloadError, match="no tree can be imported as 'base'"):
+    with pytest.raises(WorkloadError, match="no folder can be imported as 'base'"):
         host.ask("adopt", 60, side="base", root="/anywhere")

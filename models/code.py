@@ -1,0 +1,365 @@
+"""Networks and other things in the user's own files and packages, imported as a script of theirs would import them.
+
+A file's folder, or that of the package it belongs to, is where its imports look first. Where modules there are called
+like some that this process has already (`models`, or the same file in another folder), they are imported under a name
+of their own, so that neither is taken for the other; see models.imports.
+"""
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import inspect
+import io
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+
+import torch
+from torch import nn
+
+from models.dry_run import answer, without_weights
+from models.errors import ModelError, unknown
+from models.imports import beside
+from models.names import Name
+
+IMPORT_SECONDS = 60
+"""How long importing a file may take, in the main thread."""
+OURS = ("bench", "kernels", "loaders", "models", "results")
+CLASSES = ("classes", "num_classes")
+"""What networks call the number of their outputs; they are given it by the first of these names that they know."""
+SIZES = ("image_size", "img_size", "input_size", "in_size", "size")
+"""What networks call the height and width of their images."""
+
+_root: ContextVar[Path | None] = ContextVar("root", default=None)
+# Folder -> the name before its modules, "" where they have their own.
+_aliases: dict[Path, str] = {}
+_loaded: dict[tuple[Path, str], object] = {}
+_failed: dict[tuple[Path, str], str] = {}
+
+
+@contextlib.contextmanager
+def rooted(folder: Path | None) -> Iterator[None]:
+    """Within it, files and modules are looked for in this folder instead of the working directory."""
+    token = _root.set(folder)
+    try:
+        yield
+    finally:
+        _root.reset(token)
+
+
+def root() -> Path:
+    """The folder in which files and modules are looked for."""
+    return _root.get() or Path.cwd()
+
+
+def load(base: str) -> object:
+    """What FILE.py:NAME or package.module:NAME stands for; the file is imported once.
+
+    Raises:
+        ModelError: no such file, module or name (near ones are listed), or its import failed; with file and line.
+    """
+    key = (root(), base)
+    if key in _failed:
+        raise ModelError(_failed[key])
+    if key not in _loaded:
+        try:
+            _loaded[key] = _attribute(Name(base))
+        except ModelError as error:
+            _failed[key] = str(error)
+            raise
+    return _loaded[key]
+
+
+def _attribute(name: Name) -> object:
+    name.check(root())
+    found: object = _module(name)
+    for part in name.attribute.split("."):
+        if not hasattr(found, part):
+            known = [word for word, one in vars(found).items() if word[0] != "_" and not isinstance(one, ModuleType)]
+            raise unknown(f"name in {name.place}:", part, known, "see the names that it defines")
+        found = getattr(found, part)
+    return found
+
+
+def _module(name: Name) -> ModuleType:
+    if name.is_file:
+        path = (root() / name.place).resolve()
+        folder, parts = path.parent, [path.stem]
+        while (folder / "__init__.py").is_file():
+            parts.insert(0, folder.name)
+            folder = folder.parent
+        if parts[-1] == "__init__" and len(parts) > 1:
+            parts.pop()
+    else:
+        parts = name.place.split(".")
+        places = [place for place in (root(), root() / "src") if parts[0] in _names_in(place)]
+        if not places:
+            if importlib.util.find_spec(parts[0]) is None:
+                raise ModelError(
+                    f"no module is called {parts[0]}: it is neither in {root()} nor installed; a file is named FILE.py:NAME"
+                )
+            with _reported(name.place, None):
+                return importlib.import_module(name.place)
+        folder = places[0].resolve()
+    alias = _claim(folder)
+    with _reported(name.place, folder):
+        return importlib.import_module(".".join([*filter(None, [alias]), *parts]))
+
+
+def _names_in(folder: Path) -> set[str]:
+    """What can be imported by name from a folder."""
+    if not folder.is_dir():
+        return set()
+    found = set()
+    for place in folder.iterdir():
+        if place.suffix in (".py", ".so"):
+            found.add(place.name.partition(".")[0])
+        elif place.is_dir() and place.name.isidentifier():
+            # A folder of modules without __init__.py is a package too, if nothing else is called so.
+            whole = (place / "__init__.py").is_file()
+            bare = not whole and any(place.glob("*.py")) and (place.name in OURS or not _installed(place.name))
+            if whole or bare:
+                found.add(place.name)
+    return found
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return name in sys.modules
+
+
+def _claim(folder: Path) -> str:
+    """What stands before the names of a folder's modules in this process: "" unless they are called like others."""
+    if folder not in _aliases:
+        names = _names_in(folder)
+        elsewhere = {*sys.stdlib_module_names, *OURS, *(name for name in sys.modules if "." not in name)}
+        if _root.get() is not None or names & elsewhere:
+            number = sum(bool(alias) for alias in _aliases.values())
+            alias = f"pixbench_code{number or ''}"
+            beside(alias, folder, names)
+            _aliases[folder] = alias
+        else:
+            sys.path.insert(0, str(folder))
+            _aliases[folder] = ""
+    return _aliases[folder]
+
+
+@contextlib.contextmanager
+def _reported(what: str, folder: Path | None) -> Iterator[None]:
+    """What the user's code raises or prints inside becomes one ModelError, with the last line of it that was run."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), _limited(what):
+            yield
+    except (Exception, SystemExit) as error:
+        said = next((f"; it printed: {line.strip()}" for line in reversed(printed.getvalue().splitlines()) if line), "")
+        raise ModelError(f"{what} cannot be imported: {_words(error)}{_where(error, folder)}{said}") from error
+    finally:
+        # stdout is for data.
+        sys.stderr.write(printed.getvalue())
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it called exit({'' if error.code is None else error.code!r})"
+    if isinstance(error, TimeoutError) and error.args and error.args[0] is _limited:
+        return f"it took more than {IMPORT_SECONDS} s"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def _where(error: BaseException, folder: Path | None) -> str:
+    """File and line of the user's code that was the last to run, or of a syntax error."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    own = str(Path(__file__).parents[1])
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith("<")]
+    theirs = [one for one in frames if folder is not None and one.filename.startswith(str(folder))]
+    others = [one for one in frames if not one.filename.startswith(own)]
+    last = next(reversed(theirs or others), None)
+    return f" ({last.filename}, line {last.lineno})" if last else ""
+
+
+@contextlib.contextmanager
+def _limited(what: str) -> Iterator[None]:
+    """Raise TimeoutError inside after IMPORT_SECONDS; only a main thread can be interrupted so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(_limited)
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def parameters(base: str) -> Mapping[str, inspect.Parameter]:
+    """What a class or function takes, by name; nothing for an object, or where Python cannot tell."""
+    found = load(base)
+    if isinstance(found, nn.Module) or not callable(found):
+        return {}
+    try:
+        return inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def known_arguments(base: str) -> dict[str, object]:
+    """Keyword arguments of a class or function, with their defaults (None where there is none)."""
+    return {
+        name: None if one.default is one.empty else one.default
+        for name, one in parameters(base).items()
+        if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD, one.POSITIONAL_ONLY)
+    }
+
+
+def call(base: str, offered: Mapping[str, object], arguments: Mapping[str, object]) -> object:
+    """What a class or function returns, given what it knows of `offered`, and all `arguments`.
+
+    Raises:
+        ModelError: it is no class or function, does not know an argument, lacks one, or failed; with file and line.
+    """
+    found = load(base)
+    if not callable(found):
+        raise ModelError(f"{base} is a {type(found).__name__}, not a class or a function")
+    taken = parameters(base)
+    known = known_arguments(base)
+    open_ended = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    for key in arguments:
+        if key not in known and not open_ended:
+            raise unknown(f"argument of {base}", key, known)
+    given = {**{key: value for key, value in offered.items() if key in known}, **arguments}
+    lacking = [
+        name for name, one in taken.items() if name in known and one.default is one.empty and name not in given
+    ]
+    if lacking:
+        example = ",".join(f"{name}=..." for name in lacking)
+        raise ModelError(f"{base} needs {' and '.join(lacking)}: write '{base}[{example}]'; it takes {', '.join(known)}")
+    path = inspect.getsourcefile(found) if inspect.isroutine(found) or inspect.isclass(found) else None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return found(**given)
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:
+        where = _where(error, Path(path).parent if path else None)
+        words = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        raise ModelError(f"{base} cannot be built with ({words}): {_words(error)}{where}") from error
+
+
+def build(base: str, classes: int | None, arguments: Mapping[str, object]) -> nn.Module:
+    """A network of the user's: a class or function is called with `classes` as far as it takes it, an object is copied.
+
+    On the meta device it is built with its weights, and then copied without: not every network can be built there.
+
+    Raises:
+        ModelError: see `load` and `call`; or it is no network.
+    """
+    meta = torch.get_default_device().type == "meta"
+    with torch.device("cpu") if meta else contextlib.nullcontext():
+        found = load(base)
+        if isinstance(found, nn.Module):
+            if arguments:
+                raise ModelError(f"{base} is a network already, so it takes no arguments; name its class or a function")
+            built: object = found
+        else:
+            offered = {} if classes is None else dict.fromkeys(CLASSES, classes)
+            if len(offered.keys() & known_arguments(base).keys()) == 2:
+                offered.pop(CLASSES[1])
+            built = call(base, offered, arguments)
+    if not isinstance(built, nn.Module):
+        raise ModelError(f"{base} gives a {type(built).__name__}, not a network (torch.nn.Module)")
+    inner = getattr(built, "_orig_mod", None)
+    if isinstance(inner, nn.Module):
+        raise ModelError(
+            f"{base} is compiled already; give the network itself: torch.compile is part of a configuration (fast)"
+        )
+    if isinstance(built, torch.jit.ScriptModule):
+        raise ModelError(f"{base} is a TorchScript module; give the network that it was made from")
+    if meta:
+        return without_weights(built)
+    # An object is one network, and several are built from it.
+    return (copy.deepcopy(built) if built is found else built).cpu()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a network of the user's is made for: its outputs, and height and width of its images in pixels."""
+
+    classes: int
+    size: int
+
+
+_facts: dict[tuple[Path, str, str], Facts] = {}
+
+
+def facts(name: Name) -> Facts:
+    """Outputs and image size of a network, from its arguments or their defaults, its attributes, or an answer of it.
+
+    Where nothing says a size it is 224. Where nothing says how many outputs there are, an image is given to it.
+
+    Raises:
+        ModelError: it cannot be built.
+    """
+    key = (root(), name.base, repr(dict(name.arguments)))
+    if key not in _facts:
+        _facts[key] = _found_out(name)
+    return _facts[key]
+
+
+def _found_out(name: Name) -> Facts:
+    said = {**known_arguments(name.base), **name.arguments}
+    size = next((number for word in SIZES if (number := _pixels(said.get(word)))), 0)
+    classes = next((value for word in CLASSES if type(value := said.get(word)) is int and value > 0), 0)
+    takes_classes = any(word in said for word in CLASSES)
+    if not classes and takes_classes and not any(word in name.arguments for word in CLASSES):
+        classes = 1000
+    if size and classes:
+        return Facts(classes, size)
+    with torch.device("meta"):
+        network = build(name.base, classes or None, name.arguments).eval()
+    size = size or _size_of(network)
+    return Facts(classes or outputs(network, name.base, size), size)
+
+
+def _size_of(network: nn.Module) -> int:
+    """What a network's attributes say of the size of its images; 224 where they say nothing."""
+    for holder in (network, getattr(network, "_global_params", None)):
+        said = getattr(holder, "default_cfg", None) or getattr(holder, "pretrained_cfg", None)
+        if isinstance(said, Mapping) and (found := _pixels(said.get("input_size"))):
+            return found
+        for word in SIZES:
+            if found := _pixels(getattr(holder, word, None)):
+                return found
+    return 224
+
+
+def _pixels(value: object) -> int:
+    """A height in pixels out of 224, (224, 224) or (3, 224, 224); 0 for anything else."""
+    if isinstance(value, list | tuple) and value:
+        value = value[-1]
+    return value if type(value) is int and value > 3 else 0
+
+
+def outputs(network: nn.Module, base: str, size: int) -> int:
+    """How many logits a network gives for an image; 1000 where it takes none of this size, which is said elsewhere."""
+    try:
+        with torch.no_grad():
+            return int(answer(network, base, size).shape[1])
+    except ModelError:
+        return 1000
