@@ -31,25 +31,25 @@ import importlib
 import json
 from importlib import import_module
 
-import models.names
-import models.names as renamed
-from models import names
-from models.names import WHO
+import models.whose
+import models.whose as renamed
+from models import whose
+from models.whose import WHO
 
 
 class Session:
     def told(self):
-        import loaders.names
-        import models.sub.names as deep
-        from models.sub import names as deeper
-        from results.names import WHO as third
-        from .. import names as above
+        import loaders.whose
+        import models.sub.whose as deep
+        from models.sub import whose as deeper
+        from results.whose import WHO as third
+        from .. import whose as above
 
         assert json.dumps({}) == "{}"
         return [
-            WHO, names.WHO, models.names.WHO, renamed.WHO, loaders.names.WHO, deep.WHO, deeper.WHO, third, above.WHO,
-            importlib.import_module("models.names").WHO, import_module("kernels.names").WHO,
-            import_module(".names", "models.sub").WHO, names.late(),
+            WHO, whose.WHO, models.whose.WHO, renamed.WHO, loaders.whose.WHO, deep.WHO, deeper.WHO, third, above.WHO,
+            importlib.import_module("models.whose").WHO, import_module("kernels.whose").WHO,
+            import_module(".whose", "models.sub").WHO, whose.late(),
         ]
 """
 NAMES = """
@@ -57,7 +57,7 @@ WHO = "{who}"
 
 
 def late():
-    from models.sub.names import WHO
+    from models.sub.whose import WHO
     return WHO
 """
 
@@ -79,7 +79,7 @@ def tree(place: Path, who: str, session: str = "bench/sides/session.py") -> Path
     for package in (*PACKAGES, "models/sub", "bench/sides"):
         (place / package).mkdir(parents=True)
         (place / package / "__init__.py").touch()
-        (place / package / "names.py").write_text(NAMES.format(who=who))
+        (place / package / "whose.py").write_text(NAMES.format(who=who))
     (place / session).write_text(SESSION)
     return place
 
@@ -99,10 +99,10 @@ def test_this_trees_own_modules_and_everybody_elses_stay_the_same(tmp_path: Path
     from models import zoo
 
     assert zoo is models.zoo is importlib.import_module("models.zoo") is ours[1]
-    assert "models.names" not in sys.modules
+    assert "models.whose" not in sys.modules
     with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("models.names")
-    assert sys.modules["base.models.names"].WHO == "base"
+        importlib.import_module("models.whose")
+    assert sys.modules["base.models.whose"].WHO == "base"
     # What is no package of the tree is shared.
     assert sys.modules["base.bench.sides.session"].json is sys.modules["json"]
 
