@@ -46,6 +46,10 @@ METRICS: dict[str, tuple[str, str, str]] = {
     "end_to_end_throughput": ("images/s", "higher", "images from files through loader and training step"),
     "loader_throughput": ("images/s", "higher", "images from files to batches on the device, no model"),
     "kernel_throughput": ("images/s", "higher", "images through one kernel"),
+    "step_time": ("s", "lower", "one call of a step of the user's"),
+    "step_throughput": ("units/s", "higher", "what a step of the user's works through, in the unit that was named"),
+    "step_flops": ("FLOP", "lower", "floating point operations of matrix products and convolutions in one call"),
+    "step_peak_bytes": ("bytes", "lower", "highest memory that torch allocates in one call, above what it begins with"),
     "inference_peak_bytes": (
         "bytes",
         "lower",

@@ -51,10 +51,10 @@ BYTES_MARGIN = 0.01
 # What a step of hundreds takes is decided by what else the machine did: nobody chooses a network by 2 % of that.
 TAIL_MARGINS = {"inference_latency_p90": 0.05, "inference_latency_p99": 0.1}
 
-_COUNTED = ("params", "weight_bytes", "macs", "flops", "activations")
+_COUNTED = ("params", "weight_bytes", "macs", "flops", "activations", "step_flops")
 _MARGINS = {
     **dict.fromkeys(_COUNTED, 0.0),
-    **dict.fromkeys(("inference_peak_bytes", "training_peak_bytes"), BYTES_MARGIN),
+    **dict.fromkeys(("inference_peak_bytes", "training_peak_bytes", "step_peak_bytes"), BYTES_MARGIN),
     **TAIL_MARGINS,
     **dict.fromkeys(
         ("end_to_end_throughput", "loader_throughput", "compile_seconds", "energy_per_image"), WHOLE_MARGIN
@@ -322,6 +322,10 @@ _WORDS = {
     "end_to_end_throughput": ("training from files", _FAST),
     "loader_throughput": ("loading images", _FAST),
     "kernel_throughput": ("kernel", _FAST),
+    "step_time": ("time of a call", _FAST),
+    "step_throughput": ("rate of a step", _FAST),
+    "step_flops": ("floating point operations", _MANY),
+    "step_peak_bytes": ("peak memory of a call", _MUCH),
     "inference_peak_bytes": ("peak memory in inference", _MUCH),
     "training_peak_bytes": ("peak memory in training", _MUCH),
     "compile_seconds": ("compilation", _FAST),

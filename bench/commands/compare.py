@@ -63,6 +63,12 @@ from results.store import FOLDER
     type=click.IntRange(min=2),
     help="Turns of each side in a block. Default: what fits into a few seconds.",
 )
+@click.option(
+    "--units",
+    metavar="NAME",
+    help="Of steps: what a call works through (tokens), for a rate; the step returns the number or has an attribute of "
+    "that name.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the newest interrupted run of the same comparison.")
 @click.option(
     "--across",
@@ -94,10 +100,14 @@ def command(
     sort: str,
     **options: Any,
 ) -> int:
-    """Measure models, loaders or kernels side by side, taking turns on this machine.
+    """Measure models, loaders, kernels or steps side by side, taking turns on this machine.
 
     An operand is MODEL or MODEL@CONFIGURATION (resnet34, resnet34@naive, resnet34@fp32-nchw-eager), a loader (dali,
     pil), a kernel, or a stored result (a path ending in .json). The first is the reference.
+
+    Your own code is named FILE.py:NAME or package.module:NAME: a network (a class, a function that returns one, or a
+    module), a loader (a function of batch, size and device that returns an iterable of images and labels), or a step
+    (any callable without arguments). Arguments follow in brackets: 'mynet.py:build[width=64]', 'resnet34_se[se_ratio=8]'.
 
     Nothing is measured where operands are training runs (their folders, their summary.json, or a folder of runs): a
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)
@@ -172,13 +182,17 @@ def _measure(
 ) -> int:
     """Operands -> plan -> processes -> turns -> figures -> record -> table."""
     from bench.comparing.comparison import Comparison
-    from bench.comparing.operands import parse_operands
+    from bench.comparing.operands import kinds_of, parse_operands
     from bench.comparing.plan import open_device, settings_from
     from bench.comparing.run_log import RunLog
+    from bench.machine.cpu import usable_cores
 
     screen = Screen()
     device = open_device(options["device"], options["force"])
-    operands = parse_operands(words, device)
+    screen.progress("starting")
+    kinds = kinds_of(words, options["threads"] or usable_cores())
+    screen.clear()
+    operands = parse_operands(words, device, kinds)
     settings, conditions = settings_from(operands, device, options, screen.say)
     log = RunLog("compare", shlex.join(["bench", *sys.argv[1:]]), [o.label for o in operands], asdict(settings), store)
     state = log.resume(screen.say) if resume else None

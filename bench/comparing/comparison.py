@@ -33,7 +33,7 @@ from results.stats import required_samples
 
 BLOCKS = 6  # the fewest whose signed-rank bounds reach 95 %
 # Seconds of turns of a group in a block. Training and what feeds it have the longest steps and the most sides.
-GROUP_SECONDS = {"latency": 3.0, "inference": 2.5, "loading": 1.5, "training": 5.0, "kernel": 1.0}
+GROUP_SECONDS = {"latency": 3.0, "inference": 2.5, "loading": 1.5, "training": 5.0, "kernel": 1.0, "step": 2.5}
 # How far a comparison may go beyond its budget to have an interval at all.
 PATIENCE = 2.0
 LEAST_SHARE = 0.3  # of GROUP_SECONDS: fewer turns in a block say too little of it
@@ -151,7 +151,7 @@ class Comparison:
         self.start(None if self.settings.device == "cpu" else self.figures.groups[0])
         where = {"device": self.settings.device, "threads": self.settings.threads}
         self.references.append(self.crew[self.operands[0].label].ask("reference", 120, **where)["seconds"])
-        if self.costs:
+        if self.resolved:
             self.measure_ceilings()
         for group in self.figures.groups:
             sample = self.samples.setdefault(group.name, Sample())
@@ -216,6 +216,9 @@ class Comparison:
         if self.conditions.data_root:
             self.check_loaders(first)
             self.check_data(first)
+        if self.operands[0].kind == "step":
+            self.ask_steps(first)
+            return
         models = [operand for operand in self.operands if operand.kind == "model"]
         if not models:
             return
@@ -235,6 +238,14 @@ class Comparison:
             self.costs[operand.label] = counted[operand.subject]
         self.emit_all(self.figures.counted())
         self.measure_ceilings()
+
+    def ask_steps(self, first: Worker) -> None:
+        """What is counted of steps of the user's, and whether they return the same."""
+        self.progress("calling each step")
+        names, settings = [operand.subject for operand in self.operands], self.settings
+        found = first.ask("steps_facts", 900, names=names, units=settings.units, seed=settings.seed)["facts"]
+        self.costs = {operand.label: facts for operand, facts in zip(self.operands, found, strict=True)}
+        self.emit_all(self.figures.counted())
 
     def measure_ceilings(self) -> None:
         """The best seen in this run, and every reading: a ceiling measured once may have met a noisy moment."""

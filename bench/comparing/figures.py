@@ -39,6 +39,7 @@ THROUGHPUT_TASKS = {
     "end_to_end_throughput": "end_to_end",
     "loader_throughput": "loading",
     "kernel_throughput": "kernel",
+    "step_throughput": "step",
 }
 
 
@@ -184,9 +185,13 @@ class Figures:
 
     def counted(self) -> Iterator[Metric]:
         """What is counted of networks."""
-        for name in COUNTED:
+        for name in COUNTED if self.operands[0].kind == "model" else ():
             values = {label: Value.counted(cost[name]) for label, cost in self.costs.items()}
             yield self._metric(name, values, self._exact(values))
+        if self.operands[0].kind == "step" and any(cost["flops"] for cost in self.costs.values()):
+            none = Value.none("no matrix product or convolution of torch in it")
+            values = {k: Value.counted(cost["flops"]) if cost["flops"] else none for k, cost in self.costs.items()}
+            yield self._metric("step_flops", values, self._exact(values))
 
     def of_group(self, group: Group) -> Iterator[Metric]:
         """Every metric of a group."""
@@ -196,6 +201,8 @@ class Figures:
                 yield self._latency(name, group, sample)
             elif name.endswith("_peak_bytes"):
                 yield self._peak(name, group, sample)
+            elif name == "step_time":
+                yield self._time(name, group, sample)
             else:
                 yield self._throughput(name, THROUGHPUT_TASKS[name], group, sample)
 
@@ -238,15 +245,16 @@ class Figures:
         notes = [*self._conditions(sample), *(f"{label}: {parity.text}" for label, parity in sample.parity.items())]
         if task == "end_to_end":
             notes += [self._overlap(label, sample) for label in timed]
-        return self._metric(
+        metric = self._metric(
             name,
             values,
             ratios,
-            batch=_common_batch(chosen.values()),
+            batch=None if task == "step" else _common_batch(chosen.values()),
             workloads={label: w.id for label, w in chosen.items()},
             notes=notes,
             pairs=seconds_by_pair(sample.blocks, task),
         )
+        return replace(metric, unit=f"{self.settings.units}/s") if task == "step" else metric
 
     def _overlap(self, label: str, sample: Sample) -> str:
         """How much of the step's own rate is left when it has to be fed, and which of the two sets the pace."""
@@ -267,6 +275,37 @@ class Figures:
         if loader < step:
             return f"{text}; step-bound, the loader alone delivers {step / loader:.1f} times as many images"
         return f"{text}; loader-bound, the step alone takes {loader / step:.1f} times as many images"
+
+    def _time(self, name: str, group: Group, sample: Sample) -> Metric:
+        """Seconds of a call of each side, their ratio, and how far their results lie apart."""
+        chosen = {label: workloads[0] for label, workloads in group.workloads.items() if workloads}
+        timed = _timed(chosen, sample)
+        values = {
+            label: value_over([[turns[side].seconds_per_step for turns in block] for block in sample.having(side)])
+            for label, side in timed.items()
+        }
+        ratios: dict[str, Ratio | None] = {}
+        notes = self._conditions(sample)
+        for other in self.others:
+            of, to = timed.get(other), timed.get(self.reference)
+            logs = [log_ratios(block, of, to) for block in sample.having(of, to)] if of and to else []
+            ratios[other] = over_blocks(other, self.reference, logs) if logs else None
+            apart = self.costs[other]
+            if apart["differs"] is not None:
+                notes.append(
+                    f"what {other} returns differs from {self.reference}'s by {apart['differs']:.2g} of its spread (root "
+                    "mean square)"
+                )
+            elif apart["why"]:
+                notes.append(f"what {other} and {self.reference} return is not comparable: {apart['why']}")
+        return self._metric(
+            name,
+            {label: values.get(label, _missing(sample, label)) for label in group.workloads},
+            ratios,
+            workloads={label: workload.id for label, workload in chosen.items()},
+            notes=notes,
+            pairs=seconds_by_pair(sample.blocks, "step"),
+        )
 
     def _latency(self, name: str, group: Group, sample: Sample) -> Metric:
         """A percentile of the times of single images, one in flight."""
@@ -328,9 +367,9 @@ class Figures:
             name,
             values,
             ratios,
-            batch=_common_batch(chosen.values()),
+            batch=None if name.startswith("step") else _common_batch(chosen.values()),
             workloads={label: workload.id for label, workload in chosen.items()},
-            notes=[f"{label}: {memory_text(parts)}" for label, parts in memory.items() if "missing" not in parts],
+            notes=[f"{label}: {memory_text(parts)}" for label, parts in memory.items() if parts.get("peak")],
         )
         return replace(metric, memory=memory)
 

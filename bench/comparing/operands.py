@@ -3,13 +3,16 @@
 Imports no torch, so that a typing error is answered at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.errors import UsageError, WorkloadError
-from bench.timing.workload import KernelVariant, LoaderOutput
+from bench.sides.crew import worker_environment
+from bench.sides.process import Worker
+from bench.timing.workload import OWN, KernelVariant, LoaderOutput, StepUnits
 from models import zoo
 from models.configuration import Choice, Device
+from models.names import Name
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,13 @@ class Operand:
 
     label: str
     subject: str
-    configuration: Choice | LoaderOutput | KernelVariant
+    configuration: Choice | LoaderOutput | KernelVariant | StepUnits
 
     @property
     def kind(self) -> str:
-        """ "model", "loader" or "kernel"."""
-        if isinstance(self.configuration, Choice):
-            return "model"
-        return "loader" if isinstance(self.configuration, LoaderOutput) else "kernel"
+        """ "model", "loader", "kernel" or "step"."""
+        kinds: dict[type, str] = {Choice: "model", LoaderOutput: "loader", KernelVariant: "kernel", StepUnits: "step"}
+        return kinds[type(self.configuration)]
 
     @property
     def choice(self) -> Choice:
@@ -54,12 +56,13 @@ def facts_of(device: str) -> Device:
     return Device.from_cpu() if device == "cpu" else Device(device, bf16=True, compiler=True)
 
 
-def parse_operands(words: Sequence[str], device: str = "") -> list[Operand]:
+def parse_operands(words: Sequence[str], device: str = "", kinds: Mapping[str, str] | None = None) -> list[Operand]:
     """Operands with unique labels; the same word twice compares a thing with itself.
 
     Args:
         words: as they stand on the command line.
         device: "cpu" or "cuda" that configurations must work on, "" for any.
+        kinds: name of something in the user's code -> what it is, see `kinds_of`; by default a model.
 
     Raises:
         ModelError, DataError, WorkloadError: an unknown name (near ones are listed) or configuration.
@@ -68,21 +71,50 @@ def parse_operands(words: Sequence[str], device: str = "") -> list[Operand]:
     operands: list[Operand] = []
     for word in words:
         seen = sum(operand.label.split("#")[0] == word for operand in operands)
-        operands.append(_parse(word, word if not seen else f"{word}#{seen + 1}", device))
+        operands.append(_parse(word, word if not seen else f"{word}#{seen + 1}", device, kinds or {}))
     kinds = {operand.kind for operand in operands}
     if len(kinds) > 1:
         raise UsageError(f"cannot compare a {' with a '.join(sorted(kinds))}; name operands of one kind")
     return operands
 
 
-def _parse(word: str, label: str, device: str) -> Operand:
+def kinds_of(words: Sequence[str], threads: int) -> dict[str, str]:
+    """What the names of the user's own code among these words are: "model", "loader" or "step".
+
+    Only importing it tells, which a process of its own does.
+
+    Raises:
+        WorkloadError: it cannot be imported; with file and line.
+    """
+    names = [name for name in dict.fromkeys(taken_apart(word)[0] for word in words) if Name.from_text(name).is_code]
+    for name in names:
+        zoo.check(name)
+    if not names:
+        return {}
+    worker = Worker(names[0], worker_environment(threads))
+    try:
+        return dict(zip(names, worker.ask("kinds", 600, names=names)["kinds"], strict=True))
+    finally:
+        worker.close()
+
+
+def taken_apart(word: str) -> tuple[str, str, str]:
+    """Name, "@" or "", and configuration of a word; arguments in the name may hold an @ of their own."""
+    head, bracket, tail = word.rpartition("]")
+    name, at, text = tail.partition("@")
+    return f"{head}{bracket}{name}", at, text
+
+
+def _parse(word: str, label: str, device: str, kinds: Mapping[str, str]) -> Operand:
     from kernels import catalogue
     from loaders import engines
 
-    # Arguments may hold an @ of their own.
-    head, bracket, tail = word.partition("]")
-    name, at, text = tail.partition("@") if bracket else word.partition("@")
-    name = f"{head}]{name}" if bracket else name
+    name, at, text = taken_apart(word)
+    kind = kinds.get(name, "model")
+    if kind != "model":
+        if at:
+            raise UsageError(f"{name} is a {kind} of your own, which has no configuration; leave out @{text}")
+        return Operand(label, name, OWN if kind == "loader" else StepUnits())
     if name in engines.names():
         engines.check(name)
         return Operand(label, name, LoaderOutput.from_text(text) if at else LoaderOutput())

@@ -14,10 +14,12 @@ from bench.machine.tuned import Resolved
 from bench.screen import Say
 from bench.sides.crew import Needs
 from bench.timing.images import find_data
-from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
+from bench.timing.workload import OWN, Conditions, KernelVariant, LoaderOutput, StepUnits, Workload
 from loaders import engines
 from loaders.datasets import open_dataset
 from loaders.identity import identify
+from models import zoo
+from models.names import Name
 
 # Of a model, in the order in which they are measured: the cheapest and most asked for first.
 MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
@@ -44,6 +46,7 @@ class Settings:
         tasks: of models, which of MODEL_TASKS are measured, comma-separated; "" is all.
         energy: whether an image's energy is measured, which takes ten seconds an operand where there is a counter.
         beside: a key of bench.sides.load.LOADS: what else keeps the machine busy meanwhile.
+        units: what a call of a step works through, "" where only calls are counted.
     """
 
     device: str
@@ -61,6 +64,7 @@ class Settings:
     energy: bool = True
     data_fingerprint: str = ""
     beside: str = "none"
+    units: str = ""
 
     def has(self, task: str) -> bool:
         """Whether a task of models is measured."""
@@ -82,9 +86,13 @@ def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
     return ",".join(task for task in MODEL_TASKS if task in tasks)
 
 
-def reads_files(operands: Sequence[Operand], tasks: str) -> bool:
-    """Whether images are read from disk."""
-    return operands[0].kind != "kernel" and (not tasks or bool({"loading", "end_to_end"} & set(tasks.split(","))))
+def reads_files(operands: Sequence[Operand], tasks: str, loader: str) -> bool:
+    """Whether images are read from disk by a loader of ours."""
+    kind = operands[0].kind
+    if kind == "loader":
+        return any(operand.configuration != OWN for operand in operands)
+    fed = not tasks or bool({"loading", "end_to_end"} & set(tasks.split(",")))
+    return kind == "model" and fed and not Name(loader).is_code
 
 
 def open_device(device: str, force: bool) -> str:
@@ -111,10 +119,18 @@ def settings_from(
     Raises:
         UsageError, DataError: they make no sense together, or there are no images.
     """
-    engines.check(options["loader"])
+    loader, units = options["loader"], options.get("units") or ""
+    if Name(loader).is_code:
+        zoo.check(loader)
+    else:
+        engines.check(loader)
+    if units:
+        StepUnits.from_text(units)
+        if operands[0].kind != "step":
+            raise UsageError(f"--units is for steps; {operands[0].label} is a {operands[0].kind}")
     tasks = chosen_tasks(options.get("tasks", ""), operands)
     name, root = "", Path()
-    if reads_files(operands, tasks) if reads is None else reads:
+    if reads_files(operands, tasks, loader) if reads is None else reads and not Name(loader).is_code:
         name, root = find_data(options["data"], say)
     settings = Settings(
         device=device,
@@ -122,7 +138,7 @@ def settings_from(
         training_batch=options.get("training_batch") or options["batch"] or TRAINING_BATCH[device],
         size=options["size"] or 0,
         classes=options["classes"] or 0,
-        loader=options["loader"],
+        loader=loader,
         threads=options["threads"] or usable_cores(),
         seed=options["seed"],
         images=options["images"],
@@ -132,6 +148,7 @@ def settings_from(
         energy=options.get("energy", True),
         data_fingerprint=_fingerprint(options["data"]) if name and options["data"] else "",
         beside=options.get("beside", "none"),
+        units=units,
     )
     conditions = Conditions(
         data_root=str(root.absolute()) if name else "",
@@ -186,10 +203,10 @@ def needs(operands: Sequence[Operand], settings: Settings, reads_files: bool) ->
     """What every process will need: the operands are few, and often the same network."""
     models = {operand.subject for operand in operands if operand.kind == "model"}
     loaders = {operand.subject for operand in operands if operand.kind == "loader"}
-    if models and reads_files:
+    if models and (reads_files or Name(settings.loader).is_code):
         loaders.add(settings.loader)
     return Needs(
-        tuple(sorted(models)),
+        tuple(sorted(models | {operand.subject for operand in operands if operand.kind == "step"})),
         tuple(sorted(loaders)),
         training=bool(models),
         compiler=any(operand.may_compile(settings.device) for operand in operands),
@@ -219,12 +236,17 @@ def groups(
         configuration = resolved[operand.label].of("training")
         if configuration is None:
             return ()
-        output = LoaderOutput.feeding(configuration)
+        output = OWN if Name(settings.loader).is_code else LoaderOutput.feeding(configuration)
         return (replace(loader_workload(settings, settings.loader, output), size=costs[operand.label]["size"]),)
 
     def other(operand: Operand) -> tuple[Workload, ...]:
         if isinstance(operand.configuration, LoaderOutput):
             return (loader_workload(settings, operand.subject, operand.configuration),)
+        if isinstance(operand.configuration, StepUnits):
+            units = StepUnits(settings.units) if settings.units else operand.configuration
+            return (
+                Workload("step", operand.subject, units, costs[operand.label]["units"], 1, device=settings.device),
+            )
         assert isinstance(operand.configuration, KernelVariant)
         size = settings.size or USUAL_SIZE
         return (
@@ -232,6 +254,9 @@ def groups(
         )
 
     kind = operands[0].kind
+    if kind == "step":
+        rate = ("step_throughput",) if settings.units else ()
+        return [group("step", ("step_time", *rate, "step_peak_bytes"), other)]
     if kind != "model":
         return [group("loading" if kind == "loader" else "kernel", (f"{kind}_throughput",), other)]
     has = settings.has
@@ -267,4 +292,5 @@ def network_workloads(
 def loader_workload(settings: Settings, engine: str, output: LoaderOutput) -> Workload:
     """A loader on its own."""
     size = settings.size or USUAL_SIZE
-    return Workload("loading", engine, output, settings.batch, size, data=settings.data, device=settings.device)
+    data = "" if output == OWN else settings.data
+    return Workload("loading", engine, output, settings.batch, size, data=data, device=settings.device)

@@ -20,7 +20,7 @@ def kind(word: str) -> str:
 
     A model's name means the model even if a folder has the same name: write ./NAME for the folder.
     """
-    if Name.from_text(word.partition("@")[0]).is_code:
+    if Name(word.partition("[")[0].partition("@")[0]).is_code:
         return MEASURED
     path = Path(word)
     if path.suffix.lower() in (".csv", ".txt"):

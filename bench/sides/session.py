@@ -17,7 +17,9 @@ from bench.processes import SOURCE
 from bench.timing.clock import CLOCKS, time_slice
 from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
+from models import zoo
 from models.configuration import levers
+from models.names import Name
 
 if TYPE_CHECKING:
     from bench.timing.step import Step
@@ -59,13 +61,12 @@ class Session:
         where it is built.
         """
         from loaders import engines
-        from models import zoo
 
-        modules = {engines.ENGINES[name][0] for name in loaders}
+        modules = {engines.ENGINES[name][0] for name in loaders if name in engines.ENGINES}
         # The first optimiser would import it.
         for module in sorted({*modules, *(["torch._dynamo"] if training else [])}):
             importlib.import_module(module)
-        for name in models:
+        for name in (*models, *(name for name in loaders if Name(name).is_code)):
             zoo.prepare_imports(name)
         gc.freeze()
         return {}
@@ -82,9 +83,24 @@ class Session:
 
         return asdict(device_facts(open_device(device)))
 
+    def kinds(self, names: Sequence[str]) -> dict[str, Any]:
+        """What names of the user's own code are; see bench.timing.own."""
+        from bench.timing.own import kind
+
+        return {"kinds": [kind(name) for name in names]}
+
+    def steps_facts(self, names: Sequence[str], units: str, seed: int) -> dict[str, Any]:
+        """What is counted of the user's steps, and whether they return the same; see bench.timing.own."""
+        from bench.timing.own import step_facts
+
+        return {"facts": step_facts(list(names), units, seed)}
+
     def missing(self, loader: str, device: str) -> dict[str, Any]:
         from loaders import engines
 
+        if Name(loader).is_code:
+            zoo.prepare_imports(loader)
+            return {"reason": None}
         return {"reason": engines.missing(loader, device)}
 
     def unreadable(self, conditions: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import WorkloadError
+from bench.timing.own import OwnLoader, OwnStep
 from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
 from loaders import engines
 from models import zoo
 from models.captured import capture
 from models.configuration import Configuration, check
 from models.lively import STATISTICS, enliven, varied
+from models.names import Name
 from models.prepare import Prepared, device_facts, prepare
 from models.training.graphed import GraphedUpdate
 
@@ -85,6 +87,8 @@ def build(workloads: Sequence[Workload], conditions: Conditions) -> list[Step]:
         return [loading(workload, conditions) for workload in workloads]
     if first.task == "kernel":
         return [kernel(workload, device) for workload in workloads]
+    if first.task == "step":
+        return [own(workload) for workload in workloads]
     shared = {(w.subject, w.configuration, w.batch, w.size, w.classes, w.device, w.training) for w in workloads}
     if len(shared) != 1:
         raise WorkloadError(f"workloads that share a network must agree on it: {', '.join(w.id for w in workloads)}")
@@ -234,7 +238,12 @@ def training(
     """Optimiser updates, on a constant batch or fed by a loader."""
     step = Step(workload, _closed, workload.batch, prepared.module, optimizer, notes=prepared.notes)
     batches: Batches
-    if workload.task == "end_to_end":
+    if workload.task == "end_to_end" and Name(workload.loader).is_code:
+        theirs = OwnLoader(workload.loader, workload.batch, workload.size, workload.device)
+        step.prefetch = theirs.prefetch
+        step._closers.append(theirs.close)
+        batches = theirs.fed(workload.size, workload.classes, device, prepared.dtype, prepared.memory_format)
+    elif workload.task == "end_to_end":
         parts = _fed(workload, conditions, workload.loader, LoaderOutput.feeding(workload.network))
         loader = engines.build(workload.loader, *parts)
         step.prefetch = loader.prefetch
@@ -254,6 +263,12 @@ def training(
 
 def loading(workload: Workload, conditions: Conditions) -> Step:
     """Batches out of a loader; the network is missing."""
+    if Name(workload.subject).is_code:
+        theirs = OwnLoader(workload.subject, workload.batch, workload.size, workload.device)
+        made = iter(theirs)
+        return Step(
+            workload, lambda: next(made), workload.batch, prefetch=theirs.prefetch, _closers=[theirs.close]
+        )
     loader = engines.build(workload.subject, *loader_parts(workload, conditions))
     batches = forever(loader)
     notes: tuple[str, ...] = ()
@@ -314,6 +329,12 @@ def forever(loader: Any) -> Batches:
     """Epoch after epoch; the loader reshuffles between them."""
     while True:
         yield from loader
+
+
+def own(workload: Workload) -> Step:
+    """A callable of the user's."""
+    step = OwnStep(workload.subject)
+    return Step(workload, step.call, workload.batch, _closers=[step.close])
 
 
 def kernel(workload: Workload, device: torch.device) -> Step:

@@ -17,13 +17,14 @@ TASKS: dict[str, str] = {
     "loading": "JPEG files on disk to an augmented batch on the device, no network",
     "end_to_end": "JPEG files on disk to optimiser update: loading and training joined",
     "kernel": "one kernel of kernels/ on a batch of images",
+    "step": "one call of a callable of the user's",
 }
 
 EXAMPLE = "training/resnet34@amp-nhwc-eager/b16/s224/c1000/cpu"
 
 _ID = re.compile(
     r"(?P<task>[^/@]+)/(?P<subject>[^@]+)@(?P<configuration>[^/]+)/b(?P<batch>\d+)/s(?P<size>\d+)"
-    r"(?P<between>(?:/[^/]+)*)/(?P<device>cpu|cuda)"
+    r"(?P<between>(?:/[^/]*)*)/(?P<device>cpu|cuda)"
 )
 
 
@@ -32,8 +33,8 @@ class LoaderOutput:
     """What a loader delivers, and how many workers it has.
 
     Attributes:
-        dtype: of the batches, by torch's name.
-        layout: nchw or nhwc (channels_last).
+        dtype: of the batches, by torch's name; "own" for a loader of the user's, which makes them as it does.
+        layout: nchw or nhwc (channels_last), or "own".
         workers: threads or processes that load; None is as many as there are CPU threads.
         ahead: batches made ahead; None is the loader's own default.
         keep: its process keeps freed memory, as a network's does with the lever of that name.
@@ -48,6 +49,8 @@ class LoaderOutput:
     @property
     def text(self) -> str:
         """`float32-nhwc`, with `-wN`, `-pN` and `-keep` behind it where they are set."""
+        if self == OWN:
+            return OWN.dtype
         counts = [f"{name}{n}" for name, n in (("w", self.workers), ("p", self.ahead)) if n is not None]
         return "-".join([self.dtype, self.layout, *counts, *(["keep"] if self.keep else [])])
 
@@ -58,6 +61,8 @@ class LoaderOutput:
         Raises:
             WorkloadError: a word that means nothing.
         """
+        if text == OWN.dtype:
+            return OWN
         changes: dict[str, Any] = {}
         for word in words(text) or [""]:
             if word in DTYPES:
@@ -81,6 +86,32 @@ class LoaderOutput:
     def feeding(cls, network: Configuration) -> "LoaderOutput":
         """The batches that a network takes, made in its process."""
         return cls(network.dtype, network.layout, keep=network.keep)
+
+
+OWN = LoaderOutput("own", "own")
+
+
+@dataclass(frozen=True)
+class StepUnits:
+    """What a call of a step works through, and is counted by: "call" where nothing is counted but the call."""
+
+    unit: str = "call"
+
+    @property
+    def text(self) -> str:
+        """The unit."""
+        return self.unit
+
+    @classmethod
+    def from_text(cls, text: str) -> "StepUnits":
+        """The inverse of text.
+
+        Raises:
+            WorkloadError: it is not one word.
+        """
+        if not text.isidentifier():
+            raise WorkloadError(f"units are one word, such as tokens; got {text!r}")
+        return cls(text)
 
 
 @dataclass(frozen=True)
@@ -110,15 +141,23 @@ class KernelVariant:
         return cls(*parts)
 
 
-def configuration_of(task: str, text: str) -> Configuration | LoaderOutput | KernelVariant:
+Configured = Configuration | LoaderOutput | KernelVariant | StepUnits
+
+
+def configuration_of(task: str, text: str) -> Configured:
     """What the text of a configuration means for a task.
 
     Raises:
         ModelError, WorkloadError: it means nothing there.
     """
-    if task == "loading":
-        return LoaderOutput.from_text(text)
-    return KernelVariant.from_text(text) if task == "kernel" else Configuration.from_text(text)
+    return _KINDS.get(task, Configuration).from_text(text)
+
+
+_KINDS: dict[str, type[LoaderOutput | KernelVariant | StepUnits]] = {
+    "loading": LoaderOutput,
+    "kernel": KernelVariant,
+    "step": StepUnits,
+}
 
 
 @dataclass(frozen=True)
@@ -127,9 +166,9 @@ class Workload:
 
     Attributes:
         task: a key of TASKS.
-        subject: the model, loader or kernel.
-        configuration: of a model, a loader (loading) or a kernel (kernel).
-        batch: images a step.
+        subject: the model, loader, kernel or step.
+        configuration: of a model, a loader (loading), a kernel (kernel) or a step (step).
+        batch: images a step; of a step of the user's, units.
         size: height and width of the square images, in pixels.
         classes: logits of the model; 0 where there is no model.
         loader: the engine that feeds an end_to_end step, else "".
@@ -139,7 +178,7 @@ class Workload:
 
     task: str
     subject: str
-    configuration: Configuration | LoaderOutput | KernelVariant
+    configuration: Configured
     batch: int
     size: int
     classes: int = 0
@@ -175,7 +214,11 @@ class Workload:
             # A data set may be called c10 too, and what only loads has no classes.
             counted = task != "loading" and between and re.fullmatch(r"c\d+", between[0])
             classes = int(between.pop(0)[1:]) if counted else 0
-            loader = between.pop(0) if task == "end_to_end" and between else ""
+            loader = ""
+            if task == "end_to_end" and between:
+                # One in a file of the user's has the file's path.
+                own = next((i for i, part in enumerate(between) if ".py:" in part), 0)
+                loader, between = "/".join(between[: own + 1]), between[own + 1 :]
             data = "/".join(between)
             try:
                 configuration = configuration_of(task, match["configuration"])
@@ -204,7 +247,7 @@ class Workload:
     @property
     def keeps_memory(self) -> bool:
         """Whether its process keeps freed memory."""
-        return not isinstance(self.configuration, KernelVariant) and self.configuration.keep
+        return isinstance(self.configuration, Configuration | LoaderOutput) and self.configuration.keep
 
     @property
     def process_wide(self) -> tuple[str, ...]:
@@ -249,8 +292,7 @@ class Workload:
         task, given = data["task"], data["configuration"]
         if isinstance(given, str):
             return cls(**{**data, "configuration": configuration_of(task, given)})
-        kind = {"loading": LoaderOutput, "kernel": KernelVariant}.get(task, Configuration)
-        return cls(**{**data, "configuration": kind(**given)})
+        return cls(**{**data, "configuration": _KINDS.get(task, Configuration)(**given)})
 
 
 @dataclass(frozen=True)
@@ -281,4 +323,5 @@ METRIC = {
     "loading": "loader_throughput",
     "end_to_end": "end_to_end_throughput",
     "kernel": "kernel_throughput",
+    "step": "step_time",
 }
