@@ -244,12 +244,12 @@ def call(base: str, offered: Mapping[str, object], arguments: Mapping[str, objec
         if key not in known and not open_ended:
             raise unknown(f"argument of {base}", key, known)
     given = {**{key: value for key, value in offered.items() if key in known}, **arguments}
-    lacking = [
-        name for name, one in taken.items() if name in known and one.default is one.empty and name not in given
-    ]
+    lacking = [name for name, one in taken.items() if name in known and one.default is one.empty and name not in given]
     if lacking:
         example = ",".join(f"{name}=..." for name in lacking)
-        raise ModelError(f"{base} needs {' and '.join(lacking)}: write '{base}[{example}]'; it takes {', '.join(known)}")
+        raise ModelError(
+            f"{base} needs {' and '.join(lacking)}: write '{base}[{example}]'; it takes {', '.join(known)}"
+        )
     path = inspect.getsourcefile(found) if inspect.isroutine(found) or inspect.isclass(found) else None
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -49,7 +49,7 @@ def kind(name: str) -> str:
         return "loader" if loads else "step"
     if loads:
         return "loader"
-    offered = {word: 1000 for word in code.CLASSES} | {"size": 224, "image_size": 224, "device": "cpu"}
+    offered = dict.fromkeys(code.CLASSES, 1000) | {"size": 224, "image_size": 224, "device": "cpu"}
     made = code.call(parsed.base, offered, parsed.arguments)
     if isinstance(made, nn.Module):
         return "model"
@@ -119,7 +119,9 @@ class OwnLoader:
                 "(images, labels): yield those two"
             )
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            what = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
+            what = (
+                f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
+            )
             raise WorkloadError(f"{self.name} gives a {what}; what is measured here are pairs (images, labels)")
         images, labels = batch
         if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
@@ -138,9 +140,9 @@ class OwnLoader:
             )
         return images, labels
 
-    def fed(self, size: int, classes: int, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> (
-        Iterator[tuple[Tensor, Tensor]]
-    ):
+    def fed(
+        self, size: int, classes: int, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Its batches as a network takes them: on its device, in its dtype and layout. Raises as iterating."""
         for images, labels in self:
             if list(images.shape[1:]) != [3, size, size]:
