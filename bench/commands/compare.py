@@ -107,7 +107,7 @@ def command(
 
     Your own code is named FILE.py:NAME or package.module:NAME: a network (a class, a function that returns one, or a
     module), a loader (a function of batch, size and device that returns an iterable of images and labels), or a step
-    (any callable without arguments). Arguments follow in brackets: 'mynet.py:build[width=64]', 'resnet34_se[se_ratio=8]'.
+    (any callable without arguments). Arguments follow in brackets, in quotes: 'mynet.py:build[width=64]'.
 
     Nothing is measured where operands are training runs (their folders, their summary.json, or a folder of runs): a
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)

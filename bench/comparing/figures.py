@@ -293,8 +293,8 @@ class Figures:
             apart = self.costs[other]
             if apart["differs"] is not None:
                 notes.append(
-                    f"what {other} returns differs from {self.reference}'s by {apart['differs']:.2g} of its spread (root "
-                    "mean square)"
+                    f"what {other} returns differs from {self.reference}'s by {apart['differs']:.2g} of its spread "
+                    "(root mean square)"
                 )
             elif apart["why"]:
                 notes.append(f"what {other} and {self.reference} return is not comparable: {apart['why']}")
