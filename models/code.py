@@ -103,7 +103,7 @@ def _module(name: Name) -> ModuleType:
         if not places:
             if importlib.util.find_spec(parts[0]) is None:
                 raise ModelError(
-                    f"no module is called {parts[0]}: it is neither in {root()} nor installed; a file is named FILE.py:NAME"
+                    f"no module is called {parts[0]}: it is neither in {root()} nor installed; a file's is FILE.py:NAME"
                 )
             with _reported(name.place, None):
                 return importlib.import_module(name.place)

@@ -91,10 +91,8 @@ class Name:
             path = root / self.place
             if not path.is_file():
                 near = sorted(one.name for one in path.parent.glob("*.py"))[:6] if path.parent.is_dir() else []
-                there = (
-                    f"; {path.parent.relative_to(root) if path.parent != root else 'this folder'} has " if near else ""
-                )
-                raise ModelError(f"{self.place} does not exist{there}{', '.join(near)}")
+                folder = "this folder" if path.parent == root else str(Path(self.place).parent)
+                raise ModelError(f"{self.place} does not exist{f'; {folder} has ' * bool(near)}{', '.join(near)}")
         elif not _MODULE.fullmatch(self.place):
             raise ModelError(f"{self.place!r} is neither a file that ends in .py nor a module, such as package.module")
 

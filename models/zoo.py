@@ -2,7 +2,8 @@
 
 Asking about a network imports nothing heavy; building one imports the module that holds it. To add a network, add a
 row. A name may have arguments behind it, `resnet34_se[se_ratio=8]`, and names like FILE.py:NAME stand for networks of
-the user's; see models.names. The studied networks keep the parameter counts that their authors published (tests/models/test_networks.py).
+the user's; see models.names. The studied networks keep the parameter counts that their authors published
+(tests/models/test_networks.py).
 """
 
 import importlib

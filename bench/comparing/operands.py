@@ -72,9 +72,9 @@ def parse_operands(words: Sequence[str], device: str = "", kinds: Mapping[str, s
     for word in words:
         seen = sum(operand.label.split("#")[0] == word for operand in operands)
         operands.append(_parse(word, word if not seen else f"{word}#{seen + 1}", device, kinds or {}))
-    kinds = {operand.kind for operand in operands}
-    if len(kinds) > 1:
-        raise UsageError(f"cannot compare a {' with a '.join(sorted(kinds))}; name operands of one kind")
+    different = sorted({operand.kind for operand in operands})
+    if len(different) > 1:
+        raise UsageError(f"cannot compare a {' with a '.join(different)}; name operands of one kind")
     return operands
 
 

@@ -30,7 +30,7 @@ from bench.processes import PARENT, SOURCE
 from bench.timing.clock import Slice
 from bench.timing.duel import Asked, Rounds, SlicePlan
 from bench.timing.steady import WARM_UP_CAP
-from bench.timing.workload import Conditions, KernelVariant, Workload
+from bench.timing.workload import Conditions, LoaderOutput, Workload
 from models.configuration import Configuration
 
 
@@ -59,7 +59,7 @@ def before_keep(workload: Workload) -> Workload:
     """
     configuration = workload.configuration
     if workload.keeps_memory:
-        assert not isinstance(configuration, KernelVariant)
+        assert isinstance(configuration, Configuration | LoaderOutput)
         return replace(workload, configuration=replace(configuration, keep=False))
     foreign = isinstance(configuration, Configuration) and configuration.peer is not None
     if (workload.device == "cpu" and not foreign) or workload.task == "loading":

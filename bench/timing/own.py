@@ -119,9 +119,7 @@ class OwnLoader:
                 "(images, labels): yield those two"
             )
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            what = (
-                f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
-            )
+            what = type(batch).__name__ + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
             raise WorkloadError(f"{self.name} gives a {what}; what is measured here are pairs (images, labels)")
         images, labels = batch
         if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
@@ -131,8 +129,8 @@ class OwnLoader:
         if len(images) != self.batch or len(labels) != self.batch:
             if number:
                 raise WorkloadError(
-                    f"batches of {self.name} differ in size: {self.batch} images, then {len(images)}; drop the last one "
-                    "of an epoch (drop_last=True)"
+                    f"batches of {self.name} differ in size: {self.batch} images, then {len(images)}; drop the last "
+                    "one of an epoch (drop_last=True)"
                 )
             raise WorkloadError(
                 f"{self.name} gives batches of {len(images)} images and not {self.batch}; give --batch {len(images)}, "
@@ -196,13 +194,12 @@ class OwnStep:
         """
         if not units:
             return 1
-        for holder in (self.call, code.load(Name.from_text(self.name).base)):
-            if _is_count(found := getattr(holder, units, None)):
+        holders = (self.call, code.load(Name.from_text(self.name).base))
+        for found in (*(getattr(holder, units, None) for holder in holders), self.call()):
+            if isinstance(found, int | float) and not isinstance(found, bool) and found >= 1 and found == int(found):
                 return int(found)
-        if _is_count(found := self.call()):
-            return int(found)
         raise WorkloadError(
-            f"{self.name} neither has an attribute {units} nor returns a whole number above 0: --units {units} needs one"
+            f"--units {units}: {self.name} neither has an attribute {units} nor returns a whole number above 0"
         )
 
     def close(self) -> None:
@@ -212,17 +209,13 @@ class OwnStep:
                 pass
 
 
-def _is_count(found: object) -> bool:
-    return isinstance(found, int | float) and not isinstance(found, bool) and found >= 1 and found == int(found)
-
-
 def step_facts(names: list[str], units: str, seed: int) -> list[dict[str, Any]]:
     """What is known of steps before they are timed, and how far their results lie from those of the first.
 
     Returns:
         for each {"units": of a call, "flops": that torch counts in one, 0 for none, "differs": root mean square
-        distance of its tensors from the first's, as a share of their standard deviation, None where nothing can be said,
-        "why": the reason}.
+        distance of its tensors from the first's, as a share of their standard deviation, None where nothing can be
+        said, "why": the reason}.
     """
     found: list[dict[str, Any]] = []
     first: list[Tensor] = []
