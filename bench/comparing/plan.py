@@ -244,9 +244,7 @@ def groups(
             return (loader_workload(settings, operand.subject, operand.configuration),)
         if isinstance(operand.configuration, StepUnits):
             units = StepUnits(settings.units) if settings.units else operand.configuration
-            return (
-                Workload("step", operand.subject, units, costs[operand.label]["units"], 1, device=settings.device),
-            )
+            return (Workload("step", operand.subject, units, costs[operand.label]["units"], 1, device=settings.device),)
         assert isinstance(operand.configuration, KernelVariant)
         size = settings.size or USUAL_SIZE
         return (

@@ -266,9 +266,7 @@ def loading(workload: Workload, conditions: Conditions) -> Step:
     if Name(workload.subject).is_code:
         theirs = OwnLoader(workload.subject, workload.batch, workload.size, workload.device)
         made = iter(theirs)
-        return Step(
-            workload, lambda: next(made), workload.batch, prefetch=theirs.prefetch, _closers=[theirs.close]
-        )
+        return Step(workload, lambda: next(made), workload.batch, prefetch=theirs.prefetch, _closers=[theirs.close])
     loader = engines.build(workload.subject, *loader_parts(workload, conditions))
     batches = forever(loader)
     notes: tuple[str, ...] = ()
