@@ -16,7 +16,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -28,35 +27,22 @@ from models.dry_run import answer, without_weights
 from models.errors import ModelError, unknown
 from models.imports import beside
 from models.names import Name
+from models.project import elsewhere, find, root
 
 IMPORT_SECONDS = 60
 """How long importing a file may take, in the main thread."""
 OURS = ("bench", "kernels", "loaders", "models", "results")
+TARGET = ".pixbench"
+"""Folder of a repository into which `setup` installs what has to be built."""
 CLASSES = ("classes", "num_classes")
 """What networks call the number of their outputs; they are given it by the first of these names that they know."""
 SIZES = ("image_size", "img_size", "input_size", "in_size", "size")
 """What networks call the height and width of their images."""
 
-_root: ContextVar[Path | None] = ContextVar("root", default=None)
 # Folder -> the name before its modules, "" where they have their own.
 _aliases: dict[Path, str] = {}
 _loaded: dict[tuple[Path, str], object] = {}
 _failed: dict[tuple[Path, str], str] = {}
-
-
-@contextlib.contextmanager
-def rooted(folder: Path | None) -> Iterator[None]:
-    """Within it, files and modules are looked for in this folder instead of the working directory."""
-    token = _root.set(folder)
-    try:
-        yield
-    finally:
-        _root.reset(token)
-
-
-def root() -> Path:
-    """The folder in which files and modules are looked for."""
-    return _root.get() or Path.cwd()
 
 
 def load(base: str) -> object:
@@ -99,7 +85,9 @@ def _module(name: Name) -> ModuleType:
             parts.pop()
     else:
         parts = name.place.split(".")
-        places = [place for place in (root(), root() / "src") if parts[0] in _names_in(place)]
+        homes = dict.fromkeys([root(), find().folder])
+        folders = [folder / part for folder in homes for part in (TARGET, ".", "src")]
+        places = [place for place in folders if parts[0] in _names_in(place)]
         if not places:
             if importlib.util.find_spec(parts[0]) is None:
                 raise ModelError(
@@ -141,8 +129,8 @@ def _claim(folder: Path) -> str:
     """What stands before the names of a folder's modules in this process: "" unless they are called like others."""
     if folder not in _aliases:
         names = _names_in(folder)
-        elsewhere = {*sys.stdlib_module_names, *OURS, *(name for name in sys.modules if "." not in name)}
-        if _root.get() is not None or names & elsewhere:
+        others = {*sys.stdlib_module_names, *OURS, *(name for name in sys.modules if "." not in name)}
+        if elsewhere() or names & others:
             number = sum(bool(alias) for alias in _aliases.values())
             alias = f"pixbench_code{number or ''}"
             beside(alias, folder, names)

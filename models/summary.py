@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import zoo
 from models.dry_run import answer, sizes_taken, without_weights
 from models.errors import ModelError
-from models.names import Name
+from models.project import named
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def on_meta(
     if pixels < 1:
         raise ModelError(f"size is {pixels}; give the height and width of the image in pixels")
     module = module.eval()
-    if isinstance(network, str) and Name.from_text(network).is_code:
+    if isinstance(network, str) and named(network).is_code:
         module = _running(module, network, classes, pixels, arguments or {})
     return module, title, pixels
 

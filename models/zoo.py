@@ -12,12 +12,13 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from models.errors import ModelError, unknown
 from models.names import TIMM, Name
+from models.project import find, root
+from models.project import named as named_anywhere
 
 if TYPE_CHECKING:
     from torch import nn
@@ -233,9 +234,9 @@ def check(name: str) -> None:
         ModelError: there is no such network (similar names are listed) or file, or it needs timm, which is not
             installed.
     """
-    parsed = Name.from_text(name)
+    parsed = _parsed(name)
     if parsed.is_code:
-        parsed.check(Path.cwd())
+        parsed.check(root())
     else:
         _network(parsed.base)
 
@@ -246,7 +247,7 @@ def describe(name: str) -> str:
     Raises:
         ModelError: there is no such network.
     """
-    parsed = Name.from_text(name)
+    parsed = _parsed(name)
     return f"{parsed.attribute} of {parsed.place}" if parsed.is_code else _network(parsed.base).line
 
 
@@ -256,7 +257,7 @@ def default_classes(name: str) -> int:
     Raises:
         ModelError: there is no such network.
     """
-    parsed = Name.from_text(name)
+    parsed = _parsed(name)
     return int(_code().facts(parsed).classes) if parsed.is_code else _network(parsed.base).classes
 
 
@@ -266,7 +267,7 @@ def default_size(name: str) -> int:
     Raises:
         ModelError: there is no such network.
     """
-    parsed = Name.from_text(name)
+    parsed = _parsed(name)
     if parsed.is_code:
         return int(_code().facts(parsed).size)
     network = _network(parsed.base)
@@ -281,7 +282,7 @@ def known_arguments(name: str) -> dict[str, object]:
     Raises:
         ModelError: there is no such network.
     """
-    parsed = Name.from_text(name)
+    parsed = _parsed(name)
     if parsed.is_code:
         return dict(_code().known_arguments(parsed.base)) | dict(parsed.arguments)
     network = _network(parsed.base)
@@ -305,7 +306,7 @@ def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Mod
     Raises:
         ModelError: no such network or argument, or values it cannot be built from.
     """
-    parsed = Name.from_text(name)
+    parsed = _parsed(name)
     arguments = {**parsed.arguments, **arguments}
     if classes is not None and (not isinstance(classes, int) or classes < 1):
         raise ModelError(f"classes is {classes!r}; {name} needs a whole number above 0")
@@ -329,6 +330,12 @@ def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Mod
     return model
 
 
+def _parsed(name: str) -> Name:
+    """A name taken apart; one of a network in the table means that, whatever else is called so."""
+    given = Name.from_text(name)
+    return given if given.base in NETWORKS else named_anywhere(name)
+
+
 def _code() -> ModuleType:
     return importlib.import_module("models.code")
 
@@ -341,7 +348,7 @@ def _network(name: str) -> Network:
         return Network("models.timm:build", f"{own} (timm)", 1000, 224, {"name": own})
     if name not in NETWORKS:
         listing = "`bench list models` names them all; your own: FILE.py:NAME or package.module:NAME"
-        raise unknown("model", name, NETWORKS, listing)
+        raise unknown("model", name, [*NETWORKS, *find().names], listing)
     return NETWORKS[name]
 
 
@@ -370,7 +377,7 @@ def prepare_imports(name: str) -> None:
     Raises:
         ModelError: there is no such network, or the user's file cannot be imported.
     """
-    parsed = Name.from_text(name)
+    parsed = _parsed(name)
     if parsed.is_code:
         _code().load(parsed.base)
     else:

@@ -12,7 +12,7 @@ from bench.sides.process import Worker
 from bench.timing.workload import OWN, KernelVariant, LoaderOutput, StepUnits
 from models import zoo
 from models.configuration import Choice, Device
-from models.names import Name
+from models.project import find, named
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,28 @@ def kinds_of(words: Sequence[str], threads: int) -> dict[str, str]:
     Raises:
         WorkloadError: it cannot be imported; with file and line.
     """
-    names = [name for name in dict.fromkeys(taken_apart(word)[0] for word in words) if Name.from_text(name).is_code]
+    mentioned = [name for name in dict.fromkeys(taken_apart(word)[0] for word in words) if _own(name)]
+    # What the project's settings name is known from there.
+    kinds = {name: kind for name in mentioned if (kind := find().kind(name.partition("[")[0]))}
+    names = [name for name in mentioned if name not in kinds]
     for name in names:
         zoo.check(name)
     if not names:
-        return {}
+        return kinds
     worker = Worker(names[0], worker_environment(threads))
     try:
-        return dict(zip(names, worker.ask("kinds", 600, names=names)["kinds"], strict=True))
+        return kinds | dict(zip(names, worker.ask("kinds", 600, names=names)["kinds"], strict=True))
     finally:
         worker.close()
+
+
+def _own(name: str) -> bool:
+    """Whether a name stands for code of the user's; one that stands in a table here stands for that."""
+    from kernels import catalogue
+    from loaders import engines
+
+    base = name.partition("[")[0]
+    return base not in (*zoo.names(), *engines.names(), *catalogue.names()) and named(name).is_code
 
 
 def taken_apart(word: str) -> tuple[str, str, str]:

@@ -19,7 +19,7 @@ from loaders import engines
 from loaders.datasets import open_dataset
 from loaders.identity import identify
 from models import zoo
-from models.names import Name
+from models.project import named
 
 # Of a model, in the order in which they are measured: the cheapest and most asked for first.
 MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
@@ -92,7 +92,7 @@ def reads_files(operands: Sequence[Operand], tasks: str, loader: str) -> bool:
     if kind == "loader":
         return any(operand.configuration != OWN for operand in operands)
     fed = not tasks or bool({"loading", "end_to_end"} & set(tasks.split(",")))
-    return kind == "model" and fed and not Name(loader).is_code
+    return kind == "model" and fed and not named(loader).is_code
 
 
 def open_device(device: str, force: bool) -> str:
@@ -120,7 +120,7 @@ def settings_from(
         UsageError, DataError: they make no sense together, or there are no images.
     """
     loader, units = options["loader"], options.get("units") or ""
-    if Name(loader).is_code:
+    if named(loader).is_code:
         zoo.check(loader)
     else:
         engines.check(loader)
@@ -130,7 +130,7 @@ def settings_from(
             raise UsageError(f"--units is for steps; {operands[0].label} is a {operands[0].kind}")
     tasks = chosen_tasks(options.get("tasks", ""), operands)
     name, root = "", Path()
-    if reads_files(operands, tasks, loader) if reads is None else reads and not Name(loader).is_code:
+    if reads_files(operands, tasks, loader) if reads is None else reads and not named(loader).is_code:
         name, root = find_data(options["data"], say)
     settings = Settings(
         device=device,
@@ -203,7 +203,7 @@ def needs(operands: Sequence[Operand], settings: Settings, reads_files: bool) ->
     """What every process will need: the operands are few, and often the same network."""
     models = {operand.subject for operand in operands if operand.kind == "model"}
     loaders = {operand.subject for operand in operands if operand.kind == "loader"}
-    if models and (reads_files or Name(settings.loader).is_code):
+    if models and (reads_files or named(settings.loader).is_code):
         loaders.add(settings.loader)
     return Needs(
         tuple(sorted(models | {operand.subject for operand in operands if operand.kind == "step"})),
@@ -236,7 +236,7 @@ def groups(
         configuration = resolved[operand.label].of("training")
         if configuration is None:
             return ()
-        output = OWN if Name(settings.loader).is_code else LoaderOutput.feeding(configuration)
+        output = OWN if named(settings.loader).is_code else LoaderOutput.feeding(configuration)
         return (replace(loader_workload(settings, settings.loader, output), size=costs[operand.label]["size"]),)
 
     def other(operand: Operand) -> tuple[Workload, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.errors import UsageError
 from models import zoo
-from models.names import Name
+from models.project import named
 
 SUMMARY = "summary.json"  # results.runs.FILE, which is not imported for a word that is a model's name
 
@@ -20,7 +20,7 @@ def kind(word: str) -> str:
 
     A model's name means the model even if a folder has the same name: write ./NAME for the folder.
     """
-    if Name(word.partition("[")[0].partition("@")[0]).is_code:
+    if named(word.partition("[")[0].partition("@")[0]).is_code:
         return MEASURED
     path = Path(word)
     if path.suffix.lower() in (".csv", ".txt"):

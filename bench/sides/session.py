@@ -19,7 +19,7 @@ from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
 from models import zoo
 from models.configuration import levers
-from models.names import Name
+from models.project import named
 
 if TYPE_CHECKING:
     from bench.timing.step import Step
@@ -66,7 +66,7 @@ class Session:
         # The first optimiser would import it.
         for module in sorted({*modules, *(["torch._dynamo"] if training else [])}):
             importlib.import_module(module)
-        for name in (*models, *(name for name in loaders if Name(name).is_code)):
+        for name in (*models, *(name for name in loaders if named(name).is_code)):
             zoo.prepare_imports(name)
         gc.freeze()
         return {}
@@ -98,7 +98,7 @@ class Session:
     def missing(self, loader: str, device: str) -> dict[str, Any]:
         from loaders import engines
 
-        if Name(loader).is_code:
+        if named(loader).is_code:
             zoo.prepare_imports(loader)
             return {"reason": None}
         return {"reason": engines.missing(loader, device)}

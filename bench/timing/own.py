@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.errors import WorkloadError
 from models import code
 from models.lively import VISIBLE
-from models.names import Name
+from models.project import named
 
 OFFERED = ("batch", "batch_size", "size", "image_size", "device")
 """What a function that makes a loader may take."""
@@ -32,7 +32,7 @@ def kind(name: str) -> str:
     Raises:
         ModelError: it cannot be imported or called, or is none of these.
     """
-    parsed = Name.from_text(name)
+    parsed = named(name)
     found = code.load(parsed.base)
     if isinstance(found, nn.Module) or (inspect.isclass(found) and issubclass(found, nn.Module)):
         return "model"
@@ -81,7 +81,7 @@ class OwnLoader:
             self.prefetch = self._source.num_workers * (self._source.prefetch_factor or 1)
 
     def _made(self) -> Any:
-        parsed = Name.from_text(self.name)
+        parsed = named(self.name)
         found = code.load(parsed.base)
         if not callable(found):
             return found
@@ -105,7 +105,7 @@ class OwnLoader:
             if not batches:
                 raise WorkloadError(f"{self.name} gave no batch in an epoch")
             if iter(self._source) is self._source:
-                if not callable(code.load(Name.from_text(self.name).base)):
+                if not callable(code.load(named(self.name).base)):
                     raise WorkloadError(
                         f"{self.name} ended after {batches} batches and cannot be begun again; name a function that "
                         "makes it, or an iterable such as a DataLoader"
@@ -170,7 +170,7 @@ class OwnStep:
     _generator: Any = None
 
     def __post_init__(self) -> None:
-        parsed = Name.from_text(self.name)
+        parsed = named(self.name)
         found = code.load(parsed.base)
         if not inspect.isgeneratorfunction(found):
             # Checks the arguments, and is the first call.
@@ -194,7 +194,7 @@ class OwnStep:
         """
         if not units:
             return 1
-        holders = (self.call, code.load(Name.from_text(self.name).base))
+        holders = (self.call, code.load(named(self.name).base))
         for found in (*(getattr(holder, units, None) for holder in holders), self.call()):
             if isinstance(found, int | float) and not isinstance(found, bool) and found >= 1 and found == int(found):
                 return int(found)

@@ -17,8 +17,8 @@ from models import zoo
 from models.captured import capture
 from models.configuration import Configuration, check
 from models.lively import STATISTICS, enliven, varied
-from models.names import Name
 from models.prepare import Prepared, device_facts, prepare
+from models.project import named
 from models.training.graphed import GraphedUpdate
 
 LONG_EPOCH = 50_000  # images
@@ -238,7 +238,7 @@ def training(
     """Optimiser updates, on a constant batch or fed by a loader."""
     step = Step(workload, _closed, workload.batch, prepared.module, optimizer, notes=prepared.notes)
     batches: Batches
-    if workload.task == "end_to_end" and Name(workload.loader).is_code:
+    if workload.task == "end_to_end" and named(workload.loader).is_code:
         theirs = OwnLoader(workload.loader, workload.batch, workload.size, workload.device)
         step.prefetch = theirs.prefetch
         step._closers.append(theirs.close)
@@ -263,7 +263,7 @@ def training(
 
 def loading(workload: Workload, conditions: Conditions) -> Step:
     """Batches out of a loader; the network is missing."""
-    if Name(workload.subject).is_code:
+    if named(workload.subject).is_code:
         theirs = OwnLoader(workload.subject, workload.batch, workload.size, workload.device)
         made = iter(theirs)
         return Step(workload, lambda: next(made), workload.batch, prefetch=theirs.prefetch, _closers=[theirs.close])
