@@ -26,14 +26,12 @@ from torch import nn
 from models.dry_run import answer, without_weights
 from models.errors import ModelError, unknown
 from models.imports import beside
-from models.names import Name
+from models.names import TARGET, Name
 from models.project import elsewhere, find, root
 
 IMPORT_SECONDS = 60
 """How long importing a file may take, in the main thread."""
 OURS = ("bench", "kernels", "loaders", "models", "results")
-TARGET = ".pixbench"
-"""Folder of a repository into which `setup` installs what has to be built."""
 CLASSES = ("classes", "num_classes")
 """What networks call the number of their outputs; they are given it by the first of these names that they know."""
 SIZES = ("image_size", "img_size", "input_size", "in_size", "size")

@@ -333,6 +333,11 @@ class Device:
         return cls("cuda", capability >= (8, 0), _has_compiler(), has_glibc())
 
 
+def facts_of(device: str) -> Device:
+    """What is known of a device without torch; of a GPU the best is assumed."""
+    return Device.from_cpu() if device == "cpu" else Device(device, bf16=True, compiler=True)
+
+
 def _has_compiler() -> bool:
     import os
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from models.errors import ModelError
 
 TIMM = "timm:"
+TARGET = ".pixbench"
+"""Folder of a repository into which its `setup` installs what has to be built."""
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _KEY = re.compile(r"[^\W\d]\w*")
 

@@ -21,7 +21,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ OWN_FILE = "pixbench.toml"
 SHARED_FILE = "pyproject.toml"
 ROOT = "BENCH_WORKER_ROOT"
 """Variable of a measuring process: the folder of the code that it measures."""
+OTHERWISE = "BENCH_WORKER_PROJECT"
+"""Variable of a measuring process: the file whose settings hold where that folder has none of its own."""
 KINDS = {"models": "model", "loaders": "loader", "steps": "step"}
 """Table of names -> what they stand for."""
 WORKLOAD_KEYS = {
@@ -108,6 +110,9 @@ def find(folder: Path | None = None) -> Project:
         # A repository ends here.
         if (place / ".git").exists():
             break
+    other = Path(os.environ.get(OTHERWISE) or start / OWN_FILE)
+    if other.is_file() and (found := _read(other, other.stat().st_mtime_ns)) is not None:
+        return replace(found, folder=start)
     return Project(start)
 
 

@@ -20,11 +20,11 @@ from bench.errors import UsageError
 from bench.inspecting import reference
 from bench.screen import Say
 from bench.sides.process import Worker
-from bench.timing.workload import METRIC, Conditions, Workload
+from bench.timing.workload import Conditions, Workload
 from results.gate import ERROR, VOID, CheckReport, Row, Side
 from results.record import Record, current_id, utc_now
 from results.store import list_records, load, same_machine
-from results.verdict import LOOKS, REGRESSED, Decision, look_unpaired, margin_of
+from results.verdict import LOOKS, REGRESSED, Decision, look_unpaired
 
 
 def find(baseline: Path, say: Say) -> tuple[Path, Record]:
@@ -103,6 +103,7 @@ def check_against(
     allow: Sequence[str] = (),
     fail_on_unsure: bool = False,
     looks: Sequence[int] = LOOKS,
+    margins: Mapping[str, float] | None = None,
     seed: int = 0,
     budget: float = math.inf,
     say: Say = lambda text: None,
@@ -142,8 +143,8 @@ def check_against(
         def make(wanted: Sequence[Workload], seed: int, left: float, test: Workload | None) -> Duel:
             # The second process of the same code gives the self-test its pair.
             return StoredDuel(
-                old, head, head, wanted, conditions, self_test=test, looks=looks, seed=seed, budget=left, say=say,
-                spawn=spawn,
+                old, head, head, wanted, conditions, self_test=test, looks=looks, margins=margins, seed=seed,
+                budget=left, say=say, spawn=spawn,
             )  # fmt: skip
 
         duel, self_test, timed = measured_twice(make, known, seed, budget - (time.monotonic() - begin), say)
@@ -185,8 +186,7 @@ class StoredDuel(Duel):
         values = relative(seconds, self.references)
         if not values:
             return None
-        margin = margin_of(METRIC[workload.task])
-        return look_unpaired(values, self.stored[workload.id], margin, self.looks)
+        return look_unpaired(values, self.stored[workload.id], self.margin(workload), self.looks)
 
     def row(self, workload: Workload) -> Row:
         """The row with the stored run's time as its base, at the speed the machine has now."""

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,13 @@ from bench.checking.trees import Tree, two_commits
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.inspecting import reference
 from bench.screen import Say
+from bench.sides.crew import worker_environment
 from bench.sides.process import Worker
-from bench.timing.workload import METRIC, Conditions, LoaderOutput, Workload
-from models.configuration import Configuration, has_glibc
+from bench.timing.listed import chosen, listed
+from bench.timing.workload import METRIC, OWN, Conditions, LoaderOutput, Workload
+from models.configuration import Configuration, facts_of, has_glibc
+from models.names import split
+from models.project import find
 from results.gate import ERROR, CheckReport, Fact, Row
 from results.record import Metric, Record, utc_now
 from results.stats import ratio_of, summarise
@@ -90,6 +94,7 @@ def check(
     allow: Sequence[str] = (),
     fail_on_unsure: bool = False,
     looks: Sequence[int] = LOOKS,
+    margins: Mapping[str, float] | None = None,
     seed: int = 0,
     budget: float = math.inf,
     say: Say = lambda text: None,
@@ -98,6 +103,7 @@ def check(
     """The whole check.
 
     Args:
+        margins: workload id -> the smallest relative change that matters, in place of the usual one.
         budget: seconds after which no further look is begun; what looks slower or faster is still measured a
             second time.
 
@@ -145,6 +151,7 @@ def check(
                 conditions,
                 self_test=test,
                 looks=looks,
+                margins=margins,
                 seed=seed,
                 budget=budget,
                 say=say,
@@ -234,29 +241,76 @@ def refuse_unknown(allow: tuple[str, ...]) -> None:
             raise UsageError(f"--allow {name}: there is no such fact or verdict; there are {', '.join(known)}")
 
 
-def subjects(
-    words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, say: Say
-) -> tuple[list[Workload], Conditions]:
-    """The workloads, and the conditions that they are built under."""
+@dataclass(frozen=True)
+class Subjects:
+    """What a check measures.
+
+    Attributes:
+        workloads: in the order of the report.
+        conditions: under which they are built.
+        margins: workload id -> the smallest relative change that matters, where the settings say so.
+    """
+
+    workloads: Sequence[Workload]
+    conditions: Conditions
+    margins: Mapping[str, float]
+
+
+def subjects(words: tuple[str, ...], device: str, threads: int, data: Path | None, seed: int, say: Say) -> Subjects:
+    """What a check measures: of the workloads that the repository's settings list, else of those here, what words name.
+
+    Raises:
+        UsageError, WorkloadError: a word names none, or what reads images cannot be measured on those that are here.
+    """
     from bench.timing.images import find_data
 
+    project = find()
+    wanted = ids(words)
     root, name = "", ""
-    wanted = [Workload.from_id(text) for text in ids(words)]
-    if not wanted or any(workload.reads_files for workload in wanted):
+    whole = [Workload.from_id(text) for text in wanted if _is_id(text)] if len(wanted) else []
+    reading = [table for table in project.workloads if table.get("task") in ("loading", "end_to_end")]
+    if (
+        any(workload.reads_files and workload.configuration != OWN for workload in whole)
+        or (len(whole) < len(wanted) or not wanted)
+        and (reading or not project.workloads)
+    ):
         name, folder = find_data(data, say)
         root = str(folder.absolute())
-    for workload in wanted:
+    margins: dict[str, float] = {}
+    if project.workloads and (len(whole) < len(wanted) or not wanted):
+
+        def describe(names: Sequence[str]) -> Sequence[Mapping[str, int]]:
+            say("asking for sizes and classes")
+            worker = Worker(names[0], worker_environment(threads))
+            try:
+                found: list[Mapping[str, int]] = worker.ask("described", 600, names=list(names))["networks"]
+            finally:
+                worker.close()
+            return found
+
+        known = listed(project, facts_of(device), name, describe)
+        margins = {workload.id: margin for workload, margin in known.items()}
+    else:
+        known = dict.fromkeys(default_workloads(device, name), 0.0)
+    found = chosen(wanted, list(known)) if wanted else list(known)
+    for workload in found:
         if workload.reads_files and workload.data != name:
             raise UsageError(f"{workload.id} reads {workload.data}; the images here are {name} (choose by --data)")
         if workload.device != device:
             raise UsageError(f"{workload.id} is of {workload.device}, and this check runs on {device}")
-    if len(set(wanted)) != len(wanted):
-        raise UsageError("a workload was named twice")
-    return wanted or default_workloads(device, name), Conditions(data_root=root, threads=threads, seed=seed)
+    return Subjects(found, Conditions(data_root=root, threads=threads, seed=seed), margins)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        Workload.from_id(text)
+    except WorkloadError:
+        return False
+    return True
 
 
 def ids(words: tuple[str, ...]) -> list[str]:
-    """Ids out of comma lists and files; empty lines and lines that begin with # are skipped."""
+    """Names out of comma lists and files; empty lines and lines that begin with # are skipped."""
     found: list[str] = []
     for word in words:
         path = Path(word)
@@ -265,10 +319,10 @@ def ids(words: tuple[str, ...]) -> list[str]:
                 lines = path.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"cannot read {word}: {error}") from error
-            chosen = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-            if not chosen:
-                raise UsageError(f"{word} names no workload; it holds one id a line")
-            found += chosen
+            named = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+            if not named:
+                raise UsageError(f"{word} names no workload; it holds one a line")
+            found += named
         else:
-            found += [part.strip() for part in word.split(",") if part.strip()]
+            found += [part.strip() for part in split(word)]
     return found

@@ -116,7 +116,8 @@ def exact(
 # How every version words a name that it does not know. Other reasons, such as a package that is not installed, are not
 # absence: a side that can run nothing must not pass because all of it is new.
 UNKNOWN = re.compile(
-    r"unknown (model|loader|kernel|lever)\b|no \w+( \w+)? is called |kernel \S+ cannot run here: no kernel is "
+    r"unknown (model|loader|kernel|lever|name)\b|no \w+( \w+)? is called |kernel \S+ cannot run here: no kernel is |"
+    r"\S+\.py does not exist|no module is called "
 )
 
 

@@ -79,6 +79,7 @@ class Duel:
         conditions: threads and data.
         self_test: a workload that base also does against itself, and slowed by 5 %; None without one.
         looks, alphas: after how many blocks is judged, and with which one-sided error.
+        margins: workload id -> the smallest relative change that matters, in place of the usual one of its metric.
         seed: of the order of turns.
         budget: seconds; after the first look no block is begun for a look that would end later, and what is still in
             doubt stays UNSURE.
@@ -99,6 +100,7 @@ class Duel:
         self_test: Workload | None = None,
         looks: Sequence[int] = LOOKS,
         alphas: Sequence[float] = ALPHAS,
+        margins: Mapping[str, float] | None = None,
         seed: int = 0,
         budget: float = math.inf,
         say: Say = lambda text: None,
@@ -110,6 +112,7 @@ class Duel:
         self.self_test = self_test
         self.looks = tuple(looks)
         self.alphas = tuple(alphas)
+        self.margins = dict(margins or {})
         self.rng = random.Random(seed)
         self.budget = budget
         self.say = say
@@ -208,7 +211,11 @@ class Duel:
     def decide(self, workload: Workload) -> Decision | None:
         """What a workload's blocks say; None without any."""
         values = self.series[workload.id].values("head", "base")
-        return look(values, margin_of(METRIC[workload.task]), self.looks, self.alphas) if values else None
+        return look(values, self.margin(workload), self.looks, self.alphas) if values else None
+
+    def margin(self, workload: Workload) -> float:
+        """The smallest relative change that matters."""
+        return self.margins.get(workload.id, margin_of(METRIC[workload.task]))
 
     def hired(self) -> Crew:
         """No process yet: one for all sides, or one for each."""
@@ -220,15 +227,16 @@ class Duel:
                 fork,
                 lambda name: kind.get(name, name),
             )
-        return Crew(lambda name: open_host(threads, self.spawn), fork, furnish=self.adopt)
+        settings = self.tree("head").settings
+        return Crew(lambda name: open_host(threads, self.spawn, settings), fork, furnish=self.adopt)
 
     def adopt(self, host: Worker) -> None:
         """Have a process import the trees; what they need of it they import before it is forked."""
         for side in SIDES:
-            seat = host.seat(side)
-            host.ask("adopt", 120, side=side, root=str(self.tree(side).root))
-            seat.source = self.tree(side).root
-            seat.greet(asdict(self.crew.needs))
+            seat, tree = host.seat(side), self.tree(side)
+            host.ask("adopt" if tree.ours else "settle", 120, side=side, root=str(tree.root))
+            seat.source = tree.source
+            seat.greet(asdict(Needs.of(self.workloads)))
             seat.greeted()
 
     def start(self, names: Sequence[str], workload: Workload) -> None:
@@ -238,8 +246,11 @@ class Duel:
         if not self.apart and shares_kernels(workload):
             self.keep_apart("kernels of two trees cannot be registered beside each other")
         if not self.apart:
+            # What a side is built from comes out of its own folder, which the process learns of afterwards.
+            needs = Needs.of(self.workloads)
+            needs = needs if self.tree("head").ours else replace(needs, models=(), loaders=())
             try:
-                self.crew.start(names, Needs.of(self.workloads), dict.fromkeys(names, HOST))
+                self.crew.start(names, needs, dict.fromkeys(names, HOST))
                 return
             except BenchError as error:
                 self.keep_apart(error.summary)

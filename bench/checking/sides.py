@@ -16,6 +16,7 @@ from bench.screen import Say
 from bench.sides.crew import worker_environment
 from bench.sides.process import Worker
 from loaders.cache import cache_folder
+from models.project import OTHERWISE
 
 CACHE_BYTES = 4 << 30
 OUTPUTS = "outputs-"  # begins the names of folders with what the sides have computed
@@ -25,23 +26,32 @@ Spawn = Callable[[str, Mapping[str, str], Path, str], Worker]
 
 
 def open_side(tree: Tree, name: str, threads: int, spawn: Spawn = Worker) -> Worker:
-    """A process that runs a tree's code, with compile caches that no other side reads."""
+    """A process that runs a tree's code, with compile caches that no other side reads.
+
+    A repository's own code is run by the packages that run now.
+    """
     cache = side_cache("head" if name == "head" else "base")
     environment = {
         **worker_environment(threads),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "TRITON_CACHE_DIR": str(cache / "triton"),
+        **tree.environment,
     }
-    return spawn(name, environment, tree.root, tree.python)
+    return spawn(name, environment, tree.source, tree.python)
 
 
-def open_host(threads: int, spawn: Spawn = Worker) -> Worker:
-    """A process that runs this code, for both sides to live in; compilers look up what they know by content."""
+def open_host(threads: int, spawn: Spawn = Worker, settings: str = "") -> Worker:
+    """A process that runs this code, for both sides to live in; compilers look up what they know by content.
+
+    Args:
+        settings: file whose settings hold where a side's own code has none.
+    """
     cache = side_cache("head")
     environment = {
         **worker_environment(threads),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "TRITON_CACHE_DIR": str(cache / "triton"),
+        OTHERWISE: settings,
     }
     return spawn("both", environment, SOURCE, sys.executable)
 

@@ -1,5 +1,8 @@
 """Two states of a repository as two folders, from which measuring processes take their code.
 
+Of this project's repository, and its forks, each side is run by its own packages; of any other, the packages that run
+now measure each side's code.
+
 Snapshots, not `git worktree`: nothing is registered in the repository, so a killed check leaves nothing in it, and
 editing files while a check runs changes nothing that it measures.
 """
@@ -7,21 +10,45 @@ editing files while a check runs changes nothing that it measures.
 import contextlib
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.errors import UsageError
+from bench.processes import SOURCE
+from models.names import TARGET
+from models.project import OTHERWISE, ROOT, find
 from results.gate import Side
 
 # What a side must have, by its name of today or of before, so that it answers to the same commands.
 NEEDED = (("bench/worker.py",), ("bench/inspecting/exact.py", "bench/exact.py"))
 
 PACKAGES = ("bench", "kernels", "loaders", "models", "results")
+# Of another repository: untracked files that may belong to its code, and how large they may be.
+CODE = (
+    ".py",
+    ".pyi",
+    ".pyx",
+    ".c",
+    ".cc",
+    ".cpp",
+    ".h",
+    ".hpp",
+    ".cu",
+    ".cuh",
+    ".toml",
+    ".cfg",
+    ".json",
+    ".yaml",
+    ".yml",
+)
+CODE_BYTES = 1 << 20
+SETUP_SECONDS = 1800  # that making a side's code ready may take
 
 
 @dataclass(frozen=True)
@@ -30,15 +57,29 @@ class Tree:
 
     Attributes:
         side: which it is, as the report names it.
-        root: folder that holds the five packages.
+        root: folder that holds the five packages, or another repository's code.
         digest: of every file's content, hexadecimal: equal code has equal digests.
         python: interpreter that runs it.
+        ours: it holds the five packages.
+        settings: of another repository: the file whose settings hold where the tree has none of its own.
     """
 
     side: Side
     root: Path
     digest: str
     python: str
+    ours: bool = True
+    settings: str = ""
+
+    @property
+    def source(self) -> Path:
+        """Folder of the packages that run it."""
+        return self.root if self.ours else SOURCE
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a process that runs it alone."""
+        return {} if self.ours else {ROOT: str(self.root), OTHERWISE: self.settings}
 
 
 @contextlib.contextmanager
@@ -56,7 +97,8 @@ def trees(repository: Path, base: str, base_environment: Path | None = None) -> 
     top = top_of(repository)
     with _scratch() as folder:
         old = committed(top, "base", base, folder, interpreter(base_environment))
-        yield old, working(top, folder)
+        new = working(top, folder)
+        yield (old, new) if _ours(top) else _of_another(repository, top, old, new)
 
 
 @contextlib.contextmanager
@@ -64,20 +106,51 @@ def two_commits(repository: Path, base: str, head: str) -> Iterator[tuple[Tree, 
     """Two commits, for looking back through a history; raises what `trees` raises."""
     top = top_of(repository)
     with _scratch() as folder:
-        yield (
-            committed(top, "base", base, folder, sys.executable),
-            committed(top, "head", head, folder, sys.executable),
-        )
+        old = committed(top, "base", base, folder, sys.executable)
+        new = committed(top, "head", head, folder, sys.executable)
+        yield (old, new) if _ours(top) else _of_another(repository, top, old, new)
+
+
+def _ours(top: Path) -> bool:
+    """Whether a repository is this project's, or a fork."""
+    return all(any((top / name).is_file() for name in names) for names in NEEDED)
+
+
+def _of_another(repository: Path, top: Path, base: Tree, head: Tree) -> tuple[Tree, Tree]:
+    """Both sides of another repository: where its code begins, which settings hold, and its code made ready."""
+    project = find(repository)
+    begins = (project.folder if project.file else repository.absolute()).resolve().relative_to(top.resolve())
+    settings = str(head.root / begins / project.file.name) if project.file else ""
+    return _made_ready(base, begins, settings), _made_ready(head, begins, settings)
+
+
+def _made_ready(tree: Tree, begins: Path, settings: str) -> Tree:
+    root = tree.root / begins
+    if not root.is_dir():
+        raise UsageError(f"{tree.side.ref or 'the working tree'} has no folder {begins}, where the settings are")
+    command = find(root).setup or (find(Path(settings).parent).setup if settings else "")
+    if command:
+        words = command.replace("{target}", shlex.quote(str(root / TARGET)))
+        try:
+            done = subprocess.run(words, shell=True, cwd=root, capture_output=True, timeout=SETUP_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise UsageError(
+                f"setup of the {tree.side.name} took more than {SETUP_SECONDS // 60} minutes: {command}"
+            ) from None
+        if done.returncode:
+            said = (done.stderr + done.stdout).decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise UsageError(f"setup of the {tree.side.name} failed ({command}): {said[-1]}")
+    return replace(tree, root=root, ours=False, settings=settings)
 
 
 def running() -> Tree:
-    """The code that runs now, where it lies."""
-    from bench.machine.software import commit
-    from bench.processes import SOURCE
+    """The code that runs now, where it lies: this project's, or that of the repository whose settings hold here."""
+    from bench.machine.software import measured_commit
 
-    found = commit(SOURCE / "bench") or {}
+    project, found = find(), measured_commit() or {}
     side = Side("head", "", found.get("sha"), bool(found.get("dirty")))
-    return Tree(side, SOURCE, _digest(SOURCE), sys.executable)
+    place = project.folder if project.file else SOURCE
+    return Tree(side, place, _digest(place), sys.executable, ours=not project.file)
 
 
 def top_of(repository: Path) -> Path:
@@ -114,7 +187,8 @@ def committed(top: Path, name: str, ref: str, folder: Path, python: str) -> Tree
     commit = commit_of(top, ref)
     root = folder / name
     _check_out(top, commit, root)
-    _refuse_old(root, f"{ref} ({commit[:10]})")
+    if _ours(top):
+        _refuse_old(root, f"{ref} ({commit[:10]})")
     return Tree(Side(name, ref, commit), root, _digest(root), python)
 
 
@@ -125,7 +199,10 @@ def working(top: Path, folder: Path) -> Tree:
     _check_out(top, commit, root)
     changed = _names(top, "diff", "--name-only", "-z", "--no-renames", "HEAD")
     # Of untracked files only those that may be code: data sets and results may lie in the folder too.
-    added = _names(top, "ls-files", "--others", "--exclude-standard", "-z", "--", *PACKAGES)
+    within = PACKAGES if _ours(top) else ()
+    added = _names(top, "ls-files", "--others", "--exclude-standard", "-z", "--", *within)
+    if not within:
+        added = [name for name in added if name.endswith(CODE) and (top / name).stat().st_size <= CODE_BYTES]
     with _full_disk():
         for name in [*changed, *added]:
             here, there = top / name, root / name
@@ -135,7 +212,8 @@ def working(top: Path, folder: Path) -> Tree:
                 shutil.copy2(here, there, follow_symlinks=False)
             elif not here.exists():
                 there.unlink(missing_ok=True)
-    _refuse_old(root, "the working tree")
+    if _ours(top):
+        _refuse_old(root, "the working tree")
     # A new file that is not code (a log, a picture) does not make the tree dirty.
     dirty = bool(changed) or any(name.endswith(".py") for name in added)
     return Tree(Side("head", "", commit, dirty), root, _digest(root), sys.executable)
@@ -194,7 +272,8 @@ def _refuse_old(root: Path, what: str) -> None:
 
 def _digest(root: Path) -> str:
     seen = hashlib.sha256()
-    for path in sorted(path for name in PACKAGES for path in (root / name).rglob("*.py")):
+    places = [root / name for name in PACKAGES] if _ours(root) else [root]
+    for path in sorted(path for place in places for path in place.rglob("*") if path.suffix in CODE and path.is_file()):
         seen.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return seen.hexdigest()[:16]
 

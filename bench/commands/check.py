@@ -35,9 +35,9 @@ FORMATS = ("text", "markdown", "json", "junit")
 @click.option(
     "--workloads",
     multiple=True,
-    metavar="ID,...|FILE",
-    help="What is timed: ids, or a file of one a line; default: inference, training step and loading around "
-    "resnet18 and efficientnet_b0.",
+    metavar="NAME,...|FILE",
+    help="What is timed: ids, parts of them (training, lenet), patterns ('*/b8/*'), or a file of one a line; default: "
+    "what pixbench.toml lists, else inference, training step and loading around resnet18 and efficientnet_b0.",
 )
 @click.option("--exact", is_flag=True, help="Only what has no noise: counted facts and what is computed. Seconds.")
 @click.option(
@@ -133,7 +133,8 @@ def command(
         path, record = find(baseline, screen.say)
         # Without workloads of one's own, everything that the baseline timed.
         workloads = workloads or tuple(stored_values(path, record))
-    chosen, conditions = subjects(workloads, place, threads or usable_cores(), data, seed, screen.say)
+    subject = subjects(workloads, place, threads or usable_cores(), data, seed, screen.say)
+    chosen, conditions, how["margins"] = subject.workloads, subject.conditions, subject.margins
     with only_one(place, wait, screen.say):
         if baseline is not None:
             report, extra = check_against(path, record, chosen, conditions, **how)

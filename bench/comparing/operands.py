@@ -11,7 +11,7 @@ from bench.sides.crew import worker_environment
 from bench.sides.process import Worker
 from bench.timing.workload import OWN, KernelVariant, LoaderOutput, StepUnits
 from models import zoo
-from models.configuration import Choice, Device
+from models.configuration import Choice, facts_of
 from models.project import find, named
 
 
@@ -49,11 +49,6 @@ class Operand:
             return True
         found = self.choice.on(facts_of(device), training=False)
         return found.compiles or found.peer is not None
-
-
-def facts_of(device: str) -> Device:
-    """What is known of a device without torch; of a GPU the best is assumed."""
-    return Device.from_cpu() if device == "cpu" else Device(device, bf16=True, compiler=True)
 
 
 def parse_operands(words: Sequence[str], device: str = "", kinds: Mapping[str, str] | None = None) -> list[Operand]:

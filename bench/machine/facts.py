@@ -12,7 +12,7 @@ no torch. Whatever cannot be read is None, never a guess.
     versions      Python, torch, torchvision, CUDA, cuDNN, DALI, Triton, ...
     settings      threads, determinism, TF32, environment variables that change speed
     compiler      the C++ compiler's version, or None
-    commit        {"sha", "dirty"} of this checkout, or None when installed from a wheel
+    commit        {"sha", "dirty"} of the repository that is measured, else of this checkout; None outside of both
     host          operating system and kernel
 """
 
@@ -23,8 +23,7 @@ from typing import Any
 
 from bench.machine.cpu import Roots, cpu_facts, load_facts, memory_facts
 from bench.machine.gpu import gpu_facts, open_nvml
-from bench.machine.software import COMPARED_VERSIONS, commit, compiler, settings, versions
-from bench.processes import SOURCE
+from bench.machine.software import COMPARED_VERSIONS, compiler, measured_commit, settings, versions
 
 
 def describe(
@@ -78,7 +77,7 @@ def describe(
         "versions": installed,
         "settings": torch_settings,
         "compiler": compiler_version,
-        "commit": commit(SOURCE / "bench"),
+        "commit": measured_commit(),
         "host": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
     }
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import allocator
+from bench.processes import SOURCE
+from models.project import find
 
 # Variables that change what is measured and would otherwise leave no trace in a result.
 VARIABLES = (
@@ -142,14 +144,20 @@ def commit(package: Path) -> dict[str, Any] | None:
     A wheel unpacked somewhere below another project's repository must not be recorded under that project's commit.
     """
     top = _output(["git", "-C", str(package), "rev-parse", "--show-toplevel"]).strip()
-    if not top or Path(top).resolve() != package.parent:
-        return None
-    sha = _output(["git", "-C", str(package), "rev-parse", "HEAD"]).strip()
+    return _state(package) if top and Path(top).resolve() == package.parent else None
+
+
+def measured_commit() -> dict[str, Any] | None:
+    """{"sha", "dirty"} of what is measured: of the repository whose settings hold here, else of this checkout."""
+    project = find()
+    return _state(project.folder) if project.file is not None else commit(SOURCE / "bench")
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    sha = _output(["git", "-C", str(folder), "rev-parse", "HEAD"]).strip()
     if len(sha) < 40:
         return None
-    status = _output(
-        ["git", "--no-optional-locks", "-C", str(package), "status", "--porcelain", "--untracked-files=no"]
-    )
+    status = _output(["git", "--no-optional-locks", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
     return {"sha": sha, "dirty": bool(status.strip())}
 
 

@@ -70,9 +70,9 @@ def record(
 
     check_output(str(out))
     say = Screen().say
-    chosen, conditions = subjects(workloads, choose_device(device), threads or usable_cores(), data, seed, say)
+    subject = subjects(workloads, choose_device(device), threads or usable_cores(), data, seed, say)
     with snapshot() as tree:
-        done = measure(out, tree, blocks, seconds, load, chosen, conditions, say, sampled_rounds)
+        done = measure(out, tree, blocks, seconds, load, subject.workloads, subject.conditions, say, sampled_rounds)
     say(f"{out} holds {done} blocks, {out.stat().st_size / 1e6:.2f} MB")
 
 

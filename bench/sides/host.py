@@ -24,6 +24,7 @@ from bench.timing.clock import CLOCKS, Slice, time_slice
 from bench.timing.duel import Asked, Rounds, SlicePlan, Turn, switching_drop, take_turns
 from bench.timing.steady import settle, slowed
 from bench.timing.workload import Workload
+from models.project import rooted
 
 # The roots of errors that a user can mend, by name: another tree's classes are not this one's.
 MENDED = {"BenchError", "DataError", "ModelError", "RecordError"}
@@ -95,6 +96,7 @@ class Host:
 
     Attributes:
         sessions: side -> what it holds; "" where the process has one side only.
+        roots: side -> the folder of the user's code that it measures, where that is not the process's own.
         prepared: (side, workload id) -> what building it answered, of steps that were built before a fork.
         renewed: the constants of compiled code were moved in this process.
         examples: steps for which code was compiled that others use too.
@@ -103,6 +105,7 @@ class Host:
 
     def __init__(self) -> None:
         self.sessions: dict[str, Any] = {}
+        self.roots: dict[str, Path] = {}
         self.prepared: dict[tuple[str, str], dict[str, Any]] = {}
         self.examples: list[Any] = []
         self.renewed = False
@@ -112,17 +115,24 @@ class Host:
         """What a question is answered with: a method of this class, or of the session of the side that is asked."""
         if command in ("fork", "reap", "switching", "turns"):
             arguments.pop("side", None)
-        if command in ("adopt", "build", "fork", "prepare", "reap", "release", "switching", "turns"):
+        if command in ("adopt", "build", "fork", "prepare", "reap", "release", "settle", "switching", "turns"):
             answer: dict[str, Any] = getattr(self, command)(**arguments)
-        else:
-            answer = getattr(self.session(arguments.pop("side", "")), command)(**arguments)
-        return answer
+            return answer
+        side = arguments.pop("side", "")
+        with rooted(self.roots.get(side)):
+            found: dict[str, Any] = getattr(self.session(side), command)(**arguments)
+        return found
 
     def session(self, side: str) -> Any:
         """A side's session: of this code, unless it adopted another tree's."""
         if side not in self.sessions:
             self.sessions[side] = Session()
         return self.sessions[side]
+
+    def settle(self, side: str, root: str) -> dict[str, Any]:
+        """Have a side look for code of the user's in this folder."""
+        self.roots[side] = Path(root)
+        return {}
 
     def adopt(self, side: str, root: str) -> dict[str, Any]:
         """Have a side run the code of the tree in this folder."""
@@ -143,7 +153,8 @@ class Host:
                 renew_constants()
                 self.renewed = True
             return self.prepared[side, ids[0]]
-        answer: dict[str, Any] = self.session(side).build(workloads=workloads, conditions=conditions)
+        with rooted(self.roots.get(side)):
+            answer: dict[str, Any] = self.session(side).build(workloads=workloads, conditions=conditions)
         return answer
 
     def prepare(
@@ -168,7 +179,8 @@ class Host:
 
         def work() -> None:
             try:
-                found.append(session.build(workloads=workloads, conditions=conditions))
+                with rooted(self.roots.get(side)):
+                    found.append(session.build(workloads=workloads, conditions=conditions))
             except Exception as error:
                 found.append(error)
 

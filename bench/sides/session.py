@@ -83,6 +83,10 @@ class Session:
 
         return asdict(device_facts(open_device(device)))
 
+    def described(self, names: Sequence[str]) -> dict[str, Any]:
+        """Size of the images and number of classes of networks by default."""
+        return {"networks": [{"size": zoo.default_size(n), "classes": zoo.default_classes(n)} for n in names]}
+
     def kinds(self, names: Sequence[str]) -> dict[str, Any]:
         """What names of the user's own code are; see bench.timing.own."""
         from bench.timing.own import kind
