@@ -10,7 +10,7 @@ import os
 import select
 import shlex
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "bench.commands.doctor:command",
         "Say what this machine is and what would spoil a measurement here.",
     ),
+    "init": ("bench.commands.init:command", "Write settings and a CI workflow for a repository of your own."),
     "list": ("bench.commands.list:command", "List models, loaders, kernels, recipes and workloads."),
     "evaluate": ("bench.commands.evaluate:command", "Test a checkpoint: top-1, top-5, report per class, confusion."),
     "export": ("bench.commands.export:command", "Write a network as ONNX, OpenVINO or torch.export, and check it."),
@@ -72,11 +73,32 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "BENCH",
 
 @click.command(cls=LazyGroup, context_settings=CONTEXT)
 @click.version_option(package_name="pixbench", prog_name="bench")
-def app() -> None:
+@click.pass_context
+def app(context: click.Context) -> None:
     """A speed lab for image classifiers: every number says how sure it is.
 
-    Start with `bench doctor`, then `bench compare resnet34 efficientnet_b0`.
+    Start with `bench doctor`, then `bench compare resnet34 efficientnet_b0`. Your own network is FILE.py:NAME.
     """
+    if context.invoked_subcommand is not None:
+        context.default_map = {context.invoked_subcommand: _defaults(context, context.invoked_subcommand)}
+
+
+def _defaults(context: click.Context, name: str) -> dict[str, Any]:
+    """What a repository's settings say of a command's options; see models.project."""
+    from models.project import find
+
+    project = find()
+    if project.file is None or not (project.data or project.options):
+        return {}
+    command = app.get_command(context, name)
+    known = {option.name for option in command.params if isinstance(option, click.Option)} if command else set()
+    found = {str(key).replace("-", "_"): value for key, value in project.options.get(name, {}).items()}
+    for wrong in [*(other for other in project.options if other not in COMMANDS), *(found.keys() - known)]:
+        what = f"there is no command {wrong}" if wrong in project.options else f"bench {name} has no --{wrong}"
+        raise click.UsageError(f"{project.file.name}, options: {what.replace('_', '-')}")
+    if project.data and "data" in known:
+        found.setdefault("data", str(project.folder / project.data))
+    return found
 
 
 def _reported_by_another(text: str) -> bool:

@@ -23,13 +23,20 @@ def _entries(lines: Iterable[tuple[str, str]]) -> Entries:
 def _models() -> Entries:
     from models import zoo
 
-    return _entries((name, zoo.describe(name)) for name in zoo.names())
+    return _own("model") + _entries((name, zoo.describe(name)) for name in zoo.names())
+
+
+def _own(kind: str) -> Entries:
+    """What this repository's settings name."""
+    from models.project import find
+
+    return _entries((name, meant) for name, (of, meant) in find().names.items() if of == kind)
 
 
 def _loaders() -> Entries:
     from loaders import engines
 
-    return _entries((name, engines.describe(name)) for name in engines.names())
+    return _own("loader") + _entries((name, engines.describe(name)) for name in engines.names())
 
 
 def _kernels() -> Entries:
