@@ -155,6 +155,8 @@ def _reported(what: str, folder: Path | None) -> Iterator[None]:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg}"
     if isinstance(error, SystemExit):
         return f"it called exit({'' if error.code is None else error.code!r})"
     if isinstance(error, TimeoutError) and error.args and error.args[0] is _limited:
@@ -222,7 +224,7 @@ def call(base: str, offered: Mapping[str, object], arguments: Mapping[str, objec
     """
     found = load(base)
     if not callable(found):
-        raise ModelError(f"{base} is a {type(found).__name__}, not a class or a function")
+        raise ModelError(f"{base} is of type {type(found).__name__}, not a class or a function")
     taken = parameters(base)
     known = known_arguments(base)
     open_ended = any(one.kind is one.VAR_KEYWORD for one in taken.values())
@@ -269,7 +271,7 @@ def build(base: str, classes: int | None, arguments: Mapping[str, object]) -> nn
                 offered.pop(CLASSES[1])
             built = call(base, offered, arguments)
     if not isinstance(built, nn.Module):
-        raise ModelError(f"{base} gives a {type(built).__name__}, not a network (torch.nn.Module)")
+        raise ModelError(f"{base} gives something of type {type(built).__name__}, not a network (torch.nn.Module)")
     inner = getattr(built, "_orig_mod", None)
     if isinstance(inner, nn.Module):
         raise ModelError(
@@ -320,7 +322,7 @@ def _found_out(name: Name) -> Facts:
     with torch.device("meta"):
         network = build(name.base, classes or None, name.arguments).eval()
     size = size or _size_of(network)
-    return Facts(classes or outputs(network, name.base, size), size)
+    return Facts(classes or _outputs(network, name, size), size)
 
 
 def _size_of(network: nn.Module) -> int:
@@ -342,10 +344,10 @@ def _pixels(value: object) -> int:
     return value if type(value) is int and value > 3 else 0
 
 
-def outputs(network: nn.Module, base: str, size: int) -> int:
+def _outputs(network: nn.Module, name: Name, size: int) -> int:
     """How many logits a network gives for an image; 1000 where it takes none of this size, which is said elsewhere."""
-    try:
-        with torch.no_grad():
-            return int(answer(network, base, size).shape[1])
-    except ModelError:
-        return 1000
+    for real in (False, True):
+        with contextlib.suppress(ModelError), torch.no_grad():
+            found = build(name.base, None, name.arguments).eval() if real else network
+            return int(answer(found, name.base, size).shape[1])
+    return 1000

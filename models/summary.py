@@ -123,7 +123,7 @@ def _running(
                 raise
             others = sizes_taken(module, name)
             advice = f"of the usual sizes it takes {', '.join(map(str, others))}: --size {others[0]}" if others else ""
-            raise ModelError(f"{error}; {advice or 'nor of any usual size'}") from None
+            raise ModelError(f"{error}; {advice or 'and none of the usual sizes either'}") from None
     return module
 
 

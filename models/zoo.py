@@ -346,6 +346,8 @@ def _network(name: str) -> Network:
         if importlib.util.find_spec("timm") is None:
             raise ModelError(f"{name} needs the package timm, which is not installed: pip install timm")
         return Network("models.timm:build", f"{own} (timm)", 1000, 224, {"name": own})
+    if name.endswith(".py"):
+        raise ModelError(f"{name} is a file; say what of it is meant: {name}:NAME")
     if name not in NETWORKS:
         listing = "`bench list models` names them all; your own: FILE.py:NAME or package.module:NAME"
         raise unknown("model", name, [*NETWORKS, *find().names], listing)

@@ -16,7 +16,7 @@ from typing import Any
 from bench.comparing.figures import Energy, Figures, Parity, Sample, best_ceilings, label_of, load_of, side
 from bench.comparing.operands import Operand
 from bench.comparing.plan import MODEL_TASKS, Group, Settings, groups, needs
-from bench.errors import BenchError, WorkloadError
+from bench.errors import BenchError, WorkerError, WorkloadError
 from bench.machine.cpu import Busy
 from bench.machine.telemetry import Telemetry, sensor_for
 from bench.machine.tuned import Resolved, resolve, untuned
@@ -89,6 +89,7 @@ class Comparison:
         self.machine: dict[str, Any] = {}
         self.references: list[float] = []
         self.resolved: dict[str, Resolved] = {}
+        self.unusable: dict[str, str] = {}  # operand -> why nothing of it can be measured
         self.rng = random.Random(settings.seed)
         # The share of GROUP_SECONDS that the budget leaves.
         self.share = 1.0
@@ -231,13 +232,29 @@ class Comparison:
                 for task in untuned(operand.subject, self.machine, measured):
                     self.warn(f"{operand.subject} was not tuned for {task} on this machine: measured as fast")
         classes, size = self.settings.classes or None, self.settings.size or None
-        counted: dict[str, dict[str, Any]] = {}
+        counted: dict[str, dict[str, Any] | WorkerError] = {}
         for operand in models:
             if operand.subject not in counted:
-                counted[operand.subject] = first.ask("cost", 300, model=operand.subject, classes=classes, size=size)
-            self.costs[operand.label] = counted[operand.subject]
+                counted[operand.subject] = self.cost(operand, classes, size)
+            found = counted[operand.subject]
+            if isinstance(found, WorkerError):
+                self.unusable[operand.label] = found.summary
+            else:
+                self.costs[operand.label] = found
         self.emit_all(self.figures.counted())
         self.measure_ceilings()
+
+    def cost(self, operand: Operand, classes: int | None, size: int | None) -> dict[str, Any] | WorkerError:
+        """What a network costs, or how it ended its process: then the others are measured without it."""
+        reference = self.operands[0].label
+        try:
+            return self.crew[reference].ask("cost", 300, model=operand.subject, classes=classes, size=size)
+        except WorkerError as error:
+            if len({operand.subject for operand in self.operands}) == 1:
+                raise
+            self.warn(f"{operand.label} is left out: {error}")
+            self.crew.replace(reference)
+            return error
 
     def ask_steps(self, first: Worker) -> None:
         """What is counted of steps of the user's, and whether they return the same."""
@@ -326,7 +343,9 @@ class Comparison:
         for label in order:
             workloads = group.workloads[label]
             if not workloads:
-                sample.missing[label] = self.resolved[label].training_missing or "not possible"
+                sample.missing[label] = self.missing(label)
+                if label in self.unusable and label not in sample.failed:
+                    sample.failed.append(label)
             if label in sample.missing:
                 continue
             twin = built.get(workloads)
@@ -344,6 +363,15 @@ class Comparison:
         # In the order of the operands.
         names = [side(label, workload) for label, listed in group.workloads.items() for workload in listed]
         return {name: entrants[name] for name in names if name in entrants}
+
+    def missing(self, label: str) -> str:
+        """Why an operand has no workload in a group."""
+        if label in self.unusable:
+            return self.unusable[label]
+        untrainable = "its logits have no gradient, so it cannot be trained"
+        return self.resolved[label].training_missing or (
+            untrainable if not self.costs[label].get("training_flops", 1) else "not possible"
+        )
 
     def ready(self, label: str, group: Group, workloads: Sequence[Workload], sample: Sample) -> dict[str, Entrant]:
         """An operand's workloads, which share one network, built and warm."""

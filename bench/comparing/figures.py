@@ -186,7 +186,12 @@ class Figures:
     def counted(self) -> Iterator[Metric]:
         """What is counted of networks."""
         for name in COUNTED if self.operands[0].kind == "model" else ():
-            values = {label: Value.counted(cost[name]) for label, cost in self.costs.items()}
+            values = {
+                operand.label: Value.counted(self.costs[operand.label][name])
+                if operand.label in self.costs
+                else Value.none("its network could not be built")
+                for operand in self.operands
+            }
             yield self._metric(name, values, self._exact(values))
         if self.operands[0].kind == "step" and any(cost["flops"] for cost in self.costs.values()):
             none = Value.none("no matrix product or convolution of torch in it")

@@ -229,12 +229,14 @@ def groups(
         return Group(name, {operand.label: of(operand) for operand in operands}, metrics)
 
     def network(*tasks: str) -> Callable[[Operand], tuple[Workload, ...]]:
-        return lambda o: network_workloads(o, tasks, settings, resolved[o.label], costs[o.label])
+        return lambda o: (
+            network_workloads(o, tasks, settings, resolved[o.label], costs[o.label]) if o.label in costs else ()
+        )
 
     def feeding(operand: Operand) -> tuple[Workload, ...]:
         """The loader alone, giving the batches that this operand's training step takes."""
         configuration = resolved[operand.label].of("training")
-        if configuration is None:
+        if configuration is None or operand.label not in costs:
             return ()
         output = OWN if named(settings.loader).is_code else LoaderOutput.feeding(configuration)
         return (replace(loader_workload(settings, settings.loader, output), size=costs[operand.label]["size"]),)
@@ -279,6 +281,8 @@ def network_workloads(
     if configuration is None:
         return ()
     training = "training" in tasks
+    if training and not cost.get("training_flops", 1):
+        return ()
     batch = 1 if tasks[0] == "latency" else settings.training_batch if training else settings.batch
     base = Workload(
         tasks[0], operand.subject, configuration, batch, cost["size"], cost["classes"], device=settings.device
