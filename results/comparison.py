@@ -199,7 +199,7 @@ def _value_text(value: Value, factor: float) -> tuple[str, str | None]:
     x, low, high = value.median, value.low, value.high
     if x is None:
         reason = value.missing or "no number"
-        head = reason.split(":")[0]
+        head = reason.split(": ")[0]
         if len(head) > 16:
             head = "none"
         return head, None if head == reason else reason

@@ -16,7 +16,7 @@ from typing import Any
 from bench.comparing.figures import Energy, Figures, Parity, Sample, best_ceilings, label_of, load_of, side
 from bench.comparing.operands import Operand
 from bench.comparing.plan import MODEL_TASKS, Group, Settings, groups, needs
-from bench.errors import BenchError, WorkerError, WorkloadError
+from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine.cpu import Busy
 from bench.machine.telemetry import Telemetry, sensor_for
 from bench.machine.tuned import Resolved, resolve, untuned
@@ -232,24 +232,24 @@ class Comparison:
                 for task in untuned(operand.subject, self.machine, measured):
                     self.warn(f"{operand.subject} was not tuned for {task} on this machine: measured as fast")
         classes, size = self.settings.classes or None, self.settings.size or None
-        counted: dict[str, dict[str, Any] | WorkerError] = {}
+        counted: dict[str, dict[str, Any] | BenchError] = {}
         for operand in models:
             if operand.subject not in counted:
                 counted[operand.subject] = self.cost(operand, classes, size)
             found = counted[operand.subject]
-            if isinstance(found, WorkerError):
+            if isinstance(found, BenchError):
                 self.unusable[operand.label] = found.summary
             else:
                 self.costs[operand.label] = found
         self.emit_all(self.figures.counted())
         self.measure_ceilings()
 
-    def cost(self, operand: Operand, classes: int | None, size: int | None) -> dict[str, Any] | WorkerError:
+    def cost(self, operand: Operand, classes: int | None, size: int | None) -> dict[str, Any] | BenchError:
         """What a network costs, or how it ended its process: then the others are measured without it."""
         reference = self.operands[0].label
         try:
             return self.crew[reference].ask("cost", 300, model=operand.subject, classes=classes, size=size)
-        except WorkerError as error:
+        except (WorkerError, OutOfMemoryError) as error:
             if len({operand.subject for operand in self.operands}) == 1:
                 raise
             self.warn(f"{operand.label} is left out: {error}")

@@ -1,6 +1,5 @@
 """Two trees in one process: each runs its own code, whichever way it imports, and this tree's stays as it was."""
 
-import builtins
 import importlib
 import shutil
 import sys
@@ -65,7 +64,7 @@ def late():
 @pytest.fixture(autouse=True)
 def _imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What adopting changes in this process is as before afterwards."""
-    monkeypatch.setattr(builtins, "__import__", builtins.__import__)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(importlib, "import_module", importlib.import_module)
     monkeypatch.setattr(imports, "_beside", {})
     before = dict(sys.modules)
