@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -83,8 +83,7 @@ def _module(name: Name) -> ModuleType:
             parts.pop()
     else:
         parts = name.place.split(".")
-        homes = dict.fromkeys([root(), find().folder])
-        folders = [folder / part for folder in homes for part in (TARGET, ".", "src")]
+        folders = [folder / part for folder in _homes() for part in (TARGET, ".", "src")]
         places = [place for place in folders if parts[0] in _names_in(place)]
         if not places:
             if importlib.util.find_spec(parts[0]) is None:
@@ -94,7 +93,7 @@ def _module(name: Name) -> ModuleType:
             with _reported(name.place, None):
                 return importlib.import_module(name.place)
         folder = places[0].resolve()
-    alias = _claim(folder)
+    alias = _claim(folder, [place for place in _homes() if place != folder and folder.is_relative_to(place)])
     with _reported(name.place, folder):
         return importlib.import_module(".".join([*filter(None, [alias]), *parts]))
 
@@ -123,15 +122,27 @@ def _installed(name: str) -> bool:
         return name in sys.modules
 
 
-def _claim(folder: Path) -> str:
-    """What stands before the names of a folder's modules in this process: "" unless they are called like others."""
+def _homes() -> list[Path]:
+    """Folders that a script of the user's would be started in."""
+    return list(dict.fromkeys([root().resolve(), find().folder.resolve()]))
+
+
+def _claim(folder: Path, around: Sequence[Path] = ()) -> str:
+    """What stands before the names of a folder's modules in this process: "" unless they are called like others.
+
+    Args:
+        around: folders whose modules those of this one may import as well.
+    """
+    outer = {place: _claim(place) for place in around}
     if folder not in _aliases:
         names = _names_in(folder)
-        others = {*sys.stdlib_module_names, *OURS, *(name for name in sys.modules if "." not in name)}
-        if elsewhere() or names & others:
+        taken = {*sys.stdlib_module_names, *OURS, *(name for name in sys.modules if "." not in name)}
+        if elsewhere() or names & taken or any(outer.values()):
             number = sum(bool(alias) for alias in _aliases.values())
             alias = f"pixbench_code{number or ''}"
-            beside(alias, folder, names)
+            beside(
+                alias, folder, names, {name: one for place, one in outer.items() if one for name in _names_in(place)}
+            )
             _aliases[folder] = alias
         else:
             sys.path.insert(0, str(folder))
@@ -266,10 +277,7 @@ def build(base: str, classes: int | None, arguments: Mapping[str, object]) -> nn
                 raise ModelError(f"{base} is a network already, so it takes no arguments; name its class or a function")
             built: object = found
         else:
-            offered = {} if classes is None else dict.fromkeys(CLASSES, classes)
-            if len(offered.keys() & known_arguments(base).keys()) == 2:
-                offered.pop(CLASSES[1])
-            built = call(base, offered, arguments)
+            built = call(base, {}, {**_told(base, classes, arguments), **arguments})
     if not isinstance(built, nn.Module):
         raise ModelError(f"{base} gives something of type {type(built).__name__}, not a network (torch.nn.Module)")
     inner = getattr(built, "_orig_mod", None)
@@ -283,6 +291,18 @@ def build(base: str, classes: int | None, arguments: Mapping[str, object]) -> nn
         return without_weights(built)
     # An object is one network, and several are built from it.
     return (copy.deepcopy(built) if built is found else built).cpu()
+
+
+def _told(base: str, classes: int | None, arguments: Mapping[str, object]) -> dict[str, object]:
+    """The number of classes under the name that a class or function knows it by."""
+    if classes is None or any(word in arguments for word in CLASSES):
+        return {}
+    known = known_arguments(base)
+    word = next((word for word in CLASSES if word in known), None)
+    if word is None and any(one.kind is one.VAR_KEYWORD for one in parameters(base).values()):
+        # It hands on what it does not know itself, under the usual name; told only where its own number will not do.
+        return {CLASSES[1]: classes} if facts(Name(base, arguments)).classes != classes else {}
+    return {word: classes} if word is not None else {}
 
 
 @dataclass(frozen=True)

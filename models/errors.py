@@ -18,7 +18,8 @@ def unknown(kind: str, name: object, known: Iterable[str], listing: str = "") ->
     `listing` says where to find all of them if they are many.
     """
     names = sorted(known)
-    near = get_close_matches(str(name).lower(), names, n=4)
+    spelled = {known.lower(): known for known in names}
+    near = [spelled[word] for word in get_close_matches(str(name).lower(), spelled, n=4)]
     hints = [f"did you mean {' or '.join(near)}?"] if near else []
     if len(names) <= 30:
         hints.append(f"known: {', '.join(names) or 'none'}")

@@ -10,18 +10,21 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-# Name that stands before a folder's modules -> the names that they are called by among themselves.
-_beside: dict[str, frozenset[str]] = {}
+# Name that stands before a folder's modules -> what they call a module -> the name that stands before that one.
+_beside: dict[str, dict[str, str]] = {}
 _import_module = importlib.import_module
 
 
-def beside(alias: str, folder: Path, names: Collection[str]) -> None:
+def beside(alias: str, folder: Path, names: Collection[str], others: Mapping[str, str] | None = None) -> None:
     """Have the modules and packages `names` of a folder importable as `alias.NAME`.
+
+    Args:
+        others: modules of other folders that those of this one import -> the alias before them.
 
     Raises:
         ValueError: the alias is taken, or is no name.
@@ -31,7 +34,7 @@ def beside(alias: str, folder: Path, names: Collection[str]) -> None:
     package = ModuleType(alias)
     package.__path__ = [str(folder)]
     sys.modules[alias] = package
-    _beside[alias] = frozenset(names)
+    _beside[alias] = {**(others or {}), **dict.fromkeys(names, alias)}
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     importlib.import_module = _importing_module
@@ -62,37 +65,32 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def source_to_code(  # type: ignore[override]
         self, data: Any, path: str, *, _optimize: int = -1
     ) -> CodeType:
-        alias = self.name.partition(".")[0]
         tree = ast.parse(data, path)
-        renamed = ast.fix_missing_locations(_Renaming(alias, _beside[alias]).visit(tree))
+        renamed = ast.fix_missing_locations(_Renaming(_beside[self.name.partition(".")[0]]).visit(tree))
         code: CodeType = compile(renamed, path, "exec", dont_inherit=True, optimize=_optimize)
         return code
 
 
 class _Renaming(ast.NodeTransformer):
-    """Puts the alias before each name of its folder that an import statement holds."""
+    """Puts its alias before each of these names that an import statement holds."""
 
-    def __init__(self, alias: str, names: Collection[str]) -> None:
-        self.alias = alias
-        self.names = names
-
-    def theirs(self, name: str | None) -> bool:
-        return (name or "").partition(".")[0] in self.names
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        self.aliases = aliases
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:  # noqa: N802 - ast's name
-        if node.level == 0 and self.theirs(node.module):
-            node.module = f"{self.alias}.{node.module}"
+        if node.level == 0:
+            node.module = _renamed(node.module or "", self.aliases)
         return node
 
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:  # noqa: N802 - ast's name
         found: list[ast.stmt] = []
         for one in node.names:
-            new = f"{self.alias}.{one.name}" if self.theirs(one.name) else one.name
+            new = _renamed(one.name, self.aliases)
             if new != one.name and one.asname is None:
                 # `import models.zoo` binds `models`, and imports models.zoo besides.
                 top = one.name.partition(".")[0]
-                found.append(ast.Import([ast.alias(new, f"_{self.alias}")]))
-                found.append(ast.Import([ast.alias(f"{self.alias}.{top}", top)]))
+                found.append(ast.Import([ast.alias(new, f"_{self.aliases[top]}")]))
+                found.append(ast.Import([ast.alias(_renamed(top, self.aliases), top)]))
             else:
                 found.append(ast.Import([ast.alias(new, one.asname)]))
         return [ast.copy_location(one, node) for one in found]
@@ -100,10 +98,11 @@ class _Renaming(ast.NodeTransformer):
 
 def _importing_module(name: str, package: str | None = None) -> ModuleType:
     """As importlib.import_module; names are those of the folder of the module that calls it."""
-    importer: dict[str, Any] = sys._getframe(1).f_globals
-    return _import_module(_renamed(name, importer), package and _renamed(package, importer))
+    importer = str(sys._getframe(1).f_globals.get("__name__", ""))
+    aliases = _beside.get(importer.partition(".")[0], {})
+    return _import_module(_renamed(name, aliases), package and _renamed(package, aliases))
 
 
-def _renamed(name: str, importer: dict[str, Any]) -> str:
-    alias = str(importer.get("__name__", "")).partition(".")[0]
-    return f"{alias}.{name}" if name.partition(".")[0] in _beside.get(alias, ()) else name
+def _renamed(name: str, aliases: Mapping[str, str]) -> str:
+    alias = aliases.get(name.partition(".")[0])
+    return f"{alias}.{name}" if alias else name

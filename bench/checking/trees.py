@@ -98,7 +98,7 @@ def trees(repository: Path, base: str, base_environment: Path | None = None) -> 
     with _scratch() as folder:
         old = committed(top, "base", base, folder, interpreter(base_environment))
         new = working(top, folder)
-        yield (old, new) if _ours(top) else _of_another(repository, top, old, new)
+        yield (old, new) if is_ours(top) else _of_another(repository, top, old, new)
 
 
 @contextlib.contextmanager
@@ -108,10 +108,10 @@ def two_commits(repository: Path, base: str, head: str) -> Iterator[tuple[Tree, 
     with _scratch() as folder:
         old = committed(top, "base", base, folder, sys.executable)
         new = committed(top, "head", head, folder, sys.executable)
-        yield (old, new) if _ours(top) else _of_another(repository, top, old, new)
+        yield (old, new) if is_ours(top) else _of_another(repository, top, old, new)
 
 
-def _ours(top: Path) -> bool:
+def is_ours(top: Path) -> bool:
     """Whether a repository is this project's, or a fork."""
     return all(any((top / name).is_file() for name in names) for names in NEEDED)
 
@@ -187,7 +187,7 @@ def committed(top: Path, name: str, ref: str, folder: Path, python: str) -> Tree
     commit = commit_of(top, ref)
     root = folder / name
     _check_out(top, commit, root)
-    if _ours(top):
+    if is_ours(top):
         _refuse_old(root, f"{ref} ({commit[:10]})")
     return Tree(Side(name, ref, commit), root, _digest(root), python)
 
@@ -199,7 +199,7 @@ def working(top: Path, folder: Path) -> Tree:
     _check_out(top, commit, root)
     changed = _names(top, "diff", "--name-only", "-z", "--no-renames", "HEAD")
     # Of untracked files only those that may be code: data sets and results may lie in the folder too.
-    within = PACKAGES if _ours(top) else ()
+    within = PACKAGES if is_ours(top) else ()
     added = _names(top, "ls-files", "--others", "--exclude-standard", "-z", "--", *within)
     if not within:
         added = [name for name in added if name.endswith(CODE) and (top / name).stat().st_size <= CODE_BYTES]
@@ -212,7 +212,7 @@ def working(top: Path, folder: Path) -> Tree:
                 shutil.copy2(here, there, follow_symlinks=False)
             elif not here.exists():
                 there.unlink(missing_ok=True)
-    if _ours(top):
+    if is_ours(top):
         _refuse_old(root, "the working tree")
     # A new file that is not code (a log, a picture) does not make the tree dirty.
     dirty = bool(changed) or any(name.endswith(".py") for name in added)
@@ -272,7 +272,7 @@ def _refuse_old(root: Path, what: str) -> None:
 
 def _digest(root: Path) -> str:
     seen = hashlib.sha256()
-    places = [root / name for name in PACKAGES] if _ours(root) else [root]
+    places = [root / name for name in PACKAGES] if is_ours(root) else [root]
     for path in sorted(path for place in places for path in place.rglob("*") if path.suffix in CODE and path.is_file()):
         seen.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return seen.hexdigest()[:16]

@@ -103,7 +103,7 @@ def command(
     from bench.checking.baseline import check_against, find, stored_values
     from bench.checking.check import check, record_of, refuse_unknown, subjects
     from bench.checking.sides import only_one
-    from bench.checking.trees import trees
+    from bench.checking.trees import is_ours, top_of, trees
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
     from bench.screen import Screen
@@ -121,6 +121,10 @@ def command(
     screen = Screen()
     begin = time.monotonic()
     place = choose_device(device)
+    if base is not None and not (workloads or find().workloads or is_ours(top_of(Path.cwd()))):
+        raise UsageError(
+            "this repository lists no workloads: write some with bench init, or name them with --workloads"
+        )
     how: dict[str, Any] = {
         "allow": allow,
         "fail_on_unsure": fail_on_unsure,

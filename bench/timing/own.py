@@ -40,8 +40,8 @@ def kind(name: str) -> str:
         if isinstance(found, Iterable):
             return "loader"
         raise WorkloadError(
-            f"{name} is a {type(found).__name__}; what can be measured is a network, a loader of batches, or a step, "
-            "which is called without arguments"
+            f"{name} is of type {type(found).__name__}; what can be measured is a network, a loader of batches, or a "
+            "step, which is called without arguments"
         )
     known = code.known_arguments(parsed.base)
     loads = bool({"batch", "batch_size"} & known.keys())

@@ -7,6 +7,7 @@ import pytest
 
 from bench.checking.trees import commit_of, interpreter, running, top_of, trees, two_commits
 from bench.errors import UsageError
+from bench.processes import SOURCE
 
 
 def git(place: Path, *words: str) -> str:
@@ -138,3 +139,67 @@ def test_the_running_code() -> None:
     tree = running()
     assert (tree.root / "bench" / "worker.py").is_file()
     assert tree.side.name == "head"
+
+
+# Another repository: its code is measured by the packages that run now.
+
+
+@pytest.fixture
+def another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "theirs"
+    (place / "sub" / "package").mkdir(parents=True)
+    git(place, "init", "-q", "-b", "main")
+    (place / "sub" / "package" / "nets.py").write_text("WIDTH = 3\n")
+    git(place, "add", "-A")
+    git(place, "commit", "-qm", "old")
+    monkeypatch.chdir(place / "sub")
+    return place
+
+
+def test_another_repositorys_code_begins_where_its_settings_are(another: Path) -> None:
+    (another / "sub" / "pixbench.toml").write_text("[models]\nmine = 'package.nets:Net'\n")
+    (another / "sub" / "package" / "new.py").write_text("NEW = True\n")
+    (another / "picture.png").write_bytes(b"large")
+    with trees(another / "sub", "HEAD") as (base, head):
+        assert (base.ours, head.ours) == (False, False)
+        assert base.source == head.source == SOURCE
+        assert (base.root.name, head.root.name) == ("sub", "sub")
+        # Not yet committed: code and settings are measured, pictures are not copied.
+        assert (head.root / "package" / "new.py").is_file()
+        assert not (head.root.parent / "picture.png").exists()
+        assert head.side.dirty
+        assert base.digest != head.digest
+        # The base has no settings, so those of the head hold.
+        assert base.settings == head.settings == str(head.root / "pixbench.toml")
+        assert base.environment == {"BENCH_WORKER_ROOT": str(base.root), "BENCH_WORKER_PROJECT": base.settings}
+    with two_commits(another / "sub", "HEAD", "HEAD") as (base, head):
+        assert base.digest == head.digest
+
+
+def test_each_side_is_made_ready_once(another: Path) -> None:
+    settings = "[check]\nsetup = 'mkdir {target} && cp package/nets.py {target}/built.py'\n"
+    (another / "sub" / "pixbench.toml").write_text(settings)
+    (another / "sub" / "package" / "nets.py").write_text("WIDTH = 4\n")
+    with trees(another / "sub", "HEAD") as (base, head):
+        assert (base.root / ".pixbench" / "built.py").read_text() == "WIDTH = 3\n"
+        assert (head.root / ".pixbench" / "built.py").read_text() == "WIDTH = 4\n"
+    assert not (another / "sub" / ".pixbench").exists()
+
+
+def test_a_setup_that_fails_says_what_it_said(another: Path) -> None:
+    (another / "sub" / "pixbench.toml").write_text("[check]\nsetup = 'echo no compiler; exit 3'\n")
+    with (
+        pytest.raises(UsageError, match=r"setup of the base failed \(echo no compiler; exit 3\): no compiler"),
+        trees(another / "sub", "HEAD"),
+    ):
+        pass
+
+
+def test_a_base_without_the_folder_says_so(another: Path) -> None:
+    (another / "later").mkdir()
+    (another / "later" / "pixbench.toml").write_text("")
+    with (
+        pytest.raises(UsageError, match="HEAD has no folder later, where the settings are"),
+        trees(another / "later", "HEAD"),
+    ):
+        pass
