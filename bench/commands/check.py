@@ -121,10 +121,8 @@ def command(
     screen = Screen()
     begin = time.monotonic()
     place = choose_device(device)
-    if base is not None and not (workloads or find().workloads or is_ours(top_of(Path.cwd()))):
-        raise UsageError(
-            "this repository lists no workloads: write some with bench init, or name them with --workloads"
-        )
+    if base is not None and not (workloads or project.find().workloads or is_ours(top_of(Path.cwd()))):
+        raise UsageError("this repository lists no workloads: write some with bench init, or name some: --workloads")
     how: dict[str, Any] = {
         "allow": allow,
         "fail_on_unsure": fail_on_unsure,
