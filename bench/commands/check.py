@@ -107,6 +107,7 @@ def command(
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
     from bench.screen import Screen
+    from models import project
     from results import gate_report, tables
     from results import store as records
     from results.errors import RecordError

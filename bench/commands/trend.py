@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.errors import UsageError
+from bench.errors import UsageError, WorkloadError
 from bench.output import check_output, format_options, output_option, write
 from bench.screen import Screen
 from results.store import FOLDER
@@ -44,19 +44,28 @@ class _WithBisect(click.Command):
 def bisect_command(good: str, bad: str, id: str, format: str, output: str) -> int:
     """Find the commit after GOOD, up to BAD, that made workload ID slower, by duels of commits.
 
-    ID is a whole id, as bench trend lists it. Commits that do not run are skipped; the repository is not touched.
+    ID is an id as bench trend lists it, or what picks one of the workloads of this repository's settings (training).
+    Commits that do not run are skipped; the repository is not touched.
     """
     from bench.checking.bisect import bisect
-    from bench.checking.check import duel_refs
+    from bench.checking.check import duel_refs, subjects
+    from bench.machine.cpu import usable_cores
+    from bench.machine.devices import choose_device
     from bench.timing.workload import Workload
     from results.gate import Row
     from results.tables import to_json
 
     check_output(output)
-    workload = Workload.from_id(id)
     repository = Path.cwd()
 
     say = Screen().say
+    try:
+        workload = Workload.from_id(id)
+    except WorkloadError:
+        named = subjects((id,), choose_device("auto"), usable_cores(), None, 0, say).workloads
+        if len(named) > 1:
+            raise UsageError(f"{id} picks {', '.join(one.id for one in named)}; name one of them") from None
+        [workload] = named
 
     def duel(base: str, head: str, asked: Workload) -> Row:
         return duel_refs(repository, base, head, asked, say)
