@@ -273,16 +273,31 @@ def test_what_could_not_run_fails(place: Path, code: str, no_answer: str) -> Non
     assert output(place)["verdict"] == ""
 
 
-def test_install_takes_one_requirement_or_the_checkout(place: Path) -> None:
+def test_install_takes_requirements_or_the_action_or_the_checkout(place: Path) -> None:
     script = STEPS["Install"]["run"]
     (place / "programs" / "python").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {place}/pip\n', "utf-8")
-    expected = {HOSTILE: [HOSTILE], "": ["--constraint", "constraints.txt", "--editable", "."]}
-    (place / "repository" / "constraints.txt").touch()
-    for requirement, words in expected.items():
+    repository = place / "repository"
+    (repository / "constraints.txt").touch()
+    ours = ["--constraint", "constraints.txt", "--editable", "."]
+    theirs = ["/action", "--requirement", "requirements.txt"]
+    expected = [
+        (HOSTILE, [HOSTILE]),
+        (f"pixbench\n\n-r {HOSTILE}\n", ["pixbench", "--requirement", HOSTILE]),
+        ("", theirs[:1]),
+        ("", theirs),
+        ("", ours),
+    ]
+    for requirement, words in expected:
+        if words == theirs:
+            (repository / "requirements.txt").touch()
+        if words == ours:
+            (repository / "bench").mkdir()
+            (repository / "bench" / "worker.py").touch()
+        programs = f"{place / 'programs'}:{os.environ['PATH']}"
         subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
-            cwd=place / "repository",
-            env={"PATH": f"{place / 'programs'}:{os.environ['PATH']}", "REQUIREMENT": requirement},
+            cwd=repository,
+            env={"PATH": programs, "REQUIREMENT": requirement, "GITHUB_ACTION_PATH": "/action"},
             check=True,
             timeout=30,
         )
