@@ -80,17 +80,17 @@ def app(context: click.Context) -> None:
     Start with `bench doctor`, then `bench compare resnet34 efficientnet_b0`. Your own network is FILE.py:NAME.
     """
     if context.invoked_subcommand is not None:
-        context.default_map = {context.invoked_subcommand: _defaults(context, context.invoked_subcommand)}
+        name = context.invoked_subcommand
+        context.default_map = {name: repository_defaults(name, app.get_command(context, name))}
 
 
-def _defaults(context: click.Context, name: str) -> dict[str, Any]:
+def repository_defaults(name: str, command: click.Command | None) -> dict[str, Any]:
     """What a repository's settings say of a command's options; see models.project."""
     from models.project import find
 
     project = find()
     if project.file is None or not (project.data or project.options):
         return {}
-    command = app.get_command(context, name)
     known = {option.name for option in command.params if isinstance(option, click.Option)} if command else set()
     found = {str(key).replace("-", "_"): value for key, value in project.options.get(name, {}).items()}
     for wrong in [*(other for other in project.options if other not in COMMANDS), *(found.keys() - known)]:

@@ -16,6 +16,7 @@ from loaders import engines
 from models import zoo
 from models.configuration import Configuration, Device, parse
 from models.errors import ModelError
+from models.names import split
 
 # The generated images; a smoke run makes a tiny set in a second.
 SMOKE_IMAGES = 64
@@ -66,7 +67,7 @@ class Matrix:
             models=_words(option["models"]),
             configurations=_words(option["configurations"]),
             loaders=_words(option["loaders"]),
-            device=_facts(device),
+            device=device_facts(device),
             batch=option["batch"] or (2 if smoke else BATCH[device]),
             training_batch=option["training-batch"] or (2 if smoke else TRAINING_BATCH[device]),
             size=option["size"] or (64 if smoke else 0),
@@ -168,17 +169,18 @@ class Matrix:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    """Names between commas; those inside the brackets of a name's arguments do not part it."""
+    return tuple(word.strip() for word in split(text))
 
 
-def _facts(device: str) -> Device:
+def device_facts(device: str) -> Device:
     """The facts of "cpu" or "cuda"; a CPU's need no torch."""
     if device == "cpu":
         return Device.from_cpu()
     from bench.timing.step import open_device
-    from models.prepare import device_facts
+    from models import prepare
 
-    return device_facts(open_device(device))
+    return prepare.device_facts(open_device(device))
 
 
 def kernels_for(device: str) -> tuple[tuple[str, str], ...]:

@@ -1,7 +1,8 @@
 """The pytest plugin of `pytest bench`: its options, which pytest needs before it reads any file.
 
 An installed distribution registers it, and then every pytest run of the environment loads it. So it imports nothing
-heavy, adds options and recognises this folder, no more; what acts on benchmarks is in conftest.py.
+heavy, adds options and recognises this folder, no more; what acts on benchmarks is in conftest.py, and the fixture that
+tests anywhere may ask for in testing.py.
 """
 
 import fnmatch
@@ -15,6 +16,9 @@ import pytest
 
 from bench.defaults import BATCH, LOADER, TRAINING_BATCH
 from results.store import FOLDER
+
+# The fixture of users' own tests; named, since it knows what lies above.
+pytest_plugins = ["bench.testing"]
 
 HERE = Path(__file__).resolve().parent
 

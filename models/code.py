@@ -7,6 +7,7 @@ of their own, so that neither is taken for the other; see models.imports.
 
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -25,13 +26,13 @@ from torch import nn
 
 from models.dry_run import answer, without_weights
 from models.errors import ModelError, unknown
-from models.imports import beside
+from models.imports import OURS, beside, importing
 from models.names import TARGET, Name
+from models.objects import label_of
 from models.project import elsewhere, find, root
 
 IMPORT_SECONDS = 60
 """How long importing a file may take, in the main thread."""
-OURS = ("bench", "kernels", "loaders", "models", "results")
 CLASSES = ("classes", "num_classes")
 """What networks call the number of their outputs; they are given it by the first of these names that they know."""
 SIZES = ("image_size", "img_size", "input_size", "in_size", "size")
@@ -59,6 +60,36 @@ def load(base: str) -> object:
             _failed[key] = str(error)
             raise
     return _loaded[key]
+
+
+@contextlib.contextmanager
+def naming(thing: object) -> Iterator[str]:
+    """A name for a class, a function or a network that this process has; within the block it stands for that.
+
+    `functools.partial` of one is named with its arguments; a text stays as it is.
+
+    Raises:
+        ModelError: arguments that cannot be written in a name.
+    """
+    if isinstance(thing, str):
+        yield thing
+        return
+    name = label_of(thing)
+    key = (root(), Name.from_text(name).base)
+    _forget(key)
+    _loaded[key] = thing.func if isinstance(thing, functools.partial) else thing
+    try:
+        yield name
+    finally:
+        # Another object may be called the same next time: a notebook's cell is run again.
+        _forget(key)
+
+
+def _forget(key: tuple[Path, str]) -> None:
+    _loaded.pop(key, None)
+    _failed.pop(key, None)
+    for known in [known for known in _facts if known[:2] == key]:
+        del _facts[known]
 
 
 def _attribute(name: Name) -> object:
@@ -155,7 +186,7 @@ def _reported(what: str, folder: Path | None) -> Iterator[None]:
     """What the user's code raises or prints inside becomes one ModelError, with the last line of it that was run."""
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed), _limited(what):
+        with importing(what), contextlib.redirect_stdout(printed), _limited(what):
             yield
     except (Exception, SystemExit) as error:
         said = next((f"; it printed: {line.strip()}" for line in reversed(printed.getvalue().splitlines()) if line), "")

@@ -6,15 +6,21 @@ they mean the same to Python, to torch's compiler, which imports by name what it
 """
 
 import ast
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+OURS = ("bench", "kernels", "loaders", "models", "results")
+"""The packages that this process has already, whoever started it."""
+
+_under_way: ContextVar[str] = ContextVar("under_way", default="")
 # Name that stands before a folder's modules -> what they call a module -> the name that stands before that one.
 _beside: dict[str, dict[str, str]] = {}
 _import_module = importlib.import_module
@@ -38,6 +44,21 @@ def beside(alias: str, folder: Path, names: Collection[str], others: Mapping[str
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     importlib.import_module = _importing_module
+
+
+@contextlib.contextmanager
+def importing(what: str) -> Iterator[None]:
+    """Within it, `under_way` says that `what` is being imported."""
+    token = _under_way.set(what)
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
+
+
+def under_way() -> str:
+    """The file or module of the user's that is just being imported for a name; "" if none is."""
+    return _under_way.get()
 
 
 class _Finder(importlib.abc.MetaPathFinder):

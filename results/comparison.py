@@ -12,6 +12,7 @@ from results.tables import (
     Footnotes,
     broken,
     fixed,
+    html,
     machine_line,
     notes,
     page,
@@ -67,6 +68,11 @@ def compare_table(record: Record, format: str = "text", colour: bool = False) ->
     if not record.complete:
         below.append("This run was interrupted; the table holds what was measured until then.")
     return page(notes(sentences(record), format), *tables, notes(below, format), notes([machine_line(record)], format))
+
+
+def compare_html(record: Record) -> str:
+    """The same as HTML, to be shown inside a page."""
+    return html(compare_table(record, "markdown"))
 
 
 def _meaning(record: Record) -> list[str]:

@@ -7,11 +7,13 @@ numbers are shown (tables.py).
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from results.errors import RecordError
@@ -270,6 +272,14 @@ class Record:
                 return metric
         return None
 
+    def __str__(self) -> str:
+        """The record as `bench compare` prints it."""
+        return str(_shown().compare_table(self))
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, which calls this."""
+        return str(_shown().compare_html(self))
+
     def to_json(self) -> dict[str, Json]:
         """Plain types for `json`, `schema` first; never NaN or infinity, which become null."""
         return {"schema": self.schema, **plain(self)}
@@ -290,6 +300,11 @@ class Record:
         if "benchmarks" in data and "kind" not in data:
             raise RecordError(f"{where}: written by pytest-benchmark, so not a record; bench trend reads such files")
         return read(cls, data, where, ignore=SHARED_KEYS)
+
+
+def _shown() -> ModuleType:
+    # Named, not imported: how a record is shown is known above, and only there.
+    return importlib.import_module("results.comparison")
 
 
 KEPT = "keeps freed memory"

@@ -83,15 +83,12 @@ def page(sections: Sequence[Section], title: str, skipped: Sequence[tuple[str, s
         RecordError: there is nothing to show.
     """
     from jinja2 import Environment, StrictUndefined
-    from markdown_it import MarkdownIt
     from markupsafe import Markup
 
     if not sections:
         raise RecordError("nothing to report")
-    # Raw HTML in a name or a note stays text.
-    renderer = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable("table")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["markdown"] = lambda text: Markup(_scrolling(renderer.render(text)))
+    environment.filters["markdown"] = lambda text: Markup(_scrolling(tables.html(text)))
     environment.filters["svg"] = Markup
     source = resources.files("results").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(title=title, sections=sections, skipped=skipped)

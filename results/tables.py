@@ -202,6 +202,14 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str =
     return "\n".join(line.rstrip() for line in table.splitlines()) + "\n"
 
 
+def html(markdown: str) -> str:
+    """Markdown of ours as HTML; raw HTML in a name or a note stays text."""
+    from markdown_it import MarkdownIt
+
+    renderer = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable("table")
+    return str(renderer.render(markdown))
+
+
 def to_json(data: Any) -> str:
     """JSON as every command prints it: indented, numbers whole; ValueError for NaN and infinity."""
     return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

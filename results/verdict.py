@@ -6,6 +6,7 @@ ratios of blocks, at each of `LOOKS`); `compare_verdict` and `sentence` describe
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -262,6 +263,23 @@ def compare_verdict(ratio: Ratio, better: str, margin: float) -> str:
         return down
     inside = -threshold < low and high < threshold
     return SAME if inside and not ratio.within_process else DOUBT
+
+
+def speed_up(metric: Metric) -> Ratio | None:
+    """How many times as fast the second operand is as the first: the metric's ratio, turned over for times."""
+    ratio = next(iter(metric.comparisons), None)
+    if ratio is None or metric.better == "higher":
+        return ratio
+    turned = ratio.inverse()
+    return dataclasses.replace(turned, of=ratio.of, to=ratio.to)
+
+
+def at_least(ratio: Ratio, times: float) -> str:
+    """Whether a ratio is `times` or more: "better" if it is, "worse" if it is less, else "same" or "unsure"."""
+    scaled = [x and x / times for x in (ratio.estimate, ratio.low, ratio.high)]
+    return compare_verdict(
+        dataclasses.replace(ratio, estimate=scaled[0], low=scaled[1], high=scaled[2]), "higher", margin=0.0
+    )
 
 
 def sentence(metric: Metric, ratio: Ratio | None = None, with_batch: bool = False) -> str:

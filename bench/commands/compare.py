@@ -2,8 +2,6 @@
 
 import shlex
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +137,14 @@ def command(
         return 0
     if across:
         raise UsageError("--across compares stored results; name .json files")
-    return _measure(operands, format, output, store, **options)
+    from bench.comparing.measuring import measure
+
+    screen = Screen()
+    measured = measure(operands, options, shlex.join(["bench", *sys.argv[1:]]), screen, store)
+    _print(measured.record, format, output)
+    for line in measured.closing:
+        screen.say(line)
+    return 0 if measured.whole else 2
 
 
 def _print(record: Any, format: str, output: str) -> None:
@@ -169,43 +174,3 @@ def _labels(operands: tuple[str, ...], format: str, output: str) -> int:
         raise UsageError(f"labels are compared two files at a time; {len(operands)} were named")
     write(compare_files(*operands).text(format, operands), output)
     return 0
-
-
-def _measure(
-    words: tuple[str, ...],
-    format: str,
-    output: str,
-    store: Path | None,
-    resume: bool,
-    budget: float,
-    **options: Any,
-) -> int:
-    """Operands -> plan -> processes -> turns -> figures -> record -> table."""
-    from bench.comparing.comparison import Comparison
-    from bench.comparing.operands import kinds_of, parse_operands
-    from bench.comparing.plan import open_device, settings_from
-    from bench.comparing.run_log import RunLog
-    from bench.machine.cpu import usable_cores
-
-    screen = Screen()
-    device = open_device(options["device"], options["force"])
-    screen.progress("starting")
-    kinds = kinds_of(words, options["threads"] or usable_cores())
-    screen.clear()
-    operands = parse_operands(words, device, kinds)
-    settings, conditions = settings_from(operands, device, options, screen.say)
-    log = RunLog("compare", shlex.join(["bench", *sys.argv[1:]]), [o.label for o in operands], asdict(settings), store)
-    state = log.resume(screen.say) if resume else None
-    comparison = Comparison(operands, settings, conditions, screen.row(log), screen.progress, screen.say, state)
-    log.follow(comparison)
-    begin = time.monotonic()
-    with log.kept(screen):
-        comparison.run(budget)
-    _print(log.record(complete=True), format, output)
-    where = f"stored in {log.path}" if not log.failure else "not stored"
-    screen.say(f"{where}; took {time.monotonic() - begin:.0f} s")
-    if comparison.failures:
-        screen.say(f"bench: no number for {', '.join(comparison.failures)}: see above")
-    if log.failure:
-        screen.say(f"bench: {log.failure}")
-    return 2 if comparison.failures or log.failure else 0

@@ -31,6 +31,8 @@ class RunLog:
         operands: labels, the reference first.
         settings: must agree for a run to be continued.
         folder: of stored runs; None is store.FOLDER.
+        stored: whether anything is written there.
+        again: how a run that was interrupted is continued, in words.
 
     Attributes:
         failure: why the latest attempt to store failed, "" if it did not. Measuring goes on: what could not be stored
@@ -44,12 +46,16 @@ class RunLog:
         operands: Sequence[str],
         settings: Mapping[str, Any],
         folder: Path | None,
+        stored: bool = True,
+        again: str = "the same command with --resume goes on",
     ) -> None:
         self.kind = kind
         self.command = command
         self.operands = tuple(operands)
         self.settings = dict(settings)
         self.folder = folder or store.FOLDER
+        self.stored = stored
+        self.again = again
         self.path = self._new = store.new_path(kind, self.folder)
         self.created = utc_now()
         self.metrics: dict[str, Metric] = {}
@@ -110,15 +116,15 @@ class RunLog:
     @contextlib.contextmanager
     def kept(self, screen: Screen) -> Iterator[None]:
         """Store what was measured when the block ends: as complete, or after an error or interruption as begun."""
-        if self.path == self._new:
+        if self.stored and self.path == self._new:
             self._hold(self.path)
         try:
             yield
         except BaseException:
             screen.clear()
-            if self.metrics:
+            if self.stored and self.metrics:
                 self.save(complete=False)
-                screen.say(f"kept what was measured in {self.path}; the same command with --resume goes on")
+                screen.say(f"kept what was measured in {self.path}; {self.again}")
             raise
         else:
             screen.clear()
@@ -152,7 +158,9 @@ class RunLog:
         )
 
     def save(self, complete: bool) -> None:
-        """Store; a failure is kept in `failure`, not raised."""
+        """Store, if that is wanted; a failure is kept in `failure`, not raised."""
+        if not self.stored:
+            return
         try:
             store.save(self.record(complete), self.path)
             self.failure = ""

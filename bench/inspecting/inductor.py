@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
@@ -204,6 +205,22 @@ def _where(stack: Sequence[Any]) -> str:
     with contextlib.suppress(ValueError):
         path = path.relative_to(Path.cwd())
     return f"{path}:{stack[-1].lineno}"
+
+
+def graph_breaks(network: nn.Module, images: Tensor) -> list[dict[str, str]]:
+    """Where torch.compile would end a graph in the middle of a forward pass: {"reason", "where"} of each.
+
+    Nothing is compiled, and what was compiled in this process before is forgotten.
+
+    Args:
+        images: [B, 3, H, W], on the network's device.
+    """
+    with torch.no_grad():
+        explained = torch._dynamo.explain(network)(images)
+    return [
+        {"reason": str(each.reason).strip().splitlines()[0], "where": _where(each.user_stack)}
+        for each in explained.break_reasons
+    ]
 
 
 def compiled_facts(step: Step) -> dict[str, int]:

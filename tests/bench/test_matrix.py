@@ -7,6 +7,7 @@ import pytest
 
 from bench.errors import WorkloadError
 from bench.matrix import Matrix, data_name, kernels_for
+from bench.plugin import NUMBERS, OPTIONS
 from bench.timing.workload import TASKS
 from kernels import catalogue
 from loaders.errors import DataError
@@ -46,6 +47,13 @@ def test_ids_are_for_ever() -> None:
     assert [w.id for w in MATRIX.workloads("kernel")] == [
         f"kernel/{name}@torch-bfloat16/b32/s224/cpu" for name in catalogue.names()
     ]
+
+
+def test_arguments_of_a_name_do_not_part_it() -> None:
+    option = {name: int(default) if name in NUMBERS else default for name, (default, *_) in OPTIONS.items()}
+    models = "resnet18, narrow_resnet34[widths=(8, 16, 24, 32),se_ratio=2]"
+    found = Matrix.from_options({**option, "models": models, "device": "cpu"}, smoke=True)
+    assert found.models == ("resnet18", "narrow_resnet34[widths=(8, 16, 24, 32),se_ratio=2]")
 
 
 def test_every_task_has_workloads() -> None:

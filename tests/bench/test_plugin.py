@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import conftest, plugin
+from bench import plugin, rows
 from bench.commands import run
 from bench.errors import REPORTED
 from bench.matrix import Matrix
@@ -175,7 +175,7 @@ def test_help_is_ours(tmp_path: Path) -> None:
 
 def latency(count: int, iterations: int = 1) -> dict[str, Any]:
     seconds = [1.0 + i / 1000 for i in range(count)]
-    return conftest.derived({"workload": {"task": "latency"}, "images": 1}, seconds, iterations)
+    return rows.derived({"workload": {"task": "latency"}, "images": 1}, seconds, iterations)
 
 
 def test_percentiles_need_their_samples() -> None:
@@ -195,7 +195,7 @@ def test_means_have_no_percentiles() -> None:
 
 @pytest.mark.parametrize("task", sorted(set(METRIC) - {"latency"}))
 def test_throughput_is_images_over_the_median_step(task: str) -> None:
-    found = conftest.derived({"workload": {"task": task}, "images": 32}, [2.0, 4.0, 100.0], 1)
+    found = rows.derived({"workload": {"task": task}, "images": 32}, [2.0, 4.0, 100.0], 1)
     assert found == {METRIC[task]: 8.0}
 
 

@@ -107,6 +107,15 @@ def test_sentences_come_first_and_the_machine_last() -> None:
     assert last.startswith("machine: cpu, Xeon, 2 cores, torch 2.15.0, commit 0123456789 with uncommitted changes")
 
 
+def test_a_record_shows_itself() -> None:
+    record = comparison(6)
+    assert str(record) == compare_table(record)
+    shown = record._repr_html_()
+    assert shown.startswith("<ul>\n<li>inference: ")
+    assert shown.count("<table>") == 1
+    assert "</td>" in shown
+
+
 def test_cells() -> None:
     text = compare_table(comparison())
     assert re.search(r"^params +M +5\.289 +21\.80 +0\.243 better$", text, re.M)
