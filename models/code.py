@@ -24,7 +24,7 @@ from types import FrameType, ModuleType
 import torch
 from torch import nn
 
-from models.dry_run import answer, without_weights
+from models.dry_run import answer, sizes_taken, without_weights
 from models.errors import ModelError, unknown
 from models.imports import OURS, beside, importing
 from models.names import TARGET, Name
@@ -280,7 +280,10 @@ def call(base: str, offered: Mapping[str, object], arguments: Mapping[str, objec
         raise ModelError(
             f"{base} needs {' and '.join(lacking)}: write '{base}[{example}]'; it takes {', '.join(known)}"
         )
-    path = inspect.getsourcefile(found) if inspect.isroutine(found) or inspect.isclass(found) else None
+    path = None
+    with contextlib.suppress(TypeError):
+        # What is built into Python has no file.
+        path = inspect.getsourcefile(found)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return found(**given)
@@ -396,9 +399,11 @@ def _pixels(value: object) -> int:
 
 
 def _outputs(network: nn.Module, name: Name, size: int) -> int:
-    """How many logits a network gives for an image; 1000 where it takes none of this size, which is said elsewhere."""
+    """How many logits a network gives for an image; 1000 where it takes none of any size, which is said elsewhere."""
     for real in (False, True):
         with contextlib.suppress(ModelError), torch.no_grad():
             found = build(name.base, None, name.arguments).eval() if real else network
-            return int(answer(found, name.base, size).shape[1])
+            for pixels in (size, *sizes_taken(found, name.base)[:1]):
+                with contextlib.suppress(ModelError):
+                    return int(answer(found, name.base, pixels).shape[1])
     return 1000

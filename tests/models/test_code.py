@@ -191,6 +191,12 @@ def test_classes_are_counted_where_nothing_says_them() -> None:
     assert width("mine.py:passes_on", 4) == (5, 4)
 
 
+def test_classes_are_counted_at_a_size_that_it_takes() -> None:
+    put("mine.py", "from torch import nn\n\n\ndef made():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(1800, 3))\n")  # fmt: skip
+    assert code.facts(Name("mine.py:made")) == code.Facts(3, 224)
+
+
 def test_a_network_that_cannot_run_without_weights_is_given_them() -> None:
     put("mine.py", NET.format(blocks="widths") + "\n\nclass Asks(Net):\n    def forward(self, x):\n"
         "        return super().forward(x) if x.sum().item() < 1e9 else x\n")  # fmt: skip
@@ -220,6 +226,7 @@ HEAD = "from torch import nn\nimport torch\n\n\nclass Conv(nn.Module):\n    def 
         ("import time\ntime.sleep(30)", "x", r"it took more than 0.3 s \(.*mine.py, line 2\)"),
         ("Nett = 3", "Net", r"unknown name in mine.py: 'Net'; did you mean Nett"),
         ("Net = 3", "Net", r"mine.py:Net is of type int, not a class or a function"),
+        ("Net = dict", "Net", r"gives something of type dict, not a network"),
         ("def Net(): return {}", "Net", r"gives something of type dict, not a network"),
         ("def Net(width): pass", "Net", r"needs width: write 'mine.py:Net\[width=...\]'"),
         ("def Net(): raise KeyError('depth')", "Net", r"cannot be built with \(\): KeyError: 'depth' \(.*line 1\)"),
