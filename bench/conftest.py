@@ -58,7 +58,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each benchmark of this folder our timer, our stopping rule and its place."""
+    """Give each benchmark of this folder our timer, our stopping rule and its place; drop tasks without workloads."""
+    items[:] = [item for item in items if not _empty(item)]
     ours = [
         item for item in items if item.path.parent == plugin.HERE and "workload" in getattr(item, "fixturenames", ())
     ]
@@ -69,6 +70,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.benchmark(**rows.stopping(config, task, _matrix(config).device.kind)))
         # A warning from torch must not fail the measurement.
         item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def _empty(item: pytest.Item) -> bool:
+    """Whether it is what pytest makes of a function for which there is no parameter."""
+    given = getattr(getattr(item, "callspec", None), "params", {})
+    return item.path.parent == plugin.HERE and "workload" in given and not isinstance(given["workload"], str)
 
 
 def _workload_of(item: Any) -> Workload:
@@ -90,9 +97,10 @@ def measure(benchmark: Any, workload: Workload, pytestconfig: pytest.Config) -> 
     def run_or_report() -> None:
         if workload.task in ("loading", "end_to_end"):
             from loaders import engines
+            from models.project import named
 
             engine = workload.loader or workload.subject
-            missing = engines.missing(engine, workload.device)
+            missing = None if named(engine).is_code else engines.missing(engine, workload.device)
             if missing is not None:
                 pytest.skip(f"loader {engine}: {missing}")
         # Dashboards go by these two. The path of a file may change, the id does not.

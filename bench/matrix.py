@@ -1,22 +1,24 @@
 """What `pytest bench` measures: models in configurations, loaders and kernels, chosen by options."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.defaults import BATCH, IMAGES, TRAINING_BATCH
+from bench.defaults import BATCH, IMAGES, MODELS, TRAINING_BATCH
 from bench.errors import UsageError, WorkloadError
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
-from bench.timing.workload import TASKS, Conditions, KernelVariant, LoaderOutput, Workload
+from bench.timing.listed import listed
+from bench.timing.workload import OWN, TASKS, Conditions, KernelVariant, LoaderOutput, Workload
 from kernels import catalogue
 from loaders import engines
 from models import zoo
 from models.configuration import Configuration, Device, parse
 from models.errors import ModelError
 from models.names import split
+from models.project import find, named
 
 # The generated images; a smoke run makes a tiny set in a second.
 SMOKE_IMAGES = 64
@@ -38,6 +40,8 @@ class Matrix:
         root: folder of the images; None for generated ones.
         threads: CPU threads.
         smoke: run each benchmark once, on little, and time nothing.
+        listed: the workloads that the repository's settings list, which are measured where no model is named; empty
+            otherwise.
     """
 
     models: tuple[str, ...]
@@ -51,6 +55,7 @@ class Matrix:
     root: Path | None = None
     threads: int = 1
     smoke: bool = False
+    listed: tuple[Workload, ...] = ()
 
     @classmethod
     def from_options(cls, option: Mapping[str, Any], smoke: bool) -> "Matrix":
@@ -62,7 +67,11 @@ class Matrix:
         if option["device"] not in ("auto", "cpu", "cuda"):
             raise UsageError(f"--device is auto, cpu or cuda, not {option['device']!r}")
         device = choose_device(option["device"])
-        root = Path(option["data"]) if option["data"] else None
+        project = find()
+        place = option["data"] or (project.data and project.folder / project.data)
+        root = Path(place) if place else None
+        data = data_name(root, SMOKE_IMAGES if smoke else IMAGES)
+        own = project.workloads and option["models"] == MODELS
         matrix = cls(
             models=_words(option["models"]),
             configurations=_words(option["configurations"]),
@@ -71,10 +80,11 @@ class Matrix:
             batch=option["batch"] or (2 if smoke else BATCH[device]),
             training_batch=option["training-batch"] or (2 if smoke else TRAINING_BATCH[device]),
             size=option["size"] or (64 if smoke else 0),
-            data=data_name(root, SMOKE_IMAGES if smoke else IMAGES),
+            data=data,
             root=root,
             threads=option["threads"] or usable_cores(),
             smoke=smoke,
+            listed=tuple(listed(project, device_facts(device), data, _described)) if own else (),
         )
         matrix.check()
         return matrix
@@ -88,7 +98,10 @@ class Matrix:
         for model in self.models:
             zoo.check(model)
         for engine in self.loaders:
-            engines.check(engine)
+            if named(engine).is_code:
+                zoo.check(engine)
+            else:
+                engines.check(engine)
         if not self.models or not self.configurations or not self.loaders:
             raise WorkloadError("models, configurations and loaders each need at least one name")
         for task in TASKS:
@@ -103,6 +116,8 @@ class Matrix:
         Raises:
             ModelError: an unknown model, or a configuration that cannot work on this device.
         """
+        if self.listed:
+            return [workload for workload in self.listed if workload.task == task]
         chosen = [self]
         if self.smoke:
             first = replace(self, models=self.models[:1])
@@ -118,7 +133,12 @@ class Matrix:
         if task == "loading":
             # Steadier times, and the same process measures the networks' default.
             to = LoaderOutput(keep=self.device.glibc)
-            return [Workload(task, name, to, self.batch, size, data=self.data, device=device) for name in self.loaders]
+            return [
+                Workload(task, name, OWN, self.batch, size, device=device)
+                if named(name).is_code
+                else Workload(task, name, to, self.batch, size, data=self.data, device=device)
+                for name in self.loaders
+            ]
         if task == "kernel":
             ways = kernels_for(device)
             return [Workload(task, name, KernelVariant(way), self.batch, size, device=device) for name, way in ways]
@@ -166,6 +186,10 @@ class Matrix:
         root = self.root or default_sample(SMOKE_IMAGES if self.smoke else IMAGES)
         require_readable(open_dataset(root, "train"), self.threads)
         return replace(self.conditions, data_root=str(root))
+
+
+def _described(names: Sequence[str]) -> Sequence[Mapping[str, int]]:
+    return [{"size": zoo.default_size(name), "classes": zoo.default_classes(name)} for name in names]
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench.defaults import BATCH, LOADER, TRAINING_BATCH
+from bench.defaults import BATCH, LOADER, MODELS, TRAINING_BATCH
 from results.store import FOLDER
 
 # The fixture of users' own tests; named, since it knows what lies above.
@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 # Option -> (default, metavar, help); each is also read from BENCH_RUN_<OPTION>.
 OPTIONS: dict[str, tuple[str, str, str]] = {
-    "models": ("resnet18,resnet34,resnet50,efficientnet_b0", "NAMES", "Models to measure, joined by commas."),
+    "models": (MODELS, "NAMES", "Models to measure, joined by commas, in place of what pixbench.toml lists."),
     "configurations": ("fast", "NAMES", "Presets or levers for every model: naive,fast."),
     "loaders": (f"{LOADER},torchvision,pil,synthetic", "NAMES", "Loaders to measure; the first also feeds end_to_end."),
     "device": ("auto", "auto|cpu|cuda", "Where to measure."),

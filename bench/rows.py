@@ -129,6 +129,8 @@ def derived(extra: dict[str, Any], seconds: Sequence[float], iterations: int) ->
     A percentile with too few samples is None, and "missing" says how many it needs.
     """
     task = extra["workload"]["task"]
+    if task == "step":
+        return {METRIC[task]: median(seconds)}
     if task != "latency":
         return {METRIC[task]: extra["images"] / median(seconds)}
     values: dict[str, float | None] = {METRIC[task]: median(seconds)}
