@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from results.comparison import compare_table
+from results.comparison import compare_table, sentences
 from results.errors import RecordError
 from results.profile import KIND, Profile
 from results.profile import text as profile_text
@@ -200,13 +200,14 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "duration": lambda value: duration(number(value)),
     "inverse": lambda value: ratio_text(Ratio(**value).inverse()),
     "text": block,
+    "sentences": lambda value: block("\n".join(sentences(Record.from_json(value)))),
     "table": table,
     "markdown": lambda value: f"\n{value}\n",
 }
 
 
 def shown(value: Any, form: str = "") -> str:
-    if form in ("text", "table", "markdown"):
+    if form in ("text", "sentences", "table", "markdown"):
         return FORMATS[form](value)
     if isinstance(value, Rows):
         return f"{len(value):,}"
