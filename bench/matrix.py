@@ -130,6 +130,9 @@ class Matrix:
 
     def _of(self, task: str) -> list[Workload]:
         size, device = self.size or 224, self.device.kind
+        if task == "step":
+            # Only a repository's settings list steps.
+            return []
         if task == "loading":
             # Steadier times, and the same process measures the networks' default.
             to = LoaderOutput(keep=self.device.glibc)

@@ -193,7 +193,11 @@ def test_means_have_no_percentiles() -> None:
     assert "mean of 10 calls" in latency(500, iterations=10)["missing"]["inference_latency_p99"]
 
 
-@pytest.mark.parametrize("task", sorted(set(METRIC) - {"latency"}))
+def test_a_step_has_the_time_of_its_calls() -> None:
+    assert rows.derived({"workload": {"task": "step"}, "images": 1}, [2.0, 4.0, 100.0], 1) == {"step_time": 4.0}
+
+
+@pytest.mark.parametrize("task", sorted(set(METRIC) - {"latency", "step"}))
 def test_throughput_is_images_over_the_median_step(task: str) -> None:
     found = rows.derived({"workload": {"task": task}, "images": 32}, [2.0, 4.0, 100.0], 1)
     assert found == {METRIC[task]: 8.0}
