@@ -57,7 +57,8 @@ def test_arguments_of_a_name_do_not_part_it() -> None:
 
 
 def test_every_task_has_workloads() -> None:
-    assert all(MATRIX.workloads(task) for task in TASKS)
+    # Only a repository's settings list steps.
+    assert all(MATRIX.workloads(task) or task == "step" for task in TASKS)
 
 
 def test_presets_that_mean_the_same_are_measured_once() -> None:
