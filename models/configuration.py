@@ -264,6 +264,11 @@ class Choice:
         return self.preset == "tuned"
 
     @property
+    def plainest(self) -> Configuration:
+        """What others are compared with: plain fp32, of an exported file in its default engine."""
+        return Configuration(peer=next(iter(FILES.get(self.file, ())), None))
+
+    @property
     def changes(self) -> dict[str, Any]:
         """Field of Configuration -> the value that a lever gives it."""
         known = levers()

@@ -508,9 +508,9 @@ class Comparison:
                 continue
             workload = built[label]
             basis = self.basis(operand)
-            if basis != operand:
+            if basis.subject != operand.subject:
                 of = replace(built.get(basis.label, workload), subject=basis.subject)
-            elif workload.network.plain or (operand.choice.file and workload.network.peer):
+            elif replace(workload.network, keep=False) == operand.choice.plainest:
                 continue
             self.progress(f"{workload.task}: logits of {label}")
             conditions, other = asdict(self.conditions), of.to_json() if of else None

@@ -1,4 +1,4 @@
-"""What a network in an ONNX or OpenVINO file costs for one image, counted in its graph as OpenVINO reads it."""
+"""What a network in an ONNX or OpenVINO file costs for one image, counted in its graph."""
 
 from collections.abc import Mapping
 from math import prod
