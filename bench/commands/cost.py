@@ -1,7 +1,7 @@
 """`bench cost`: counts what networks cost for one image."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,9 +78,6 @@ def command(
     from bench.inspecting.cost import count
 
     costs = [count(name, classes, size) for name in models]
-    for cost in costs:
-        if cost.missing:
-            raise UsageError(f"{cost.model}: {cost.missing}")
     write(_table(costs, format, layers), output)
     if diagram is not None:
         from models.diagram import write as draw
@@ -97,11 +94,6 @@ def command(
         )
     if over:
         context.exit(1)
-
-
-def _figures(cost: "Cost") -> dict[str, str | int]:
-    """All of it that is a figure, and which network's."""
-    return {name: value for name, value in asdict(cost).items() if name != "missing"}
 
 
 def _second_opinion(cost: "Cost") -> None:
@@ -131,7 +123,7 @@ def _table(costs: Sequence["Cost"], format: str, with_layers: bool) -> str:
     layers = {cost: summarise(cost.model, cost.classes, cost.size) for cost in costs} if with_layers else {}
     if format == "json":
         models = [
-            _figures(cost) | ({"layers": [asdict(layer) for layer in layers[cost]]} if with_layers else {})
+            asdict(cost) | ({"layers": [asdict(layer) for layer in layers[cost]]} if with_layers else {})
             for cost in costs
         ]
         return to_json({"models": models})
@@ -139,9 +131,9 @@ def _table(costs: Sequence["Cost"], format: str, with_layers: bool) -> str:
         headers = ["model", "layer", "type", "output_shape", "params", "macs"]
         rows = [[cost.model, *layer_cells(layer)] for cost in costs for layer in layers[cost]]
         return render(headers, rows, format)
-    names = list(_figures(costs[0]))
+    names = [field.name for field in fields(costs[0])]
     if format == "csv":
-        return render(names, [list(_figures(cost).values()) for cost in costs], format)
+        return render(names, [list(asdict(cost).values()) for cost in costs], format)
 
     def cell(name: str, value: int) -> str:
         return quantity(value, UNITS[name]) if name in UNITS else f"{value:,}"

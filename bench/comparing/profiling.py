@@ -74,7 +74,7 @@ class Subject:
         size, classes = settings.size or None, classes_for(worker, [model], settings, say)[model]
         cost = worker.ask("cost", 300, model=model, classes=classes, size=size)
         if cost.get("missing"):
-            raise WorkloadError(f"{model}: {cost['missing']}")
+            raise WorkloadError(cost["missing"])
         # What is fed by a loader is a training step.
         tasks = ("training", "end_to_end") if self.task == "end_to_end" else (self.task,)
         workloads = network_workloads(self.operand, tasks, settings, resolved, cost)

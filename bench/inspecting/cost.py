@@ -53,7 +53,6 @@ class Cost:
             needs no gradient. 0 where the logits have no gradient, so that the network cannot be trained.
         activations: output elements of convolutions, linear layers and matrix products in one forward pass, as in
             fvcore's ActivationCountAnalysis; products inside fused attention never reach memory and are not counted.
-        missing: why nothing could be counted, so that the counts are 0; "" where they are.
     """
 
     model: str
@@ -67,7 +66,6 @@ class Cost:
     flops: int
     training_flops: int
     activations: int
-    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,6 +171,7 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
 
     Raises:
         ModelError: no such network or argument, or the network takes no image of this size.
+        UncountedError: it is a file for another engine, and nothing here counts in it.
     """
     if zoo.is_exported(model_name):
         facts = exported.facts(named(model_name))

@@ -4,24 +4,30 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from bench.errors import BenchError
 from models.exported import Foreign
 
-NOT_INSTALLED = "counted by openvino, which is not installed"
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 # Types of numbers that shapes and indices have, which are no weights.
 INDICES = ("i32", "i64", "u64", "boolean")
 
 
+class UncountedError(BenchError):
+    """What a network costs cannot be counted here, though it can be measured."""
+
+
 def counted(network: Foreign, size: int) -> Mapping[str, Any]:
-    """Fields of bench.inspecting.cost.Cost; `missing` says why they are 0 where they could not be counted.
+    """Fields of bench.inspecting.cost.Cost.
 
     Parameters are the file's constants of more than one number, into which others may have been folded.
+
+    Raises:
+        UncountedError: there is nothing to count with.
     """
     try:
         import openvino
-    except ImportError:
-        return {**dict.fromkeys(("params", "parameter_tensors", "weight_bytes", "flops", "activations"), 0),
-                "missing": NOT_INSTALLED}  # fmt: skip
+    except ImportError as error:
+        raise UncountedError(f"{network.file} is counted by openvino, which is not installed") from error
     model = openvino.Core().read_model(str(network.path))
     images = network.facts.batch or 1
     if model.is_dynamic():

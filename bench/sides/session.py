@@ -133,9 +133,18 @@ class Session:
         return {"batches": [facts(named(name)).batch for name in names]}
 
     def cost(self, model: str, classes: int | None, size: int | None) -> dict[str, Any]:
+        """What a network costs, see bench.inspecting.cost; of what cannot be counted `missing` says why."""
         from bench.inspecting.cost import count
+        from bench.inspecting.foreign import UncountedError
 
-        return asdict(count(model, classes, size))
+        try:
+            return asdict(count(model, classes, size))
+        except UncountedError as error:
+            return {
+                "classes": zoo.default_classes(model),
+                "size": size or zoo.default_size(model),
+                "missing": str(error),
+            }
 
     def build(self, workloads: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> dict[str, Any]:
         """Build, then call each step once: the first call compiles."""

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from workloads import workload_of
 
 from bench.inspecting.cost import count
 from bench.inspecting.exact import facts, outputs, parity
+from bench.inspecting.foreign import UncountedError
 from bench.inspecting.sameness import compare_facts, same_output
+from bench.sides.session import Session
 from bench.timing.step import build, network
 from bench.timing.workload import Conditions, Workload
 from models import lenet, zoo
@@ -53,7 +56,19 @@ def test_files_of_other_engines_cost_the_same(ending: str, format: str, tmp_path
     own, file = count("lenet"), count(str(tmp_path / f"a{ending}"))
     counts = [(cost.params, cost.weight_bytes, cost.macs, cost.flops, cost.activations) for cost in (own, file)]
     assert counts[0] == counts[1]
-    assert file.missing == ""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_counted_is_not_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = str(tmp_path / "a.onnx")
+    export(zoo.build("lenet"), "onnx", Path(path), 32, 2, False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    reason = f"{path} is counted by openvino, which is not installed"
+    assert Session().cost(path, None, None) == {"classes": 10, "size": 32, "missing": reason}
+    with pytest.raises(UncountedError, match="which is not installed"):
+        count(path)
 
 
 def test_given_weights_stay_as_they_are(tmp_path: Path) -> None:
