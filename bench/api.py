@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     beside: str | None
     rounds: int | None
     units: str | None
+    weights: str | None
     force: bool | None
     resume: bool | None
     store: str | Path | Literal[False] | None

@@ -92,6 +92,13 @@ PEERS = {
     "onnxruntime": Peer("exported to ONNX Runtime (inference)", ("fp32",)),
     "tensorrt": Peer("compiled by torch-tensorrt (inference, CUDA)", ("fp32", "fp16")),
 }
+# Ending of an exported file -> the engines that run it, the default first; none: torch, as any network of its own.
+FILES: dict[str, tuple[str, ...]] = {
+    ".onnx": ("onnxruntime", "openvino"),
+    ".xml": ("openvino",),
+    ".pt2": (),
+}
+ONLY_INFERS = "an exported file only infers"
 PRESETS = {
     "naive": "eager fp32 NCHW: what a first script does",
     "fast": "the best known for this device and task (the default)",
@@ -213,10 +220,12 @@ class Choice:
     Attributes:
         preset: a key of PRESETS that the words begin with, or "": levers that are not named stay as in naive.
         levers: the other words.
+        file: of an exported file its ending, a key of FILES; else "".
     """
 
     preset: str = ""
     levers: tuple[str, ...] = ()
+    file: str = ""
 
     @classmethod
     def from_text(cls, text: str) -> "Choice":
@@ -255,6 +264,11 @@ class Choice:
         return self.preset == "tuned"
 
     @property
+    def plainest(self) -> Configuration:
+        """What others are compared with: plain fp32, of an exported file in its default engine."""
+        return Configuration(peer=next(iter(FILES.get(self.file, ())), None))
+
+    @property
     def changes(self) -> dict[str, Any]:
         """Field of Configuration -> the value that a lever gives it."""
         known = levers()
@@ -271,12 +285,38 @@ class Choice:
         Raises:
             ModelError: a combination that cannot work on this device or for this task.
         """
+        if self.file:
+            return self._of_file(device, training)
         start = tuned if self.tuned and tuned is not None else preset(self.preset or "naive", device, training)
         configuration = replace(start, **self.changes)
         if "peer" in self.changes:
             configuration = self._peer(configuration, device)
         check(configuration, device, training)
         return configuration
+
+    def _of_file(self, device: "Device", training: bool) -> Configuration:
+        """Of an exported file, in which everything but its engine and what torch can still do to a program is fixed."""
+        what, engines, changes = f"configuration {self.text!r}: a {self.file} file", FILES[self.file], self.changes
+        if training:
+            raise ModelError(ONLY_INFERS)
+        if self.tuned:
+            raise ModelError(f"{what} is not tuned; leave out tuned")
+        if not engines:
+            if "peer" in changes or "kernels" in changes:
+                raise ModelError(f"{what} is a program of torch; leave out {changes.get('peer', 'kernels')}")
+            found = replace(preset(self.preset or "naive", device, training), **changes)
+            if found.freeze and not found.compiles:
+                if "freeze" in changes:
+                    raise ModelError(f"{what} has no layers to fold; freeze it with compile, or leave out freeze")
+                found = replace(found, freeze=False)
+        else:
+            engine = changes.get("peer", engines[0])
+            if engine not in engines or self.preset == "naive":
+                raise ModelError(f"{what} runs in {' or '.join(engines)}; write @{' or @'.join(engines)}")
+            rest = [word for word in self.levers if word != engine]
+            found = replace(self, preset="", levers=(engine, *rest))._peer(Configuration(), device)
+        check(found, device, training)
+        return found
 
     def _peer(self, configuration: Configuration, device: "Device") -> Configuration:
         """A peer decides layout and compilation itself; only its precision is ours to ask for."""

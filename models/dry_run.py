@@ -34,11 +34,14 @@ def device_of(network: nn.Module) -> torch.device:
 def answer(network: nn.Module, title: str, size: int) -> Tensor:
     """The logits [1, classes] of one image of `size` x `size` pixels, where the network is, with the mode it is in.
 
+    An exported network may take several images at once, and no other number.
+
     Raises:
         ModelError: it takes no image of this size, or gives no logits.
     """
     try:
-        logits = network(torch.zeros(1, 3, size, size, device=device_of(network)))
+        number = getattr(network, "batch", 0) or 1
+        logits = network(torch.zeros(number, 3, size, size, device=device_of(network)))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, TypeError | AttributeError | KeyError):
@@ -46,7 +49,7 @@ def answer(network: nn.Module, title: str, size: int) -> Tensor:
         raise ModelError(f"{title} takes no image of {size} x {size} pixels ({reason})") from error
     if not isinstance(logits, Tensor):
         raise ModelError(f"{title} gives {_described(logits)}; {_WANTED}")
-    if logits.dim() != 2 or len(logits) != 1:
+    if logits.dim() != 2 or len(logits) != number:
         raise ModelError(f"{title} gives a tensor {list(logits.shape)} for one image; {_WANTED}")
     return logits
 

@@ -142,6 +142,8 @@ def _openvino(model: nn.Module, example: Tensor, path: Path, dynamic: bool) -> W
     import openvino
 
     converted = openvino.convert_model(_program(model, example, dynamic))
+    # The converter forgets which sizes the network takes.
+    converted.reshape([-1 if dynamic else len(example), *example.shape[1:]])
     # Weights stay fp32: whoever loads the file may halve them.
     openvino.save_model(converted, str(path), compress_to_fp16=False)
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

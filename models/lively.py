@@ -60,14 +60,27 @@ def enliven(model: nn.Module, images: Tensor | None = None) -> None:
                 module.training, module.momentum = training, momentum
 
 
-def blindness(answer: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, images: Tensor) -> str:
-    """Why two answers of a network could not differ; "" where they could.
+def has_statistics(model: nn.Module) -> bool:
+    """Whether normalisation has statistics of its own: a network with trained weights."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    return any(
+        (norm.num_batches_tracked is not None and bool(norm.num_batches_tracked > 0))
+        or (norm.running_mean is not None and bool(norm.running_mean.any()))
+        for norm in norms
+    )
+
+
+def blindness(
+    answer: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, images: Tensor, weights: bool = True
+) -> str:
+    """Why a comparison of two answers of a network would say nothing; "" where it would.
 
     Both images and weights are changed; the weights are put back.
 
     Args:
         answer: (model, images) -> logits [N, classes].
         images: [N, 3, height, width].
+        weights: change them; what runs in a foreign engine has none that can be changed.
     """
     with torch.no_grad():
         logits = answer(model, images).double()
@@ -76,9 +89,13 @@ def blindness(answer: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, i
             return "its logits are not all finite"
         if not spread > 0:
             return "all its logits are the same"
+        if _distance(answer(model, images), logits) > VISIBLE * spread:
+            return "its logits differ from call to call"
         others = torch.randn_like(images) * images.std() + images.mean(0, keepdim=True).flip(-1)
         if _distance(answer(model, others), logits) < VISIBLE * spread:
             return "its logits hardly depend on the image"
+        if not weights:
+            return ""
         kept = [parameter.detach().clone() for parameter in model.parameters()]
         try:
             for parameter in model.parameters():

@@ -1,5 +1,7 @@
 """How things are named on a command line and in ids: NAME, FILE.py:NAME or package.module:NAME, with arguments behind.
 
+Files are named by their path: exported ones by their ending, checkpoints of ours, and folders of runs that hold one.
+
 Imports no torch and nothing of the user's, so that a mistyped name is answered at once.
 """
 
@@ -14,6 +16,10 @@ from models.errors import ModelError
 TIMM = "timm:"
 TARGET = ".pixbench"
 """Folder of a repository into which its `setup` installs what has to be built."""
+EXPORTED = (".onnx", ".pt2", ".xml")
+"""Endings of exported files: of ONNX, torch.export and OpenVINO."""
+TRAINED = ".safetensors"
+"""Ending of a checkpoint."""
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _KEY = re.compile(r"[^\W\d]\w*")
 
@@ -61,6 +67,23 @@ class Name:
         return ":" in self.base and not self.base.startswith(TIMM)
 
     @property
+    def is_exported(self) -> bool:
+        """Whether it is a file of a network that was exported, which only infers."""
+        return not self.is_code and self.base.lower().endswith(EXPORTED)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a checkpoint, or a run's folder with one in it."""
+        if self.is_code or not self.base:
+            return False
+        return self.base.endswith(TRAINED) or next(Path(self.base).glob(f"*{TRAINED}"), None) is not None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights come with it, so that none are drawn or given."""
+        return self.is_exported or self.is_trained
+
+    @property
     def place(self) -> str:
         """Of code: the file or module."""
         return self.base.rpartition(":")[0]
@@ -76,7 +99,7 @@ class Name:
         return self.place.endswith(".py")
 
     def check(self, root: Path) -> None:
-        """Check what can be seen of code without importing it: how it is written, and that the file is there.
+        """Check what can be seen of code or a file without opening it: how it is written, and that it is there.
 
         Args:
             root: folder that a file's path begins in.
@@ -84,19 +107,36 @@ class Name:
         Raises:
             ModelError: it is not, or it cannot be a name.
         """
+        if self.has_weights:
+            if self.arguments:
+                raise ModelError(f"{self.base} is a network already, so it takes no arguments in brackets")
+            self._find(root, self.base)
+            return
         if "@" in self.base:
             raise ModelError(f"{self.base!r} holds an @, which begins a configuration; rename the file or its folder")
         if not _MODULE.fullmatch(self.attribute):
             what = f"{self.attribute!r} is no name" if self.attribute else "no name stands behind the colon"
             raise ModelError(f"{self.base}: {what}; write FILE.py:NAME or package.module:NAME")
         if self.is_file:
-            path = root / self.place
-            if not path.is_file():
-                near = sorted(one.name for one in path.parent.glob("*.py"))[:6] if path.parent.is_dir() else []
-                folder = "this folder" if path.parent == root else str(Path(self.place).parent)
-                raise ModelError(f"{self.place} does not exist{f'; {folder} has ' * bool(near)}{', '.join(near)}")
+            self._find(root, self.place)
         elif not _MODULE.fullmatch(self.place):
             raise ModelError(f"{self.place!r} is neither a file that ends in .py nor a module, such as package.module")
+
+    @staticmethod
+    def _find(root: Path, file: str) -> None:
+        """Raise ModelError, with others of its ending, where a file is not there."""
+        path = root / file
+        if not path.exists():
+            near = sorted(one.name for one in path.parent.glob(f"*{path.suffix}"))[:6] if path.parent.is_dir() else []
+            folder = "this folder" if path.parent == root else str(Path(file).parent)
+            raise ModelError(f"{file} does not exist{f'; {folder} has ' * bool(near)}{', '.join(near)}")
+
+
+def file_name(text: str) -> str:
+    """A name as the name of a file: `mynet-build-width-64` for `mynet.py:build[width=64]`."""
+    base, at, configuration = text.partition("@")
+    text = re.sub(r"\.py:", ":", base) + at + configuration
+    return re.sub(r"[^\w.@]+", "-", text).strip("-.") or "network"
 
 
 def split(text: str) -> list[str]:

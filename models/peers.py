@@ -1,6 +1,10 @@
-"""Foreign inference engines behind the same call as ours, so that they can stand in the same table."""
+"""Foreign inference engines behind the same call as ours, so that they can stand in the same table.
+
+Each is given a network, which it exports, or the path of an exported file.
+"""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +14,8 @@ from models.configuration import PRECISIONS
 from models.errors import ModelError
 
 
-def openvino(model: nn.Module, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Convert to OpenVINO and compile for the CPU with its own defaults for one request at a time.
+def openvino(source: nn.Module | Path, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Convert to OpenVINO and compile for the CPU and these images, with its defaults for one request at a time.
 
     Raises:
         ModelError: openvino is not installed.
@@ -23,8 +27,13 @@ def openvino(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
             "the configuration asks for openvino, which is not installed; pip install 'pixbench[peers]'"
         ) from error
     core = ov.Core()
-    # From an exported program: the converter's own way, TorchScript tracing, is deprecated in torch.
-    converted = ov.convert_model(torch.export.export(model, (torch.zeros(example),)))
+    if isinstance(source, Path):
+        converted = core.read_model(str(source))
+        if converted.is_dynamic():
+            converted.reshape(list(example))
+    else:
+        # From an exported program: the converter's own way, TorchScript tracing, is deprecated in torch.
+        converted = ov.convert_model(torch.export.export(source, (torch.zeros(example),)))
     # THROUGHPUT opens several streams to overlap requests; one call at a time wants all cores on that call.
     compiled = core.compile_model(
         converted,
@@ -45,27 +54,35 @@ def openvino(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
     return forward
 
 
-def onnxruntime(model: nn.Module, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Export to ONNX in memory and run it with ONNX Runtime, CUDA first where it offers it.
+def onnxruntime(source: nn.Module | Path, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Export to ONNX in memory, unless it is a file, and run it with ONNX Runtime, CUDA first where it offers it.
 
     Raises:
         ModelError: onnxruntime, onnx or onnxscript is not installed.
     """
     try:
         import onnxruntime as ort
-        import onnxscript  # noqa: F401
+
+        if not isinstance(source, Path):
+            import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(
             "the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; "
             "pip install 'pixbench[peers]'"
         ) from error
-    program = torch.onnx.export(model, (torch.zeros(example),), dynamo=True, verbose=False)
-    assert program is not None
+    content: str | bytes
+    if isinstance(source, Path):
+        # By its path: a large file keeps its weights in another one beside it.
+        content = str(source)
+    else:
+        program = torch.onnx.export(source, (torch.zeros(example),), dynamo=True, verbose=False)
+        assert program is not None
+        content = program.model_proto.SerializeToString()
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     available = ort.get_available_providers()
     providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-    session = ort.InferenceSession(program.model_proto.SerializeToString(), options, providers=providers)
+    session = ort.InferenceSession(content, options, providers=providers)
     name = session.get_inputs()[0].name
 
     answer = session.get_outputs()[0].name
@@ -93,7 +110,7 @@ def onnxruntime(model: nn.Module, precision: str, example: tuple[int, ...]) -> C
     return forward
 
 
-def tensorrt(model: nn.Module, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+def tensorrt(source: nn.Module | Path, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
     """Compile with torch-tensorrt. Has never run on a GPU here.
 
     Raises:
@@ -105,15 +122,16 @@ def tensorrt(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
         raise ModelError(
             "the configuration asks for tensorrt, which needs torch-tensorrt; it is not installed"
         ) from error
+    assert isinstance(source, nn.Module), "no exported file names TensorRT among its engines"
     dtype = getattr(torch, PRECISIONS[precision].weights(training=False))
     images = torch.zeros(example, dtype=dtype, device="cuda")
     compiled: Callable[[Tensor], Tensor] = torch_tensorrt.compile(
-        model.to("cuda", dtype), inputs=[images], enabled_precisions={dtype}
+        source.to("cuda", dtype), inputs=[images], enabled_precisions={dtype}
     )
     return compiled
 
 
-ENGINES: dict[str, Callable[[nn.Module, str, tuple[int, ...]], Callable[[Tensor], Tensor]]] = {
+ENGINES: dict[str, Callable[[nn.Module | Path, str, tuple[int, ...]], Callable[[Tensor], Tensor]]] = {
     "openvino": openvino,
     "onnxruntime": onnxruntime,
     "tensorrt": tensorrt,

@@ -11,9 +11,9 @@ from models import zoo
 from models.configuration import Configuration
 from models.evaluate import Forward, mirrored
 from models.prepare import Prepared, prepare
+from models.trained import restored
 from models.training import checkpoint
 from models.training.checkpoint import Card
-from models.training.recipe import load
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,13 @@ class Classifier:
         """The network of a checkpoint, with its weights.
 
         Args:
-            path: a weights file, or a run's folder; see weights_file.
+            path: a weights file, or a run's folder; see models.trained.weights_file.
             configuration: of inference; a training configuration without freezing works as well.
 
         Raises:
             ModelError: no such file, damaged, or of a network that is not in the zoo.
         """
-        path = weights_file(path)
-        card, tensors = checkpoint.load_weights(path)
-        model = zoo.build(card.model, len(card.classes), **card.arguments)
-        checkpoint.put(model, tensors, f"checkpoint {path}")
+        card, model = restored(path)
         prepared = prepare(model, configuration, device, False, (1, 3, card.size, card.size))
         return cls(card, prepared, prepared.forward if card.tta == "none" else mirrored(prepared.forward))
 
@@ -74,16 +71,6 @@ class Classifier:
             [(self.card.classes[i], p) for i, p in zip(indices, values, strict=True)]
             for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-
-
-def weights_file(path: Path) -> Path:
-    """The path of a weights file; of a run's folder, those that its recipe selects, or the only ones it has."""
-    if not path.is_dir():
-        return path
-    names = [checkpoint.LAST, checkpoint.BEST]
-    if (path / "recipe.toml").is_file() and load(path / "recipe.toml").select == "best":
-        names.reverse()
-    return next((path / name for name in names if (path / name).is_file()), path / names[0])
 
 
 def same_classes(card: Card, classes: Sequence[str]) -> str | None:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.configuration import Configuration, Device
+from models.configuration import ONLY_INFERS, Configuration, Device
 from models.depthwise import adapt_depthwise
 from models.dropout import quicken_dropout
 from models.errors import ModelError
+from models.exported import Foreign, Program
+from models.exported import check as check_exported
+from models.peers import ENGINES
 from models.small_maps import adapt_small_maps
 
 
@@ -140,12 +143,14 @@ def prepare(
     Raises:
         ModelError: a lever cannot be applied to this network here; says which and why.
     """
+    if training and isinstance(model, Foreign | Program):
+        raise ModelError(ONLY_INFERS)
+    check_exported(model, example)
     model = model.train(training)
     if configuration.peer is not None:
-        from models.peers import ENGINES
-
         model = model.eval()
-        peer = ENGINES[configuration.peer](model, configuration.precision, example)
+        source = model.path if isinstance(model, Foreign) else model
+        peer = ENGINES[configuration.peer](source, configuration.precision, example)
         return Prepared(model, peer, dtype_named(configuration.dtype), torch.contiguous_format, None)
     if device.type == "cuda":
         set_switches(configuration)

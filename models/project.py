@@ -130,8 +130,11 @@ def named(text: str) -> Name:
         return given
     meant = Name.from_text(project.names[given.base][1])
     base = meant.base
-    if meant.is_code and meant.is_file and project.folder != root():
-        base = f"{project.folder / meant.place}:{meant.attribute}"
+    if project.folder != root():
+        if meant.is_code and meant.is_file:
+            base = f"{project.folder / meant.place}:{meant.attribute}"
+        elif (inside := Name(str(project.folder / meant.base))).has_weights:
+            base = inside.base
     return Name(base, {**meant.arguments, **given.arguments})
 
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import zoo
 from models.dry_run import answer, sizes_taken, without_weights
 from models.errors import ModelError
+from models.exported import Foreign
 from models.project import named
 
 
@@ -98,7 +99,9 @@ def on_meta(
     if pixels < 1:
         raise ModelError(f"size is {pixels}; give the height and width of the image in pixels")
     module = module.eval()
-    if isinstance(network, str) and named(network).is_code:
+    if isinstance(module, Foreign):
+        raise ModelError(f"{title} is a file for another engine, whose layers torch does not know")
+    if isinstance(network, str) and (named(network).is_code or zoo.is_exported(network)):
         module = _running(module, network, classes, pixels, arguments or {})
     return module, title, pixels
 

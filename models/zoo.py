@@ -235,7 +235,7 @@ def check(name: str) -> None:
             installed.
     """
     parsed = _parsed(name)
-    if parsed.is_code:
+    if parsed.is_code or parsed.has_weights:
         parsed.check(root())
     else:
         _network(parsed.base)
@@ -248,7 +248,20 @@ def describe(name: str) -> str:
         ModelError: there is no such network.
     """
     parsed = _parsed(name)
-    return f"{parsed.attribute} of {parsed.place}" if parsed.is_code else _network(parsed.base).line
+    if parsed.is_code:
+        return f"{parsed.attribute} of {parsed.place}"
+    return f"network in {parsed.base}" if parsed.has_weights else _network(parsed.base).line
+
+
+def has_weights(name: str) -> bool:
+    """Whether it comes with its weights: a checkpoint, a run or an exported file. Imports no torch."""
+    parsed = _parsed(name)
+    return parsed.base not in NETWORKS and parsed.has_weights
+
+
+def is_exported(name: str) -> bool:
+    """Whether it is an exported file, which only infers. Imports no torch."""
+    return _parsed(name).is_exported
 
 
 def default_classes(name: str) -> int:
@@ -258,7 +271,8 @@ def default_classes(name: str) -> int:
         ModelError: there is no such network.
     """
     parsed = _parsed(name)
-    return int(_code().facts(parsed).classes) if parsed.is_code else _network(parsed.base).classes
+    source = _source(parsed)
+    return int(source.facts(parsed).classes) if source else _network(parsed.base).classes
 
 
 def default_size(name: str) -> int:
@@ -268,8 +282,9 @@ def default_size(name: str) -> int:
         ModelError: there is no such network.
     """
     parsed = _parsed(name)
-    if parsed.is_code:
-        return int(_code().facts(parsed).size)
+    source = _source(parsed)
+    if source:
+        return int(source.facts(parsed).size)
     network = _network(parsed.base)
     if parsed.base.startswith(TIMM):
         return int(importlib.import_module("models.timm").default_size(parsed.base.removeprefix(TIMM)))
@@ -283,8 +298,9 @@ def known_arguments(name: str) -> dict[str, object]:
         ModelError: there is no such network.
     """
     parsed = _parsed(name)
-    if parsed.is_code:
-        return dict(_code().known_arguments(parsed.base)) | dict(parsed.arguments)
+    source = _source(parsed)
+    if source:
+        return dict(source.known_arguments(parsed.base)) | dict(parsed.arguments)
     network = _network(parsed.base)
     parameters = inspect.signature(_builder(network)).parameters.values()
     known = {item.name: item.default for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -292,13 +308,16 @@ def known_arguments(name: str) -> dict[str, object]:
 
 
 def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Module":
-    """The network with random weights, on the default device: images [B, 3, H, W] -> logits [B, classes].
+    """The network, on the default device: images [B, 3, H, W] -> logits [B, classes].
+
+    Its weights are random, or those of the checkpoint or exported file that the name is.
 
     Under `with torch.device("meta")` it takes no memory for its weights. It returns one tensor in training as in
     inference; GoogLeNet and Inception v3 therefore have no auxiliary classifiers.
 
     Args:
-        name: one of `names()`, `timm:NAME`, FILE.py:NAME or package.module:NAME, each with arguments or without.
+        name: one of `names()`, `timm:NAME`, FILE.py:NAME or package.module:NAME, each with arguments or without; or the
+            path of a checkpoint, a run or an exported file.
         classes: outputs; `default_classes(name)` if None.
         **arguments: activation, dropout, widths and so on; `known_arguments(name)` lists them. They go before those in
             the name.
@@ -310,8 +329,9 @@ def build(name: str, classes: int | None = None, **arguments: object) -> "nn.Mod
     arguments = {**parsed.arguments, **arguments}
     if classes is not None and (not isinstance(classes, int) or classes < 1):
         raise ModelError(f"classes is {classes!r}; {name} needs a whole number above 0")
-    if parsed.is_code:
-        own: nn.Module = _code().build(parsed.base, classes, arguments)
+    source = _source(parsed)
+    if source:
+        own: nn.Module = source.build(parsed.base, classes, arguments)
         return own
     network = _network(parsed.base)
     known = known_arguments(parsed.base)
@@ -336,8 +356,18 @@ def _parsed(name: str) -> Name:
     return given if given.base in NETWORKS else named_anywhere(name)
 
 
-def _code() -> ModuleType:
-    return importlib.import_module("models.code")
+def _source(name: Name) -> ModuleType | None:
+    """What builds a network that is in no table: of code, of a checkpoint, or of an exported file.
+
+    Each has `facts`, `known_arguments`, `build` and `load`.
+    """
+    if name.base in NETWORKS:
+        return None
+    if name.is_code:
+        return importlib.import_module("models.code")
+    if name.is_exported:
+        return importlib.import_module("models.exported")
+    return importlib.import_module("models.trained") if name.is_trained else None
 
 
 def _network(name: str) -> Network:
@@ -349,7 +379,7 @@ def _network(name: str) -> Network:
     if name.endswith(".py"):
         raise ModelError(f"{name} is a file; say what of it is meant: {name}:NAME")
     if name not in NETWORKS:
-        listing = "`bench list models` names them all; your own: FILE.py:NAME or package.module:NAME"
+        listing = "`bench list models` names them all; your own: FILE.py:NAME, package.module:NAME or FILE.onnx"
         raise unknown("model", name, [*NETWORKS, *find().names], listing)
     return NETWORKS[name]
 
@@ -380,8 +410,9 @@ def prepare_imports(name: str) -> None:
         ModelError: there is no such network, or the user's file cannot be imported.
     """
     parsed = _parsed(name)
-    if parsed.is_code:
-        _code().load(parsed.base)
+    source = _source(parsed)
+    if source:
+        source.load(parsed.base)
     else:
         importlib.import_module(_network(parsed.base).builder.split(":")[0])
 

@@ -103,11 +103,15 @@ def command(
     An operand is MODEL or MODEL@CONFIGURATION (resnet34, resnet34@naive, resnet34@fp32-nchw-eager), a loader (dali,
     pil), a kernel, or a stored result (a path ending in .json). The first is the reference.
 
+    An exported file (model.onnx, model.xml, model.pt2) only infers: an .onnx in ONNX Runtime, or in OpenVINO with
+    @openvino. A checkpoint is measured with its weights, and so is a run's folder with @CONFIGURATION or beside
+    something else that is measured.
+
     Your own code is named FILE.py:NAME or package.module:NAME: a network (a class, a function that returns one, or a
     module), a loader (a function of batch, size and device that returns an iterable of images and labels), or a step
     (any callable without arguments). Arguments follow in brackets, in quotes: 'mynet.py:build[width=64]'.
 
-    Nothing is measured where operands are training runs (their folders, their summary.json, or a folder of runs): a
+    Nothing is measured where all operands are training runs (their folders, their summary.json, or a folder of runs): a
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)
     are compared image by image.
     """

@@ -102,6 +102,8 @@ def _second_opinion(cost: "Cost") -> None:
     from bench.inspecting.cost import disagreement, second_opinion
     from models import zoo
 
+    if zoo.is_exported(cost.model):
+        return
     with torch.device("meta"):
         model = zoo.build(cost.model, cost.classes)
     try:

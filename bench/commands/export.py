@@ -26,7 +26,8 @@ ALLOWED = 1e-2  # of the logits' standard deviation: fp32 in another order, neve
 @click.option("--dynamic-batch", is_flag=True, help="Any number of images at once.")
 @shared("--size")
 @shared("--classes", help="Logits of a MODEL; default: its own.")
-@shared("--seed", help="Of a MODEL's weights, which are random.")
+@shared("--weights")
+@shared("--seed", help="Of a MODEL's weights, where they are random.")
 def command(
     model: str,
     format: str,
@@ -35,17 +36,20 @@ def command(
     dynamic_batch: bool,
     size: int | None,
     classes: int | None,
+    weights: str | None,
     seed: int,
 ) -> None:
-    """Export a network of the zoo (with random weights) or of a checkpoint, run the file, and compare its logits.
+    """Export a network (with random weights, or those of --weights) or a checkpoint, run the file, and compare logits.
+
+    MODEL is a name of bench list models, or your own: FILE.py:NAME, package.module:NAME.
 
     The file takes normalised fp32 images [N, 3, size, size] and gives logits [N, classes].
     """
     from models.export import FORMATS as ENDINGS
     from models.export import export
 
-    network, name, own_size, words = _network(model, classes, seed)
-    path = output or Path(name).with_suffix(ENDINGS[format][0])
+    network, name, own_size, words = _network(model, classes, weights, seed)
+    path = output or Path(f"{name}{ENDINGS[format][0]}")
     if path.suffix != ENDINGS[format][0]:
         raise UsageError(f"{format} is written as a file that ends in {ENDINGS[format][0]}; got {path}")
     check_output(str(path))
@@ -62,19 +66,23 @@ def command(
     click.echo(f"checked by {done.checked_by}: logits differ by at most {done.error:.2g} of their deviation")
 
 
-def _network(model: str, classes: int | None, seed: int) -> tuple["nn.Module", str, int, str]:
+def _network(model: str, classes: int | None, weights: str | None, seed: int) -> tuple["nn.Module", str, int, str]:
     """The network, a name for its file, its size, and what it is in words."""
     import torch
 
     from models import zoo
+    from models.names import file_name
+    from models.trained import Weights
 
     path = Path(model)
+    if zoo.is_exported(model):
+        raise UsageError(f"{model} is exported already; name a network or a checkpoint")
     if path.exists() and (path.suffix or path.is_dir()) and model not in zoo.names():
         from models.configuration import Configuration
         from models.predict import Classifier
 
-        if classes is not None:
-            raise UsageError("a checkpoint has its own classes; leave out --classes")
+        if classes is not None or weights:
+            raise UsageError("a checkpoint has its own classes and weights; leave out --classes and --weights")
         classifier = Classifier.from_checkpoint(path, Configuration(), torch.device("cpu"))
         card = classifier.card
         normal = ", ".join(f"{x:.4g}" for x in (*card.mean, *card.std))
@@ -84,5 +92,13 @@ def _network(model: str, classes: int | None, seed: int) -> tuple["nn.Module", s
         return classifier.prepared.module, path.stem if path.is_file() else path.name, card.size, words
     zoo.check(model)
     torch.manual_seed(seed)
+    words = f"{model} with random weights"
+    if weights:
+        found = Weights.read(weights)
+        classes, words = classes or found.classes(model), f"{model} with the weights of {weights}"
+        if found.unwrapped:
+            click.echo(f"--weights {weights}: took {found.unwrapped}", err=True)
     network = zoo.build(model, classes)
-    return network, model.replace(":", "-").replace("/", "-"), zoo.default_size(model), f"{model} with random weights"
+    if weights:
+        found.put(network, model)
+    return network, file_name(model), zoo.default_size(model), words

@@ -38,6 +38,10 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "--size": {"type": click.IntRange(1), "help": "Height and width in pixels; default: the model's own."},
     "--classes": {"type": click.IntRange(1), "help": "Logits; default: the model's own."},
+    "--weights": {
+        "metavar": "FILE",
+        "help": "Weights for networks that come without: .safetensors, or a state dict (.pth). Default: random.",
+    },
     "--data": {"type": _FOLDER, "metavar": "DIR", "help": "JPEGs to load; default: a generated set like ImageNet's."},
     "--images": {
         "type": click.IntRange(0),

@@ -46,6 +46,7 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
     """
     from bench.comparing.profiling import annotate, profile
     from bench.screen import Screen
+    from models.names import file_name
     from results.profile import text
 
     check_output(output)
@@ -56,7 +57,7 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
             workload = annotate(subject, screen.progress)
             screen.say(f"ran {subject.steps} steps of {workload.id} within NVTX ranges")
             return
-        folder = options["out"] or FOLDER / _name(subject)
+        folder = options["out"] or FOLDER / f"{file_name(subject.operand.label)}-{subject.task}"
         found = profile(subject, folder, screen.progress)
     finally:
         screen.clear()
@@ -64,25 +65,25 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
     screen.say(f"wrote {', '.join(found.files.values())} into {folder}; the trace opens in https://ui.perfetto.dev")
 
 
-def _name(subject: "Subject") -> str:
-    label = "".join(letter if letter.isalnum() or letter in "-_@." else "-" for letter in subject.operand.label)
-    return f"{label}-{subject.task}"
-
-
 def _subject(model: str, screen: "Screen", **options: Any) -> "Subject":
-    from bench.comparing.operands import parse_operands
+    from bench.comparing.operands import look_up, parse_operands
     from bench.comparing.plan import open_device, settings_from
     from bench.comparing.profiling import TASKS, Subject
-    from bench.comparing.words import MEASURED, only_kind
+    from bench.comparing.words import MEASURED, RUN, only_kind
+    from bench.machine.cpu import usable_cores
+    from models import zoo
+    from models.configuration import ONLY_INFERS
 
     kind = only_kind([model])
-    if kind != MEASURED:
+    if kind != MEASURED and not (kind == RUN and zoo.has_weights(model)):
         raise UsageError(f"bench profile takes a model; {model} is {kind}")
     device = open_device(options["device"], options["force"])
-    [operand] = parse_operands([model], device)
+    [operand] = parse_operands([model], device, look_up([model], options["threads"] or usable_cores()))
     if operand.kind != "model":
         raise UsageError(f"bench profile takes a model; {model} is a {operand.kind}; measure it with bench compare")
     task = TASKS[options["task"]]
+    if operand.choice.file and task in ("training", "end_to_end"):
+        raise UsageError(f"{ONLY_INFERS}: bench profile {model} --task infer, or latency")
     if task != "end_to_end" and options["data"] is not None:
         raise UsageError("--data is read by --task endtoend; the other tasks work on a constant batch")
     settings, conditions = settings_from([operand], device, options, screen.say, task == "end_to_end")

@@ -103,7 +103,7 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
 
 def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "Tuner":
     from bench.comparing.operands import Operand
-    from bench.comparing.plan import needs, open_device, settings_from
+    from bench.comparing.plan import classes_for, needs, open_device, settings_from
     from bench.comparing.tuning import Tuner, base_workloads
     from bench.machine.tuned import resolve
     from bench.sides.crew import Crew, spawner
@@ -115,6 +115,8 @@ def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "T
             f"bench tune takes a model without a configuration; it finds one: bench tune {model.split('@')[0]}"
         )
     zoo.check(model)
+    if zoo.is_exported(model):
+        raise UsageError(f"bench tune takes networks of torch; {model} was exported: bench compare tries its engines")
     operand = Operand(model, model, Choice("fast"))
     device = open_device(options["device"], options["force"])
     settings, conditions = settings_from([operand], device, options, screen.say, "loading" in tasks)
@@ -123,7 +125,8 @@ def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "T
         crew.start([model], replace(needs([operand], settings, False), compiler=False))
         machine = crew[model].ask("machine")
         facts = Device(**crew[model].ask("device", device=device))
-        cost = crew[model].ask("cost", 300, model=model, classes=options["classes"], size=options["size"])
+        classes = classes_for(crew[model], [model], settings, screen.say)[model]
+        cost = crew[model].ask("cost", 300, model=model, classes=classes, size=options["size"])
     base = base_workloads(operand, settings, resolve(operand.choice, facts, model, machine), cost, tasks)
     return Tuner(base, facts, conditions, machine, screen.progress)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.comparing.figures import Energy, Figures, Parity, Sample, best_ceilings, label_of, load_of, side
 from bench.comparing.operands import Operand
-from bench.comparing.plan import MODEL_TASKS, Group, Settings, groups, needs
+from bench.comparing.plan import MODEL_TASKS, Group, Settings, classes_for, groups, impossible, needs
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine.cpu import Busy
 from bench.machine.telemetry import Telemetry, sensor_for
@@ -27,6 +27,7 @@ from bench.sides.process import Built, Warm, Worker
 from bench.timing.duel import LEAST_ROUNDS, Round, Rounds, SlicePlan, pairs_of
 from bench.timing.images import describe_bad, refuse_bad
 from bench.timing.workload import Conditions, Workload
+from models import zoo
 from models.configuration import Device
 from results.record import Metric
 from results.stats import required_samples
@@ -231,11 +232,12 @@ class Comparison:
                 measured = [task for task in MODEL_TASKS if self.settings.has(task)]
                 for task in untuned(operand.subject, self.machine, measured):
                     self.warn(f"{operand.subject} was not tuned for {task} on this machine: measured as fast")
-        classes, size = self.settings.classes or None, self.settings.size or None
+        size = self.settings.size or None
+        classes = classes_for(first, [operand.subject for operand in models], self.settings, self.warn)
         counted: dict[str, dict[str, Any] | BenchError] = {}
         for operand in models:
             if operand.subject not in counted:
-                counted[operand.subject] = self.cost(operand, classes, size)
+                counted[operand.subject] = self.cost(operand, classes[operand.subject], size)
             found = counted[operand.subject]
             if isinstance(found, BenchError):
                 self.unusable[operand.label] = found.summary
@@ -343,7 +345,7 @@ class Comparison:
         for label in order:
             workloads = group.workloads[label]
             if not workloads:
-                sample.missing[label] = self.missing(label)
+                sample.missing[label] = self.missing(label, group)
                 if label in self.unusable and label not in sample.failed:
                     sample.failed.append(label)
             if label in sample.missing:
@@ -364,14 +366,12 @@ class Comparison:
         names = [side(label, workload) for label, listed in group.workloads.items() for workload in listed]
         return {name: entrants[name] for name in names if name in entrants}
 
-    def missing(self, label: str) -> str:
+    def missing(self, label: str, group: Group) -> str:
         """Why an operand has no workload in a group."""
         if label in self.unusable:
             return self.unusable[label]
-        untrainable = "its logits have no gradient, so it cannot be trained"
-        return self.resolved[label].training_missing or (
-            untrainable if not self.costs[label].get("training_flops", 1) else "not possible"
-        )
+        operand = next(operand for operand in self.operands if operand.label == label)
+        return impossible(operand, group.name, self.resolved[label], self.costs[label])
 
     def ready(self, label: str, group: Group, workloads: Sequence[Workload], sample: Sample) -> dict[str, Entrant]:
         """An operand's workloads, which share one network, built and warm."""
@@ -498,16 +498,42 @@ class Comparison:
             known.append(memory)
 
     def compare_logits(self, built: Mapping[str, Workload], sample: Sample) -> None:
-        """How much each side's logits differ from plain fp32's: fast but wrong must not look like fast."""
-        for label, workload in built.items():
-            if workload.network.plain:
+        """How much each side's logits differ from plain fp32's: fast but wrong must not look like fast.
+
+        An exported file's own weights are in no network that torch could run: see `basis`.
+        """
+        for operand in self.operands:
+            label, of = operand.label, None
+            if label not in built:
+                continue
+            workload = built[label]
+            basis = self.basis(operand)
+            if basis.subject != operand.subject:
+                of = replace(built.get(basis.label, workload), subject=basis.subject)
+            elif replace(workload.network, keep=False) == operand.choice.plainest:
                 continue
             self.progress(f"{workload.task}: logits of {label}")
+            conditions, other = asdict(self.conditions), of.to_json() if of else None
             try:
-                answer = self.crew[label].ask("parity", 300, id=workload.id, conditions=asdict(self.conditions))
-                sample.parity[label] = Parity(**answer)
+                answer = self.crew[label].ask("parity", 300, id=workload.id, conditions=conditions, of=other)
+                sample.parity[label] = Parity(**answer, of=of.subject if of else "")
             except BenchError as error:
                 self.warn(f"logits of {label} were not compared: {error}")
+
+    def basis(self, operand: Operand) -> Operand:
+        """Whose logits in plain fp32 its own are compared with: its own network's, but of an exported file another's.
+
+        That of the first operand which is no exported file, if there is one with as many logits for images of that
+        size; or of the first file.
+        """
+        if not zoo.is_exported(operand.subject):
+            return operand
+        others = [one for one in self.operands if not zoo.is_exported(one.subject)]
+        own = self.costs[operand.label]
+        wanted = (own["size"], own["classes"])
+        costs = {one.label: self.costs.get(one.label, {}) for one in others}
+        same = [one for one in others if (costs[one.label].get("size"), costs[one.label].get("classes")) == wanted]
+        return next(iter([*same, *others, self.operands[0]]))
 
     def measure_energy(self, built: Mapping[str, Workload], sample: Sample) -> None:
         """Energy of an image in inference, where the device counts it."""

@@ -20,6 +20,8 @@ from results.stats import median_interval, percentile, ratio_of, summarise
 from results.tables import quantity, ratio_text
 from results.verdict import compare_verdict, margin_of
 
+# Logits that lie further apart than this share of their spread are not the same weights rounded otherwise.
+OTHER_WEIGHTS = 0.5
 # State of inductor's graph cache -> how it is said, the most expensive first.
 CACHE_STATES = {
     "cold": "cold cache",
@@ -51,16 +53,27 @@ class Parity:
         rms: root mean square distance, as a share of the logits' standard deviation.
         same_top1: images whose likeliest class is the same.
         images: images compared.
-        blind: why these logits could not differ, so that the rest says nothing; "" where they could.
+        blind: why this comparison says nothing; "" where it does.
+        of: of an exported file, the network it was compared with; "" for its own.
     """
 
     rms: float
     same_top1: int
     images: int
     blind: str = ""
+    of: str = ""
 
     @property
     def text(self) -> str:
+        if self.of and self.blind:
+            return f"logits are not comparable with {self.of}'s: {self.blind}"
+        if self.of and not self.rms <= OTHER_WEIGHTS:
+            return f"has other weights than {self.of}, so their logits are not comparable"
+        if self.of:
+            return (
+                f"logits lie {self.rms:.2g} of their spread from {self.of}'s in plain fp32 (root mean square), and the "
+                f"likeliest class is the same for {self.same_top1} of {self.images} random images"
+            )
         if self.blind:
             return f"logits are not comparable with plain fp32's: {self.blind} (fresh weights)"
         return (
@@ -186,17 +199,20 @@ class Figures:
     def counted(self) -> Iterator[Metric]:
         """What is counted of networks."""
         for name in COUNTED if self.operands[0].kind == "model" else ():
-            values = {
-                operand.label: Value.counted(self.costs[operand.label][name])
-                if operand.label in self.costs
-                else Value.none("its network could not be built")
-                for operand in self.operands
-            }
-            yield self._metric(name, values, self._exact(values))
+            values = {operand.label: self._count(operand.label, name) for operand in self.operands}
+            files = [one for one in self.operands if one.choice.file not in ("", ".pt2")]
+            notes = [f"{one.label}: constants of the file, into which others may have been folded" for one in files]
+            yield self._metric(name, values, self._exact(values), notes=notes if name in COUNTED[:2] else ())
         if self.operands[0].kind == "step" and any(cost["flops"] for cost in self.costs.values()):
             none = Value.none("no matrix product or convolution of torch in it")
             values = {k: Value.counted(cost["flops"]) if cost["flops"] else none for k, cost in self.costs.items()}
             yield self._metric("step_flops", values, self._exact(values))
+
+    def _count(self, label: str, name: str) -> Value:
+        cost = self.costs.get(label)
+        if cost is None:
+            return Value.none("its network could not be built")
+        return Value.none(cost["missing"]) if cost.get("missing") else Value.counted(cost[name])
 
     def of_group(self, group: Group) -> Iterator[Metric]:
         """Every metric of a group."""
@@ -459,6 +475,9 @@ class Figures:
             label = operand.label
             if label not in timed:
                 roof[label] = mfu[label] = _missing(sample, label)
+                continue
+            if self.costs[label].get("missing"):
+                roof[label] = mfu[label] = Value.none(self.costs[label]["missing"])
                 continue
             workload = workloads[label]
             precision = workload.network.precision

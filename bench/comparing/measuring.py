@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.comparing.comparison import Comparison
-from bench.comparing.operands import kinds_of, parse_operands
+from bench.comparing.operands import look_up, parse_operands
 from bench.comparing.plan import open_device, settings_from
 from bench.comparing.run_log import RunLog
 from bench.machine.cpu import usable_cores
@@ -58,9 +58,9 @@ def measure(
     begin = time.monotonic()
     device = open_device(options["device"], options["force"])
     screen.progress("starting")
-    kinds = kinds_of(words, options["threads"] or usable_cores())
+    found = look_up(words, options["threads"] or usable_cores())
     screen.clear()
-    operands = parse_operands(words, device, kinds)
+    operands = parse_operands(words, device, found)
     settings, conditions = settings_from(operands, device, options, screen.say)
     labels = [operand.label for operand in operands]
     log = RunLog("compare", command, labels, asdict(settings), store, stored, again)

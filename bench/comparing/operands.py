@@ -5,6 +5,7 @@ Imports no torch, so that a typing error is answered at once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench.errors import UsageError, WorkloadError
 from bench.sides.crew import worker_environment
@@ -23,11 +24,13 @@ class Operand:
         label: unique, as the user wrote it.
         subject: the name before '@'.
         configuration: what stands after '@', parsed; it says what kind of thing this is.
+        batch: images that an exported file takes at once; 0 is any number, as of everything else.
     """
 
     label: str
     subject: str
     configuration: Choice | LoaderOutput | KernelVariant | StepUnits
+    batch: int = 0
 
     @property
     def kind(self) -> str:
@@ -51,13 +54,26 @@ class Operand:
         return found.compiles or found.peer is not None
 
 
-def parse_operands(words: Sequence[str], device: str = "", kinds: Mapping[str, str] | None = None) -> list[Operand]:
+@dataclass(frozen=True)
+class Found:
+    """What only opening a file tells of a name.
+
+    Attributes:
+        kind: "model", "loader" or "step".
+        batch: see Operand.
+    """
+
+    kind: str = "model"
+    batch: int = 0
+
+
+def parse_operands(words: Sequence[str], device: str = "", found: Mapping[str, Found] | None = None) -> list[Operand]:
     """Operands with unique labels; the same word twice compares a thing with itself.
 
     Args:
         words: as they stand on the command line.
         device: "cpu" or "cuda" that configurations must work on, "" for any.
-        kinds: name of something in the user's code -> what it is, see `kinds_of`; by default a model.
+        found: name of something in the user's files -> what it is, see `look_up`; by default a model.
 
     Raises:
         ModelError, DataError, WorkloadError: an unknown name (near ones are listed) or configuration.
@@ -66,34 +82,42 @@ def parse_operands(words: Sequence[str], device: str = "", kinds: Mapping[str, s
     operands: list[Operand] = []
     for word in words:
         seen = sum(operand.label.split("#")[0] == word for operand in operands)
-        operands.append(_parse(word, word if not seen else f"{word}#{seen + 1}", device, kinds or {}))
+        operands.append(_parse(word, word if not seen else f"{word}#{seen + 1}", device, found or {}))
     different = sorted({operand.kind for operand in operands})
     if len(different) > 1:
         raise UsageError(f"cannot compare a {' with a '.join(different)}; name operands of one kind")
     return operands
 
 
-def kinds_of(words: Sequence[str], threads: int) -> dict[str, str]:
-    """What the names of the user's own code among these words are: "model", "loader" or "step".
+def look_up(words: Sequence[str], threads: int) -> dict[str, Found]:
+    """What the names of the user's own code and of exported files among these words are.
 
-    Only importing it tells, which a process of its own does.
+    Only importing or opening it tells, which a process of its own does.
 
     Raises:
-        WorkloadError: it cannot be imported; with file and line.
+        WorkloadError: it cannot be imported or read; with file and line.
     """
-    mentioned = [name for name in dict.fromkeys(taken_apart(word)[0] for word in words) if _own(name)]
+    mentioned = list(dict.fromkeys(taken_apart(word)[0] for word in words))
+    files = [name for name in mentioned if zoo.is_exported(name)]
     # What the project's settings name is known from there.
-    kinds = {name: kind for name in mentioned if (kind := find().kind(name.partition("[")[0]))}
-    names = [name for name in mentioned if name not in kinds]
-    for name in names:
+    code = [name for name in mentioned if _own(name)]
+    found = {name: Found(kind) for name in code if (kind := find().kind(name.partition("[")[0]))}
+    code = [name for name in code if name not in found]
+    for name in (*code, *files):
         zoo.check(name)
-    if not names:
-        return kinds
-    worker = Worker(names[0], worker_environment(threads))
+    if not code and not files:
+        return found
+    worker = Worker((*code, *files)[0], worker_environment(threads))
     try:
-        return kinds | dict(zip(names, worker.ask("kinds", 600, names=names)["kinds"], strict=True))
+        if code:
+            kinds = worker.ask("kinds", 600, names=code)["kinds"]
+            found |= {name: Found(kind) for name, kind in zip(code, kinds, strict=True)}
+        if files:
+            batches = worker.ask("files", 600, names=files)["batches"]
+            found |= {name: Found(batch=batch) for name, batch in zip(files, batches, strict=True)}
     finally:
         worker.close()
+    return found
 
 
 def _own(name: str) -> bool:
@@ -112,12 +136,13 @@ def taken_apart(word: str) -> tuple[str, str, str]:
     return f"{head}{bracket}{name}", at, text
 
 
-def _parse(word: str, label: str, device: str, kinds: Mapping[str, str]) -> Operand:
+def _parse(word: str, label: str, device: str, known: Mapping[str, Found]) -> Operand:
     from kernels import catalogue
     from loaders import engines
 
     name, at, text = taken_apart(word)
-    kind = kinds.get(name, "model")
+    seen = known.get(name, Found())
+    kind = seen.kind
     if kind != "model":
         if at:
             raise UsageError(f"{name} is a {kind} of your own, which has no configuration; leave out @{text}")
@@ -126,17 +151,19 @@ def _parse(word: str, label: str, device: str, kinds: Mapping[str, str]) -> Oper
         engines.check(name)
         return Operand(label, name, LoaderOutput.from_text(text) if at else LoaderOutput())
     if name in catalogue.names():
-        known = catalogue.implementations(name)
-        variant = KernelVariant.from_text(text or known[0])
-        if variant.implementation not in known:
+        implementations = catalogue.implementations(name)
+        variant = KernelVariant.from_text(text or implementations[0])
+        if variant.implementation not in implementations:
             raise WorkloadError(
-                f"kernel {name} has no implementation {variant.implementation!r}; it has {', '.join(known)}"
+                f"kernel {name} has no implementation {variant.implementation!r}; it has {', '.join(implementations)}"
             )
         return Operand(label, name, variant)
     zoo.check(name)
     choice = Choice.from_text(text if at else "fast")
+    if zoo.is_exported(name):
+        choice = replace(choice, file=Path(named(name).base).suffix.lower())
     # Found before any process is started: what this device cannot do. What was tuned for this model and machine is
     # looked up when it is measured; the levers behind it are checked here.
-    place = device or ("cpu" if "openvino" in choice.levers else "cuda")
-    (replace(choice, preset="fast") if choice.tuned else choice).on(facts_of(place), training=False)
-    return Operand(label, name, choice)
+    place = device or ("cpu" if choice.file or "openvino" in choice.levers else "cuda")
+    (replace(choice, preset="fast") if choice.tuned and not choice.file else choice).on(facts_of(place), training=False)
+    return Operand(label, name, choice, seen.batch)

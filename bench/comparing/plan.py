@@ -13,16 +13,19 @@ from bench.machine.devices import choose_device, refuse_used_gpu
 from bench.machine.tuned import Resolved
 from bench.screen import Say
 from bench.sides.crew import Needs
+from bench.sides.process import Worker
 from bench.timing.images import find_data
 from bench.timing.workload import OWN, Conditions, KernelVariant, LoaderOutput, StepUnits, Workload
 from loaders import engines
 from loaders.datasets import open_dataset
 from loaders.identity import identify
 from models import zoo
+from models.configuration import ONLY_INFERS
 from models.project import named
 
 # Of a model, in the order in which they are measured: the cheapest and most asked for first.
 MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
+INFERRING = ("latency", "inference")
 LATENCIES = ("inference_latency_p50", "inference_latency_p90", "inference_latency_p99")
 # What a loader or kernel works on where no size is named.
 USUAL_SIZE = 224
@@ -47,6 +50,7 @@ class Settings:
         energy: whether an image's energy is measured, which takes ten seconds an operand where there is a counter.
         beside: a key of bench.sides.load.LOADS: what else keeps the machine busy meanwhile.
         units: what a call of a step works through, "" where only calls are counted.
+        weights: see Conditions.
     """
 
     device: str
@@ -65,6 +69,7 @@ class Settings:
     data_fingerprint: str = ""
     beside: str = "none"
     units: str = ""
+    weights: str = ""
 
     def has(self, task: str) -> bool:
         """Whether a task of models is measured."""
@@ -72,10 +77,10 @@ class Settings:
 
 
 def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
-    """The tasks that `--tasks` names, in the order of MODEL_TASKS.
+    """The tasks that `--tasks` names, in the order of MODEL_TASKS; of exported files alone those that they can do.
 
     Raises:
-        UsageError: an unknown task, or tasks of something that is no model.
+        UsageError: an unknown task, tasks of something that is no model, or training of exported files alone.
     """
     tasks = [task for task in text.split(",") if task]
     wrong = [task for task in tasks if task not in MODEL_TASKS]
@@ -83,6 +88,10 @@ def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
         raise UsageError(f"--tasks has no {wrong[0]!r}; there are {', '.join(MODEL_TASKS)}")
     if tasks and operands[0].kind != "model":
         raise UsageError(f"--tasks is for models; {operands[0].label} is a {operands[0].kind}")
+    if all(operand.kind == "model" and zoo.is_exported(operand.subject) for operand in operands):
+        if not set(tasks) <= {*INFERRING}:
+            raise UsageError(f"{ONLY_INFERS}: --tasks {','.join(INFERRING)}")
+        tasks = tasks or list(INFERRING)
     return ",".join(task for task in MODEL_TASKS if task in tasks)
 
 
@@ -132,9 +141,23 @@ def settings_from(
     name, root = "", Path()
     if reads_files(operands, tasks, loader) if reads is None else reads and not named(loader).is_code:
         name, root = find_data(options["data"], say)
+    weights = options.get("weights") or ""
+    if weights and all(operand.kind != "model" or zoo.has_weights(operand.subject) for operand in operands):
+        raise UsageError(f"--weights is for networks that come without weights; {operands[0].label} needs none")
+    # A file that takes batches of one size decides which; another network then takes the same.
+    fixed = [operand for operand in operands if operand.batch]
+    batch = options["batch"] or (fixed[0].batch if fixed else BATCH[device])
+    for operand in fixed if not tasks or "inference" in tasks else ():
+        if operand.batch != batch:
+            raise UsageError(
+                f"{operand.subject} takes batches of {operand.batch}: give --batch {operand.batch}, or export it with "
+                "--dynamic-batch"
+            )
+    if fixed and not options["batch"]:
+        say(f"--batch {batch}: {fixed[0].subject} takes no other")
     settings = Settings(
         device=device,
-        batch=options["batch"] or BATCH[device],
+        batch=batch,
         training_batch=options.get("training_batch") or options["batch"] or TRAINING_BATCH[device],
         size=options["size"] or 0,
         classes=options["classes"] or 0,
@@ -149,6 +172,7 @@ def settings_from(
         data_fingerprint=_fingerprint(options["data"]) if name and options["data"] else "",
         beside=options.get("beside", "none"),
         units=units,
+        weights=weights,
     )
     conditions = Conditions(
         data_root=str(root.absolute()) if name else "",
@@ -156,6 +180,7 @@ def settings_from(
         seed=settings.seed,
         images=settings.images,
         on_bad_image=options.get("on_bad_image", "stop"),
+        weights=weights,
     )
     return settings, conditions
 
@@ -163,6 +188,22 @@ def settings_from(
 def _fingerprint(folder: Path) -> str:
     dataset = open_dataset(folder, "train")
     return identify(dataset).fingerprint(dataset.classes)
+
+
+def classes_for(worker: Worker, models: Sequence[str], settings: Settings, say: Say) -> dict[str, int | None]:
+    """With how many outputs networks are built: as asked, or as weights are for; None is their own number.
+
+    Raises:
+        WorkloadError: the weights do not fit one of them.
+    """
+    classes: dict[str, int | None] = dict.fromkeys(models, settings.classes or None)
+    bare = [name for name in classes if not zoo.has_weights(name)]
+    if settings.weights and bare:
+        found = worker.ask("weights", 300, models=bare, classes=settings.classes or None, file=settings.weights)
+        classes |= found["classes"]
+        if found["unwrapped"]:
+            say(f"--weights {settings.weights}: took {found['unwrapped']}")
+    return classes
 
 
 @dataclass(frozen=True)
@@ -276,9 +317,11 @@ def groups(
 def network_workloads(
     operand: Operand, tasks: Sequence[str], settings: Settings, resolved: Resolved, cost: Mapping[str, int]
 ) -> tuple[Workload, ...]:
-    """The workloads of a model that share one network; none where it cannot be trained and they train it."""
+    """The workloads of a model that share one network; none where it cannot do them, see `impossible`."""
     configuration = resolved.of(tasks[0])
     if configuration is None:
+        return ()
+    if tasks[0] == "latency" and operand.batch > 1:
         return ()
     training = "training" in tasks
     if training and not cost.get("training_flops", 1):
@@ -289,6 +332,14 @@ def network_workloads(
     )
     fed = replace(base, task="end_to_end", loader=settings.loader, data=settings.data)
     return tuple(fed if task == "end_to_end" else replace(base, task=task) for task in tasks)
+
+
+def impossible(operand: Operand, task: str, resolved: Resolved, cost: Mapping[str, int]) -> str:
+    """Why a model has no workload of a task."""
+    if task == "latency":
+        return f"{operand.subject} takes batches of {operand.batch}, not single images"
+    untrainable = "its logits have no gradient, so it cannot be trained"
+    return resolved.training_missing or (untrainable if not cost.get("training_flops", 1) else "not possible")
 
 
 def loader_workload(settings: Settings, engine: str, output: LoaderOutput) -> Workload:

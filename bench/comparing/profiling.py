@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.comparing.figures import best_ceilings, value_over
 from bench.comparing.operands import Operand
-from bench.comparing.plan import Settings, needs, network_workloads
+from bench.comparing.plan import Settings, classes_for, impossible, needs, network_workloads
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.inspecting.cost import Cost
 from bench.inspecting.roofline import Ceilings, fraction, utilisation
@@ -66,18 +66,20 @@ class Subject:
         crew.start([self.operand.label], needs([self.operand], self.settings, self.task == "end_to_end"))
         return crew[self.operand.label]
 
-    def described(self, worker: Worker, machine: Mapping[str, Any]) -> tuple[Workload, Cost]:
+    def described(self, worker: Worker, machine: Mapping[str, Any], say: Say) -> tuple[Workload, Cost]:
         """The workload in full, and what its network costs."""
         settings, model = self.settings, self.operand.subject
         device = Device(**worker.ask("device", device=settings.device))
         resolved = resolve(self.operand.choice, device, model, machine)
-        size, classes = settings.size or None, settings.classes or None
+        size, classes = settings.size or None, classes_for(worker, [model], settings, say)[model]
         cost = worker.ask("cost", 300, model=model, classes=classes, size=size)
+        if cost.get("missing"):
+            raise WorkloadError(cost["missing"])
         # What is fed by a loader is a training step.
         tasks = ("training", "end_to_end") if self.task == "end_to_end" else (self.task,)
         workloads = network_workloads(self.operand, tasks, settings, resolved, cost)
         if not workloads:
-            raise WorkloadError(resolved.training_missing)
+            raise WorkloadError(impossible(self.operand, self.task, resolved, cost))
         return workloads[-1], Cost(**cost)
 
 
@@ -115,7 +117,7 @@ def _profiled(subject: Subject, folder: Path, say: Say) -> Profile:
         say("starting")
         first = subject.start(crew)
         machine = first.ask("machine")
-        workload, cost = subject.described(first, machine)
+        workload, cost = subject.described(first, machine, say)
         # What cannot be prepared is built in each process.
         crew.end_block()
         with suppress(BenchError):
@@ -314,7 +316,7 @@ def annotate(subject: Subject, say: Say) -> Workload:
         raise UsageError("--nvtx marks ranges for Nsight Systems, which watches CUDA devices; here the device is a CPU")
     with Crew(spawner(subject.conditions.threads)) as crew:
         worker = subject.start(crew)
-        workload, _ = subject.described(worker, worker.ask("machine"))
+        workload, _ = subject.described(worker, worker.ask("machine"), say)
         worker.build([workload], subject.conditions)
         worker.warm(workload)
         say("running within NVTX ranges")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.errors import UsageError
 from models import zoo
+from models.names import TRAINED
 from models.project import named
 
 SUMMARY = "summary.json"  # results.runs.FILE, which is not imported for a word that is a model's name
@@ -18,9 +19,11 @@ MEASURED, STORED, RUN, LABELS = "something to measure", "a stored result", "a tr
 def kind(word: str) -> str:
     """Which of the four kinds a word is: by its ending, and for folders and .json files by what is in them.
 
-    A model's name means the model even if a folder has the same name: write ./NAME for the folder.
+    A model's name means the model even if a folder has the same name: write ./NAME for the folder. A run with a
+    configuration behind it is measured like its network.
     """
-    if named(word.partition("[")[0].partition("@")[0]).is_code:
+    name, at, _ = word.partition("[")[0].partition("@")
+    if named(name).is_code or name.endswith(TRAINED) or zoo.is_exported(name) or (at and zoo.has_weights(name)):
         return MEASURED
     path = Path(word)
     if path.suffix.lower() in (".csv", ".txt"):
@@ -45,12 +48,14 @@ def _is_summary(path: Path) -> bool:
 
 
 def only_kind(words: Sequence[str]) -> str:
-    """The one kind that all words are.
+    """The one kind that all words are: a run beside something that is measured is measured too.
 
     Raises:
         UsageError: kinds were mixed, or a path is not there.
     """
     kinds = {word: kind(word) for word in words}
+    if MEASURED in kinds.values():
+        kinds |= {word: MEASURED for word, found in kinds.items() if found == RUN and zoo.has_weights(word)}
     for word, found in kinds.items():
         if found != MEASURED and not Path(word).exists():
             raise UsageError(f"{word} does not exist; name a run's folder, a stored result or a file of labels")

@@ -21,8 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.errors import BenchError
-from models import zoo
+from bench.inspecting.foreign import counted
+from models import exported, zoo
 from models.errors import ModelError
+from models.exported import Foreign
+from models.project import named
 from models.summary import Layer, on_meta, run, totals
 from results.tables import render
 
@@ -168,7 +171,16 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
 
     Raises:
         ModelError: no such network or argument, or the network takes no image of this size.
+        UncountedError: it is a file for another engine, and nothing here counts in it.
     """
+    if zoo.is_exported(model_name):
+        facts = exported.facts(named(model_name))
+        facts.check(model_name, (facts.batch or 1, 3, size or facts.size, size or facts.size))
+        network = zoo.build(model_name, classes)
+        if isinstance(network, Foreign):
+            found = counted(network, size or facts.size)
+            return Cost(model_name, facts.classes, size or facts.size, state_entries=found["parameter_tensors"],
+                        macs=found["flops"] // 2, training_flops=0, **found)  # fmt: skip
     classes = zoo.default_classes(model_name) if classes is None else classes
     # In evaluation, which runs the same convolutions as training and also normalises a single value a channel.
     model, _, size = on_meta(model_name, classes, size, arguments)
@@ -181,13 +193,15 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
         with attention, activations:
             logits = _forward(model_name, model, size)
         forward_flops = int(flops.get_total_flops())
-        if logits.requires_grad:
+        trained = logits.requires_grad and not zoo.is_exported(model_name)
+        if trained:
             logits.sum().backward()  # type: ignore[no-untyped-call]
     if logits.shape[1] != classes:
         raise ModelError(
             f"{model_name} gives {logits.shape[1]} logits and not {classes}: it takes no number of classes; "
             "leave out --classes"
         )
+    images = len(logits)
     params = sum(parameter.numel() for parameter in model.parameters())
     return Cost(
         model=model_name,
@@ -197,10 +211,10 @@ def count(model_name: str, classes: int | None = None, size: int | None = None, 
         parameter_tensors=sum(1 for _ in model.parameters()),
         state_entries=len(model.state_dict()),
         weight_bytes=4 * params,
-        macs=forward_flops // 2,
-        flops=forward_flops,
-        training_flops=int(flops.get_total_flops()) if logits.requires_grad else 0,
-        activations=activations.elements,
+        macs=forward_flops // 2 // images,
+        flops=forward_flops // images,
+        training_flops=int(flops.get_total_flops()) // images if trained else 0,
+        activations=activations.elements // images,
     )
 
 

@@ -24,6 +24,7 @@ from bench.timing.workload import Conditions, Workload
 from loaders import engines
 from models import zoo
 from models.configuration import Configuration, check
+from models.exported import Foreign, Program
 from models.lively import STATISTICS, blindness, enliven, varied
 from models.prepare import device_facts, prepare
 
@@ -103,18 +104,30 @@ def eager_facts(step: Step) -> dict[str, Any]:
     return counted
 
 
-def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
+def parity(step: Step, conditions: Conditions, of: Workload | None = None) -> dict[str, Any]:
     """How far an inference step's logits are from those of the same weights and images in plain fp32.
+
+    Args:
+        of: of an exported file, the network that it is compared with: as it would be exported, so never enlivened.
 
     Returns:
         {"rms": root mean square distance as a share of the logits' standard deviation, "same_top1": images with the
         same likeliest class, "images": images compared, "blind": why this says nothing, or ""}.
     """
     torch.manual_seed(conditions.seed)  # as when the step was built, so these are its weights
-    plain = network(step.workload).eval()
-    images = step.inputs[0][:COMPARED].float().cpu()
+    own = step.workload
+    differ = [
+        f"{own.subject} {verb} {getattr(own, name)} {what} and {of.subject} {getattr(of, name)}"
+        for name, verb, what in (("size", "takes images of", "pixels"), ("classes", "gives", "logits"))
+        if of is not None and getattr(own, name) != getattr(of, name)
+    ]
+    if differ:
+        return {"rms": 0.0, "same_top1": 0, "images": 0, "blind": differ[0]}
+    plain = network(own if of is None else of, conditions, lively=of is None).eval()
+    # A file may take batches of one size only.
+    images = step.inputs[0][: COMPARED if not isinstance(plain, Foreign | Program) else None].float().cpu()
     result: Any = step.call()
-    logits = result[:COMPARED].detach().double().cpu()
+    logits = result[: len(images)].detach().double().cpu()
     with torch.no_grad():
         reference = plain(images).double()
     spread = reference.std(correction=0).item() or 1.0
@@ -122,7 +135,7 @@ def parity(step: Step, conditions: Conditions) -> dict[str, Any]:
         "rms": (logits - reference).square().mean().sqrt().item() / spread,
         "same_top1": int((logits.argmax(1) == reference.argmax(1)).sum()),
         "images": len(images),
-        "blind": blindness(lambda network, given: network(given), plain, images),
+        "blind": blindness(lambda network, given: network(given), plain, images, not isinstance(plain, Foreign)),
     }
 
 

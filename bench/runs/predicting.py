@@ -29,8 +29,9 @@ from loaders.options import LoaderOptions
 from loaders.pil import transform_one
 from models.configuration import Configuration, parse
 from models.evaluate import Evaluation, evaluate
-from models.predict import Classifier, same_classes, weights_file
+from models.predict import Classifier, same_classes
 from models.prepare import device_facts, memory_format
+from models.trained import weights_file
 from models.training import checkpoint
 from models.training.distributed import World
 from models.training.recipe import load

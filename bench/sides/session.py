@@ -113,10 +113,38 @@ class Session:
         files, bad = unreadable(Conditions(**conditions))
         return {"files": files, "bad": bad}
 
-    def cost(self, model: str, classes: int | None, size: int | None) -> dict[str, Any]:
-        from bench.inspecting.cost import count
+    def weights(self, models: Sequence[str], classes: int | None, file: str) -> dict[str, Any]:
+        """For how many classes the weights in a file fit each network, and what was unwrapped to read them."""
+        import torch
 
-        return asdict(count(model, classes, size))
+        from models.trained import Weights
+
+        found = Weights.read(file)
+        fitting = {name: classes or found.classes(name) for name in models}
+        for name, number in fitting.items():
+            with torch.device("meta"):
+                found.put(zoo.build(name, number), name)
+        return {"classes": fitting, "unwrapped": found.unwrapped}
+
+    def files(self, names: Sequence[str]) -> dict[str, Any]:
+        """How many images exported files take at once, 0 for any number."""
+        from models.exported import facts
+
+        return {"batches": [facts(named(name)).batch for name in names]}
+
+    def cost(self, model: str, classes: int | None, size: int | None) -> dict[str, Any]:
+        """What a network costs, see bench.inspecting.cost; of what cannot be counted `missing` says why."""
+        from bench.inspecting.cost import count
+        from bench.inspecting.foreign import UncountedError
+
+        try:
+            return asdict(count(model, classes, size))
+        except UncountedError as error:
+            return {
+                "classes": zoo.default_classes(model),
+                "size": size or zoo.default_size(model),
+                "missing": str(error),
+            }
 
     def build(self, workloads: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> dict[str, Any]:
         """Build, then call each step once: the first call compiles."""
@@ -225,11 +253,11 @@ class Session:
         except WorkloadError as error:
             return {"missing": str(error)}
 
-    def parity(self, id: str, conditions: dict[str, Any]) -> dict[str, Any]:
+    def parity(self, id: str, conditions: dict[str, Any], of: dict[str, Any] | None = None) -> dict[str, Any]:
         """How much an inference step's logits differ from plain fp32's; see bench.inspecting.exact."""
         from bench.inspecting.exact import parity
 
-        return parity(self.steps[id], Conditions(**conditions))
+        return parity(self.steps[id], Conditions(**conditions), Workload.from_json(of) if of else None)
 
     def trace(self, id: str, steps: int, file: str) -> dict[str, Any]:
         """The step under a profiler; see bench.inspecting.traced."""

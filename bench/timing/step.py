@@ -16,9 +16,10 @@ from loaders import engines
 from models import zoo
 from models.captured import capture
 from models.configuration import Configuration, check
-from models.lively import STATISTICS, enliven, varied
+from models.lively import STATISTICS, enliven, has_statistics, varied
 from models.prepare import Prepared, device_facts, prepare
 from models.project import named
+from models.trained import Weights
 from models.training.graphed import GraphedUpdate
 
 LONG_EPOCH = 50_000  # images
@@ -94,7 +95,7 @@ def build(workloads: Sequence[Workload], conditions: Conditions) -> list[Step]:
         raise WorkloadError(f"workloads that share a network must agree on it: {', '.join(w.id for w in workloads)}")
     configuration = first.network
     check(configuration, device_facts(device), first.training)
-    model = network(first)
+    model = network(first, conditions)
     shape = (first.batch, 3, first.size, first.size)
     captured = first.task == "latency" and first.device == "cuda" and configuration.captures
     prepared = prepare(model, configuration, device, first.training, shape, captured)
@@ -109,9 +110,21 @@ def build(workloads: Sequence[Workload], conditions: Conditions) -> list[Step]:
     return steps
 
 
-def network(workload: Workload) -> nn.Module:
-    """A fresh network whose answers differ where its weights or its images do: else `parity` would compare nothing."""
+def network(workload: Workload, conditions: Conditions, lively: bool = True) -> nn.Module:
+    """The network of a workload.
+
+    Args:
+        lively: change a fresh one so that its answers differ where its weights or its images do, or `parity` would
+            compare nothing. One with weights of its own stays as it is.
+    """
     model = zoo.build(workload.subject, workload.classes)
+    if zoo.has_weights(workload.subject):
+        return model
+    if conditions.weights:
+        Weights.read(conditions.weights).put(model, workload.subject)
+        return model
+    if not lively or has_statistics(model):
+        return model
     if workload.training:
         enliven(model)
     else:

@@ -306,6 +306,7 @@ class Conditions:
         images: use only this many files of a shuffled list; 0 is all of them.
         on_bad_image: "stop" or "skip": what to do about unreadable files.
         exclude: files to skip, found unreadable before.
+        weights: file with the weights of networks that come without, "" for random ones.
     """
 
     data_root: str = ""
@@ -314,6 +315,7 @@ class Conditions:
     images: int = 0
     on_bad_image: str = "stop"
     exclude: tuple[str, ...] = ()
+    weights: str = ""
 
 
 METRIC = {

@@ -157,7 +157,7 @@ def _read(path: Path, tensors: bool) -> tuple[Card, dict[str, Tensor]]:
     except FileNotFoundError:
         raise ModelError(f"checkpoint {path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
-        if _is_pickle(path):
+        if is_pickle(path):
             raise ModelError(
                 f"checkpoint {path} is a pickle file (as torch.save writes); it is not opened, because that could run "
                 "code it carries; name a .safetensors file of bench train"
@@ -178,7 +178,7 @@ def _read(path: Path, tensors: bool) -> tuple[Card, dict[str, Tensor]]:
     return card, weights
 
 
-def _is_pickle(path: Path) -> bool:
+def is_pickle(path: Path) -> bool:
     """Whether a file is a pickle or torch.save's archive around one, judged by its first bytes alone."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         start = file.read(4)
@@ -197,7 +197,7 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing or extra:
-        raise ModelError(f"{where} belongs to another network: it lacks {_few(missing)} and has {_few(extra)} instead")
+        raise ModelError(f"{where} belongs to another network: it lacks {few(missing)} and has {few(extra)} instead")
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
             raise ModelError(
@@ -209,7 +209,8 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
             tensor.copy_(tensors[name])
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
     if not names:
         return "nothing"
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -35,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     monkeypatch.setattr(
         measuring, "Comparison", functools.partial(comparison_module.Comparison, spawn=spawner(made, seconds))
     )
-    monkeypatch.setattr(measuring, "kinds_of", lambda words, threads: {})
+    monkeypatch.setattr(measuring, "look_up", lambda words, threads: {})
     keep_time(made, monkeypatch, comparison_module)
     monkeypatch.chdir(tmp_path)
     return made

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from models import zoo
-from models.lively import blindness, enliven
+from models.lively import blindness, enliven, has_statistics
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
@@ -52,6 +52,25 @@ def test_weights_are_back_after_looking() -> None:
     kept = [parameter.clone() for parameter in model.parameters()]
     assert blindness(logits, model, torch.randn(2, 3, 2, 2)) == ""
     assert all(a.equal(b) for a, b in zip(kept, model.parameters(), strict=True))
+
+
+def test_answers_that_differ_from_call_to_call_say_nothing() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3)).train()
+    assert blindness(logits, model, torch.randn(2, 3, 2, 2)) == "its logits differ from call to call"
+
+
+def test_what_runs_elsewhere_has_no_weights_to_change() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12, affine=False)).eval()
+    assert blindness(logits, model, torch.randn(2, 3, 2, 2), weights=False) == ""
+
+
+def test_a_network_that_was_trained_has_statistics() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert not has_statistics(model)
+    model(torch.randn(2, 3, 8, 8))
+    assert has_statistics(model)
+    model[1].num_batches_tracked.zero_()
+    assert has_statistics(model)
 
 
 def test_an_answer_without_weights_depends_on_none() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ModelError
-from models.names import Name, split
+from models.names import Name, file_name, split
 
 
 def test_a_name_without_arguments_is_its_base() -> None:
@@ -82,3 +82,18 @@ def test_what_cannot_name_code_says_why(tmp_path: Path, text: str, message: str)
 
 def test_lists_are_split_outside_brackets_and_quotes() -> None:
     assert split("a,b[c=1,d=(2,3)],'e,f',") == ["a", "b[c=1,d=(2,3)]", "'e,f'"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("lenet", "lenet"),
+        ("mynet.py:build", "mynet-build"),
+        ("nets/my net.py:build[width=64,depths=(1, 2)]@fast", "nets-my-net-build-width-64-depths-1-2-@fast"),
+        ("timm:resnet18.a1_in1k", "timm-resnet18.a1_in1k"),
+        ("../a", "a"),
+        ("runs/a@fp32-nchw", "runs-a@fp32-nchw"),
+    ],
+)
+def test_a_name_becomes_the_name_of_a_file(name: str, file: str) -> None:
+    assert file_name(name) == file

@@ -62,6 +62,18 @@ def compare(
     return found, comparison, said
 
 
+def test_a_file_only_infers_and_is_compared_with_the_network_beside_it() -> None:
+    file = Operand("b", "b.onnx", Choice("fast", file=".onnx"))
+    again = Operand("c", "b.onnx", Choice(levers=("onnxruntime",), file=".onnx"))
+    found, comparison, _ = compare([MODELS[0], file], tasks="inference,training")
+    assert found["training_throughput"].values["b"].missing == "an exported file only infers"
+    assert comparison.failures == []
+    [note] = [note for note in found["inference_throughput"].notes if note.startswith("b: ")]
+    assert "of their spread from lenet's in plain fp32" in note
+    # The same file in the same engine could only be equal.
+    assert compare([file, again], tasks="inference")[1].samples["inference"].parity == {}
+
+
 @pytest.mark.parametrize("hosts", [True, False])
 def test_every_promised_metric_is_there_and_right(hosts: bool) -> None:
     machine = Machine(hosts=hosts)

@@ -7,7 +7,7 @@ import pytest
 from workloads import workload_of
 
 from bench.comparing import figures
-from bench.comparing.figures import Figures, Sample, best_ceilings, load_of
+from bench.comparing.figures import Figures, Parity, Sample, best_ceilings, load_of
 from bench.comparing.operands import Operand
 from bench.comparing.plan import Group, Settings
 from bench.machine.cpu import Load
@@ -18,6 +18,19 @@ from results.verdict import sentence
 
 SETTINGS = Settings("cpu", 32, 16, 0, 0, "synthetic", 1, 0, 0, "data")
 NAME = "inference_peak_bytes"
+
+
+@pytest.mark.parametrize(
+    ("parity", "words"),
+    [
+        (Parity(0.0003, 8, 8, of="a"), "logits lie 0.0003 of their spread from a's in plain fp32"),
+        (Parity(1.4, 0, 8, of="a"), "has other weights than a, so their logits are not comparable"),
+        (Parity(float("nan"), 0, 8, of="a"), "has other weights than a"),
+        (Parity(0.0, 8, 8, "all its logits are the same", "a"), "not comparable with a's: all its logits are the same"),
+    ],
+)
+def test_logits_of_a_file_are_never_called_those_of_another_network(parity: Parity, words: str) -> None:
+    assert words in parity.text
 
 
 def counted(peak: int, processes: Sequence[int] = (9000,)) -> dict[str, Any]:

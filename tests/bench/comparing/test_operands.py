@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from fabricated_machine import FabricatedNvml, Gpu
 
-from bench.comparing.operands import parse_operands
-from bench.comparing.words import files
+from bench.comparing.operands import Found, parse_operands
+from bench.comparing.words import MEASURED, RUN, files, only_kind
 from bench.errors import UsageError, WorkloadError
 from bench.machine.devices import choose_device, refuse_used_gpu
 from bench.timing.workload import KernelVariant
 from loaders.errors import DataError
+from models.configuration import Device
 from models.errors import ModelError
 
 
@@ -28,6 +29,53 @@ def test_models_loaders_and_kernels_are_told_apart() -> None:
 
 def test_a_thing_against_itself_gets_two_columns() -> None:
     assert [o.label for o in parse_operands(["lenet", "lenet", "lenet"])] == ["lenet", "lenet#2", "lenet#3"]
+
+
+def test_exported_files_run_in_their_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.onnx", "a.xml", "a.pt2"):
+        Path(name).touch()
+    device = Device("cpu", bf16=True, compiler=False)
+
+    def configured(word: str) -> str:
+        [operand] = parse_operands([word], "cpu", {word: Found(batch=4)})
+        assert operand.batch == (0 if "@" in word else 4)
+        with pytest.raises(ModelError, match="an exported file only infers"):
+            operand.choice.on(device, training=True)
+        return operand.choice.on(device, training=False).text
+
+    assert only_kind(["a.onnx", "a.onnx@openvino", "a.xml", "lenet"]) == MEASURED
+    assert configured("a.onnx") == "onnxruntime-fp32"
+    assert configured("a.onnx@openvino-fp32") == "openvino-fp32"
+    assert configured("a.xml@fp32") == "openvino-fp32"
+    # Without a compiler, fast would freeze by folding layers, which a program has not.
+    assert configured("a.pt2") == "bf16-nhwc-eager-keep"
+    for word, words in (
+        ("a.onnx@nhwc", "onnxruntime decides nhwc itself"),
+        ("a.onnx@naive", "a .onnx file runs in onnxruntime or openvino"),
+        ("a.xml@onnxruntime", "a .xml file runs in openvino"),
+        ("a.pt2@openvino", "a program of torch; leave out openvino"),
+        ("a.pt2@eager-freeze", "no layers to fold"),
+        ("b.onnx", "b.onnx does not exist; this folder has a.onnx"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            parse_operands([word], "cpu")
+
+
+def test_a_run_is_measured_where_a_configuration_or_another_operand_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a", "runs/b"):
+        Path(name).mkdir(parents=True)
+        Path(name, "last.safetensors").touch()
+    Path("runs/empty").mkdir()
+    assert only_kind(["runs/a", "runs/b"]) == RUN
+    assert only_kind(["runs/a@fast", "runs/b"]) == MEASURED
+    assert only_kind(["runs/a", "lenet"]) == MEASURED
+    assert only_kind(["runs/a/last.safetensors", "lenet"]) == MEASURED
+    with pytest.raises(UsageError, match="runs/empty is a training run and lenet is something to measure"):
+        only_kind(["runs/empty", "lenet"])
 
 
 def test_stored_results_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

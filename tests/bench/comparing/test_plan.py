@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from workloads import workload_of
 
-from bench.comparing.operands import parse_operands
-from bench.comparing.plan import Settings, homes, settings_from
+from bench.comparing.operands import Operand, parse_operands
+from bench.comparing.plan import Settings, homes, impossible, network_workloads, settings_from
+from bench.errors import UsageError
+from bench.machine.tuned import Resolved
 from loaders.separable import make
+from models.configuration import Choice, Configuration
 
 
 def placed(task: str, *configurations: str, device: str = "cpu", subject: str = "lenet") -> list[int | None]:
@@ -45,6 +48,35 @@ def test_sides_share_a_process_unless_a_switch_of_it_differs(
 def test_loaders_have_processes_of_their_own_and_kernels_share_one() -> None:
     assert placed("loading", "float32-nhwc", "float32-nhwc-w2-p2", subject="pil") == [None, None]
     assert placed("kernel", "torch-float32", "torch-float32", subject="normalize") == [0, 0]
+
+
+OPTIONS = {
+    "loader": "synthetic", "batch": None, "size": 32, "classes": 0, "threads": 1, "seed": 0, "images": 4, "data": None,
+}  # fmt: skip
+
+
+def test_a_file_that_takes_batches_of_one_size_decides_them() -> None:
+    operands = [Operand("lenet", "lenet", Choice("fast")), Operand("a.onnx", "a.onnx", Choice(file=".onnx"), batch=3)]
+    said: list[str] = []
+    settings, _ = settings_from(operands, "cpu", OPTIONS, said.append, False)
+    assert (settings.batch, said) == (3, ["--batch 3: a.onnx takes no other"])
+    with pytest.raises(UsageError, match="a.onnx takes batches of 3: give --batch 3, or export it with --dynamic-b"):
+        settings_from(operands, "cpu", {**OPTIONS, "batch": 8}, said.append, False)
+    assert network_workloads(operands[1], ("latency",), settings, Resolved({"latency": Configuration()}), {}) == ()
+    assert impossible(operands[1], "latency", Resolved({}), {}) == "a.onnx takes batches of 3, not single images"
+    # Files alone are asked for nothing but what they can do.
+    settings, _ = settings_from(operands[1:], "cpu", OPTIONS, said.append)
+    assert settings.tasks == "latency,inference"
+    with pytest.raises(UsageError, match="an exported file only infers: --tasks latency,inference"):
+        settings_from(operands[1:], "cpu", {**OPTIONS, "tasks": "training"}, said.append)
+
+
+def test_weights_are_a_condition_and_go_to_what_has_none() -> None:
+    options = {**OPTIONS, "weights": "w.pth"}
+    settings, conditions = settings_from([Operand("lenet", "lenet", Choice())], "cpu", options, print, False)
+    assert settings.weights == conditions.weights == "w.pth"
+    with pytest.raises(UsageError, match="networks that come without weights; a.onnx needs none"):
+        settings_from([Operand("a.onnx", "a.onnx", Choice(file=".onnx"))], "cpu", options, print)
 
 
 def test_a_comparison_goes_on_with_the_same_images_whatever_their_folder_is_called(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -5,15 +6,78 @@ import torch
 from safetensors.torch import load_file, save_file
 from workloads import workload_of
 
-from bench.inspecting.exact import facts, outputs
+from bench.inspecting.cost import count
+from bench.inspecting.exact import facts, outputs, parity
+from bench.inspecting.foreign import UncountedError
 from bench.inspecting.sameness import compare_facts, same_output
+from bench.sides.session import Session
+from bench.timing.step import build, network
 from bench.timing.workload import Conditions, Workload
-from models import lenet
+from models import lenet, zoo
+from models.export import export
 from results.gate import Fact
 
 CONDITIONS = Conditions(threads=1)
 INFERENCE = workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
 TRAINING = workload_of("training", "lenet", "amp-nhwc-eager", 2, 32, 10)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of the network that has the seed 0."""
+    path = tmp_path_factory.mktemp("exported") / "a.pt2"
+    torch.manual_seed(0)
+    export(zoo.build("lenet"), "torch-export", path, 32, 2, False)
+    return str(path)
+
+
+def test_a_file_is_compared_with_the_network_it_was_exported_from(program: str) -> None:
+    [step] = build([workload_of("inference", program, "fp32-nchw-eager", 2, 32, 10)], CONDITIONS)
+    found = parity(step, CONDITIONS, INFERENCE)
+    assert found == {"rms": 0.0, "same_top1": 2, "images": 2, "blind": ""}
+    other = parity(step, Conditions(threads=1, seed=1), INFERENCE)
+    assert other["rms"] > 0.5
+    fewer = parity(step, CONDITIONS, workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 7))
+    assert fewer["blind"] == f"{program} gives 10 logits and lenet 7"
+
+
+def test_a_file_costs_what_its_network_does(program: str) -> None:
+    own, file = count("lenet"), count(program)
+    assert (file.params, file.macs, file.activations) == (own.params, own.macs, own.activations)
+    assert file.training_flops == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("ending", "format"), [(".onnx", "onnx"), (".xml", "openvino")])
+def test_files_of_other_engines_cost_the_same(ending: str, format: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    export(zoo.build("lenet"), format, tmp_path / f"a{ending}", 32, 2, False)
+    own, file = count("lenet"), count(str(tmp_path / f"a{ending}"))
+    counts = [(cost.params, cost.weight_bytes, cost.macs, cost.flops, cost.activations) for cost in (own, file)]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_counted_is_not_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = str(tmp_path / "a.onnx")
+    export(zoo.build("lenet"), "onnx", Path(path), 32, 2, False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    reason = f"{path} is counted by openvino, which is not installed"
+    assert Session().cost(path, None, None) == {"classes": 10, "size": 32, "missing": reason}
+    with pytest.raises(UncountedError, match="which is not installed"):
+        count(path)
+
+
+def test_given_weights_stay_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    weights = {name: torch.zeros_like(tensor) for name, tensor in zoo.build("lenet").state_dict().items()}
+    torch.save(weights, tmp_path / "w.pth")
+    found = network(INFERENCE, Conditions(weights=str(tmp_path / "w.pth")))
+    assert not any(parameter.any() for parameter in found.parameters())
+    assert all(parameter.any() for parameter in network(INFERENCE, CONDITIONS).parameters())
 
 
 def test_facts_of_inference() -> None:
