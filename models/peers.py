@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
 from models.configuration import PRECISIONS
-from models.errors import ModelError
+from models.errors import ModelError, install
 
 
 def openvino(model: nn.Module, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
@@ -20,7 +20,7 @@ def openvino(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
         import openvino as ov
     except ImportError as error:
         raise ModelError(
-            "the configuration asks for openvino, which is not installed; pip install 'pixbench[peers]'"
+            f"the configuration asks for openvino, which is not installed; {install('peers')}"
         ) from error
     core = ov.Core()
     # From an exported program: the converter's own way, TorchScript tracing, is deprecated in torch.
@@ -57,7 +57,7 @@ def onnxruntime(model: nn.Module, precision: str, example: tuple[int, ...]) -> C
     except ImportError as error:
         raise ModelError(
             "the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; "
-            "pip install 'pixbench[peers]'"
+            f"{install('peers')}"
         ) from error
     program = torch.onnx.export(model, (torch.zeros(example),), dynamo=True, verbose=False)
     assert program is not None
