@@ -19,9 +19,7 @@ def openvino(model: nn.Module, precision: str, example: tuple[int, ...]) -> Call
     try:
         import openvino as ov
     except ImportError as error:
-        raise ModelError(
-            f"the configuration asks for openvino, which is not installed; {install('peers')}"
-        ) from error
+        raise ModelError(f"the configuration asks for openvino, which is not installed; {install('peers')}") from error
     core = ov.Core()
     # From an exported program: the converter's own way, TorchScript tracing, is deprecated in torch.
     converted = ov.convert_model(torch.export.export(model, (torch.zeros(example),)))
@@ -56,8 +54,7 @@ def onnxruntime(model: nn.Module, precision: str, example: tuple[int, ...]) -> C
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            "the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; "
-            f"{install('peers')}"
+            f"the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; {install('peers')}"
         ) from error
     program = torch.onnx.export(model, (torch.zeros(example),), dynamo=True, verbose=False)
     assert program is not None
