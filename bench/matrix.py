@@ -10,7 +10,8 @@ from bench.defaults import BATCH, IMAGES, TRAINING_BATCH
 from bench.errors import UsageError, WorkloadError
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
-from bench.timing.workload import TASKS, Conditions, KernelVariant, LoaderOutput, Workload
+from bench.timing.tasks import TASKS
+from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
 from kernels import catalogue
 from loaders import engines
 from models import zoo

@@ -65,7 +65,7 @@ def _levers() -> Entries:
 
 
 def _workloads() -> Entries:
-    from bench.timing.workload import TASKS
+    from bench.timing.tasks import TASKS
 
     return _entries(TASKS.items())
 

@@ -14,13 +14,12 @@ from bench.machine.tuned import Resolved
 from bench.screen import Say
 from bench.sides.crew import Needs
 from bench.timing.images import find_data
+from bench.timing.tasks import MODEL_TASKS, named
 from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workload
 from loaders import engines
 from loaders.datasets import open_dataset
 from loaders.identity import identify
 
-# Of a model, in the order in which they are measured: the cheapest and most asked for first.
-MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
 LATENCIES = ("inference_latency_p50", "inference_latency_p90", "inference_latency_p99")
 # What a loader or kernel works on where no size is named.
 USUAL_SIZE = 224
@@ -73,10 +72,7 @@ def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
     Raises:
         UsageError: an unknown task, or tasks of something that is no model.
     """
-    tasks = [task for task in text.split(",") if task]
-    wrong = [task for task in tasks if task not in MODEL_TASKS]
-    if wrong:
-        raise UsageError(f"--tasks has no {wrong[0]!r}; there are {', '.join(MODEL_TASKS)}")
+    tasks = named(text, MODEL_TASKS)
     if tasks and operands[0].kind != "model":
         raise UsageError(f"--tasks is for models; {operands[0].label} is a {operands[0].kind}")
     return ",".join(task for task in MODEL_TASKS if task in tasks)
