@@ -4,6 +4,7 @@ An installed distribution registers it, and then every pytest run of the environ
 heavy, adds options and recognises this folder, no more; what acts on benchmarks is in conftest.py.
 """
 
+import argparse
 import fnmatch
 import os
 import secrets
@@ -55,9 +56,12 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def _whole(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
     if number < 0:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return number
 
 
