@@ -326,9 +326,21 @@ def test_a_finished_run_is_not_touched_without_more_epochs(run: Path, data: Path
     before = contents(run)
     assert "has finished its 6 epochs; to continue, give more --epochs" in ok("train", "--resume", run).stderr
     resume = ("train", "--resume", run)
+    # What is as it was changes nothing, and neither does how fast it would go.
+    same = ("--epochs", 6, "--seed", 0, "--device", "cpu", "--threads", 1)
+    assert "has finished its 6 epochs" in ok(*resume, *same).stderr
     for done, message in (
         (train(data, run.parent, "full"), "exists; choose another --name, or resume it"),
         (bench(*resume, "--epochs", 2), "has trained 6 epochs, more than 2"),
+        (
+            bench(*resume, "--lr", 0.5, "--set", "schedule=plateau"),
+            "nothing is left to train with another lr, schedule;",
+        ),
+        (
+            bench(*resume, "--epochs", 6, "--batch", 3),
+            "nothing is left to train with another batch; give more --epochs",
+        ),
+        (bench(*resume, "--device", "cuda"), "is trained on cpu, not on cuda; leave out --device"),
         (bench(*resume, "--seed", 3), "has seed 0, not 3"),
         (bench(*resume, "--model", "airbench94"), "has model lenet, not airbench94"),
     ):
