@@ -12,7 +12,7 @@ import click
 from bench.commands.options import Number
 from bench.defaults import IMAGES
 from bench.errors import UsageError
-from bench.output import check_output, format_options, write
+from bench.output import PICTURES, check_output, format_options, usual_picture, write
 
 if TYPE_CHECKING:
     from loaders.datasets import Dataset
@@ -66,7 +66,7 @@ def make(dest: Path, like: str | None, images: int | None, classes: int | None, 
 @click.argument("policy", required=False)
 @click.option("--list", "listed", is_flag=True, help="List the policies and the operations they are made of.")
 @click.option("--data", type=FOLDER, help="Use these images instead of generated ones.")
-@click.option("-o", "--output", metavar="FILE", help="PNG to write.  [default: POLICY.png]")
+@click.option("-o", "--output", metavar="FILE", help=f"PNG to write.  [default: {PICTURES}/POLICY.png]")
 @click.option("--size", type=click.IntRange(8), help="Pixels of an image.  [default: 32 for small pictures, else 224]")
 @click.option(
     "--loader",
@@ -99,7 +99,7 @@ def show(
     if policy is None:
         raise UsageError("name a policy; `bench data show --list` shows them")
     engines.operations(loader, policy)
-    output = output or f"{policy.replace('+', '_').replace(':', '-') or 'none'}.png"
+    output = output or str(usual_picture(f"{policy.replace('+', '_').replace(':', '-') or 'none'}.png"))
     if output != "-" and Path(output).suffix.lower() != ".png":
         raise UsageError(f"cannot write images to {output}: name a file that ends in .png")
     check_output(output)

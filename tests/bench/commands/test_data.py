@@ -131,6 +131,12 @@ def test_show_with_every_loader_and_own_images(loader: str, tmp_path: Path) -> N
         assert np.asarray(Image.open(tmp_path / "s.png")).shape == (68, 6 * 66 + 2, 3)
 
 
+def test_a_picture_without_a_name_leaves_a_repository_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "wrote .benchmarks/pictures/flip_crop-2.png" in run("show", "flip+crop:2", "--images", 2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".benchmarks"]
+
+
 def test_show_lists_policies_and_operations() -> None:
     listed = run("show", "--list").stdout
     assert all(name in listed for name in (*policies.names(), *policies.OPERATIONS))
