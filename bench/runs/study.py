@@ -312,7 +312,7 @@ class Conductor:
         return RunSummary(
             name=run.name,
             model=run.recipe.model,
-            data=self.opened[0].name.partition("/")[0],
+            data=self.opened[0].whole_title,
             recipe=run.name,
             evaluated=evaluated,
             status="failed",
