@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from bench.locks import hold
 from bench.runs import request, training
 from bench.runs.sources import Feed
 from bench.runs.training import TrainingLog, configured
-from loaders import engines
+from loaders import engines, separable
 from loaders.errors import DataError
 from models.configuration import Device
 from models.training.checkpoint import digest, load_weights
@@ -154,7 +155,13 @@ def test_predict_names_classes_with_confidences(run: Path, data: Path) -> None:
     assert said["warm_seconds"] > 0
     # Where the machine is so busy that calls take long, there are too few of them for a 95th percentile.
     assert said["warm_p95_seconds"] is None or said["warm_p95_seconds"] >= said["warm_seconds"]
-    assert "warm" in bench("predict", run, paths[0], "--threads", 1).stderr
+    line = bench("predict", run, paths[0], "--threads", 1).stderr
+    assert re.search(
+        r"on the cpu: the first image [\d.]+ m?s \(cold: .*\), warm [\d.]+ [mµ]s \[[\d.]+, [\d.]+\] "
+        r"\(median of \d+ calls and its 95 % interval(; 95th percentile [\d.]+ [mµ]s)?\), "
+        r"of which the network takes [\d.]+ [mµ]s",
+        line,
+    )
 
 
 def test_one_bad_image_leaves_the_answers_of_the_others(run: Path, data: Path, tmp_path: Path) -> None:
@@ -309,6 +316,24 @@ def test_bad_input_is_one_line_that_names_it(
     assert message in str(done.exception)
     assert "\n" not in str(done.exception)
     assert not Path("runs").exists()
+
+
+def test_a_run_on_generated_images_says_so(tmp_path: Path) -> None:
+    separable.make(tmp_path / "set", "cifar10", 120)
+    words = ("four-families-lenet", "--data", tmp_path / "set", "--runs", tmp_path, "--name", "made", "--device", "cpu")
+    done = ok("train", *words, "--threads", 1, "--epochs", 1, "--batch", 25)
+    assert "parameters) on generated cifar10/train-rest: " in done.stderr
+    assert "test on generated cifar10/val: " in done.stderr
+    assert "top1 and top5 are on the test set of generated cifar10, " in " ".join(done.stdout.split())
+    said = read(tmp_path / "made" / "summary.json")
+    assert said["data"] == "generated cifar10"
+    assert said["published"]
+    page = ok("report", tmp_path / "made", "-o", tmp_path / "page.html")
+    assert page.exit_code == 0
+    assert "lenet on generated cifar10: top-1" in (tmp_path / "page.html").read_text()
+    assert "the published figure" not in (tmp_path / "page.html").read_text()
+    tested = ok("evaluate", tmp_path / "made", "--data", tmp_path / "set", "--device", "cpu", "--threads", 1)
+    assert "generated cifar10/" in tested.stderr
 
 
 def test_a_diverged_run_is_a_failed_row_and_gives_its_name_back(data: Path, tmp_path: Path) -> None:
