@@ -317,22 +317,28 @@ def check(folder: Path, threads: int | None, format: str, output: str) -> int:
     from loaders.datasets import open_splits
     from loaders.images import check as find_bad
     from loaders.soundness import remarks
-    from results.tables import render, to_json
+    from results.tables import notes, page, render, to_json
 
     check_output(output)
     splits = open_splits(folder)
     files = [path for dataset in splits for path in dataset.files]
     lines = _say(remarks(splits))
     bad = find_bad(files, threads)
+    left_out = sum(each.files for dataset in splits for each in dataset.left_out)
+    rest = f"; {left_out} files were left out" if left_out else ""
+    found = [f"{len(bad)} of {len(files)} images cannot be decoded{rest}"]
+    if not files:
+        found.append(f"{sum(map(len, splits))} images come as arrays: there is nothing to decode")
+    rows: list[list[Any]] = [[image.path, image.reason] for image in bad]
     if format == "json":
         passed = [asdict(each) for dataset in splits for each in dataset.left_out]
         unreadable = [asdict(image) for image in bad]
         write(to_json({"images": len(files), "unreadable": unreadable, "left_out": passed, "warnings": lines}), output)
-    elif bad or format == "csv":
-        write(render(["path", "reason"], [[image.path, image.reason] for image in bad], format), output)
-    left_out = sum(each.files for dataset in splits for each in dataset.left_out)
-    rest = f"; {left_out} files were left out" if left_out else ""
-    click.echo(f"{len(bad)} of {len(files)} images cannot be decoded{rest}", err=True)
-    if not files:
-        click.echo(f"{sum(map(len, splits))} images come as arrays: there is nothing to decode", err=True)
+    elif format == "csv":
+        write(render(["path", "reason"], rows, format), output)
+    else:
+        write(page(render(["path", "reason"], rows, format) if bad else "", notes(found, format)), output)
+    if format in ("csv", "json"):
+        # What programs read has no room for sentences.
+        _say(found)
     return 1 if bad else 0

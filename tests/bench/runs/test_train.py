@@ -151,15 +151,14 @@ def test_predict_names_classes_with_confidences(run: Path, data: Path) -> None:
         assert confidences == sorted(confidences, reverse=True)
         assert sum(confidences) == pytest.approx(1, abs=1e-3)
         assert entry["seconds"] > 0
-    assert said["forward_seconds"] > 0
-    assert said["warm_seconds"] > 0
+    assert 0 < said["forward_seconds"] < said["warm_seconds"]
     # Where the machine is so busy that calls take long, there are too few of them for a 95th percentile.
     assert said["warm_p95_seconds"] is None or said["warm_p95_seconds"] >= said["warm_seconds"]
     line = bench("predict", run, paths[0], "--threads", 1).stderr
     assert re.search(
-        r"on the cpu: the first image [\d.]+ m?s \(cold: .*\), warm [\d.]+ [mµ]s \[[\d.]+, [\d.]+\] "
-        r"\(median of \d+ calls and its 95 % interval(; 95th percentile [\d.]+ [mµ]s)?\), "
-        r"of which the network takes [\d.]+ [mµ]s",
+        r"on the cpu: the first image [\d.]+ m?s \(cold: .*\), warm [\d.]+ [mu]?s \[[\d.]+, [\d.]+\] "
+        r"\(median of \d+ calls and its 95 % interval(; 95th percentile [\d.]+ [mu]?s)?\), "
+        r"of which the network takes [\d.]+ [mu]?s",
         line,
     )
 
