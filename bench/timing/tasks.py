@@ -1,4 +1,4 @@
-"""The tasks by name: one vocabulary for ids, options and lists, and the shorter words that options also take."""
+"""Names of the tasks: one vocabulary for ids, options and lists, and the words that options also take."""
 
 from collections.abc import Sequence
 
