@@ -4,6 +4,7 @@ pytest-benchmark keeps time and decides when to stop; its timer is ours, which w
 in JSON is its workload's id. With --benchmark-disable each body runs once, on little.
 """
 
+import warnings
 from collections.abc import Callable, Generator
 from functools import cache
 from typing import Any
@@ -138,9 +139,20 @@ def _pinned(device: str, threads: int) -> dict[str, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Append the result to the history, in the form that --benchmark-json has."""
-    yield
-    _append(session.config)
+    """Append the result to the history, in the form that --benchmark-json has.
+
+    What pytest-benchmark warns of meanwhile, such as that there is nothing to save, becomes a line: no capture of
+    warnings is at work any more.
+    """
+    from pytest_benchmark.logger import PytestBenchmarkWarning
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.filterwarnings("always", category=PytestBenchmarkWarning)
+        yield
+        _append(session.config)
+    terminal = session.config.pluginmanager.getplugin("terminalreporter")
+    for warning in said if terminal is not None else ():
+        terminal.write_line(str(warning.message), yellow=True)
 
 
 def _append(config: pytest.Config) -> None:

@@ -11,7 +11,8 @@ from bench.errors import UsageError, WorkloadError
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
 from bench.timing.listed import listed
-from bench.timing.workload import OWN, TASKS, Conditions, KernelVariant, LoaderOutput, Workload
+from bench.timing.tasks import TASKS
+from bench.timing.workload import OWN, Conditions, KernelVariant, LoaderOutput, Workload
 from kernels import catalogue
 from loaders import engines
 from models import zoo

@@ -11,6 +11,7 @@ import click
 from bench.errors import UsageError
 
 FORMATS = ("text", "markdown", "csv", "json")
+PICTURES = Path(".benchmarks/pictures")
 
 output_option = click.option(
     "-o", "--output", default="-", metavar="FILE", show_default=True, help="Write here; - is stdout."
@@ -26,6 +27,18 @@ def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="How the table is written.",
     )(output_option(command))
+
+
+def usual_picture(name: str) -> Path:
+    """Where a picture goes for which no file was named; the folder is made. Generated files never lie beside code.
+
+    Raises UsageError: the folder cannot be made.
+    """
+    try:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {PICTURES}: {error.strerror}; name a file with -o") from None
+    return PICTURES / name
 
 
 def check_output(output: str) -> None:

@@ -5,6 +5,7 @@ heavy, adds options and recognises this folder, no more; what acts on benchmarks
 tests anywhere may ask for in testing.py.
 """
 
+import argparse
 import fnmatch
 import os
 import secrets
@@ -59,9 +60,12 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def _whole(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
     if number < 0:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return number
 
 

@@ -90,7 +90,7 @@ def examine(dataset: Dataset, most: int = EXAMINED, threads: int | None = None) 
     square = np.sum([image.squares for image in images], axis=0) / pixels / 255**2
     per_class = Counter(dataset.labels)
     return Contents(
-        name=dataset.name,
+        name=dataset.title,
         split=dataset.split,
         images=len(dataset),
         classes=len(dataset.classes),

@@ -22,6 +22,7 @@ from loaders.file_formats import ENDINGS
 
 EXTENSIONS = ENDINGS
 SPLITS = ("train", "val", "test")
+GENERATED = ".generated"  # a file in the folder of a generated set: what it is called must not make it a real one
 
 # A split's folder names, best first. ImageNet copies come as train/, or as train.X1, train.X2, ... to be merged.
 _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation", "test"), "test": ("test",)}
@@ -113,6 +114,7 @@ class Dataset:
         pixels: decoded images, uint8 [images, height, width, 3], for sets that come as arrays (CIFAR batches) or were
             decoded once (loaders.resident.decoded).
         left_out: what lies below the folder and is no part of the set.
+        generated: it was made by `bench data make`.
     """
 
     name: str
@@ -123,9 +125,25 @@ class Dataset:
     classes: tuple[str, ...]
     pixels: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     left_out: tuple[LeftOut, ...] = field(default=(), compare=False, repr=False)
+    generated: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def title(self) -> str:
+        """The name as results show it. Ids of workloads hold the name itself, which stays as it is."""
+        return f"generated {self.name}" if self.generated else self.name
+
+    @property
+    def whole_title(self) -> str:
+        """The title without the split."""
+        return self.title.partition("/")[0]
+
+    def marked(self, *folders: Path) -> "Dataset":
+        """The data set, known as generated if one of the folders that it was opened by says so."""
+        places = (Path(self.root), *folders)
+        return replace(self, generated=any((folder / GENERATED).is_file() for folder in places))
 
     def need_files(self, engine: str) -> tuple[str, ...]:
         """The files, or a DataError saying that `engine` cannot read a set that comes as arrays."""
@@ -175,10 +193,10 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     for open_layout in (_open_cifar, _open_annotated, _open_splits):
         dataset = open_layout(root, split)
         if dataset is not None:
-            return dataset
+            return dataset.marked(root)
     listing = _Listing()
     if any(_filled(label)(root) for label in _class_folders(root)):
-        return _folder_dataset(_name_of(root), root, "all", [root])
+        return _folder_dataset(_name_of(root), root, "all", [root]).marked()
     files = listing.images([root])
     left_out = listing.left_out()
     if not files:
@@ -188,7 +206,7 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
             f"or files that end in {', '.join(EXTENSIONS)}"
         )
     name = _name_of(root)
-    return Dataset(name, str(root), "all", tuple(files), (0,) * len(files), (name,), left_out=left_out)
+    return Dataset(name, str(root), "all", tuple(files), (0,) * len(files), (name,), left_out=left_out).marked()
 
 
 def open_splits(path: str | Path) -> list[Dataset]:
@@ -226,7 +244,8 @@ def merge_folders(folders: Sequence[str | Path], split: str = "train") -> Datase
     for path in paths:
         if not path.is_dir():
             raise DataError(f"data folder {path} does not exist")
-    return _folder_dataset("+".join(map(_name_of, paths)), paths[0].parent, split, paths)
+    dataset = _folder_dataset("+".join(map(_name_of, paths)), paths[0].parent, split, paths)
+    return dataset.marked(*paths, *(path.parent for path in paths))
 
 
 def open_parts(train: Sequence[str], val: Sequence[str] = ()) -> list[Dataset]:
@@ -372,7 +391,9 @@ class _Listing:
         self._counts: Counter[str] = Counter()
 
     def pass_over(self, path: str, reason: str) -> None:
-        """Count a file or folder that is not listed."""
+        """Count a file or folder that is not listed, other than our own mark."""
+        if os.path.basename(path) == GENERATED:
+            return
         self._counts[reason] += 1
         if self._counts[reason] <= 3:
             self._passed.setdefault(reason, []).append(path)

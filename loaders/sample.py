@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loaders.cache import cache_folder, updating
+from loaders.datasets import GENERATED
 from loaders.errors import DataError
 from loaders.threads import in_threads
 
@@ -111,7 +112,7 @@ def make(dest: str | Path, images: int, seed: int = 0, classes: int = CLASSES, t
 
 @contextlib.contextmanager
 def new_folder(dest: Path) -> Iterator[Path]:
-    """A folder to be filled that becomes `dest` when the block succeeds and is removed when it fails.
+    """A folder to be filled that becomes `dest`, marked as generated, when the block succeeds; removed when it fails.
 
     Raises:
         DataError: `dest` holds something, cannot be written, or the disk is full.
@@ -125,6 +126,7 @@ def new_folder(dest: Path) -> Iterator[Path]:
         raise DataError(f"cannot write below {dest.parent}: {error.strerror}") from error
     try:
         yield folder
+        (folder / GENERATED).write_text("These images were made by bench data make.\n", encoding="utf-8")
         folder.chmod(0o755)
         folder.rename(dest)
     except OSError as error:

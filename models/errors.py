@@ -28,6 +28,11 @@ def unknown(kind: str, name: object, known: Iterable[str], listing: str = "") ->
     return ModelError(f"unknown {kind} {name!r}; {' '.join(hints)}")
 
 
+def install(extra: str) -> str:
+    """How to get an optional part: pip adds to the pixbench that is installed, from an index or from a checkout."""
+    return f"pip install 'pixbench[{extra}]'"
+
+
 def check_counts(length: int | None = None, **arguments: int | Sequence[int]) -> None:
     """Check that arguments are whole numbers above 0, or lists of them that are not empty and of this length.
 

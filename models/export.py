@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError, reason
+from models.errors import ModelError, install, reason
 from models.lively import blindness
 
 # format -> (file name suffix, packages that it needs besides torch)
@@ -52,9 +52,7 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
 
     for needed in FORMATS[format][1]:
         if importlib.util.find_spec(needed) is None:
-            raise ModelError(
-                f"export to {format} needs {needed}, which is not installed; pip install 'pixbench[peers]'"
-            )
+            raise ModelError(f"export to {format} needs {needed}, which is not installed; {install('peers')}")
     model = model.eval()
     # torch.export makes a dimension of size 1 a constant.
     example = torch.randn(max(batch, 2) if dynamic else batch, 3, size, size)

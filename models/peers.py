@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
 from models.configuration import PRECISIONS
-from models.errors import ModelError
+from models.errors import ModelError, install
 
 
 def openvino(source: nn.Module | Path, precision: str, example: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
@@ -23,9 +23,7 @@ def openvino(source: nn.Module | Path, precision: str, example: tuple[int, ...])
     try:
         import openvino as ov
     except ImportError as error:
-        raise ModelError(
-            "the configuration asks for openvino, which is not installed; pip install 'pixbench[peers]'"
-        ) from error
+        raise ModelError(f"the configuration asks for openvino, which is not installed; {install('peers')}") from error
     core = ov.Core()
     if isinstance(source, Path):
         converted = core.read_model(str(source))
@@ -67,8 +65,7 @@ def onnxruntime(source: nn.Module | Path, precision: str, example: tuple[int, ..
             import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            "the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; "
-            "pip install 'pixbench[peers]'"
+            f"the configuration asks for onnxruntime, which needs onnxruntime, onnx and onnxscript; {install('peers')}"
         ) from error
     content: str | bytes
     if isinstance(source, Path):

@@ -307,7 +307,7 @@ def from_run(folder: Path) -> Section:
         charts += _drawn(pictures.confusion, *read_confusion(folder / "confusion.csv"))
     top1 = "not tested" if summary.top1 is None else f"top-1 {100 * summary.top1:.2f} %"
     beside = ""
-    if summary.difference is not None:
+    if summary.difference is not None and not summary.generated:
         side = "below" if summary.difference > 0 else "above"
         beside = f", {abs(100 * summary.difference):.2f} points {side} the published figure"
     state = "" if summary.status == "finished" else f" ({summary.status}: {summary.reason})"

@@ -120,6 +120,11 @@ class RunSummary:
         return None if low is None or high is None else (low, high)
 
     @property
+    def generated(self) -> bool:
+        """Whether its images were made by `bench data make`, whatever set their layout is that of."""
+        return self.data.startswith("generated ")
+
+    @property
     def difference(self) -> float | None:
         """Published top1 minus ours: above 0 the published run was better.
 
@@ -340,7 +345,12 @@ def _varying(runs: Sequence[RunSummary]) -> list[_Column]:
 
 def _shared(runs: Sequence[RunSummary], format: str) -> list[str]:
     seen = [f"{run.name} ({run.test_images_trained_on:,})" for run in runs if run.test_images_trained_on]
-    return [*_sets(runs, format), *([f"Trained on test images, so too good: {', '.join(seen)}."] if seen else [])]
+    made = sorted({run.data for run in runs if run.generated and run.published is not None})
+    return [
+        *_sets(runs, format),
+        *([f"Trained on test images, so too good: {', '.join(seen)}."] if seen else []),
+        *([f"Published figures are of real images, and say nothing of {', '.join(made)}."] if made else []),
+    ]
 
 
 def _sets(runs: Sequence[RunSummary], format: str) -> list[str]:

@@ -116,6 +116,14 @@ def quantity(x: Number | None, unit: str, low: Number | None = None, high: Numbe
     return f"{digits} {name}".rstrip()
 
 
+def bounded(x: float, unit: str, low: float, high: float) -> str:
+    """ "12.3 ms [12.1, 12.6]": a number and the interval around it, all to the digits that the interval supports."""
+    factor, name = unit_for([x], unit)
+    x, low, high = x / factor, low / factor, high / factor
+    decimals = supported_decimals(x, low, high)
+    return f"{_rounded(x, decimals)} {name} {_bounds(low, high, decimals)}"
+
+
 def fixed(x: float, low: float | None = None, high: float | None = None) -> str:
     """A number in plain digits, rounded where its interval stops supporting them."""
     return _rounded(x, supported_decimals(x, low, high))
@@ -166,7 +174,7 @@ def ratio_text(ratio: Ratio) -> str:
         decimals = min(decimals, 3)
     if ratio.counted or low is None or high is None:
         return _rounded(x, decimals)
-    return f"{_rounded(x, decimals)} [{_rounded(low, decimals)}, {_rounded(high, decimals)}]"
+    return f"{_rounded(x, decimals)} {_bounds(low, high, decimals)}"
 
 
 def render(headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str = "text") -> str:
@@ -305,6 +313,10 @@ def machine_line(measured: Measured) -> str:
     if commit.get("sha"):
         parts.append(f"commit {str(commit['sha'])[:10]}{' with uncommitted changes' if commit.get('dirty') else ''}")
     return ", ".join([*parts, f"measured {measured.created}"])
+
+
+def _bounds(low: float, high: float, decimals: int) -> str:
+    return f"[{_rounded(low, decimals)}, {_rounded(high, decimals)}]"
 
 
 def _rounded(x: float, decimals: int) -> str:

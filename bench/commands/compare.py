@@ -13,6 +13,7 @@ from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 from bench.screen import Screen
 from bench.sides.load import LOADS
+from bench.timing.tasks import MODEL_TASKS
 from results.store import FOLDER
 
 
@@ -36,7 +37,7 @@ from results.store import FOLDER
     "--tasks",
     default="",
     metavar="TASK,...",
-    help="Of models, only these: latency, inference, loading, training, end_to_end. Default: all.",
+    help=f"Of models, only these: {', '.join(MODEL_TASKS)}. Default: all.",
 )
 @click.option(
     "--energy/--no-energy", default=True, show_default=True, help="Measure an image's energy where there is a counter."

@@ -12,7 +12,7 @@ import click
 from bench.commands.options import Number
 from bench.defaults import IMAGES
 from bench.errors import UsageError
-from bench.output import check_output, format_options, write
+from bench.output import PICTURES, check_output, format_options, usual_picture, write
 
 if TYPE_CHECKING:
     from loaders.datasets import Dataset
@@ -66,7 +66,7 @@ def make(dest: Path, like: str | None, images: int | None, classes: int | None, 
 @click.argument("policy", required=False)
 @click.option("--list", "listed", is_flag=True, help="List the policies and the operations they are made of.")
 @click.option("--data", type=FOLDER, help="Use these images instead of generated ones.")
-@click.option("-o", "--output", metavar="FILE", help="PNG to write.  [default: POLICY.png]")
+@click.option("-o", "--output", metavar="FILE", help=f"PNG to write.  [default: {PICTURES}/POLICY.png]")
 @click.option("--size", type=click.IntRange(8), help="Pixels of an image.  [default: 32 for small pictures, else 224]")
 @click.option(
     "--loader",
@@ -99,7 +99,7 @@ def show(
     if policy is None:
         raise UsageError("name a policy; `bench data show --list` shows them")
     engines.operations(loader, policy)
-    output = output or f"{policy.replace('+', '_').replace(':', '-') or 'none'}.png"
+    output = output or str(usual_picture(f"{policy.replace('+', '_').replace(':', '-') or 'none'}.png"))
     if output != "-" and Path(output).suffix.lower() != ".png":
         raise UsageError(f"cannot write images to {output}: name a file that ends in .png")
     check_output(output)
@@ -317,22 +317,28 @@ def check(folder: Path, threads: int | None, format: str, output: str) -> int:
     from loaders.datasets import open_splits
     from loaders.images import check as find_bad
     from loaders.soundness import remarks
-    from results.tables import render, to_json
+    from results.tables import notes, page, render, to_json
 
     check_output(output)
     splits = open_splits(folder)
     files = [path for dataset in splits for path in dataset.files]
     lines = _say(remarks(splits))
     bad = find_bad(files, threads)
+    left_out = sum(each.files for dataset in splits for each in dataset.left_out)
+    rest = f"; {left_out} files were left out" if left_out else ""
+    found = [f"{len(bad)} of {len(files)} images cannot be decoded{rest}"]
+    if not files:
+        found.append(f"{sum(map(len, splits))} images come as arrays: there is nothing to decode")
+    rows: list[list[Any]] = [[image.path, image.reason] for image in bad]
     if format == "json":
         passed = [asdict(each) for dataset in splits for each in dataset.left_out]
         unreadable = [asdict(image) for image in bad]
         write(to_json({"images": len(files), "unreadable": unreadable, "left_out": passed, "warnings": lines}), output)
-    elif bad or format == "csv":
-        write(render(["path", "reason"], [[image.path, image.reason] for image in bad], format), output)
-    left_out = sum(each.files for dataset in splits for each in dataset.left_out)
-    rest = f"; {left_out} files were left out" if left_out else ""
-    click.echo(f"{len(bad)} of {len(files)} images cannot be decoded{rest}", err=True)
-    if not files:
-        click.echo(f"{sum(map(len, splits))} images come as arrays: there is nothing to decode", err=True)
+    elif format == "csv":
+        write(render(["path", "reason"], rows, format), output)
+    else:
+        write(page(render(["path", "reason"], rows, format) if bad else "", notes(found, format)), output)
+    if format in ("csv", "json"):
+        # What programs read has no room for sentences.
+        _say(found)
     return 1 if bad else 0

@@ -89,7 +89,7 @@ def command(
             [s.name, s.precision, s.recall, s.f1, s.support] for s in (*report.classes, report.macro, report.weighted)
         ]
         write(render(["class", "precision", "recall", "f1", "support"], rows, format), output)
-    screen.say(f"{dataset.name}: {report.summary()}")
+    screen.say(f"{dataset.title}: {report.summary()}")
     screen.say(f"weights: {used.text}")
 
 

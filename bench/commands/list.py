@@ -72,7 +72,7 @@ def _levers() -> Entries:
 
 
 def _workloads() -> Entries:
-    from bench.timing.workload import TASKS
+    from bench.timing.tasks import TASKS
 
     return _entries(TASKS.items())
 

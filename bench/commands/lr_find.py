@@ -7,10 +7,10 @@ import click
 
 from bench.commands.options import data_options, place_options, recipe_options
 from bench.defaults import HIGHEST_RATE, LOWEST_RATE, RATES
-from bench.output import FORMATS, check_output, write
+from bench.output import FORMATS, PICTURES, check_output, usual_picture, write
 from bench.screen import Screen
 
-PICTURES = (".png", ".svg")
+ENDINGS = (".png", ".svg")
 
 
 @click.command()
@@ -28,7 +28,7 @@ PICTURES = (".png", ".svg")
     "--output",
     metavar="FILE",
     help="The picture (.png or .svg; a .csv of its points goes beside it), or, with another ending, the file for what "
-    "otherwise goes to stdout. The picture is lr-find.png or schedule.png by default.",
+    f"otherwise goes to stdout. The picture is {PICTURES}/lr-find.png or schedule.png there by default.",
 )
 @click.option(
     "--format", type=click.Choice(FORMATS), default="text", show_default=True, help="How the result is written."
@@ -51,11 +51,10 @@ def command(
 
     screen = Screen()
     request = Request.from_options(recipe, screen.say, **options)
-    picture, table = Path("schedule.png" if schedule else "lr-find.png"), "-"
-    if output and Path(output).suffix.lower() in PICTURES:
-        picture = Path(output)
-    elif output:
-        table = output
+    if output and Path(output).suffix.lower() in ENDINGS:
+        picture, table = Path(output), "-"
+    else:
+        picture, table = usual_picture("schedule.png" if schedule else "lr-find.png"), output or "-"
     for path in (str(picture), str(picture.with_suffix(".csv")), table):
         check_output(path)
 

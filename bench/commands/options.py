@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bench.defaults import BATCH, IMAGES, LOADER, TRAINING_BATCH
+from bench.timing.tasks import SYNONYMS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -23,6 +24,13 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value} is not a number.", param, ctx)
         return number
+
+
+class Task(click.Choice[str]):
+    """The name of a task, or a word that stands for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(SYNONYMS.get(value, value), param, ctx)
 
 
 _DEVICES = click.Choice(["auto", "cpu", "cuda"])

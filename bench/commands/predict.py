@@ -43,7 +43,7 @@ def command(
 
     from bench.runs.predicting import Predictor, predict
     from results.submissions import submission_csv
-    from results.tables import Cell, fixed, render, to_json
+    from results.tables import Cell, bounded, quantity, render, to_json
 
     screen = Screen()
     predictor = Predictor.open(checkpoint, device, configuration, threads=threads)
@@ -68,12 +68,11 @@ def command(
     ]
     write(render(["image", "class", "confidence %", "ms"], rows, format), output)
     times = found.times
-    low, high = 1000 * times.warm_low_seconds, 1000 * times.warm_high_seconds
-    p95 = "" if times.warm_p95_seconds is None else f"; p95 {1000 * times.warm_p95_seconds:.1f}"
+    warm = bounded(times.warm_seconds, "s", times.warm_low_seconds, times.warm_high_seconds)
+    p95 = "" if times.warm_p95_seconds is None else f"; 95th percentile {quantity(times.warm_p95_seconds, 's')}"
     screen.say(
-        f"first image {1000 * times.cold_seconds:.1f} ms (cold: everything for the first time), "
-        f"warm {fixed(1000 * times.warm_seconds, low, high)} ms "
-        f"(median of {times.warm_calls} calls, 95 % {low:.2f} to {high:.2f}{p95}), "
-        f"file to answer, {predictor.device.type}; the network alone {1000 * times.forward_seconds:.1f} ms"
+        f"from file to answer on the {predictor.device.type}: the first image {quantity(times.cold_seconds, 's')} "
+        f"(cold: everything for the first time), warm {warm} (median of {times.warm_calls} calls and its 95 % "
+        f"interval{p95}), of which the network takes {quantity(times.forward_seconds, 's')}"
     )
     return code

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import network_options
+from bench.commands.options import Task, network_options
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
+from bench.timing.tasks import PROFILED_TASKS
 
 if TYPE_CHECKING:
     from bench.comparing.profiling import Subject
@@ -20,8 +21,8 @@ FOLDER = Path(".benchmarks/profiles")
 @click.argument("model", metavar="MODEL[@CONFIGURATION]")
 @click.option(
     "--task",
-    type=click.Choice(["train", "infer", "latency", "endtoend"]),
-    default="train",
+    type=Task(PROFILED_TASKS),
+    default="training",
     show_default=True,
     help="A training step, a batch of inference, a single image, or training from files with its loader.",
 )
@@ -68,7 +69,7 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
 def _subject(model: str, screen: "Screen", **options: Any) -> "Subject":
     from bench.comparing.operands import look_up, parse_operands
     from bench.comparing.plan import open_device, settings_from
-    from bench.comparing.profiling import TASKS, Subject
+    from bench.comparing.profiling import Subject
     from bench.comparing.words import MEASURED, RUN, only_kind
     from bench.machine.cpu import usable_cores
     from models import zoo
@@ -81,10 +82,10 @@ def _subject(model: str, screen: "Screen", **options: Any) -> "Subject":
     [operand] = parse_operands([model], device, look_up([model], options["threads"] or usable_cores()))
     if operand.kind != "model":
         raise UsageError(f"bench profile takes a model; {model} is a {operand.kind}; measure it with bench compare")
-    task = TASKS[options["task"]]
+    task = options["task"]
     if operand.choice.file and task in ("training", "end_to_end"):
-        raise UsageError(f"{ONLY_INFERS}: bench profile {model} --task infer, or latency")
+        raise UsageError(f"{ONLY_INFERS}: bench profile {model} --task inference, or latency")
     if task != "end_to_end" and options["data"] is not None:
-        raise UsageError("--data is read by --task endtoend; the other tasks work on a constant batch")
+        raise UsageError("--data is read by --task end_to_end; the other tasks work on a constant batch")
     settings, conditions = settings_from([operand], device, options, screen.say, task == "end_to_end")
     return Subject(operand, task, settings, conditions, options["steps"])

@@ -6,6 +6,8 @@ from pathlib import Path
 import click
 import pytest
 
+from bench.errors import UsageError
+
 HERE = Path(__file__).resolve().parent.parent
 
 
@@ -16,6 +18,13 @@ class Interruption:
 
     def pytest_keyboard_interrupt(self) -> None:
         self.happened = True
+
+
+class ProgramName:
+    """A pytest plugin by which pytest calls itself what the user called."""
+
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        parser.prog = "bench run"
 
 
 @click.command(
@@ -35,7 +44,10 @@ def command(context: click.Context, arguments: tuple[str, ...]) -> int:
         click.echo(context.get_help())
         return 0
     interruption = Interruption()
-    code = pytest.main([*selection(arguments), *arguments], plugins=[interruption, *unregistered()])
+    plugins = [interruption, ProgramName(), *unregistered()]
+    code = pytest.main([*selection(arguments), *arguments], plugins=plugins)
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise UsageError("no benchmark was selected; bench run --collect-only -q lists the ids of all, for -k")
     return exit_code(int(code), interruption.happened)
 
 
@@ -43,6 +55,8 @@ def selection(arguments: tuple[str, ...]) -> list[str]:
     """The benchmarks' folder, unless files were named; outside a checkout, pytest leaves no cache beside it."""
     # pytest rewrites the asserts of a plugin's distribution, and warns when a module was imported before that.
     words = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+    # Whatever the folder's own project makes of warnings: an error outside of a test is a traceback.
+    words += ["-W", "default::pytest_benchmark.logger.PytestBenchmarkWarning"]
     if not (HERE.parent / "pyproject.toml").exists():
         words += ["-p", "no:cacheprovider"]
     named = any(Path(word.partition("::")[0]).suffix == ".py" for word in arguments if word[:1] != "-")

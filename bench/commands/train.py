@@ -51,7 +51,7 @@ def command(
     elif recipe or name:
         raise UsageError("--resume takes recipe and name from the run; change keys with --set")
     else:
-        request = Request.to_resume(resume, **options)
+        request = Request.to_resume(resume, device=device, **options)
 
     from bench.runs.reporting import finish
     from bench.runs.training import train as run_training

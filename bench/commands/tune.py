@@ -9,22 +9,21 @@ import click
 from bench.commands.options import Number, network_options
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
+from bench.timing.tasks import TUNED_TASKS, named
 
 if TYPE_CHECKING:
     from bench.comparing.tuning import Lever, Tuner, Tuning
     from bench.screen import Screen
-
-TASKS = {"infer": "inference", "latency": "latency", "train": "training", "loading": "loading"}
 
 
 @click.command()
 @click.argument("model")
 @click.option(
     "--tasks",
-    default="infer,latency,train,loading",
+    default=",".join(TUNED_TASKS),
     show_default=True,
     metavar="TASK,...",
-    help="infer, latency, train, loading: threads and batches ahead of the loader.",
+    help="Only these, in this order. Of loading: threads and batches ahead of the loader.",
 )
 @click.option(
     "--budget",
@@ -52,15 +51,12 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     from results.tables import to_json
 
     check_output(output)
-    wanted = [word for word in tasks.split(",") if word]
-    for word in wanted:
-        if word not in TASKS:
-            raise UsageError(f"--tasks has no {word!r}; there are {', '.join(TASKS)}")
+    wanted = named(tasks, TUNED_TASKS)
     if not wanted:
-        raise UsageError(f"--tasks names no task; there are {', '.join(TASKS)}")
+        raise UsageError(f"--tasks names no task; there are {', '.join(TUNED_TASKS)}")
     screen = Screen()
     begin = time.monotonic()
-    tuner = _tuner(model, [TASKS[word] for word in wanted], screen, **options)
+    tuner = _tuner(model, wanted, screen, **options)
     from bench.comparing.tuning import SHARES
 
     found, failed, forgotten = [], list[str](), ""

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.comparing.figures import Energy, Figures, Parity, Sample, best_ceilings, label_of, load_of, side
 from bench.comparing.operands import Operand
-from bench.comparing.plan import MODEL_TASKS, Group, Settings, classes_for, groups, impossible, needs
+from bench.comparing.plan import Group, Settings, classes_for, groups, impossible, needs
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine.cpu import Busy
 from bench.machine.telemetry import Telemetry, sensor_for
@@ -26,6 +26,7 @@ from bench.sides.load import competing
 from bench.sides.process import Built, Warm, Worker
 from bench.timing.duel import LEAST_ROUNDS, Round, Rounds, SlicePlan, pairs_of
 from bench.timing.images import describe_bad, refuse_bad
+from bench.timing.tasks import MODEL_TASKS
 from bench.timing.workload import Conditions, Workload
 from models import zoo
 from models.configuration import Device

@@ -15,6 +15,8 @@ from bench.screen import Say
 from bench.sides.crew import Needs
 from bench.sides.process import Worker
 from bench.timing.images import find_data
+from bench.timing.tasks import MODEL_TASKS
+from bench.timing.tasks import named as named_tasks
 from bench.timing.workload import OWN, Conditions, KernelVariant, LoaderOutput, StepUnits, Workload
 from loaders import engines
 from loaders.datasets import open_dataset
@@ -23,8 +25,6 @@ from models import zoo
 from models.configuration import ONLY_INFERS
 from models.project import named
 
-# Of a model, in the order in which they are measured: the cheapest and most asked for first.
-MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
 INFERRING = ("latency", "inference")
 LATENCIES = ("inference_latency_p50", "inference_latency_p90", "inference_latency_p99")
 # What a loader or kernel works on where no size is named.
@@ -82,10 +82,7 @@ def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
     Raises:
         UsageError: an unknown task, tasks of something that is no model, or training of exported files alone.
     """
-    tasks = [task for task in text.split(",") if task]
-    wrong = [task for task in tasks if task not in MODEL_TASKS]
-    if wrong:
-        raise UsageError(f"--tasks has no {wrong[0]!r}; there are {', '.join(MODEL_TASKS)}")
+    tasks = named_tasks(text, MODEL_TASKS)
     if tasks and operands[0].kind != "model":
         raise UsageError(f"--tasks is for models; {operands[0].label} is a {operands[0].kind}")
     if all(operand.kind == "model" and zoo.is_exported(operand.subject) for operand in operands):

@@ -34,8 +34,6 @@ from results.record import utc_now
 from results.store import write_whole
 from results.tables import to_json
 
-# What `--task` says -> task of a workload.
-TASKS = {"train": "training", "infer": "inference", "latency": "latency", "endtoend": "end_to_end"}
 ROUNDS = 9
 BLOCKS = 6  # fresh processes that time the step: the fewest whose range is a 95 % interval
 ALONE_SECONDS = 0.7  # of timed steps in each
@@ -49,7 +47,7 @@ class Subject:
 
     Attributes:
         operand: a model with its configuration.
-        task: a value of TASKS.
+        task: one of PROFILED_TASKS.
         settings: device, batch, size and loader, as in bench compare.
         conditions: threads and data.
         steps: profiled.

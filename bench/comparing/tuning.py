@@ -176,7 +176,7 @@ class Tuner:
     """Tunes one model.
 
     Args:
-        base: workload of each task as `fast` has it, under the names in bench.machine.tuned.TASKS.
+        base: workload of each task as `fast` has it, by their names in TUNED_TASKS.
         device: its facts.
         conditions: of every process.
         say: progress, one short line at a time.

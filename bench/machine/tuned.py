@@ -14,7 +14,6 @@ from models.errors import ModelError
 from results.store import write_whole
 
 NETWORK_TASKS = ("latency", "inference", "training")
-TASKS = (*NETWORK_TASKS, "loading")
 # Of a fingerprint: with another of these, or with more levers to choose from, another configuration may be faster.
 FIELDS = ("device", "cpu", "cpu_features", "cores", "compiler", "torch", "cuda")
 
@@ -25,7 +24,7 @@ class Winner:
 
     Attributes:
         model: or, for loading, the loader.
-        task: one of TASKS.
+        task: one of NETWORK_TASKS, or loading.
         configuration: levers, as after '@'; of a loader DTYPE-LAYOUT-wN-pN.
         batch: images a step at which its rate was the highest.
         ratio, low, high: how many times as fast as `fast` it was in the last duel; 1 where `fast` itself won.

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -41,6 +41,8 @@ WARM = 90  # calls of the warm times: as many as a 95th percentile needs
 WARM_SECONDS = 2.0  # fewer calls where they take longer than this together, but not fewer than FEWEST
 FEWEST = 6  # calls: as many as the 95 % interval of a median needs
 SETTLE = 3  # calls before them, which are not timed
+
+T = TypeVar("T")
 
 Top = tuple[tuple[str, float], ...]
 """(class, probability) pairs, likeliest first."""
@@ -191,7 +193,7 @@ class ImageTimes:
             interval, by order statistics.
         warm_calls: how many calls.
         warm_p95_seconds: their 95th percentile; None where calls took too long for as many as that needs.
-        forward_seconds: median of the network alone, on an image that is decoded and normalised.
+        forward_seconds: median of the network's part of the same calls: the image is decoded and normalised by then.
     """
 
     cold_seconds: float
@@ -253,25 +255,32 @@ def predict(predictor: Predictor, paths: Sequence[Path], k: int = 5) -> Predicti
     if not predictions:
         raise UsageError("; ".join(refused.values()))
     first = Path(predictions[0].path)
-    image = _read(predictor, first)
-    warm = timed(lambda: predictor.classifier.top(_read(predictor, first), k))
-    forward = timed(lambda: predictor.classifier.top(image, k))
+    warm, forward = timed(lambda: _read(predictor, first), lambda image: predictor.classifier.top(image, k))
     low, high, _ = median_interval(warm)
     p95 = percentile_value(warm, 0.95).median
     times = ImageTimes(predictions[0].seconds, median(warm), low, high, len(warm), p95, median(forward))
     return Predictions(tuple(predictions), times, refused)
 
 
-def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> list[float]:
-    """Seconds of repeated calls, which must end with their answer on the host, so that nothing is left to do."""
+def timed(
+    prepare: Callable[[], T], answer: Callable[[T], object], clock: Callable[[], float] = time.perf_counter
+) -> tuple[list[float], list[float]]:
+    """Seconds of repeated calls of both, one after the other, and of `answer` alone in each.
+
+    An answer must be on the host when its call ends, so that nothing is left to do.
+    """
     for _ in range(SETTLE):
-        call()
-    start, seconds = clock(), list[float]()
-    while len(seconds) < FEWEST or (len(seconds) < WARM and clock() - start < WARM_SECONDS):
+        answer(prepare())
+    start, whole, answering = clock(), list[float](), list[float]()
+    while len(whole) < FEWEST or (len(whole) < WARM and clock() - start < WARM_SECONDS):
         begin = clock()
-        call()
-        seconds.append(clock() - begin)
-    return seconds
+        prepared = prepare()
+        ready = clock()
+        answer(prepared)
+        end = clock()
+        whole.append(end - begin)
+        answering.append(end - ready)
+    return whole, answering
 
 
 def _read(predictor: Predictor, path: Path) -> Tensor:

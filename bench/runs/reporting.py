@@ -87,7 +87,7 @@ def _test_line(run: Run, evaluation: Evaluation, epoch: int) -> str:
     if run.splits.trained_on:
         caution = f"; trained on {run.splits.trained_on:,} of these, so too good"
     return (
-        f"test on {run.splits.test.name}: top-1 {100 * evaluation.top1:.2f} %, top-5 {top5} "
+        f"test on {run.splits.test.title}: top-1 {100 * evaluation.top1:.2f} %, top-5 {top5} "
         f"of {evaluation.images:,} images, weights of epoch {epoch}{caution}"
     )
 

@@ -28,6 +28,7 @@ class Request:
         runs: folder of all runs.
         resume: folder of the run to resume.
         named: the images of a run to resume were named anew, so others are meant.
+        changes: keys of the recipe of a run to resume that are other ones now.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads, 0 for every usable core.
         max_minutes: stop cleanly after so long; 0 for the recipe's own limit.
@@ -43,6 +44,7 @@ class Request:
     threads: int = 0
     max_minutes: float = 0.0
     named: bool = False
+    changes: tuple[str, ...] = ()
 
     @classmethod
     def from_options(
@@ -91,13 +93,15 @@ class Request:
         train: Sequence[str] = (),
         val: str | None = None,
         settings: Sequence[str] = (),
+        device: str = "auto",
         threads: int = 0,
         **keys: Any,
     ) -> "Request":
         """A stored run to resume, some of its keys, its images or its threads changed; see `from_options`.
 
         Raises:
-            RunError: not a run's folder, its weights are missing, or changes that would make it another run.
+            RunError: not a run's folder, its weights are missing, or changes that would make it another run or that
+                nothing would be trained with.
             ModelError: its recipe is damaged, an unknown key, or a value of another type.
         """
         from models.training import checkpoint
@@ -111,21 +115,30 @@ class Request:
             raise RunError(f"{folder} is not a run that can be resumed: {error}") from None
         if not (folder / checkpoint.LAST).exists() and not stored_nothing(folder):
             raise RunError(f"run {folder} has lost its {checkpoint.LAST}, without which it cannot be resumed")
+        if device not in ("auto", record.device) and record.device != "auto":
+            raise RunError(f"run {folder} is trained on {record.device}, not on {device}; leave out --device")
         recipe, threads = load(folder / RECIPE), threads or record.threads
         named = DataFolders.from_options(data, train, val)
         folders = named or record.data
         stored = cls(recipe, record.recipe, folders, folder.name, folder.parent, folder, record.device, threads)
-        request = replace(stored.changed(_changes(keys, settings)), named=bool(named))
+        request = stored.changed(_changes(keys, settings))
+        was, now = recipe.to_mapping(), request.recipe.to_mapping()
+        request = replace(request, named=bool(named), changes=tuple(key for key in was if was[key] != now[key]))
         for key in ("seed", "model"):
-            was, now = getattr(recipe, key), getattr(request.recipe, key)
-            if was != now:
+            if key in request.changes:
                 raise RunError(
-                    f"run {folder} has {key} {was}, not {now}; a run with another {key} is a new one: --name NEW"
+                    f"run {folder} has {key} {was[key]}, not {now[key]}; a run with another {key} is a new one: "
+                    "--name NEW"
                 )
         done = _epochs_trained(folder)
         if request.recipe.epochs < done:
             raise RunError(
                 f"run {folder} has trained {done} epochs, more than {request.recipe.epochs}; give more --epochs"
+            )
+        if request.changes and request.finished():
+            raise RunError(
+                f"run {folder} has finished its {done} epochs, so that nothing is left to train with another "
+                f"{', '.join(request.changes)}; give more --epochs as well"
             )
         return request
 

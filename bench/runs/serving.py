@@ -29,6 +29,7 @@ from loaders.errors import DataError
 from loaders.file_formats import FORMATS, PILLOW
 from loaders.images import rgb
 from models import zoo
+from models.errors import install
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -242,7 +243,7 @@ def application(networks: Sequence[Network], limits: Limits) -> Any:
         from starlette.requests import ClientDisconnect
         from starlette.responses import JSONResponse
     except ImportError as error:
-        raise UsageError("bench serve needs gradio, which is not installed; pip install 'pixbench[demo]'") from error
+        raise UsageError(f"bench serve needs gradio, which is not installed; {install('demo')}") from error
     begin = time.monotonic()
 
     async def health(request: Request) -> JSONResponse:

@@ -1,8 +1,8 @@
 """The runs of a study or a sweep, each trained in a process of its own, until they end or are stopped.
 
-A study has a folder with, for each run, a recipe (RUN.toml), what it printed (RUN.log) and its folder (RUN/), and with
-the tables and pictures of all. Which runs are done follows from these files alone, so the same command continues
-wherever the last one ended.
+A study has a folder with, for each run, a recipe (RUN.toml), what it printed (RUN.log) and its folder (RUN/), with how
+long they took (times.jsonl), and with the tables and pictures of all. Which runs are done follows from these files
+alone, so the same command continues wherever the last one ended.
 """
 
 import contextlib
@@ -35,10 +35,13 @@ from models.training import recipe as recipes
 from models.training.recipe import Recipe
 from results.errors import RecordError
 from results.history import History
+from results.lines import LineFile, read_lines
 from results.runs import FILE as SUMMARY
 from results.runs import Evaluated, RunSummary
 from results.store import write_whole
 from results.tables import duration
+
+TIMES = "times.jsonl"
 
 Condition = Literal["nothing", "begun", "tried", "finished"]
 """How far a run has come: "begun" can be resumed, "tried" has ended in this command without finishing."""
@@ -118,6 +121,25 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
+@dataclass(frozen=True)
+class Took:
+    """How long the process of a run has lived, from its start to its end; a run that was resumed has had several."""
+
+    run: str
+    seconds: float
+    resumed: bool
+
+
+def whole_times(folder: Path) -> dict[str, float]:
+    """Run -> seconds of all its processes together; not of runs of earlier versions, which did not store them."""
+    found: dict[str, float] = {}
+    # Only an estimate is made of them.
+    with contextlib.suppress(RecordError):
+        for took in read_lines(Took, folder / TIMES):
+            found[took.run] = took.seconds + (found.get(took.run, 0.0) if took.resumed else 0.0)
+    return found
+
+
 @dataclass
 class Conductor:
     """Trains what is left of a plan, one run after another.
@@ -136,7 +158,7 @@ class Conductor:
     options: tuple[str, ...]
     screen: Screen
     starter: Callable[[Sequence[str], IO[bytes], int], subprocess.Popen[bytes]] = start
-    _took: dict[str, float] = field(default_factory=dict)
+    _took: dict[str, float] = field(default_factory=dict)  # of finished runs, and of parts of others
 
     def train(self) -> list[RunSummary]:
         """Train what is not finished; the summaries of all runs in the plan's order.
@@ -146,9 +168,12 @@ class Conductor:
             KeyboardInterrupt: the run under way has been asked to store its state, and has ended.
         """
         runs, screen = self.plan.runs, self.screen
-        with locked(self.folder) as lock:
+        with contextlib.ExitStack() as on_exit:
+            lock = on_exit.enter_context(locked(self.folder))
             conditions = [condition(self.folder, run, self.data) for run in runs]
             self._check_images()
+            self._took = whole_times(self.folder)
+            times = on_exit.enter_context(contextlib.closing(LineFile(self.folder / TIMES)))
             for i, run in enumerate(runs):
                 head = f"run {i + 1} of {len(runs)}: {run.name}"
                 if conditions[i] == "finished":
@@ -157,11 +182,15 @@ class Conductor:
                 epochs = run.recipe.epochs
                 what = "resuming" if conditions[i] == "begun" else f"{epochs} epoch{'s' * (epochs > 1)}"
                 screen.say(f"{head}, {what}, {self._expected(conditions, i)}")
-                begin = time.monotonic()
-                summary = self._settle(run, self._train(run, conditions[i] == "begun", lock))
-                self._took[run.name] = time.monotonic() - begin
+                begin, resumed = time.monotonic(), conditions[i] == "begun"
+                try:
+                    summary = self._settle(run, self._train(run, resumed, lock))
+                finally:
+                    seconds = time.monotonic() - begin
+                    times.add(Took(run.name, seconds, resumed))
+                self._took[run.name] = seconds + (self._took.get(run.name, 0.0) if resumed else 0.0)
                 conditions[i] = "finished" if summary.status == "finished" else "tried"
-                screen.say(f"{head}: {_outcome(summary)}, took {duration(self._took[run.name])}")
+                screen.say(f"{head}: {_outcome(summary)}, took {duration(seconds)}")
         return self.summaries()
 
     def _check_images(self) -> None:
@@ -230,7 +259,10 @@ class Conductor:
             process.wait()
 
     def _expected(self, conditions: Sequence[Condition], i: int) -> str:
-        """How long a run and the rest will take: as finished runs took, in proportion to the images they train on."""
+        """How long a run and the rest will take: as finished runs took, in proportion to the images they train on.
+
+        What a run does beside training (it starts, compiles, tests and draws) is added once a run.
+        """
         rates, starts = [], []
         for run, known in zip(self.plan.runs, conditions, strict=True):
             trained = RunSummary.load(self.folder / run.name).train_seconds if known == "finished" else None
@@ -241,13 +273,14 @@ class Conductor:
         if not rates:
             return "expected time: known after the first"
         rate, rest = statistics.fmean(rates), statistics.fmean(starts or [0.0])
+        about = "about" if starts else "more than"
         left = [
             rest + rate * _work(run.recipe)
             for run, known in zip(self.plan.runs[i:], conditions[i:], strict=True)
             if known != "finished"
         ]
-        together = f", all remaining runs about {duration(sum(left))}" if len(left) > 1 else ""
-        return f"expected about {duration(left[0])}{together}"
+        together = f", all remaining runs {about} {duration(sum(left))}" if len(left) > 1 else ""
+        return f"expected {about} {duration(left[0])}{together}"
 
     def _settle(self, run: PlannedRun, code: int) -> RunSummary:
         """The summary that a run left, or one with the reason why it failed."""
@@ -279,7 +312,7 @@ class Conductor:
         return RunSummary(
             name=run.name,
             model=run.recipe.model,
-            data=self.opened[0].name.partition("/")[0],
+            data=self.opened[0].whole_title,
             recipe=run.name,
             evaluated=evaluated,
             status="failed",

@@ -264,7 +264,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
         evaluation=recipe.evaluation,
         tta=recipe.tta,
         exif=recipe.exif,
-        data=splits.train.name.partition("/")[0],
+        data=splits.train.whole_title,
     )
     world.open(device)
     batch = max(1, recipe.batch // world.size)
@@ -367,7 +367,7 @@ def _headline(run: Run) -> str:
     recipe, splits, training = run.recipe, run.splits, run.training
     params = sum(p.numel() for p in training.raw.parameters())
     return (
-        f"{recipe.model}@{training.configuration.text} ({params:,} parameters) on {splits.train.name}: "
+        f"{recipe.model}@{training.configuration.text} ({params:,} parameters) on {splits.train.title}: "
         f"{len(splits.train):,} images in {recipe.classes} classes at {recipe.size} px, batch {recipe.batch}, "
         f"{recipe.epochs} epochs, loader {recipe.loader}, {training.device.type}; run {run.folder}"
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 from bench.defaults import TRAINING_BATCH
 from bench.errors import WorkloadError
-from bench.timing.workload import METRIC, OWN, TASKS, LoaderOutput, StepUnits, Workload
+from bench.timing.tasks import TASKS
+from bench.timing.workload import METRIC, OWN, LoaderOutput, StepUnits, Workload
 from models.configuration import Choice, Device
 from models.project import Project, named
 from results.verdict import margin_of

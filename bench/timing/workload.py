@@ -5,20 +5,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from bench.errors import WorkloadError
+from bench.timing.tasks import TASKS
 from kernels.formats import DTYPES
 from models.configuration import Configuration, words
 from models.errors import ModelError
-
-# task -> one line; the names also stand in ids.
-TASKS: dict[str, str] = {
-    "latency": "one image at a time: from input on the host to result on the host, queue empty",
-    "inference": "forward passes of a whole batch, queue full",
-    "training": "forward, loss, backward and optimiser update on a constant batch",
-    "loading": "JPEG files on disk to an augmented batch on the device, no network",
-    "end_to_end": "JPEG files on disk to optimiser update: loading and training joined",
-    "kernel": "one kernel of kernels/ on a batch of images",
-    "step": "one call of a callable of the user's",
-}
 
 EXAMPLE = "training/resnet34@amp-nhwc-eager/b16/s224/c1000/cpu"
 

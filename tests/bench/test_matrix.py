@@ -8,7 +8,7 @@ import pytest
 from bench.errors import WorkloadError
 from bench.matrix import Matrix, data_name, kernels_for
 from bench.plugin import NUMBERS, OPTIONS
-from bench.timing.workload import TASKS
+from bench.timing.tasks import TASKS
 from kernels import catalogue
 from loaders.errors import DataError
 from models.configuration import Device

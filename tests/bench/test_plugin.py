@@ -155,7 +155,8 @@ def test_mistakes_are_found_before_measuring(change: dict[str, str], message: st
     ("words", "message"),
     [
         (["--models", "resnet35"], "resnet34"),
-        (["--batch", "-1"], "--batch"),
+        (["--batch", "-1"], "argument --batch: '-1' is not a whole number of 0 or more"),
+        (["--bogus"], "bench run: error: unrecognized arguments: --bogus"),
         (["--benchmark-json", "."], "put the option last"),
         (["--benchmark-json", "none/out.json"], "no folder none"),
     ],
@@ -171,6 +172,24 @@ def test_help_is_ours(tmp_path: Path) -> None:
     done = bench_run(tmp_path, "--help")
     assert done.returncode == 0
     assert "benchmark matrix" in done.stdout
+    assert bench_run(tmp_path, "-k", "lenet", "--help").stdout.startswith("usage: bench run [options]")
+
+
+@pytest.mark.parametrize("words", [[], ["--benchmark-json"]])
+def test_nothing_selected_is_one_line(words: list[str], tmp_path: Path) -> None:
+    done = bench_run(tmp_path, "-k", "nothing_like_it", *words)
+    assert done.returncode == 2
+    assert done.stderr == "bench: no benchmark was selected; bench run --collect-only -q lists the ids of all, for -k\n"
+    assert "Traceback" not in done.stdout
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_pytest_itself_says_that_nothing_was_selected(tmp_path: Path) -> None:
+    words = ["bench", "-k", "nothing_like_it", f"--benchmark-json={tmp_path / 'out.json'}"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert "Not saving anything, no benchmarks have been run!" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def latency(count: int, iterations: int = 1) -> dict[str, Any]:

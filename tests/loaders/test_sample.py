@@ -52,6 +52,7 @@ def test_a_large_set_uses_its_pictures_again_as_other_files(tmp_path: Path, monk
 def test_layout_and_readability(costly: Path) -> None:
     dataset = open_dataset(costly)
     assert len(dataset) == 46
+    assert (dataset.generated, dataset.left_out) == (True, ())
     assert len(dataset.classes) == 5
     assert max(Counter(dataset.labels).values()) - min(Counter(dataset.labels).values()) <= 1
     assert check(dataset, 2) == []

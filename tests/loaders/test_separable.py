@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loaders import separable
-from loaders.datasets import open_dataset, open_splits
+from loaders.datasets import GENERATED, holdout, open_dataset, open_parts, open_splits
 from loaders.errors import DataError
 
 
@@ -21,10 +21,24 @@ def test_every_layout_opens_with_its_classes(like: str, tmp_path: Path) -> None:
     assert sum(counts) == images
     assert len(train.classes) == (classes or form.classes)
     assert set(train.labels) == set(val.labels) == set(range(len(train.classes)))
+    # It is known for what it is, whatever its layout or its folder is called; ids of workloads keep its name.
+    assert (train.generated, train.title, train.left_out) == (True, f"generated {train.name}", ())
+    assert (val.generated, val.whole_title) == (True, train.whole_title)
     if like == "imagenet100":
         assert len({Path(path).parts[-3] for path in train.files}) == 4, "spread over four folders"
     with pytest.raises(DataError, match="not empty"):
         separable.make(tmp_path / "set", like, images, classes=classes)
+
+
+def test_parts_of_a_generated_set_are_generated_and_a_set_without_the_mark_is_not(tmp_path: Path) -> None:
+    separable.make(tmp_path / "set", "folder", 24, classes=3)
+    folders = [str(tmp_path / "set" / split) for split in ("train", "val")]
+    assert [part.generated for part in open_parts(folders[:1], folders[1:])] == [True, True]
+    first, second = holdout(open_dataset(tmp_path / "set"), 0.2)
+    assert first.generated
+    assert second.generated
+    (tmp_path / "set" / GENERATED).unlink()
+    assert open_dataset(tmp_path / "set").title == "set/train"
 
 
 def test_the_same_seed_gives_the_same_pictures_and_parts_are_drawn_apart() -> None:

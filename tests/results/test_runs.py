@@ -180,6 +180,16 @@ def test_different_data_is_said() -> None:
     assert "val" in cells(text, "held_out")
 
 
+def test_published_figures_are_not_those_of_generated_images() -> None:
+    made = replace(WHOLE, data="generated cifar10")
+    said = "Published figures are of real images, and say nothing of generated cifar10."
+    assert "Accuracies are on the test set of generated cifar10." in table([made])
+    assert said in table([made])
+    assert said in table([made, replace(WHOLE, name="other")], "markdown")
+    assert said not in table([WHOLE])
+    assert said not in table([replace(made, published=None)])
+
+
 def test_markdown_is_one_table() -> None:
     text = table(ALL, "markdown")
     header = next(line for line in text.splitlines() if line.startswith("|"))

@@ -67,6 +67,11 @@ def test_quantity_rounds_where_its_interval_ends() -> None:
     assert tables.quantity(1234.5, "images/s", 1000.0, 1500.0) == "1230 images/s"
 
 
+def test_bounds_have_the_digits_of_their_number() -> None:
+    assert tables.bounded(0.4, "s", 0.31553, 1.66023) == "400 ms [300, 1700]"
+    assert tables.bounded(0.012345, "s", 0.0121, 0.0126) == "12.35 ms [12.10, 12.60]"
+
+
 def test_one_unit_a_row() -> None:
     assert tables.unit_for([0.5, 0.002], "s") == (1e-3, "ms")
     assert tables.unit_for([1.5, 0.02], "s") == (1.0, "s")

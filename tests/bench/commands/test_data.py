@@ -74,7 +74,9 @@ def test_info_against_prints_the_ratio_of_both_stages(made: Path) -> None:
 
 def test_check_exits_with_1_and_lists_all(made: Path, tmp_path: Path) -> None:
     clean = run("check", made)
-    assert (clean.return_value, clean.stdout) == (0, "")
+    assert (clean.return_value, clean.stdout, clean.stderr) == (0, "0 of 12 images cannot be decoded\n", "")
+    table = run("check", made, "--format", "csv")
+    assert (table.stdout, table.stderr) == ("path,reason\n", "0 of 12 images cannot be decoded\n")
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "b.jpg").write_bytes(b"text")
     bad = run("check", tmp_path, "--format", "json")
@@ -82,7 +84,10 @@ def test_check_exits_with_1_and_lists_all(made: Path, tmp_path: Path) -> None:
     listed = json.loads(bad.stdout)
     assert listed["images"] == 2
     assert [Path(image["path"]).name for image in listed["unreadable"]] == ["a.jpg", "b.jpg"]
-    assert "b.jpg" in run("check", tmp_path).stdout
+    assert run("check", tmp_path, "-o", tmp_path / "found.txt").stdout == ""
+    found = (tmp_path / "found.txt").read_text()
+    assert "b.jpg" in found
+    assert found.endswith("\n\n2 of 2 images cannot be decoded\n")
 
 
 def test_the_layouts_offered_are_those_that_can_be_made() -> None:
@@ -131,6 +136,12 @@ def test_show_with_every_loader_and_own_images(loader: str, tmp_path: Path) -> N
         assert np.asarray(Image.open(tmp_path / "s.png")).shape == (68, 6 * 66 + 2, 3)
 
 
+def test_a_picture_without_a_name_leaves_a_repository_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "wrote .benchmarks/pictures/flip_crop-2.png" in run("show", "flip+crop:2", "--images", 2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".benchmarks"]
+
+
 def test_show_lists_policies_and_operations() -> None:
     listed = run("show", "--list").stdout
     assert all(name in listed for name in (*policies.names(), *policies.OPERATIONS))
@@ -172,8 +183,8 @@ def test_files_that_are_left_out_are_counted_and_named(tmp_path: Path) -> None:
     said = "warning: 1 file left out of set/train: another ending or none: 1\n"
     said += "note: 1 file left out of set/val: hidden: 1\n"
     assert info.stderr == said
-    assert check.stderr == said + "0 of 59 images cannot be decoded; 2 files were left out\n"
-    assert check.return_value == 0
+    assert check.stderr == said
+    assert (check.return_value, check.stdout) == (0, "0 of 59 images cannot be decoded; 2 files were left out\n")
     (row,) = [line for line in info.stdout.splitlines() if line.startswith("left_out")]
     assert row.split() == ["left_out", "1", "1"]
     document = json.loads(run("info", tmp_path / "set", "--format", "json").stdout)

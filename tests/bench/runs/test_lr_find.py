@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from bench.commands.lr_find import command
+from bench.output import PICTURES
 from bench.screen import Screen
 from loaders import separable
 
@@ -90,8 +91,10 @@ def test_every_way_to_step_is_put_back(
         *words, *settings, "--optimizer", optimizer, "--steps", "3", "--batch", "8", "--data", str(data)
     )  # fmt: skip
     assert "weights restored: yes" in result.stdout
-    assert (tmp_path / "lr-find.png").exists()
-    assert (tmp_path / "lr-find.csv").exists()
+    # A repository in which it is called stays clean: .gitignore has .benchmarks.
+    assert [path.name for path in tmp_path.iterdir()] == [".benchmarks"]
+    assert {path.name for path in (tmp_path / PICTURES).iterdir()} == {"lr-find.png", "lr-find.csv"}
+    assert f"wrote {PICTURES}/lr-find.png and {PICTURES}/lr-find.csv" in result.stderr
 
 
 def test_a_recipe_s_network_and_keys_are_used_and_a_table_may_go_to_a_file(

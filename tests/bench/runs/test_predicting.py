@@ -24,15 +24,21 @@ def test_calls_are_repeated_as_long_as_they_are_worth_it(seconds: float, calls: 
     made = count(1)
     now = 0.0
 
-    def call() -> None:
+    def read() -> int:
         nonlocal now
-        now += seconds
-        next(made)
+        now += seconds / 4
+        return next(made)
 
-    found = timed(call, lambda: now)
+    def answer(number: int) -> None:
+        nonlocal now
+        now += 3 * seconds / 4 + number * seconds / 1000
+
+    found, answering = timed(read, answer, lambda: now)
     assert next(made) - 1 == len(found) + SETTLE
-    assert abs(len(found) - calls) <= 1
-    assert found == pytest.approx([seconds] * len(found))
+    assert abs(len(found) - calls) <= 3
+    assert found == pytest.approx([seconds * (1 + (SETTLE + n) / 1000) for n in range(1, len(found) + 1)])
+    # Of the same calls, so that a part is never longer than the whole.
+    assert answering == pytest.approx([whole - seconds / 4 for whole in found])
 
 
 def finished(folder: Path, data: Path, recipe: Recipe, evaluated: str) -> Path:

@@ -1,5 +1,6 @@
 """Studies: what becomes of each run, and what all of them say together; mostly on a fake trainer."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import click
@@ -151,6 +153,41 @@ def test_every_run_is_trained_by_its_own_recipe_and_done_once(tmp_path: Path) ->
     assert conduct(plan, tmp_path / "s", again, said) == runs
     assert again.asked == []
     assert said == ["run 1 of 2: sgd: finished before", "run 2 of 2: adam: finished before"]
+
+
+def test_what_a_run_does_beside_training_is_expected_of_the_rest_also_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, now = plan_runs("optimizers", {"optimizer": ("sgd", "adam", "adamw")}), [0.0]
+    monkeypatch.setattr(study, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def ending_at(run: str, trainer: Trainer) -> list[str]:
+        """Each run trains for 500 s and takes an hour; this one is interrupted after ten minutes."""
+
+        def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> Any:
+            if any(word.rpartition("/")[2].partition(".")[0] == run for word in arguments):
+                now[0] += 600
+                trainer.fails[run] = ("epoch 1", 0)
+                trainer(arguments, log, lock)
+                (tmp_path / run / "last.safetensors").touch()
+                raise KeyboardInterrupt
+            now[0] += 3600
+            return trainer(arguments, log, lock)
+
+        said: list[str] = []
+        with contextlib.suppress(KeyboardInterrupt):
+            conduct(plan, tmp_path, start, said)
+        return said
+
+    assert ending_at("adam", Trainer())[2].endswith(
+        "adam, 50 epochs, expected about 1 h 0 min, all remaining runs about 2 h 0 min"
+    )
+    again = ending_at("adamw", Trainer())
+    assert again[1].endswith("adam, resuming, expected about 1 h 0 min, all remaining runs about 2 h 0 min")
+    # That of adam is the time of both of its processes.
+    assert again[3].endswith("adamw, 50 epochs, expected about 1 h 5 min")
+    (tmp_path / study.TIMES).unlink()
+    assert ending_at("", Trainer())[2].endswith("adamw, resuming, expected more than 8 min 20 s")
 
 
 @pytest.mark.parametrize(

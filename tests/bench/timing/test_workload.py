@@ -6,7 +6,8 @@ import pytest
 from workloads import workload_of
 
 from bench.errors import WorkloadError
-from bench.timing.workload import TASKS, LoaderOutput, Workload
+from bench.timing.tasks import TASKS
+from bench.timing.workload import LoaderOutput, Workload
 
 
 def test_ids_are_for_ever() -> None:
