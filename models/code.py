@@ -94,7 +94,7 @@ def _forget(key: tuple[Path, str]) -> None:
 
 def _attribute(name: Name) -> object:
     name.check(root())
-    found: object = _module(name)
+    found: object = module(name)
     for part in name.attribute.split("."):
         if not hasattr(found, part):
             known = [word for word, one in vars(found).items() if word[0] != "_" and not isinstance(one, ModuleType)]
@@ -103,7 +103,8 @@ def _attribute(name: Name) -> object:
     return found
 
 
-def _module(name: Name) -> ModuleType:
+def module(name: Name) -> ModuleType:
+    """The module or file that holds what a name of code stands for. Raises ModelError, see `load`."""
     if name.is_file:
         path = (root() / name.place).resolve()
         folder, parts = path.parent, [path.stem]

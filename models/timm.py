@@ -1,16 +1,18 @@
 """Networks of the optional timm package, as `timm:NAME`."""
 
-from importlib import import_module
 from types import ModuleType
 
 from torch import nn
 
+from models.code import module
 from models.dropout import check_probability
 from models.errors import unknown
+from models.names import TIMM, Name
 
 
 def _timm(name: str) -> ModuleType:
-    timm = import_module("timm")
+    # The one that lies here, where this is timm's own repository.
+    timm = module(Name(f"{TIMM}{name}"))
     if not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models(), "timm.list_models() names them all")
     return timm
