@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError, install, reason
-from models.lively import blindness, varied
+from models.lively import varied, visible_contrast
 
 # format -> (file name suffix, packages that it needs besides torch)
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -18,11 +18,6 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "openvino": (".xml", ("openvino",)),
     "torch-export": (".pt2", ()),
 }
-
-
-# How many times as much contrast the images of the check may have: fresh convolutions without statistics of activations
-# answer to ordinary ones by little more than their biases.
-CONTRASTS = (1.0, 1e2, 1e4)
 
 
 @dataclass(frozen=True)
@@ -64,16 +59,13 @@ def export(model: nn.Module, format: str, path: Path, size: int, batch: int, dyn
     try:
         # Beside the file, which a kill or another export must not leave half written.
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            blind, seen = "", example
             drafts, run, checked_by = _WRITERS[format](model, example, Path(folder, path.name), dynamic)
-            for contrast in CONTRASTS if run else ():
-                seen = example * contrast
-                blind = blindness(lambda network, images: network(images), model, seen)
-                if not blind:
-                    break
+            contrast, blind = (
+                visible_contrast(lambda network, images: network(images), model, example) if run else (1.0, "")
+            )
             if blind:
                 run, checked_by = None, f"{blind}, so that two answers could not differ"
-            distance = None if run is None else _distance(model, run, seen)
+            distance = None if run is None else _distance(model, run, example * contrast)
             files = _put(drafts, path.parent)
     except ModelError:
         raise

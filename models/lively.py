@@ -70,6 +70,27 @@ def has_statistics(model: nn.Module) -> bool:
     )
 
 
+# How many times as much contrast images may be given: fresh convolutions without statistics of activations answer to
+# ordinary ones by little more than their biases. Powers of two, so that it can be taken back exactly.
+CONTRASTS = (1.0, 128.0, 16384.0)
+
+
+def visible_contrast(
+    answer: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, images: Tensor, weights: bool = True
+) -> tuple[float, str]:
+    """The contrast at which two answers of a network could differ, and ""; or 1 and why they could not.
+
+    Arguments as those of `blindness`.
+    """
+    reasons = []
+    for contrast in CONTRASTS:
+        reason = blindness(answer, model, images * contrast, weights)
+        if not reason:
+            return contrast, ""
+        reasons.append(reason)
+    return 1.0, reasons[0]
+
+
 def blindness(
     answer: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, images: Tensor, weights: bool = True
 ) -> str:

@@ -25,7 +25,7 @@ from loaders import engines
 from models import zoo
 from models.configuration import Configuration, check
 from models.exported import Foreign, Program
-from models.lively import STATISTICS, blindness, enliven, varied
+from models.lively import STATISTICS, blindness, enliven, varied, visible_contrast
 from models.prepare import device_facts, prepare
 
 UPDATES = 3
@@ -126,16 +126,27 @@ def parity(step: Step, conditions: Conditions, of: Workload | None = None) -> di
     plain = network(own if of is None else of, conditions, lively=of is None).eval()
     # A file may take batches of one size only.
     images = step.inputs[0][: COMPARED if not isinstance(plain, Foreign | Program) else None].float().cpu()
-    result: Any = step.call()
-    logits = result[: len(images)].detach().double().cpu()
+    answered, weights = lambda network, given: network(given), not isinstance(plain, Foreign)
+    # Of a step's own network they were drawn so that ordinary images are enough.
+    contrast, blind = (
+        (1.0, blindness(answered, plain, images, weights))
+        if of is None
+        else visible_contrast(answered, plain, images, weights)
+    )
+    step.inputs[0].mul_(contrast)
+    try:
+        result: Any = step.call()
+        logits = result[: len(images)].detach().double().cpu()
+    finally:
+        step.inputs[0].div_(contrast)
     with torch.no_grad():
-        reference = plain(images).double()
+        reference = plain(images * contrast).double()
     spread = reference.std(correction=0).item() or 1.0
     return {
         "rms": (logits - reference).square().mean().sqrt().item() / spread,
         "same_top1": int((logits.argmax(1) == reference.argmax(1)).sum()),
         "images": len(images),
-        "blind": blindness(lambda network, given: network(given), plain, images, not isinstance(plain, Foreign)),
+        "blind": blind,
     }
 
 
