@@ -1,4 +1,4 @@
-"""A row of pytest-benchmark: a workload's step, warmed up, on the device's clock, with facts beside it.
+"""A row of pytest-benchmark: a step, warmed up, on the clock of its device, with facts beside it.
 
 `pytest bench` and the fixture `pixbench` of users' own tests make their rows here.
 """

@@ -1,4 +1,4 @@
-"""Networks and other things in the user's own files and packages, imported as a script of theirs would import them.
+"""Networks and other things in the user's own code, imported as a script of theirs would do it.
 
 A file's folder, or that of the package it belongs to, is where its imports look first. Where modules there are called
 like some that this process has already (`models`, or the same file in another folder), they are imported under a name

@@ -1,4 +1,4 @@
-"""How things are named on a command line and in ids: NAME, FILE.py:NAME or package.module:NAME, with arguments behind.
+"""How things are named: NAME, FILE.py:NAME or package.module:NAME, with arguments behind.
 
 Files are named by their path: exported ones by their ending, checkpoints of ours, and folders of runs that hold one.
 
