@@ -12,6 +12,7 @@ from PIL import Image
 from loaders import identity
 from loaders.datasets import KNOWN, Dataset, LeftOut, describe_left_out, open_dataset
 from loaders.errors import DataError
+from loaders.images import opened
 from loaders.threads import in_threads
 
 OPENED = 500  # images of a part that are looked at for their colours
@@ -194,12 +195,12 @@ def _of_one_colour(dataset: Dataset) -> list[str]:
 
 def _is_constant(path: str) -> bool:
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             # An eighth of the size takes a fraction of the time, and hardly any image is plain even so.
             image.draft("RGB", (1, 1))
             if not _plain_colour(image):
                 return False
-        with Image.open(path) as image:
+        with opened(path) as image:
             return _plain_colour(image)
     except Exception:
         return False  # whoever reads the images says that this one cannot be decoded
