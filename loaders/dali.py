@@ -493,7 +493,8 @@ class _Stream:
                 self._feed.flight.popleft()
                 self._stale -= 1
             (images,) = self._pipeline.run(stream)
-        except RuntimeError as error:
+        # DALI's message may have the name of a file, which need not be UTF-8.
+        except (RuntimeError, UnicodeDecodeError) as error:
             if not self._through_pillow:
                 self._begin_again()
                 return self._outputs()
@@ -509,7 +510,7 @@ class _Stream:
         self._stale, self._through_pillow = 0, True
         self._pipeline = self._build()
 
-    def _explain(self, error: RuntimeError) -> DataError:
+    def _explain(self, error: Exception) -> DataError:
         """Name the file that DALI failed on: its message has a number at most."""
         batches = [[self._files[i] for i in self._epochs.indices(*place)] for place in self._feed.flight]
         files = list(chain.from_iterable(batches))
