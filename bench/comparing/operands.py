@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from bench.errors import UsageError, WorkloadError
 from bench.timing.workload import KernelVariant, LoaderOutput
 from models import zoo
-from models.configuration import Choice, Device
+from models.configuration import Choice, Configuration, Device
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,24 @@ class Operand:
         assert isinstance(self.configuration, Choice), f"{self.label} is a {self.kind}"
         return self.configuration
 
+    def on(self, device: str, training: bool) -> Configuration:
+        """What a model's configuration comes to on "cpu" or "cuda", as far as that is known without torch.
+
+        What was tuned for this model and machine is looked up when it is measured; the levers behind it count here.
+
+        Raises:
+            ModelError: it cannot work there, or for training.
+        """
+        choice = replace(self.choice, preset="fast") if self.choice.tuned else self.choice
+        return choice.on(facts_of(device), training)
+
     def may_compile(self, device: str) -> bool:
         """Whether measuring it on "cpu" or "cuda" may need a compiler."""
         if not isinstance(self.configuration, Choice):
             return self.kind == "kernel"
         if self.choice.tuned:
             return True
-        found = self.choice.on(facts_of(device), training=False)
+        found = self.on(device, training=False)
         return found.compiles or found.peer is not None
 
 
@@ -93,8 +104,7 @@ def _parse(word: str, label: str, device: str) -> Operand:
         return Operand(label, name, variant)
     zoo.check(name)
     choice = Choice.from_text(text if at else "fast")
-    # Found before any process is started: what this device cannot do. What was tuned for this model and machine is
-    # looked up when it is measured; the levers behind it are checked here.
-    place = device or ("cpu" if "openvino" in choice.levers else "cuda")
-    (replace(choice, preset="fast") if choice.tuned else choice).on(facts_of(place), training=False)
-    return Operand(label, name, choice)
+    operand = Operand(label, name, choice)
+    # Found before any process is started: what this device cannot do.
+    operand.on(device or ("cpu" if "openvino" in choice.levers else "cuda"), training=False)
+    return operand

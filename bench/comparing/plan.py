@@ -18,6 +18,7 @@ from bench.timing.workload import Conditions, KernelVariant, LoaderOutput, Workl
 from loaders import engines
 from loaders.datasets import open_dataset
 from loaders.identity import identify
+from models.errors import ModelError
 
 # Of a model, in the order in which they are measured: the cheapest and most asked for first.
 MODEL_TASKS = ("latency", "inference", "loading", "training", "end_to_end")
@@ -67,11 +68,11 @@ class Settings:
         return not self.tasks or task in self.tasks.split(",")
 
 
-def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
+def chosen_tasks(text: str, operands: Sequence[Operand], device: str) -> str:
     """The tasks that `--tasks` names, in the order of MODEL_TASKS.
 
     Raises:
-        UsageError: an unknown task, or tasks of something that is no model.
+        UsageError: an unknown task, tasks of something that is no model, or none that an operand can do on a device.
     """
     tasks = [task for task in text.split(",") if task]
     wrong = [task for task in tasks if task not in MODEL_TASKS]
@@ -79,6 +80,13 @@ def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
         raise UsageError(f"--tasks has no {wrong[0]!r}; there are {', '.join(MODEL_TASKS)}")
     if tasks and operands[0].kind != "model":
         raise UsageError(f"--tasks is for models; {operands[0].label} is a {operands[0].kind}")
+    if tasks and not {"latency", "inference"} & set(tasks):
+        for operand in operands:
+            try:
+                operand.on(device, training=True)
+            except ModelError as error:
+                # Of a network that is not trained no loader feeds the training either.
+                raise UsageError(f"{operand.label} can do none of --tasks {text}: {error}") from None
     return ",".join(task for task in MODEL_TASKS if task in tasks)
 
 
@@ -112,7 +120,7 @@ def settings_from(
         UsageError, DataError: they make no sense together, or there are no images.
     """
     engines.check(options["loader"])
-    tasks = chosen_tasks(options.get("tasks", ""), operands)
+    tasks = chosen_tasks(options.get("tasks", ""), operands, device)
     name, root = "", Path()
     if reads_files(operands, tasks) if reads is None else reads:
         name, root = find_data(options["data"], say)
