@@ -110,6 +110,8 @@ def split(opened: list[Dataset], recipe: Recipe, say: Say) -> Splits:
         train, held_out = holdout(train, int(share) if share >= 1 else share, recipe.seed)
     test = others.get("test") or others.get("val") or held_out
     assert test is not None
+    for line in soundness.untested(held_out, "tested" if test is held_out else "validated") if held_out else ():
+        say(line)
     validation = held_out or others.get("val") or test
     # Weights that are chosen, or a rate that is lowered, by the test images have seen them.
     chosen = _chooses(recipe)
