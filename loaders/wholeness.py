@@ -1,4 +1,4 @@
-"""Whether the bytes of a JPEG or PNG are all there: what some decoders do not notice, and others end for.
+"""Whether all bytes of a JPEG or PNG are there, which some decoders do not notice and others end for.
 
 Of a PNG the chunks and their checksums are looked at, which takes 1 % of the time that decoding takes (photographs of
 500 x 375 and 1600 x 1200 pixels). Inflating the pixels to count them takes 45 %, so that is left to whoever has a
