@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageStat
+from PIL import ImageStat
 
 from loaders.datasets import Dataset
 from loaders.errors import DataError
-from loaders.file_formats import PILLOW
-from loaders.images import orientation, rgb
+from loaders.images import opened, orientation, rgb
 from loaders.threads import in_threads
 
 EXAMINED = 2000
@@ -130,7 +129,7 @@ def _of_arrays(pixels: NDArray[np.uint8]) -> _Image:
 
 def _of_file(path: str) -> _Image | None:
     try:
-        with Image.open(path, formats=PILLOW) as image:
+        with opened(path) as image:
             kind, turned = f"{image.format} {image.mode}", orientation(image) != 1
             statistics = ImageStat.Stat(rgb(image))
             size = os.stat(path).st_size

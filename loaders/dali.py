@@ -19,9 +19,9 @@ Policies of a window and mirrors take the path above; others run as DALI's own o
 random numbers come from `Epochs`, except those of autoaugment, randaugment and trivialaugment: DALI's module for them
 draws its own, so they differ after a resume.
 
-Files that DALI does not read, such as GIF, go through Pillow: the pipeline gets a step that looks at the first bytes of
-every file, at once if names show such files, otherwise after the first one that DALI refuses. Other sets never pay for
-it.
+DALI's own decoders get plain files only (loaders.images); others go through Pillow. A set of JPEGs pays next to nothing
+for that: first bytes and sizes are looked at, which DALI hands out. The pipeline gets a step that looks at all of every
+file where names show other formats, otherwise after the first file that is no JPEG or that DALI refuses.
 
 On the CPU images are copied out of DALI's buffers (the resize writes the batch). On the GPU they are passed on through
 DLPack without a copy: under the default (dynamic) executor an output lives as long as a tensor refers to it, so nothing
@@ -33,11 +33,14 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import os
+import re
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -53,8 +56,8 @@ from loaders.buffers import Buffers
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, shifts, windows
 from loaders.errors import DataError, undecodable
-from loaders.file_formats import handed_to_pillow
-from loaders.images import as_pnm, check, is_plain
+from loaders.file_formats import all_named_jpeg
+from loaders.images import as_pnm, check, is_plain, is_plain_png, refuse_large
 from loaders.normalization import normalized, standardize
 from loaders.options import LoaderOptions
 from loaders.policies import AUTOMATIC, BORDERED, FLIPS, PAINTING, Operation, autoaugment_images, parse
@@ -92,7 +95,9 @@ class _Feed:
         self.flight.append(place)
         # Continues into the next epoch: the pipeline never empties between two epochs.
         self.cursor = self._epochs.after(*place)
-        inputs: list[Any] = [[np.frombuffer(self._files[i].encode(), np.uint8) for i in self._epochs.indices(*place)]]
+        inputs: list[Any] = [
+            [np.frombuffer(os.fsencode(self._files[i]), np.uint8) for i in self._epochs.indices(*place)]
+        ]
         for number, operation in enumerate(self._operations):
             inputs += map(np.ascontiguousarray, self._arrays(number, operation, place))
         return inputs
@@ -143,7 +148,23 @@ def _simple(operations: Sequence[Operation]) -> bool:
 
 def _plain_files(exif: str, files: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
     """The bytes of files as they are, or written anew if a decoder of DALI might refuse or misread them."""
-    return [file if is_plain(file.data) else np.frombuffer(as_pnm(file.data, exif), np.uint8) for file in files]
+    return [
+        file if is_plain(file.data) or is_plain_png(file.data) else np.frombuffer(as_pnm(file.data, exif), np.uint8)
+        for file in files
+    ]
+
+
+def _of_jpegs(heads: list[NDArray[np.uint8]], shapes: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """The header shapes (height, width, channels) of files that DALI reads as they are.
+
+    Raises:
+        DataError: one is no JPEG, of which the rest would have to be looked at, or too large.
+    """
+    if any(head.tobytes() != b"\xff\xd8\xff" for head in heads):
+        raise DataError("some files are no JPEGs")
+    for tall, wide, _ in shapes:
+        refuse_large(int(wide), int(tall))
+    return shapes
 
 
 def _drawn_windows(
@@ -153,6 +174,12 @@ def _drawn_windows(
     sizes = np.stack(shapes)
     places = windows(np.stack(draws), sizes[:, 0], sizes[:, 1], (least, 1.0)).astype(np.int32)
     return list(places[:, :2]), list(places[:, 2:])
+
+
+def _whole(shapes: list[NDArray[np.int64]]) -> tuple[list[Any], list[Any]]:
+    """The window that is all of an image, for a batch of header shapes."""
+    sizes = [shape[:2].astype(np.int32) for shape in shapes]
+    return [np.zeros_like(size) for size in sizes], sizes
 
 
 def _centre_crop(size: int, margin: float, shapes: list[NDArray[np.int64]]) -> tuple[list[Any], list[Any]]:
@@ -225,6 +252,9 @@ class _Graph:
             replaced = functools.partial(_plain_files, self._options.exif)
             encoded = self._fn.python_function(encoded, function=replaced, batch_processing=True)
         shapes = self._fn.peek_image_shape(encoded, adjust_orientation=self._upright)
+        if not self._through_pillow:
+            heads = self._fn.slice(encoded, start=[0], shape=[3], axes=[0], out_of_bounds_policy="trim_to_shape")
+            shapes = self._fn.python_function(heads, shapes, function=_of_jpegs, batch_processing=True)
         images = self._decoded(encoded, shapes, arrays)
         return self._finished(images, shapes, arrays) if self._inside else images
 
@@ -239,10 +269,15 @@ class _Graph:
                 "preallocate_width_hint": options.preallocate_width,
                 "preallocate_height_hint": options.preallocate_height,
             }
-        if not _windowed(self._operations):
+        if _windowed(self._operations):
+            place: Callable[..., Any] = functools.partial(_drawn_windows, self._operations[0].value)
+            inputs = [shapes, arrays[0]]
+        elif "device" in decoding:
             return fn.decoders.image(encoded, **decoding)
-        place = functools.partial(_drawn_windows, self._operations[0].value)
-        start, size = fn.python_function(shapes, arrays[0], function=place, batch_processing=True, num_outputs=2)
+        else:
+            # As fast as decoders.image, and nothing is decoded before the shapes have been looked at.
+            place, inputs = _whole, [shapes]
+        start, size = fn.python_function(*inputs, function=place, batch_processing=True, num_outputs=2)
         window: dict[str, Any] = {"start": start, "shape": size, "axes": [0, 1]}
         if options.decoder == "mixed-whole":
             return fn.slice(fn.decoders.image(encoded, **decoding), **window)
@@ -384,8 +419,8 @@ class _Stream:
         self._device_id = None
         if self._device.type != "cpu":
             self._device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
-        # Formats that DALI does not read are known by their names, most of the time.
-        self._through_pillow = bool(handed_to_pillow("dali", self._files))
+        # Other formats are known by their names, most of the time.
+        self._through_pillow = not all_named_jpeg(self._files)
         self._pipeline = self._build()
         self._stale = 0
         self._failed: DataError | None = None
@@ -458,7 +493,8 @@ class _Stream:
                 self._feed.flight.popleft()
                 self._stale -= 1
             (images,) = self._pipeline.run(stream)
-        except RuntimeError as error:
+        # DALI's message may have the name of a file, which need not be UTF-8.
+        except (RuntimeError, UnicodeDecodeError) as error:
             if not self._through_pillow:
                 self._begin_again()
                 return self._outputs()
@@ -474,13 +510,20 @@ class _Stream:
         self._stale, self._through_pillow = 0, True
         self._pipeline = self._build()
 
-    def _explain(self, error: RuntimeError) -> DataError:
-        """Name the file that DALI failed on: its message does not."""
-        files = [self._files[i] for place in self._feed.flight for i in self._epochs.indices(*place)]
+    def _explain(self, error: Exception) -> DataError:
+        """Name the file that DALI failed on: its message has a number at most."""
+        batches = [[self._files[i] for i in self._epochs.indices(*place)] for place in self._feed.flight]
+        files = list(chain.from_iterable(batches))
         bad = check(files, max(1, self._options.threads))
         if bad:
             return undecodable(bad[0].path, DataError(bad[0].reason))
-        return DataError(f"DALI stopped: {str(error).strip().splitlines()[-1]}")
+        # What else its message has is where the operator was called, and that the pipeline has ended.
+        said = re.sub(r"(?s).*encountered:|Current pipeline object is no longer valid\.", "", str(error))
+        said = " ".join(said.split()) or "it does not say why"
+        number = re.search(r"sample #(\d+)", said)
+        if number is not None and batches and int(number[1]) < len(batches[0]):
+            return DataError(f"DALI refuses {batches[0][int(number[1])]}, which others read; use another --loader")
+        return DataError(f"DALI stopped at one of {len(files)} files, of which {files[0]} is the first: {said}")
 
     def _run(self) -> Batch:
         """One batch whose images DALI finished itself; torch owns a reference to the buffer, nothing is copied."""
@@ -548,7 +591,7 @@ def decode_windows(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> 
     """
     operations = parse("resized_crop")
     files = dataset.need_files("dali")
-    feed, through_pillow = _Feed(files, options, epochs, operations), bool(handed_to_pillow("dali", files))
+    feed, through_pillow = _Feed(files, options, epochs, operations), not all_named_jpeg(files)
     pipeline = _Graph(feed, options, operations, False, through_pillow).build(device_id=None)
     while True:
         (images,) = pipeline.run()

@@ -351,7 +351,15 @@ def _few(names: Sequence[str], most: int = 3) -> str:
 
 def _name_of(folder: Path) -> str:
     """The name of a folder, also of one that is called `.` or `..`."""
-    return os.path.basename(os.path.abspath(folder))
+    return printable(os.path.basename(os.path.abspath(folder)))
+
+
+def printable(name: str) -> str:
+    r"""A file's or folder's name as text that can be written: bytes of it that are not UTF-8 as \udcXX.
+
+    Class names get it once, here, since tables, checkpoints and pictures hold them; a path stays as the system has it.
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -529,7 +537,8 @@ def _folder_dataset(
             f"{len(empty)} of {len(classes)} class folders in {where} hold no images: {_few(empty)}{only}; "
             "unpack the archive again, or remove them"
         )
-    return Dataset(name, str(root), split, tuple(files), tuple(labels), tuple(classes), left_out=left_out)
+    names = tuple(map(printable, classes))
+    return Dataset(name, str(root), split, tuple(files), tuple(labels), names, left_out=left_out)
 
 
 def _candidates(root: Path, split: str) -> list[list[Path]]:
@@ -706,7 +715,8 @@ def _annotated(name: str, root: Path, classes: Sequence[str], annotations: Path)
         if path not in chosen:
             listing.pass_over(path, f"image without a class in {annotations.name}")
     files, labels = tuple(chosen), tuple(chosen.values())
-    return Dataset(name, str(root), "val", files, labels, tuple(classes), left_out=listing.left_out())
+    names = tuple(map(printable, classes))
+    return Dataset(name, str(root), "val", files, labels, names, left_out=listing.left_out())
 
 
 # What a CIFAR batch is pickled from besides plain containers. Nothing here can run a command.

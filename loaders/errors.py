@@ -13,6 +13,10 @@ class NoSplitError(DataError):
     """A data set without problems that has no such split."""
 
 
+class LargeError(DataError):
+    """An image with more pixels than are allowed."""
+
+
 def unknown(kind: str, name: str, known: Collection[str], listing: str | None = None) -> DataError:
     """The error for a name that does not exist: with a similar one, and all known ones or `listing` in their place."""
     near = difflib.get_close_matches(name, known, n=1)

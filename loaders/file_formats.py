@@ -31,14 +31,14 @@ class FileFormat:
 
 
 _ALL = ("dali", "pil", "resident", "spdl", "torchvision")
-# DALI reads TIFFs too, but float samples that it clips, and 16 bits of which 0 is white, come out wrong.
+# DALI reads more, but wrong where float samples are clipped, 0 is white in 16 bits, or white is not 255.
 FORMATS = (
     FileFormat("JPEG", "JPEG", re.compile(rb"\xff\xd8\xff"), (".jpg", ".jpeg", ".jfif"), _ALL),
     FileFormat("PNG", "PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), (".png", ".apng"), _ALL),
     FileFormat("WebP", "WEBP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), (".webp",), _ALL),
-    FileFormat("BMP", "BMP", re.compile(rb"BM"), (".bmp",), ("dali", "pil")),
+    FileFormat("BMP", "BMP", re.compile(rb"BM"), (".bmp",), ("pil",)),
     FileFormat("TIFF", "TIFF", re.compile(rb"II[*+]\0|MM\0[*+]"), (".tif", ".tiff"), ("pil",)),
-    FileFormat("PNM", "PPM", re.compile(rb"P[1-6]\s"), (".ppm", ".pgm", ".pbm", ".pnm"), ("dali", "pil")),
+    FileFormat("PNM", "PPM", re.compile(rb"P[1-6]\s"), (".ppm", ".pgm", ".pbm", ".pnm"), ("pil",)),
     FileFormat("GIF", "GIF", re.compile(rb"GIF8[79]a"), (".gif",), ("pil",)),
 )
 LONGEST = 12
@@ -65,3 +65,9 @@ def handed_to_pillow(engine: str, files: Iterable[str]) -> Counter[str]:
         if kind is not None and engine not in kind.native:
             found[kind.name] += count
     return found
+
+
+def all_named_jpeg(files: Iterable[str]) -> bool:
+    """Whether every file is a JPEG, judged by its name alone."""
+    jpeg = FORMATS[0].endings
+    return all(path.lower().endswith(jpeg) for path in files)

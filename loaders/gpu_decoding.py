@@ -27,6 +27,7 @@ from loaders import engines
 from loaders.cache import cache_folder, updating
 from loaders.datasets import Dataset
 from loaders.errors import DataError
+from loaders.images import opened
 from loaders.options import LoaderOptions
 
 DEFAULT_LOAD = 0.65
@@ -98,7 +99,7 @@ def largest_image(dataset: Dataset, most: int = HEADERS) -> tuple[int, int]:
 def _opened(files: Sequence[str]) -> Iterator[tuple[int, Image.Image]]:
     """Number and header of every file that Pillow can open."""
     for number, path in enumerate(files):
-        with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError), Image.open(path) as image:
+        with contextlib.suppress(OSError, ValueError), opened(path) as image:
             yield number, image
 
 

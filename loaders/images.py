@@ -9,28 +9,33 @@
 - Of an animation the first frame counts.
 - EXIF orientation is ignored, as by torchvision's ImageFolder, or applied: `exif`. That of a TIFF counts as EXIF.
 
-Plain JPEG, PNG and WebP files (`is_plain`) are left to the fast decoders, which read them alike, but for torchvision's
-of PNG. Pillow decodes all others, also for engines with a decoder of their own, so that there is one answer.
+Plain JPEG and WebP files (`is_plain`) are left to the fast decoders, which read them alike. Pillow decodes all others,
+also for engines with a decoder of their own, so that there is one answer: most of a PNG's time is zlib's in any case.
+No decoder gets an image of more than MOST_PIXELS, nor a PNG of which a part is missing or damaged.
 """
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from loaders.datasets import Dataset
-from loaders.errors import DataError, reason, undecodable
+from loaders.errors import DataError, LargeError, reason, undecodable
 from loaders.file_formats import LONGEST, PILLOW, format_of
 from loaders.threads import in_threads
+from loaders.wholeness import Content, jpeg_ends, png_chunks, png_has_all_rows
 
 if TYPE_CHECKING:
     import torch
 
-Content = bytes | bytearray | memoryview
+MOST_PIXELS = 2**29 // 3
+"""Of one image: half a GiB in RGB, and what Pillow takes by itself."""
 
 # A JPEG's frame headers: baseline, extended and progressive, each with Huffman codes. Other coding is rare.
 _FRAMES = (0xC0, 0xC1, 0xC2)
@@ -86,9 +91,7 @@ def _decoded(content: bytearray, exif: str) -> "torch.Tensor":
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
-    # A PNG with one damaged byte ends the whole process in torchvision's decoder (0.29): libpng reports an error by a
-    # jump into a frame that is gone. Most of a PNG's time is zlib's in any decoder.
-    if is_plain(content, exif) and bytes(content[:4]) != b"\x89PNG":
+    if is_plain(content, exif):
         image: torch.Tensor = decode_image(torch.frombuffer(content, dtype=torch.uint8), ImageReadMode.RGB)
     elif not content:
         raise DataError("empty file")
@@ -103,10 +106,10 @@ def _decoded(content: bytearray, exif: str) -> "torch.Tensor":
 
 
 def is_plain(content: Content, exif: str = "ignore") -> bool:
-    """Whether the first bytes of a file promise what all decoders read alike.
+    """Whether a file is, by its structure, what all decoders read alike.
 
-    That is one picture of 8-bit grey or RGB samples without alpha, as JPEG, PNG or WebP; with exif "apply" one that
-    cannot have an orientation.
+    That is one picture of 8-bit grey or RGB samples without alpha, as JPEG or WebP, of up to MOST_PIXELS; with exif
+    "apply" one that cannot have an orientation.
     """
     head = bytes(content[:32])
     kind = format_of(head)
@@ -114,16 +117,32 @@ def is_plain(content: Content, exif: str = "ignore") -> bool:
         return False
     if kind.name == "JPEG":
         return _is_plain_jpeg(content, exif)
-    if kind.name == "PNG":
-        # IHDR comes first: bits a sample, then grey (0) or RGB (2). Of an animation, which acTL announces, FFmpeg would
-        # give all frames. A chunk eXIf may come anywhere.
-        if head[24:26] not in (b"\x08\0", b"\x08\2") or b"acTL" in bytes(content[:4096]).partition(b"IDAT")[0]:
-            return False
-        return exif == "ignore" or b"eXIf" not in bytes(content)
     # The extended form, VP8X, has alpha, frames or EXIF; the lossless one may have alpha, which a bit of it says.
-    if kind.name == "WebP":
-        return head[12:16] == b"VP8 " or (head[12:16] == b"VP8L" and len(head) > 24 and not head[24] & 0x10)
+    if kind.name == "WebP" and len(head) == 32:
+        if head[12:16] == b"VP8 ":
+            width, height = (int.from_bytes(head[place : place + 2], "little") & 0x3FFF for place in (26, 28))
+            return width * height <= MOST_PIXELS
+        if head[12:16] == b"VP8L":
+            sides = int.from_bytes(head[21:25], "little")
+            return not head[24] & 0x10 and ((sides & 0x3FFF) + 1) * ((sides >> 14 & 0x3FFF) + 1) <= MOST_PIXELS
     return False
+
+
+def is_plain_png(content: Content) -> bool:
+    """Whether a file is a whole PNG of one picture of 8-bit grey or RGB samples without alpha, of up to MOST_PIXELS.
+
+    libpng reads these, and refuses those that lack rows. FFmpeg does not refuse them, and torchvision's use of libpng
+    (0.29) ends the process at one damaged byte: an error is reported by a jump into a frame that is gone.
+    """
+    head = bytes(content[:32])
+    # IHDR comes first: width, height, bits a sample, then grey (0) or RGB (2).
+    width, height = (int.from_bytes(head[place : place + 4], "big") for place in (16, 20))
+    if head[:4] != b"\x89PNG" or head[24:26] not in (b"\x08\0", b"\x08\2") or width * height > MOST_PIXELS:
+        return False
+    try:
+        return all(name != b"acTL" for name, _ in png_chunks(content))  # which announces an animation
+    except DataError:
+        return False
 
 
 def _is_plain_jpeg(content: Content, exif: str) -> bool:
@@ -138,7 +157,8 @@ def _is_plain_jpeg(content: Content, exif: str) -> bool:
             place += 1
             continue
         if marker in _FRAMES:
-            return content[place + 4] == 8 and content[place + 9] in (1, 3)
+            height, width = (content[at] << 8 | content[at + 1] for at in (place + 5, place + 7))
+            return content[place + 4] == 8 and content[place + 9] in (1, 3) and width * height <= MOST_PIXELS
         if marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):
             return False
         if exif == "apply" and marker == 0xE1:
@@ -151,21 +171,49 @@ def _is_plain_jpeg(content: Content, exif: str) -> bool:
 
 def open_rgb(source: "str | io.BytesIO", exif: str = "ignore") -> Image.Image:
     """A file in RGB by Pillow, following the rule; raises whatever Pillow raises, or DataError."""
+    with opened(source) as image:
+        return rgb(image, exif)
+
+
+def opened(source: "str | io.BytesIO", most: int = MOST_PIXELS) -> Image.Image:
+    """A file opened by Pillow, of which no more than the header has been read.
+
+    Raises:
+        LargeError: it has more than `most` pixels.
+        DataError: it is no image; and whatever Pillow raises.
+    """
+    # Pillow warns from half of the pixels on that it takes. Once is enough: a new filter lets all else be said again.
+    if not any(entry[2] is Image.DecompressionBombWarning for entry in warnings.filters):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         image = Image.open(source, formats=PILLOW)
+    except Image.DecompressionBombError:
+        raise LargeError(f"more pixels than the {most:,} that are allowed") from None
     except UnidentifiedImageError:
         # Pillow's message has the address of a buffer in it.
         raise DataError("it is no image, or its header is damaged") from None
-    with image:
-        return rgb(image, exif)
+    try:
+        refuse_large(*image.size, most)
+    except LargeError:
+        image.close()
+        raise
+    return image
+
+
+def refuse_large(width: int, height: int, most: int = MOST_PIXELS) -> None:
+    """Raise LargeError if an image has more than `most` pixels."""
+    if width * height > most:
+        raise LargeError(f"{width} x {height} pixels, more than the {most:,} that are allowed")
 
 
 def rgb(image: Image.Image, exif: str = "ignore") -> Image.Image:
     """An image that Pillow opened, in RGB, following the rule.
 
     Raises:
-        DataError: float samples outside 0..1, or 32-bit integers.
+        DataError: float samples outside 0..1, 32-bit integers, or a PNG that is not whole.
     """
+    if isinstance(image, PngImageFile) and image.fp is not None:
+        _load_png(image)
     turn = None
     if image.format == "TIFF":
         # Pillow turns a TIFF itself while loading it, and forgets the tag.
@@ -184,6 +232,28 @@ def rgb(image: Image.Image, exif: str = "ignore") -> Image.Image:
         image.info.pop("transparency", None)
     image = image.convert("RGB")
     return image if turn is None else image.transpose(turn)
+
+
+def _load_png(image: PngImageFile) -> None:
+    """Load a PNG that is whole.
+
+    Pillow looks at no checksum of the pixels, and leaves memory as it was where rows are missing. Counting them would
+    take half as long as decoding, so the memory is marked before, and they are counted where the mark is in the last
+    row afterwards. The rows of an interlaced image end at different places.
+
+    Raises:
+        DataError: a part is missing or damaged.
+    """
+    assert image.fp is not None
+    image.fp.seek(0)
+    content = image.fp.read()
+    interlaced = dict(png_chunks(content))[b"IHDR"][12]
+    image.im = Image.new(image.mode, image.size, 1).im
+    image.load()
+    last = image.crop((0, image.height - 1, *image.size))
+    marked = last.tobytes() == Image.new(image.mode, last.size, 1).tobytes()
+    if (interlaced or marked) and not png_has_all_rows(content):
+        raise DataError("truncated: rows of pixels are missing")
 
 
 def orientation(image: Image.Image) -> int:
@@ -238,12 +308,8 @@ def _reason(path: str) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     kind = format_of(bytes(content[:LONGEST]))
-    if (
-        kind is not None
-        and kind.name == "JPEG"
-        and content.rstrip(b"\0\r\n").rfind(b"\xff\xd9") < len(content) * 3 // 4
-    ):
-        # libjpeg fills what is missing with grey and only warns.
+    # libjpeg fills what is missing with grey and only warns.
+    if kind is not None and kind.name == "JPEG" and not jpeg_ends(content):
         return "truncated: the end-of-image marker is missing"
     try:
         _decoded(content, "ignore")

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loaders import identity
-from loaders.datasets import KNOWN, Dataset, LeftOut, describe_left_out, open_dataset
+from loaders.datasets import KNOWN, Dataset, LeftOut, describe_left_out, open_dataset, printable
 from loaders.errors import DataError
+from loaders.images import opened
 from loaders.threads import in_threads
 
 OPENED = 500  # images of a part that are looked at for their colours
@@ -111,6 +112,15 @@ def doubts(dataset: Dataset, training: bool = True) -> list[str]:
     return [f"warning: {text}" for text in found]
 
 
+def untested(held_out: Dataset, use: str) -> list[str]:
+    """A warning if a part that was held out to be "tested" or "validated" lacks classes."""
+    counts = np.bincount(np.asarray(held_out.labels, np.int64), minlength=len(held_out.classes))
+    if counts.all():
+        return []
+    which = _of_classes(counts == 0, held_out.classes)
+    return [f"warning: {which} have no image among the {len(held_out):,} held out: they are never {use}"]
+
+
 def doubtful_labels(dataset: Dataset, images: identity.Identity) -> list[str]:
     """Warnings about the same image in two classes, and about sets that are mostly copies of few images."""
     lines = []
@@ -167,7 +177,7 @@ def _inner_folders(dataset: Dataset) -> dict[str, set[str]]:
     """The folders in each class folder that some of the images are in."""
     found: dict[str, set[str]] = {}
     for i in _spread(len(dataset.files)):
-        label, path = dataset.classes[dataset.labels[i]], dataset.files[i].split(os.sep)
+        label, path = dataset.classes[dataset.labels[i]], printable(dataset.files[i]).split(os.sep)
         if label in path:
             # The last one of the name: a folder further up may be called so too.
             at = len(path) - 1 - path[::-1].index(label)
@@ -194,12 +204,12 @@ def _of_one_colour(dataset: Dataset) -> list[str]:
 
 def _is_constant(path: str) -> bool:
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             # An eighth of the size takes a fraction of the time, and hardly any image is plain even so.
             image.draft("RGB", (1, 1))
             if not _plain_colour(image):
                 return False
-        with Image.open(path) as image:
+        with opened(path) as image:
             return _plain_colour(image)
     except Exception:
         return False  # whoever reads the images says that this one cannot be decoded
@@ -224,9 +234,10 @@ def _folder_of(dataset: Dataset, label: str) -> str:
     if not dataset.files:
         return ""
     path = os.path.abspath(dataset.files[0]).split(os.sep)
-    if label not in path[:-1]:
+    names = list(map(printable, path))
+    if label not in names[:-1]:
         return ""
-    return os.sep.join(path[: len(path) - path[::-1].index(label)])
+    return os.sep.join(path[: len(path) - names[::-1].index(label)])
 
 
 def _folders_in(folder: str) -> list[str]:

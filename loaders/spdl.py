@@ -7,6 +7,7 @@ packages spdl_core and spdl_io and FFmpeg's shared libraries.
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,35 +44,41 @@ class _Work:
         self._operations = {operation.name: operation.value for operation in options.operations()}
 
     def __call__(self, key: tuple[int, Any]) -> Any:
-        import spdl.io
-
         index, draws = key
-        path, size = self._files[index], self._size
+        path = self._files[index]
         try:
             content = Path(path).read_bytes()
-            if not is_plain(content, self._exif):
-                content = as_pnm(content, self._exif)
-            packets = spdl.io.demux_image(content)
-            tall, wide = packets.height, packets.width
-            least = self._operations.get("resized_crop")
-            if draws is None or least is None:
-                resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, size, self._margin)
-                steps = [
-                    f"scale={resized_wide}:{resized_tall}:flags=bilinear",
-                    f"format=rgb24,crop={size}:{size}:{left}:{top}",
-                ]
-            else:
-                placed = windows(draws[None], np.array([tall]), np.array([wide]), (least, 1.0))
-                top, left, height, width = placed[0].tolist()
-                # Cutting first leaves only the window's colours to convert. `exact` lets a window begin at any pixel;
-                # without it FFmpeg moves it to an even one where the colour planes have half the size.
-                steps = [f"crop={width}:{height}:{left}:{top}:exact=1", f"scale={size}:{size}:flags=bilinear"]
-            if draws is not None and "flip" in self._operations and flips(draws[None])[0]:
-                steps.append("hflip")
-            return spdl.io.decode_packets(packets, filter_desc=",".join([*steps, "format=rgb24"])), index
+            if is_plain(content, self._exif):
+                # FFmpeg refuses what its first bytes do not tell, such as two JPEGs in one file.
+                with suppress(Exception):
+                    return self._frame(content, draws), index
+            return self._frame(as_pnm(content, self._exif), draws), index
         except Exception as error:
             # SPDL drops an item whose work raises, and a batch would silently lose an image.
             return undecodable(path, error)
+
+    def _frame(self, content: bytes, draws: Any) -> Any:
+        import spdl.io
+
+        size = self._size
+        packets = spdl.io.demux_image(content)
+        tall, wide = packets.height, packets.width
+        least = self._operations.get("resized_crop")
+        if draws is None or least is None:
+            resized_tall, resized_wide, top, left = evaluation_shape(tall, wide, size, self._margin)
+            steps = [
+                f"scale={resized_wide}:{resized_tall}:flags=bilinear",
+                f"format=rgb24,crop={size}:{size}:{left}:{top}",
+            ]
+        else:
+            placed = windows(draws[None], np.array([tall]), np.array([wide]), (least, 1.0))
+            top, left, height, width = placed[0].tolist()
+            # Cutting first leaves only the window's colours to convert. `exact` lets a window begin at any pixel;
+            # without it FFmpeg moves it to an even one where the colour planes have half the size.
+            steps = [f"crop={width}:{height}:{left}:{top}:exact=1", f"scale={size}:{size}:flags=bilinear"]
+        if draws is not None and "flip" in self._operations and flips(draws[None])[0]:
+            steps.append("hflip")
+        return spdl.io.decode_packets(packets, filter_desc=",".join([*steps, "format=rgb24"]))
 
 
 def _join(items: list[Any]) -> Any:

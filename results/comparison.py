@@ -64,7 +64,7 @@ def compare_table(record: Record, format: str = "text", colour: bool = False) ->
     tables = [_values_table(record, format, colour, footnotes)]
     if len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
         tables.append(_ratios_table(record, format, colour, footnotes))
-    below = [*footnotes.lines(), *disturbed(record), *_meaning(record)]
+    below = [*footnotes.lines(), *disturbed(record), *_twins(record), *_meaning(record)]
     if not record.complete:
         below.append("This run was interrupted; the table holds what was measured until then.")
     return page(notes(sentences(record), format), *tables, notes(below, format), notes([machine_line(record)], format))
@@ -117,6 +117,20 @@ def disturbed(record: Record) -> list[str]:
     if stalls:
         parts.append(f"{stalls:,} of {plural(load['turns'], 'turn')} took over 5 times as long as usual")
     return [f"While this was measured, {'; '.join(parts)}."] if parts else []
+
+
+def _twins(record: Record) -> list[str]:
+    """Operands that are the same thing as the first one of these, in one line: what a table shows of them is noise."""
+    measured = [metric.workloads for metric in record.metrics if metric.workloads]
+    groups: dict[tuple[str | None, ...], list[str]] = {}
+    for operand in record.operands if measured and record.kind != "stored" else ():
+        groups.setdefault(tuple(ids.get(operand) for ids in measured), []).append(operand)
+    return [
+        f"{', '.join(same[:-1])} and {same[-1]} are the same in the same configuration: what is measured differs by "
+        "noise, what is counted is equal by definition."
+        for ids, same in groups.items()
+        if len(same) > 1 and any(ids)
+    ]
 
 
 def metric_line(metric: Metric) -> str:

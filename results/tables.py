@@ -188,12 +188,13 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[Cell]], format: str =
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(headers)
         writer.writerows([["" if c is None else c for c in row] for row in rows])
-        return out.getvalue()
+        return _printable(out.getvalue())
     if format == "json":
         return to_json([dict(zip(headers, row, strict=True)) for row in rows])
     if format not in FORMATS:
         raise RecordError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
-    shown = [[_cell(c) for c in row] for row in rows]
+    shown = [[_printable(_cell(c)) for c in row] for row in rows]
+    headers = [_printable(header) for header in headers]
     right = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(headers))]
     align = ["right" if r else "left" for r in right]
     if format == "markdown":
@@ -220,7 +221,12 @@ def html(markdown: str) -> str:
 
 def to_json(data: Any) -> str:
     """JSON as every command prints it: indented, numbers whole; ValueError for NaN and infinity."""
-    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return _printable(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False)) + "\n"
+
+
+def _printable(text: str) -> str:
+    r"""Text that can be written: bytes of a path that are not UTF-8 as \udcXX, which stands for the same in JSON."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def broken(name: str, width: int, joints: str = "@/-_ ") -> str:

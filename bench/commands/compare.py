@@ -116,7 +116,7 @@ def command(
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)
     are compared image by image.
     """
-    from bench.comparing.words import LABELS, RUN, files, only_kind, run_folders
+    from bench.comparing.words import LABELS, RUN, STORED, files, only_kind, refuse_same, run_folders
 
     check_output(output)
     chosen = only_kind(operands)
@@ -124,6 +124,8 @@ def command(
         raise UsageError(f"--charts draws training runs; {operands[0]} is {chosen}")
     if across and chosen in (RUN, LABELS):
         raise UsageError(f"--across compares stored results; {operands[0]} is {chosen}")
+    if chosen in (LABELS, STORED):
+        refuse_same(operands)
     if chosen == LABELS:
         return _labels(operands, format, output)
     if chosen == RUN:

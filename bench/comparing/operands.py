@@ -12,7 +12,7 @@ from bench.sides.crew import worker_environment
 from bench.sides.process import Worker
 from bench.timing.workload import OWN, KernelVariant, LoaderOutput, StepUnits
 from models import zoo
-from models.configuration import Choice, facts_of
+from models.configuration import Choice, Configuration, facts_of
 from models.project import find, named
 
 
@@ -44,13 +44,24 @@ class Operand:
         assert isinstance(self.configuration, Choice), f"{self.label} is a {self.kind}"
         return self.configuration
 
+    def on(self, device: str, training: bool) -> Configuration:
+        """What a model's configuration comes to on "cpu" or "cuda", as far as that is known without torch.
+
+        What was tuned for this model and machine is looked up when it is measured; the levers behind it count here.
+
+        Raises:
+            ModelError: it cannot work there, or for training.
+        """
+        choice = replace(self.choice, preset="fast") if self.choice.tuned and not self.choice.file else self.choice
+        return choice.on(facts_of(device), training)
+
     def may_compile(self, device: str) -> bool:
         """Whether measuring it on "cpu" or "cuda" may need a compiler."""
         if not isinstance(self.configuration, Choice):
             return self.kind == "kernel"
         if self.choice.tuned:
             return True
-        found = self.choice.on(facts_of(device), training=False)
+        found = self.on(device, training=False)
         return found.compiles or found.peer is not None
 
 
@@ -162,8 +173,7 @@ def _parse(word: str, label: str, device: str, known: Mapping[str, Found]) -> Op
     choice = Choice.from_text(text if at else "fast")
     if zoo.is_exported(name):
         choice = replace(choice, file=Path(named(name).base).suffix.lower())
-    # Found before any process is started: what this device cannot do. What was tuned for this model and machine is
-    # looked up when it is measured; the levers behind it are checked here.
-    place = device or ("cpu" if choice.file or "openvino" in choice.levers else "cuda")
-    (replace(choice, preset="fast") if choice.tuned and not choice.file else choice).on(facts_of(place), training=False)
-    return Operand(label, name, choice, seen.batch)
+    operand = Operand(label, name, choice, seen.batch)
+    # Found before any process is started: what this device cannot do.
+    operand.on(device or ("cpu" if choice.file or "openvino" in choice.levers else "cuda"), training=False)
+    return operand

@@ -23,6 +23,7 @@ from loaders.datasets import open_dataset
 from loaders.identity import identify
 from models import zoo
 from models.configuration import ONLY_INFERS
+from models.errors import ModelError
 from models.project import named
 
 INFERRING = ("latency", "inference")
@@ -76,11 +77,11 @@ class Settings:
         return not self.tasks or task in self.tasks.split(",")
 
 
-def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
+def chosen_tasks(text: str, operands: Sequence[Operand], device: str) -> str:
     """The tasks that `--tasks` names, in the order of MODEL_TASKS; of exported files alone those that they can do.
 
     Raises:
-        UsageError: an unknown task, tasks of something that is no model, or training of exported files alone.
+        UsageError: an unknown task, tasks of something that is no model, or none that an operand can do on a device.
     """
     tasks = named_tasks(text, MODEL_TASKS)
     if tasks and operands[0].kind != "model":
@@ -89,6 +90,13 @@ def chosen_tasks(text: str, operands: Sequence[Operand]) -> str:
         if not set(tasks) <= {*INFERRING}:
             raise UsageError(f"{ONLY_INFERS}: --tasks {','.join(INFERRING)}")
         tasks = tasks or list(INFERRING)
+    if tasks and not {*INFERRING} & set(tasks):
+        for operand in operands:
+            try:
+                operand.on(device, training=True)
+            except ModelError as error:
+                # Of a network that is not trained no loader feeds the training either.
+                raise UsageError(f"{operand.label} can do none of --tasks {text}: {error}") from None
     return ",".join(task for task in MODEL_TASKS if task in tasks)
 
 
@@ -134,7 +142,7 @@ def settings_from(
         StepUnits.from_text(units)
         if operands[0].kind != "step":
             raise UsageError(f"--units is for steps; {operands[0].label} is a {operands[0].kind}")
-    tasks = chosen_tasks(options.get("tasks", ""), operands)
+    tasks = chosen_tasks(options.get("tasks", ""), operands, device)
     name, root = "", Path()
     if reads_files(operands, tasks, loader) if reads is None else reads and not named(loader).is_code:
         name, root = find_data(options["data"], say)

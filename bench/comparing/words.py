@@ -1,5 +1,6 @@
 """What the words of a command line name: things to measure, stored results, runs or labels."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,21 @@ def files(words: Sequence[str]) -> list[Path]:
         UsageError: kinds were mixed.
     """
     return [Path(word) for word in words] if only_kind(words) == STORED else []
+
+
+def refuse_same(words: Sequence[str]) -> None:
+    """Raise UsageError if two files are one, by whatever name, or have the same content."""
+    seen: dict[bytes, str] = {}
+    for word in words:
+        try:
+            content = Path(word).read_bytes()
+        except OSError:
+            continue  # whoever reads it says why it cannot
+        digest = hashlib.sha256(content).digest()
+        if digest in seen:
+            what = "the same file" if Path(word).samefile(seen[digest]) else "copies of the same file"
+            raise UsageError(f"{seen[digest]} and {word} are {what}, so agreeing means nothing; name each file once")
+        seen[digest] = word
 
 
 def run_folders(words: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -30,8 +30,15 @@ def stand_in() -> None:
     """Give this process and its children what libraries take for granted and this machine lacks.
 
     Nothing is changed where a user has a name and a home that can be written; a stdout that cannot show a character
-    shows how it is written in ASCII.
+    shows how it is written in ASCII, and what is said on a stderr that is closed goes nowhere.
     """
+    if sys.stderr is None:
+        # Closed (2>&-): the next file that is opened would get its number, and all that is printed as an error.
+        null = os.open(os.devnull, os.O_WRONLY)
+        if null != 2:
+            os.dup2(null, 2)
+            os.close(null)
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     codecs.register_error(_HANDLER, _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

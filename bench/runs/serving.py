@@ -19,15 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from bench.defaults import UPLOAD_MIB, UPLOAD_PIXELS
 from bench.errors import BenchError, UsageError
 from bench.runs.predicting import Predictor, Top, top_to_json
-from loaders.errors import DataError
-from loaders.file_formats import FORMATS, PILLOW
-from loaders.images import rgb
+from loaders.errors import DataError, LargeError
+from loaders.file_formats import FORMATS
+from loaders.images import MOST_PIXELS, opened, rgb
 from models import zoo
 from models.errors import install
 
@@ -97,15 +97,12 @@ def read_image(data: bytes, limits: Limits, exif: str = "ignore") -> Image.Image
     if len(data) > limits.bytes:
         raise RefusedError(f"the file has {len(data) / MIB:.1f} MiB; {limits.bytes / MIB:.0f} MiB are allowed", 413)
     try:
-        image = Image.open(io.BytesIO(data), formats=PILLOW)
-    except Image.DecompressionBombError:
-        raise RefusedError(f"the image has more pixels than the {limits.pixels:,} that are allowed", 413) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        image = opened(io.BytesIO(data), min(limits.pixels, MOST_PIXELS))
+    except LargeError as error:
+        raise RefusedError(f"the image has {error}", 413) from None
+    except (DataError, OSError, ValueError, SyntaxError):
         known = ", ".join(kind.name for kind in FORMATS)
         raise RefusedError(f"this is not an image that can be read; these are: {known}", 415) from None
-    if image.width * image.height > limits.pixels:
-        size = f"{image.width} x {image.height} pixels"
-        raise RefusedError(f"the image has {size}, more than the {limits.pixels:,} that are allowed", 413)
     try:
         return rgb(image, exif)
     except DataError as error:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from bench.errors import UsageError
 from bench.runs.folder import DataFolders, named_folders
@@ -25,6 +24,7 @@ from loaders.epochs import Loader
 from loaders.errors import NoSplitError
 from loaders.file_formats import handed_to_pillow
 from loaders.gpu_decoding import decoding_there
+from loaders.images import opened
 from loaders.options import EVAL_MARGIN, LoaderOptions
 from loaders.policies import parse as parse_policy
 from loaders.resident import decoded
@@ -110,6 +110,8 @@ def split(opened: list[Dataset], recipe: Recipe, say: Say) -> Splits:
         train, held_out = holdout(train, int(share) if share >= 1 else share, recipe.seed)
     test = others.get("test") or others.get("val") or held_out
     assert test is not None
+    for line in soundness.untested(held_out, "tested" if test is held_out else "validated") if held_out else ():
+        say(line)
     validation = held_out or others.get("val") or test
     # Weights that are chosen, or a rate that is lowered, by the test images have seen them.
     chosen = _chooses(recipe)
@@ -199,7 +201,7 @@ def _are_of(train: Dataset, pixels: int) -> bool:
     """Whether images have the size that is published for a data set of this name: a name alone says nothing."""
     for i in np.unique(np.linspace(0, len(train) - 1, min(8, len(train))).astype(int)).tolist() if train.files else ():
         try:
-            with Image.open(train.files[i]) as image:
+            with opened(train.files[i]) as image:
                 if image.size != (pixels, pixels):
                     return False
         except Exception:

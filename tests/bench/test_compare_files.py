@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,15 +133,33 @@ def test_two_files_of_labels_are_compared_image_by_image(labels: tuple[Path, Pat
 
 
 def test_files_that_agree_wholly_and_files_of_bare_labels(tmp_path: Path, labels: tuple[Path, Path]) -> None:
-    assert compare(labels[0], labels[0]).stdout.strip().endswith(": 30 / 30 / 100.00%")
-    assert compare(labels[0], labels[0], "--format", "markdown").exit_code == 0
-    bare = tmp_path / "bare.txt"
+    same = tmp_path / "same.csv"
+    same.write_text(labels[0].read_text().rstrip())
+    assert compare(labels[0], same).stdout.strip().endswith(": 30 / 30 / 100.00%")
+    assert compare(labels[0], same, "--format", "markdown").exit_code == 0
+    bare, other = tmp_path / "bare.txt", tmp_path / "other.txt"
     bare.write_text("cat\ndog\n")
-    assert compare(bare, bare).stdout.strip().endswith(": 2 / 2 / 100.00%")
+    other.write_text("cat\ndog")
+    assert compare(bare, other).stdout.strip().endswith(": 2 / 2 / 100.00%")
+
+
+def test_a_file_is_not_compared_with_itself(labels: tuple[Path, Path], tmp_path: Path) -> None:
+    """Labels and records, by whatever names, and copies of them."""
+    record = tmp_path / "record.json"
+    record.write_text('{"operands": []}')
+    for file in (labels[0], record):
+        link, copy = tmp_path / f"link{file.suffix}", tmp_path / f"copy{file.suffix}"
+        link.symlink_to(file)
+        shutil.copy(file, copy)
+        for other, said in ((file, "the same file"), (link, "the same file"), (copy, "copies of the same file")):
+            result = compare(file, other)
+            assert f"{file} and {other} are {said}, so agreeing means nothing" in str(result.exception)
 
 
 def test_what_cannot_be_compared_is_one_clear_error(runs: Path, labels: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
+    third = tmp_path / "third.csv"
+    third.write_text("ID,Labels\n")
     for words, said in (
         ([runs / "a", "lenet"], "is a training run and lenet is something to measure"),
         ([runs / "a", labels[0]], "is a training run and"),
@@ -149,7 +168,7 @@ def test_what_cannot_be_compared_is_one_clear_error(runs: Path, labels: tuple[Pa
         ([runs / "a", runs / "nothing"], "nothing does not exist; name a run's folder"),
         (["runs/nothing"], "runs/nothing does not exist"),
         ([labels[0]], "two files at a time; 1 were named"),
-        ([*labels, labels[0]], "two files at a time; 3 were named"),
+        ([*labels, third], "two files at a time; 3 were named"),
         ([runs / "a", runs / "a"], "is named twice"),
         ([runs, runs / "a" / "summary.json"], "is named twice"),
         ([f"{tmp_path}/none"], "holds no run"),

@@ -181,3 +181,19 @@ def test_every_character_is_shown_in_some_way(encoding: str, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     assert "\\u732b..." in done.stdout.decode(encoding)
+
+
+def test_a_closed_stderr_ends_nothing_and_no_file_takes_its_place(tmp_path: Path) -> None:
+    code = """import os, sys
+from bench.machine.surroundings import stand_in
+stand_in()
+with open("file", "w") as file:
+    print("lost", file=sys.stderr, flush=True)
+    print(file.fileno() > 2, os.readlink("/proc/self/fd/2"))
+from bench.screen import Screen
+Screen().say("lost too")"""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = ["bash", "-c", '"$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "True /dev/null\n")
+    assert (tmp_path / "file").read_text() == ""

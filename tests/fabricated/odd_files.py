@@ -76,16 +76,21 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 
-def png(samples: NDArray[Any], chunks: bytes = b"", interlaced: bool = False) -> bytes:
-    """A PNG of bool, uint8 or uint16 [h, w] or [h, w, channels], with more chunks before the pixels."""
+def png(samples: NDArray[Any], chunks: bytes = b"", interlaced: bool = False, rows: float = 1) -> bytes:
+    """A PNG of bool, uint8 or uint16 [h, w] or [h, w, channels], with more chunks before the pixels.
+
+    Args:
+        rows: the share of the rows' bytes that it has.
+    """
     tall, wide = samples.shape[:2]
     channels = samples.shape[2] if samples.ndim == 3 else 1
     depth = {"bool": 1, "uint8": 8, "uint16": 16}[str(samples.dtype)]
     packed = np.packbits(samples, 1) if depth == 1 else samples.astype(f">u{depth // 8}")
     passes = [packed[top::down, left::right] for top, left, down, right in _PASSES] if interlaced else [packed]
-    rows = b"".join(b"\0" + row.tobytes() for part in passes for row in part)
+    pixels = b"".join(b"\0" + row.tobytes() for part in passes for row in part)
+    pixels = pixels[: round(rows * len(pixels))]
     header = struct.pack(">IIBBBBB", wide, tall, depth, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, interlaced)
-    parts = (_chunk(b"IHDR", header), chunks, _chunk(b"IDAT", zlib.compress(rows)), _chunk(b"IEND", b""))
+    parts = (_chunk(b"IHDR", header), chunks, _chunk(b"IDAT", zlib.compress(pixels)), _chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -165,6 +170,9 @@ def _jpegs() -> Iterator[Odd]:
     yield Odd("JPEG, two pictures (MPO)", "first picture", ".jpg", second, BASE)
     yield Odd("JPEG named .png", "as it is", ".png", plain, BASE)
     yield Odd("JPEG, zeros behind its end", "as it is", ".jpg", plain + b"\0" * 64, BASE)
+    film = np.random.default_rng(0).integers(0, 256, 3 * len(plain), np.uint8).tobytes()
+    yield Odd("JPEG, a film behind its end", "as it is", ".jpg", plain + film, BASE)
+    yield Odd("JPEG, another one behind its end", "first picture", ".jpg", plain + saved(255 - BASE, "JPEG"), BASE)
     wide = np.repeat(BASE[:8, :1], 2000, 1) + np.linspace(0, 30, 2000).astype(np.uint8)[:, None]
     yield Odd("JPEG of 2000 x 8 pixels", "as it is", ".jpg", saved(wide, "JPEG", **fine), _resized(wide))
     dot = np.full((1, 1, 3), (200, 100, 50), np.uint8)
@@ -206,7 +214,19 @@ def _pngs() -> Iterator[Odd]:
     yield Odd("PNG, EXIF orientation 6", "ignored", ".png", turned, BASE)
     yield Odd('PNG, EXIF orientation 6, exif = "apply"', "turned", ".png", turned, upright, "apply")
     whole = png(np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8))
+    yield Odd("PNG, bytes behind its end", "as it is", ".png", png(BASE) + bytes(range(256)) * 90, BASE)
     yield Odd("PNG cut in the middle", "refused", ".png", whole[: len(whole) // 2], None)
+    yield Odd("PNG cut near its end", "refused", ".png", whole[:-20], None)
+    yield Odd("PNG without its end", "refused", ".png", whole[:-12], None)
+    yield Odd("PNG without half of its rows", "refused", ".png", png(BASE, rows=0.5), None)
+    yield Odd("PNG, interlaced, without a few pixels", "refused", ".png", png(BASE, interlaced=True, rows=0.99), None)
+    at = whole.index(b"IDAT")
+    damaged = whole[: at + 9] + bytes([whole[at + 9] ^ 1]) + whole[at + 10 :]
+    yield Odd("PNG, a damaged byte", "refused", ".png", damaged, None)
+    yield Odd("PNG, a wrong checksum of its pixels", "refused", ".png", whole[:-16] + bytes(4) + whole[-12:], None)
+    text = _chunk(b"tEXt", b"Title\0odd")[:-4] + bytes(4)
+    yield Odd("PNG, a wrong checksum of a text", "refused", ".png", png(BASE, text), None)
+    yield Odd("PNG, a wrong checksum of a text, named .jpg", "refused", ".jpg", png(BASE, text), None)
 
 
 def _others() -> Iterator[Odd]:
@@ -233,6 +253,17 @@ def _others() -> Iterator[Odd]:
     yield Odd("PGM", "repeated", ".pgm", saved(GREY, "PPM"), _grey(GREY))
     deep = b"P5 %d %d 65535\n" % (SIDE, SIDE) + _deep(GREY).astype(">u2").tobytes()
     yield Odd("PGM, 16 bits", "upper byte", ".pgm", deep, _grey(GREY))
+    dim = (BASE / 255 * 100).round().astype(np.uint8)
+    scaled = (dim / 100 * 255).round().astype(np.uint8)
+    few = b"P6 %d %d 100\n" % (SIDE, SIDE) + dim.tobytes()
+    yield Odd("PPM, white is 100", "scaled", ".ppm", few, scaled)
+    yield Odd("PPM, white is 100, named .jpg", "scaled", ".jpg", few, scaled)
+    text = b"P3 # a remark\n%d %d 100\n" % (SIDE, SIDE) + " ".join(map(str, dim.flat)).encode()
+    yield Odd("PPM in text, white is 100", "scaled", ".ppm", text, scaled)
+    levels = (GREY / 255 * 1000).round().astype(">u2")
+    many = b"P5 %d %d 1000\n" % (SIDE, SIDE) + levels.tobytes()
+    yield Odd("PGM, white is 1000", "scaled", ".pgm", many, _grey(levels / 1000 * 255))
+    yield Odd("PPM cut near its end", "refused", ".ppm", saved(image, "PPM")[:-5], None)
     yield Odd("PBM", "0 or 255", ".pbm", saved(BITS, "PPM"), _grey(255 * BITS))
 
 
@@ -273,7 +304,31 @@ def _no_images() -> Iterator[Odd]:
     yield Odd("AVIF or another format", "refused", ".png", b"\0\0\0\x20ftypavif" + bytes(300), None)
 
 
+def _large() -> Iterator[Odd]:
+    """Headers that promise more pixels than are read; the files are small."""
+    wide, tall = 14_000, 13_000
+    image = Image.fromarray(BASE)
+    jpeg, webp = saved(image, "JPEG"), saved(image, "WEBP")
+    frame = jpeg.index(b"\xff\xc0") + 5
+    name = "of 182 million pixels"
+    header = struct.pack(">HH", tall, wide)
+    yield Odd(f"JPEG {name}", "refused", ".jpg", jpeg[:frame] + header + jpeg[frame + 4 :], None)
+    parts = (_chunk(b"IHDR", struct.pack(">IIBBBBB", wide, tall, 8, 2, 0, 0, 0)), _chunk(b"IDAT", b""))
+    yield Odd(f"PNG {name}", "refused", ".png", png(BASE)[:8] + b"".join(parts) + _chunk(b"IEND", b""), None)
+    little = struct.pack("<HH", wide, tall)
+    yield Odd(f"WebP {name}", "refused", ".webp", webp[:26] + little + webp[30:], None)
+    gif = saved(image.quantize(64), "GIF")
+    yield Odd(f"GIF {name}", "refused", ".gif", gif[:6] + little + gif[10:], None)
+    bmp = saved(image, "BMP")
+    yield Odd(f"BMP {name}", "refused", ".bmp", bmp[:18] + struct.pack("<ii", wide, tall) + bmp[26:], None)
+    yield Odd(f"PPM {name}", "refused", ".ppm", b"P6 %d %d 255\n" % (wide, tall) + bytes(99), None)
+    strip = tiff(BASE)
+    sides = [struct.pack("<I", side) for side in (wide, tall)]
+    large = strip[:18] + sides[0] + strip[22:30] + sides[1] + strip[34:]
+    yield Odd(f"TIFF {name}", "refused", ".tif", large, None)
+
+
 def all_files() -> list[Odd]:
     """Every file, in the order of the table."""
-    kinds: tuple[Callable[[], Iterator[Odd]], ...] = (_jpegs, _pngs, _others, _tiffs, _no_images)
+    kinds: tuple[Callable[[], Iterator[Odd]], ...] = (_jpegs, _pngs, _others, _tiffs, _large, _no_images)
     return [odd for make in kinds for odd in make()]

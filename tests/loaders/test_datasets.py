@@ -2,12 +2,15 @@
 
 import os
 import pickle
+import re
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from loaders import engines, identity, soundness
 from loaders.datasets import (
     KNOWN,
     Dataset,
@@ -22,6 +25,8 @@ from loaders.datasets import (
     read_batch,
 )
 from loaders.errors import DataError
+from loaders.images import check
+from loaders.options import LoaderOptions
 
 
 def image(path: Path) -> Path:
@@ -593,3 +598,33 @@ def test_a_pipe_called_like_an_image_is_left_out(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert len(dataset) == 2 + 1
     assert {(one.reason, one.files) for one in dataset.left_out} == {("neither file nor folder", 2)}
+
+
+def test_names_that_are_not_utf8_are_read_by_every_engine_and_can_be_written(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for number, label in enumerate((b"caf\xe9", b"tea")):
+            folder = os.path.join(os.fsencode(tmp_path / "\udcff" / part), label)
+            os.makedirs(folder)
+            for name in (b"1.png", b"\xfc.png", b"3.jpg"):
+                with open(os.path.join(folder, name), "wb") as file:
+                    Image.new("RGB", (16, 16), (90 * number, 5, len(name))).save(file, "PNG")
+    parts = open_splits(tmp_path / "\udcff")
+    assert parts[0].classes == (r"caf\udce9", "tea")
+    assert parts[0].name == r"\udcff/train"
+    assert all(os.path.exists(path) for path in parts[0].files)
+    assert len(identity.identify(parts[0]).fingerprint(parts[0].classes)) == 16
+    assert "hold no" not in " ".join(soundness.doubts(parts[0]))
+    assert check(parts[0]) == []
+    options = LoaderOptions(batch=2, size=16, threads=0, train=False)
+    for engine in ("dali", "pil", "resident", "torchvision"):
+        if engines.missing(engine) is None:
+            with closing(engines.build(engine, parts[0], options)) as loader:
+                assert sum(len(labels) for _, labels in loader) == 6
+    bad = Path(parts[0].files[0])
+    bad.write_bytes(b"")
+    if engines.missing("dali") is None:
+        with (
+            pytest.raises(DataError, match=re.escape(f"cannot decode {bad}: empty file")),
+            closing(engines.build("dali", parts[0], options)) as loader,
+        ):
+            list(loader)

@@ -3,13 +3,28 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from odd_files import Odd, all_files, png
 from PIL import Image
 
+from loaders import engines
 from loaders.datasets import Dataset, open_dataset
 from loaders.errors import DataError
-from loaders.images import check, decode, is_plain, orientation, require_readable, rgb
+from loaders.images import (
+    MOST_PIXELS,
+    check,
+    decode,
+    is_plain,
+    is_plain_png,
+    opened,
+    orientation,
+    require_readable,
+    rgb,
+)
+from loaders.options import LoaderOptions
+from loaders.wholeness import jpeg_ends, png_has_all_rows
 
 
 @pytest.fixture
@@ -73,12 +88,12 @@ def test_plain_files_are_those_that_fast_decoders_read_alike() -> None:
     for mode in ("L", "RGB"):
         assert is_plain(saved(picture.convert(mode), "JPEG"), "apply")
         assert is_plain(saved(picture.convert(mode), "JPEG", progressive=True))
-        assert is_plain(saved(picture.convert(mode), "PNG"), "apply")
+        assert is_plain_png(saved(picture.convert(mode), "PNG"))
     assert is_plain(saved(picture, "JPEG", exif=exif))
     assert not is_plain(saved(picture, "JPEG", exif=exif), "apply")
     assert not is_plain(saved(picture.convert("CMYK"), "JPEG"))
     for mode in ("1", "P", "LA", "RGBA", "I;16"):
-        assert not is_plain(saved(picture.convert(mode), "PNG"))
+        assert not is_plain_png(saved(picture.convert(mode), "PNG"))
     assert is_plain(saved(picture.convert("RGB"), "WEBP"))
     for options in ({"exif": exif}, {"save_all": True, "append_images": [picture.convert("RGB").rotate(180)]}):
         assert not is_plain(saved(picture.convert("RGB"), "WEBP", **options))
@@ -127,3 +142,51 @@ def test_a_png_with_a_damaged_byte_is_an_error_and_not_the_end_of_the_process(tm
         reasons |= {image.reason for image in check([str(path)])}
     assert reasons
     assert all("does not decode" in text for text in reasons)
+
+
+@pytest.mark.parametrize("odd", [odd for odd in all_files() if "182 million" in odd.name], ids=lambda odd: odd.name)
+def test_an_image_with_too_many_pixels_is_refused_for_that(odd: Odd, tmp_path: Path) -> None:
+    path = tmp_path / f"x{odd.ending}"
+    path.write_bytes(odd.content)
+    (bad,) = check([str(path)])
+    assert f"the {MOST_PIXELS:,} that are allowed" in bad.reason
+    for engine in ("dali", "pil", "resident", "torchvision"):
+        with pytest.raises(DataError, match=r"that are allowed; find all with: bench data check"):
+            list(
+                engines.build(
+                    engine,
+                    Dataset("x", "", "all", (str(path),), (0,), ("a",)),
+                    LoaderOptions(batch=1, size=8, threads=0),
+                )
+            )
+
+
+def test_pillow_has_nothing_to_say_about_an_image_of_up_to_as_many(recwarn: pytest.WarningsRecorder) -> None:
+    white = Image.new("1", (MOST_PIXELS // 10_000, 10_000), 1)
+    with opened(io.BytesIO(saved(white, "PNG"))) as image:
+        assert image.size == white.size
+        image.crop((0, 0, *image.size))
+    assert list(recwarn) == []
+
+
+def test_only_the_end_of_the_picture_itself_counts_as_a_jpegs_end() -> None:
+    preview = saved(Image.effect_noise((8, 6), 60), "JPEG")
+    whole = saved(Image.effect_noise((80, 60), 60), "JPEG", exif=b"Exif\0\0" + preview)
+    film = bytes(range(255)) * 900
+    assert jpeg_ends(whole)
+    assert jpeg_ends(whole + film)
+    assert not jpeg_ends(whole[:-2])
+    assert not jpeg_ends(whole[: len(whole) // 2])
+    assert not jpeg_ends(b"")
+
+
+def test_the_rows_of_a_png_are_counted_whatever_its_form() -> None:
+    for side in (1, 2, 5, 8, 9):
+        for interlaced in (False, True):
+            for dtype in (np.uint8, np.uint16):
+                samples = np.zeros((side, side + 3, 3), dtype)
+                assert png_has_all_rows(png(samples, interlaced=interlaced))
+                assert not png_has_all_rows(png(samples, interlaced=interlaced, rows=0.9))
+    # Rows that look like those that were never decoded.
+    for mode, colour in (("RGB", (1, 0, 0)), ("L", 1), ("P", 1), ("1", 1), ("RGBA", (1, 0, 0, 0))):
+        assert rgb(Image.open(io.BytesIO(saved(Image.new(mode, (9, 7), colour), "PNG")))).size == (9, 7)

@@ -293,3 +293,18 @@ def test_a_load_that_was_asked_for_is_named(beside: str, when: str) -> None:
     record = replace(comparison(6), settings={"beside": beside})
     assert f"a process of the comparison kept one core busy at {when} times" in compare_table(record, "text")
     assert "kept one core" not in compare_table(replace(record, settings={"beside": "none"}), "text")
+
+
+def test_operands_that_are_the_same_thing_are_named_in_one_line() -> None:
+    record = comparison()
+    ids = dict.fromkeys(OPERANDS, "inference/x@fast/b32")
+
+    def said(workloads: Sequence[dict[str, str]], kind: str = "compare") -> str:
+        metrics = [replace(metric, workloads=of) for metric, of in zip(record.metrics, workloads, strict=False)]
+        return " ".join(compare_table(replace(record, metrics=tuple(metrics), kind=kind)).split())
+
+    line = "efficientnet_b0 and resnet34 are the same in the same configuration: what is measured differs by noise"
+    assert line in said([{}, {}, ids])
+    assert line not in said([{}, {}, ids], "stored"), "of two days the differences are no noise"
+    assert line not in said([{}, ids, {**ids, "resnet34": "inference/y@fast/b32"}])
+    assert line not in said([{}, {}, {}])

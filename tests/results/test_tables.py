@@ -147,3 +147,12 @@ def test_notes_are_numbered_once_and_folded() -> None:
 def test_broken_names_keep_to_a_width_where_they_can() -> None:
     assert tables.broken("resnet34@fp32-nchw-eager", 10) == "resnet34@\nfp32-nchw-\neager"
     assert tables.broken("a b/c", 3, "/") == "a b/\nc"
+
+
+def test_a_path_that_is_not_utf8_can_be_written_and_its_column_stays_straight() -> None:
+    path = "caf\udce9"
+    lines = tables.render(["path", "n"], [[path, 1], ["b", 22]]).splitlines()
+    assert lines == ["path        n", "---------  --", r"caf\udce9   1", "b          22"]
+    for format in ("markdown", "csv"):
+        assert r"caf\udce9" in tables.render(["path"], [[path]], format)
+    assert json.loads(tables.render(["path"], [[path]], "json").encode()) == [{"path": path}]

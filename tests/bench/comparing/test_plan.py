@@ -8,7 +8,7 @@ import pytest
 from workloads import workload_of
 
 from bench.comparing.operands import Operand, parse_operands
-from bench.comparing.plan import Settings, homes, impossible, network_workloads, settings_from
+from bench.comparing.plan import Settings, chosen_tasks, homes, impossible, network_workloads, settings_from
 from bench.errors import UsageError
 from bench.machine.tuned import Resolved
 from loaders.separable import make
@@ -94,3 +94,12 @@ def test_a_comparison_goes_on_with_the_same_images_whatever_their_folder_is_call
     assert settings(tmp_path / "copy" / "pets") == first
     assert replace(settings(tmp_path / "other" / "pets"), data_fingerprint=first.data_fingerprint) == first
     assert settings(tmp_path / "other" / "pets") != first
+
+
+def test_tasks_that_an_operand_cannot_do_are_refused_where_no_others_are_asked_for() -> None:
+    operands = parse_operands(["lenet@freeze", "lenet"], "cpu")
+    for tasks in ("training", "loading,end_to_end"):
+        with pytest.raises(UsageError, match=rf"lenet@freeze can do none of --tasks {tasks}: .* cannot be trained"):
+            chosen_tasks(tasks, operands, "cpu")
+    assert chosen_tasks("training,inference", operands, "cpu") == "inference,training"
+    assert chosen_tasks("training", operands[1:], "cpu") == "training"

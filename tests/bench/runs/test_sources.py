@@ -1,5 +1,6 @@
 """What a run reads, at which size and with which engine, before anything is trained."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def test_the_automatic_loader_reads_what_there_is(monkeypatch: pytest.MonkeyPatc
     ("name", "size", "loader", "words"),
     [
         ("x.bmp", 32, "resident", "Pillow decodes 40 BMP files: loader resident has no decoder of its own for these"),
-        ("x.bmp", 224, "dali", None),
+        ("x.bmp", 224, "torchvision", "Pillow decodes 40 BMP files: loader torchvision"),
+        ("x.png", 224, "dali", None),
         ("x.GIF", 224, "torchvision", "Pillow decodes 40 GIF files: loader torchvision"),
         ("x.png", 32, "resident", None),
     ],
@@ -104,10 +106,23 @@ def test_held_out_training_images_are_no_independent_test() -> None:
     splits = sources.split([arrays()], Recipe(model="lenet"), said.append)
     assert said[0].startswith("warning: cifar10/train has no validation or test images: 20% of its training images")
     assert (splits.independent, splits.evaluated) == (False, "held-out")
+    assert len(said) == 1
     splits = sources.split([arrays(), arrays(8, "val")], Recipe(model="lenet"), said.append)
     assert (splits.independent, splits.evaluated) == (True, "test")
     splits = sources.split([arrays(), arrays(8, "val")], Recipe(model="lenet", holdout=0.5), said.append)
     assert (splits.independent, splits.evaluated) == (True, "val")
+
+
+def test_classes_of_which_nothing_is_held_out_are_counted() -> None:
+    few = replace(arrays(), classes=tuple(f"class {number}" for number in range(13)))
+    said: list[str] = []
+    sources.split([few], Recipe(model="lenet"), said.append)
+    assert re.fullmatch(
+        r"warning: \d+ of 13 classes \(such as class \d+\) have no image among the 8 held out: they are never tested",
+        said[-1],
+    )
+    sources.split([few, arrays(8, "val")], Recipe(model="lenet", holdout=0.2), said.append)
+    assert said[-1].endswith("held out: they are never validated")
 
 
 def test_cifar_without_its_test_batch_is_refused(tmp_path: Path) -> None:
