@@ -10,6 +10,7 @@ from bench.defaults import BATCH, IMAGES, MODELS, TRAINING_BATCH
 from bench.errors import UsageError, WorkloadError
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
+from bench.timing.images import data_name
 from bench.timing.listed import listed
 from bench.timing.tasks import TASKS
 from bench.timing.workload import OWN, Conditions, KernelVariant, LoaderOutput, Workload
@@ -219,18 +220,3 @@ def kernels_for(device: str) -> tuple[tuple[str, str], ...]:
         for implementation in catalogue.implementations(name)
         if device == "cuda" or implementation == "torch"
     )
-
-
-def data_name(root: Path | None, images: int) -> str:
-    """The name of the image set, without making it: of a folder, or of the generated set.
-
-    Raises:
-        DataError: there is no image in `root`.
-    """
-    if root is None:
-        from loaders.sample import VERSION
-
-        return f"sample-{VERSION}-{images}"
-    from loaders.datasets import open_dataset
-
-    return open_dataset(root, "train").name

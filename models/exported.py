@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.configuration import FILES
 from models.dry_run import USUAL_SIZES, without_weights
-from models.errors import ModelError
+from models.errors import ModelError, install
 from models.names import Name
 from models.peers import ENGINES
 from models.programs import read
@@ -218,7 +218,7 @@ def _of_openvino(file: str, path: Path) -> Facts:
         import openvino
     except ImportError as error:
         engine = "openvino" if path.suffix.lower() == ".xml" else "onnxruntime or openvino"
-        raise ModelError(f"{file} needs {engine}, which is not installed; pip install 'pixbench[peers]'") from error
+        raise ModelError(f"{file} needs {engine}, which is not installed; {install('peers')}") from error
     try:
         found = openvino.Core().read_model(str(path))
     except Exception as error:

@@ -68,6 +68,7 @@ CONSTANTS = {
             "by 3 %",
             "5 % longer",
             "0.95 of the same step",
+            "times=1.2",
         ),
         *("90 %, better 93 %", "| 80 % |", "| 95 % |"),
     ),

@@ -17,13 +17,14 @@ from bench.checking.facts import Question, computed, exact
 from bench.checking.looks import Duel, confirmed, doubts, measured_twice
 from bench.checking.sides import OUTPUTS, Spawn, only_one, open_caches, said_by
 from bench.checking.trees import Tree, two_commits
+from bench.defaults import IMAGES
 from bench.errors import BenchError, UsageError, WorkloadError
 from bench.inspecting import reference
 from bench.screen import Say
 from bench.sides.crew import worker_environment
 from bench.sides.process import Worker
 from bench.timing.listed import chosen, listed
-from bench.timing.workload import METRIC, OWN, Conditions, LoaderOutput, Workload
+from bench.timing.workload import METRIC, Conditions, LoaderOutput, Workload
 from models.configuration import Configuration, facts_of, has_glibc
 from models.names import split
 from models.project import find
@@ -262,22 +263,14 @@ def subjects(words: tuple[str, ...], device: str, threads: int, data: Path | Non
     Raises:
         UsageError, WorkloadError: a word names none, or what reads images cannot be measured on those that are here.
     """
-    from bench.timing.images import find_data
+    from bench.timing.images import data_name, find_data
 
-    project = find()
-    wanted = ids(words)
-    root, name = "", ""
-    whole = [Workload.from_id(text) for text in wanted if _is_id(text)] if len(wanted) else []
-    reading = [table for table in project.workloads if table.get("task") in ("loading", "end_to_end")]
-    if (
-        any(workload.reads_files and workload.configuration != OWN for workload in whole)
-        or (len(whole) < len(wanted) or not wanted)
-        and (reading or not project.workloads)
-    ):
-        name, folder = find_data(data, say)
-        root = str(folder.absolute())
+    project, wanted = find(), ids(words)
+    if len(set(wanted)) != len(wanted):
+        raise UsageError("a workload was named twice")
+    name, root = data_name(data, IMAGES), ""
     margins: dict[str, float] = {}
-    if project.workloads and (len(whole) < len(wanted) or not wanted):
+    if project.workloads and not (wanted and all(map(_is_id, wanted))):
 
         def describe(names: Sequence[str]) -> Sequence[Mapping[str, int]]:
             say("asking for sizes and classes")
@@ -288,13 +281,16 @@ def subjects(words: tuple[str, ...], device: str, threads: int, data: Path | Non
                 worker.close()
             return found
 
-        known = listed(project, facts_of(device), name, describe)
-        margins = {workload.id: margin for workload, margin in known.items()}
+        margins_of = listed(project, facts_of(device), name, describe)
+        known, margins = list(margins_of), {workload.id: margin for workload, margin in margins_of.items()}
     else:
-        known = dict.fromkeys(default_workloads(device, name), 0.0)
-    found = chosen(wanted, list(known)) if wanted else list(known)
+        known = default_workloads(device, name)
+    found = chosen(wanted, known) if wanted else known
+    if any(workload.data for workload in found):
+        name, folder = find_data(data, say)
+        root = str(folder.absolute())
     for workload in found:
-        if workload.reads_files and workload.data != name:
+        if workload.data and workload.data != name:
             raise UsageError(f"{workload.id} reads {workload.data}; the images here are {name} (choose by --data)")
         if workload.device != device:
             raise UsageError(f"{workload.id} is of {workload.device}, and this check runs on {device}")

@@ -30,6 +30,19 @@ def find_data(root: Path | None, say: Say) -> tuple[str, Path]:
     return dataset.name, root
 
 
+def data_name(root: Path | None, images: int) -> str:
+    """The name of the image set, without making it: of a folder, or of the generated set.
+
+    Raises:
+        DataError: there is no image in `root`.
+    """
+    if root is None:
+        from loaders.sample import VERSION
+
+        return f"sample-{VERSION}-{images}"
+    return open_dataset(root, "train").name
+
+
 def open_images(conditions: Conditions) -> Dataset:
     """The data set as a step reads it: a seeded choice of `images` files, without the excluded ones."""
     dataset = open_dataset(conditions.data_root, "train")

@@ -191,7 +191,7 @@ def test_what_was_printed_is_what_was_stored(compared: Compared) -> None:
         again = bench_here("compare", file, "--format", format, cwd=folder)
         assert again.returncode == 0, again.stderr
         assert again.stdout.startswith(start)
-    written = bench_here("compare", file, file, "-o", "table.txt", cwd=folder)
+    written = bench_here("compare", file, "-o", "table.txt", cwd=folder)
     assert (written.returncode, written.stdout) == (0, "")
     assert "params" in (folder / "table.txt").read_text()
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from bench.errors import WorkloadError
-from bench.matrix import Matrix, data_name, kernels_for
+from bench.matrix import Matrix, kernels_for
 from bench.plugin import NUMBERS, OPTIONS
+from bench.timing.images import data_name
 from bench.timing.tasks import TASKS
 from kernels import catalogue
 from loaders.errors import DataError

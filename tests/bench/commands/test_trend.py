@@ -107,7 +107,8 @@ def test_bisect_beside_an_id(repository: list[str], monkeypatch: pytest.MonkeyPa
     data = json.loads(invoke("bisect", "HEAD~4", "HEAD", TRAINING, "--format", "json").stdout)
     assert data["first_bad"]["hash"] == repository[2]
     for error, arguments in (
-        (WorkloadError, ("HEAD~4", "HEAD", "training")),
+        (UsageError, ("HEAD~4", "HEAD", "training")),
+        (WorkloadError, ("HEAD~4", "HEAD", "no-such-workload")),
         (UsageError, ("none", "HEAD", TRAINING)),
         (BenchError, ("HEAD~4", "HEAD~3", TRAINING)),
     ):

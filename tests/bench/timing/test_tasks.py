@@ -25,7 +25,7 @@ def test_every_list_is_of_the_one_vocabulary() -> None:
 
 @pytest.mark.parametrize(("word", "task"), [*SYNONYMS.items(), *((task, task) for task in MODEL_TASKS)])
 def test_a_word_means_the_same_in_every_command(word: str, task: str) -> None:
-    assert chosen_tasks(word, MODEL) == task
+    assert chosen_tasks(word, MODEL, "cpu") == task
     if task in TUNED_TASKS:
         assert named(word, TUNED_TASKS) == [task]
     if task in PROFILED_TASKS:
@@ -34,7 +34,7 @@ def test_a_word_means_the_same_in_every_command(word: str, task: str) -> None:
 
 def test_a_task_named_twice_is_one() -> None:
     assert named("train,infer, training", MODEL_TASKS) == ["training", "inference"]
-    assert chosen_tasks("train,infer,training", MODEL) == "inference,training"
+    assert chosen_tasks("train,infer,training", MODEL, "cpu") == "inference,training"
 
 
 def test_no_such_task() -> None:
