@@ -6,7 +6,6 @@
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -73,7 +72,7 @@ def measure(benchmark: Any, workload: Workload, conditions: Conditions) -> None:
 
     session = Session()
     try:
-        built = session.build([workload.to_json()], asdict(conditions))
+        built = session.build([workload.to_json()], conditions.to_json())
         step = session.steps[workload.id]
         benchmark.extra_info |= {"workload": workload.to_json(), "images": step.images}
         benchmark.extra_info |= {key: built[key] for key in ("compile_seconds", "cache", "notes")}

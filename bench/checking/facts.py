@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -78,7 +78,7 @@ class Question:
         """
         shared = replace(conditions, threads=max(1, conditions.threads // 2))
         described = self.crew[name].described(workload)
-        return {"workload": described, "conditions": asdict(shared), "quick": quick}
+        return {"workload": described, "conditions": shared.to_json(), "quick": quick}
 
     def one(self, name: str, command: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         """One side's answer; raises what it raised, with the side."""

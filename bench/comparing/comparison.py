@@ -296,7 +296,7 @@ class Comparison:
             WorkloadError: there are some and they are not to be skipped, or nothing else is left.
         """
         self.progress("reading every image once")
-        answer = worker.ask("unreadable", 600, conditions=asdict(self.conditions))
+        answer = worker.ask("unreadable", 600, conditions=self.conditions.to_json())
         bad = [(path, reason) for path, reason in answer["bad"]]
         if not bad:
             return
@@ -514,7 +514,7 @@ class Comparison:
             elif replace(workload.network, keep=False) == operand.choice.plainest:
                 continue
             self.progress(f"{workload.task}: logits of {label}")
-            conditions, other = asdict(self.conditions), of.to_json() if of else None
+            conditions, other = self.conditions.to_json(), of.to_json() if of else None
             try:
                 answer = self.crew[label].ask("parity", 300, id=workload.id, conditions=conditions, of=other)
                 sample.parity[label] = Parity(**answer, of=of.subject if of else "")

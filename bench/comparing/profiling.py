@@ -11,7 +11,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def measure_stalls(crew: Crew, name: str, workload: Workload, conditions: Condit
         side: workload.batch / statistics.median(turns[side].seconds_per_step for turns in rounds) for side in sides
     }
     crew.release({feeding: [loading]})
-    staged = crew[feeding].ask("stages", 300, workload=loading.to_json(), conditions=asdict(conditions))
+    staged = crew[feeding].ask("stages", 300, workload=loading.to_json(), conditions=conditions.to_json())
     return Stalls(
         workload.loader,
         rates["loader"],

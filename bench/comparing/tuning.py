@@ -220,7 +220,7 @@ class Tuner:
         """How much the logits of a workload that is built differ from plain fp32's; None where that says nothing."""
         if workload.task not in ("inference", "latency"):
             return None
-        answer = self.crew[name].ask("parity", 300, id=workload.id, conditions=asdict(self.conditions))
+        answer = self.crew[name].ask("parity", 300, id=workload.id, conditions=self.conditions.to_json())
         return None if answer["blind"] else float(answer["rms"])
 
     def turns(self, reference: Entrant, other: Entrant, seconds: float) -> list[float]:
@@ -266,7 +266,7 @@ class Tuner:
         """Have the share of the GPU's JPEG engine measured and remembered; every loader here uses it from then on."""
         self.say("loading: the share of images that the JPEG engine decodes")
         self.start("hw_decoder_load", base)
-        self.crew["hw_decoder_load"].ask("sweep", 600, workload=base.to_json(), conditions=asdict(self.conditions))
+        self.crew["hw_decoder_load"].ask("sweep", 600, workload=base.to_json(), conditions=self.conditions.to_json())
         self.crew.end("hw_decoder_load")
 
     def pool(self, task: str, base: Workload) -> list[Workload]:

@@ -356,7 +356,7 @@ class Worker:
         return Built(**{**answer, "notes": tuple(answer["notes"])})
 
     def _to_build(self, workloads: Sequence[Workload], conditions: Conditions) -> dict[str, Any]:
-        words = {"workloads": [self.described(w) for w in workloads], "conditions": asdict(conditions)}
+        words = {"workloads": [self.described(w) for w in workloads], "conditions": conditions.to_json()}
         return {**words, "ids": [w.id for w in workloads]} if self.hosts else words
 
     def built(self, timeout: float = 900.0) -> Built:

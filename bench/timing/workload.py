@@ -307,6 +307,11 @@ class Conditions:
     exclude: tuple[str, ...] = ()
     weights: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Field name -> value; those that older code does not know only where they say something."""
+        found = asdict(self)
+        return found if self.weights else {name: value for name, value in found.items() if name != "weights"}
+
 
 METRIC = {
     "latency": "inference_latency_p50",

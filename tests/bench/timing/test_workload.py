@@ -7,7 +7,7 @@ from workloads import workload_of
 
 from bench.errors import WorkloadError
 from bench.timing.tasks import TASKS
-from bench.timing.workload import LoaderOutput, Workload
+from bench.timing.workload import Conditions, LoaderOutput, Workload
 
 
 def test_ids_are_for_ever() -> None:
@@ -162,3 +162,9 @@ def test_an_id_can_be_read_back(workload: Workload) -> None:
 def test_text_that_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(WorkloadError):
         Workload.from_id(text)
+
+
+def test_conditions_that_older_code_knows_are_told_in_its_words() -> None:
+    assert "weights" not in Conditions(threads=2).to_json()
+    assert Conditions(**Conditions(threads=2).to_json()) == Conditions(threads=2)
+    assert Conditions(weights="a.pth").to_json()["weights"] == "a.pth"
