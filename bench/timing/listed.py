@@ -42,22 +42,20 @@ def listed(project: Project, device: Device, data: str, describe: Describe) -> d
     for number, table in enumerate(tables, 1):
         where = f"workload {number} of {project.file and project.file.name}"
         task = table["task"]
-        if task not in TASKS or task == "kernel":
-            raise WorkloadError(
-                f"{where}: no task is called {task!r}; there are {', '.join(t for t in TASKS if t != 'kernel')}"
-            )
+        if task not in LISTED:
+            raise WorkloadError(f"{where}: no task is called {task!r}; there are {', '.join(LISTED)}")
         subject = {"loading": "loader", "step": "step"}.get(task, "model")
         if subject not in table:
             raise WorkloadError(f"{where} names no {subject}")
         facts = {**described.get(table.get("model", ""), {}), **table}
-        workload = _workload(task, table[subject], facts, device, data, where)
+        workload = _workload(task, table[subject], facts, device, data)
         if workload in found:
             raise WorkloadError(f"{where} is {workload.id} again")
         found[workload] = table.get("margin", margin_of(METRIC[task]))
     return found
 
 
-def _workload(task: str, subject: str, facts: Mapping[str, Any], device: Device, data: str, where: str) -> Workload:
+def _workload(task: str, subject: str, facts: Mapping[str, Any], device: Device, data: str) -> Workload:
     batch = 1 if task == "latency" else facts.get("batch", TRAINING_BATCH[device.kind])
     size = facts.get("size", USUAL_SIZE)
     if task == "step":
