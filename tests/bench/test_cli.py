@@ -295,3 +295,19 @@ def test_a_missing_dali_is_named(images: Path, tmp_path: Path) -> None:
     places = f"{tmp_path}{os.pathsep}{ROOT}"
     done = bench_here("compare", "dali", "--data", images, *QUICK, cwd=tmp_path, PYTHONPATH=places)
     done.refused("DALI is not installed")
+
+
+def test_settings_of_a_repository_are_defaults_of_options(tmp_path: Path) -> None:
+    settings = tmp_path / "pixbench.toml"
+    settings.write_text("[options.cost]\nsize = 48\n")
+    counted = {
+        words: json.loads(bench_here("cost", "cifar_resnet18", "--format", "json", *words, cwd=tmp_path).stdout)["models"][0]
+        for words in ((), ("--size", "32"))
+    }
+    assert [one["size"] for one in counted.values()] == [48, 32]
+    for text, said in (
+        ("[options.cost]\nsise = 48\n", "bench cost has no --sise"),
+        ("[options.cots]\n", "no command cots"),
+    ):
+        settings.write_text(text)
+        bench_here("cost", "cifar_resnet18", cwd=tmp_path).refused(said)
