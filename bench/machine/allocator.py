@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,27 @@ BY_LEVER = "keeps freed memory where the lever keep says so"
 _CHOICES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_")
 
 _kept = False
+_scattered: list[Any] = []
+
+
+def scatter_heap(generator: random.Random | None = None) -> None:
+    """Give this forked process a heap of its own: blocks of random sizes, half of which stay allocated.
+
+    Without keep, what glibc's heap happens to hold at its end decides how much of what a step frees goes back to the
+    kernel, and so how long the step takes. Processes forked from one share its heap: all blocks of a run would agree
+    on a time, and those of the next run on another. With a heap each they differ as processes of a user's do, and an
+    interval over blocks holds what the next run will find.
+
+    Args:
+        generator: of the sizes; by default the system's, since a seeded one would be forked too.
+    """
+    import torch
+
+    draw = generator or random.SystemRandom()
+    # Up to 4 MB, small ones as often as large ones; untouched pages cost no memory.
+    blocks = [torch.empty(draw.randrange(1, 1 << draw.randrange(10, 23)), dtype=torch.uint8) for _ in range(64)]
+    draw.shuffle(blocks)
+    _scattered[:] = blocks[::2]
 
 
 def choose_memory(keep: bool, environ: Mapping[str, str] = os.environ) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.errors import MEMORY_WORDS, foreseen, out_of_memory
-from bench.machine.allocator import choose_memory
+from bench.machine.allocator import choose_memory, scatter_heap
 from bench.machine.gpu import THROTTLING
 from bench.processes import end_with_parent
 from bench.sides.adopted import adopt
@@ -215,6 +215,7 @@ class Host:
             self.line = (line.makefile("r", encoding="utf-8"), line.makefile("w", encoding="utf-8"))
         except OSError:
             os._exit(1)
+        scatter_heap()
         return {}
 
     def reap(self, pid: int) -> dict[str, Any]:

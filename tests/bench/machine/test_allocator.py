@@ -50,6 +50,46 @@ def test_freed_memory_is_not_cleared_again() -> None:
     assert faults("default", by_hand) < default / 10
 
 
+# A network of 2 MB activations in processes forked from one: how often each step touches a page for the first time.
+FORKED = """
+import os, random, resource, sys
+import torch
+from bench.machine.allocator import scatter_heap
+for seed in range(6):
+    if os.fork():
+        os.wait()
+        continue
+    if sys.argv[1] == "scattered":
+        scatter_heap(random.Random(seed))
+    torch.set_num_threads(1)
+    layers = [torch.nn.Conv2d(64, 64, 3, 1, 1) for _ in range(6)]
+    network, images = torch.nn.Sequential(*layers), torch.zeros(8, 64, 32, 32)
+    with torch.inference_mode():
+        for _ in range(3):
+            network(images)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        network(images)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 100, flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not has_glibc(), reason="needs glibc")
+def test_forked_processes_have_a_heap_each() -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def faults(how: str) -> list[int]:
+        words = [sys.executable, "-c", FORKED, how]
+        done = subprocess.run(words, cwd=SOURCE, env=clean, capture_output=True, text=True, check=True)
+        return [int(word) for word in done.stdout.split()]
+
+    shared = faults("shared")
+    assert len(shared) == 6
+    assert max(shared) - min(shared) <= 1
+    scattered = faults("scattered")
+    assert max(scattered) - min(scattered) > 2
+
+
 @pytest.mark.parametrize(
     ("environ", "chosen"),
     [

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -302,6 +303,22 @@ def test_compiled_code_is_forgotten_with_the_last_compiled_step_of_all_sides(mon
     host.examples.append(SimpleNamespace(compiled=True))
     told(host, {"command": "release", "ids": ["one"], "side": "b"})
     assert len(forgotten) == 1, "others are to find it when they are built"
+
+
+def test_a_forked_process_gets_a_heap_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(os, "fork", lambda: 0)
+    monkeypatch.setattr(os, "setsid", lambda: done.append("alone"))
+    monkeypatch.setattr(host_module, "end_with_parent", lambda *_, **__: None)
+    monkeypatch.setattr(host_module, "scatter_heap", lambda: done.append("scattered"))
+    with socket.socket(socket.AF_UNIX) as line:
+        line.bind(str(tmp_path / "line"))
+        line.listen()
+        host = Host()
+        host.fork(str(tmp_path / "line"))
+        for end in host.line or ():
+            end.close()
+    assert done == ["alone", "scattered"]
 
 
 def test_questions_of_one_side_reach_its_session_and_no_other() -> None:
