@@ -210,9 +210,10 @@ class Host:
         try:
             os.setsid()
             end_with_parent(signal.SIGKILL, forked=True)
-            line = socket.socket(socket.AF_UNIX)
-            line.connect(path)
-            self.line = (line.makefile("r", encoding="utf-8"), line.makefile("w", encoding="utf-8"))
+            # Its two files keep the line open.
+            with socket.socket(socket.AF_UNIX) as line:
+                line.connect(path)
+                self.line = (line.makefile("r", encoding="utf-8"), line.makefile("w", encoding="utf-8"))
         except OSError:
             os._exit(1)
         scatter_heap()
