@@ -12,6 +12,7 @@ from PIL import ImageStat
 from loaders.datasets import Dataset
 from loaders.errors import DataError
 from loaders.images import opened, orientation, rgb
+from loaders.packed_images import PackedImages
 from loaders.threads import in_threads
 
 EXAMINED = 2000
@@ -66,13 +67,17 @@ class _Image:
 
 
 def examine(dataset: Dataset, most: int = EXAMINED, threads: int | None = None) -> Contents:
-    """Open up to `most` evenly spread images and describe the set; arrays are examined as a whole.
+    """Open up to `most` evenly spread images and describe the set; arrays of one size are examined as a whole.
 
     Raises:
         DataError: none of them can be opened.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int)).tolist()
-    if dataset.pixels is not None:
+    if isinstance(dataset.pixels, PackedImages):
+        packed = dataset.pixels
+        images = in_threads(lambda index: _of_arrays(packed[index][None], "packed RGB"), chosen, threads)
+        examined, unreadable, pixels = len(chosen), 0, float(sum(image.width * image.height for image in images))
+    elif dataset.pixels is not None:
         images = [_of_arrays(dataset.pixels)]
         examined, unreadable, pixels = len(dataset), 0, float(np.prod(dataset.pixels.shape[:3]))
     else:
@@ -119,12 +124,12 @@ def _three(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float,
     return first, second, third
 
 
-def _of_arrays(pixels: NDArray[np.uint8]) -> _Image:
+def _of_arrays(pixels: NDArray[np.uint8], kind: str = "array RGB") -> _Image:
     rows = pixels.reshape(-1, 3)
     # Counting levels reads bytes once; squares of 150 million pixels as floats would take a gigabyte.
     levels = [count for channel in range(3) for count in np.bincount(rows[:, channel], minlength=256).tolist()]
     statistics = ImageStat.Stat(levels)
-    return _Image(pixels.shape[2], pixels.shape[1], 0, "array RGB", statistics.sum, statistics.sum2)
+    return _Image(pixels.shape[2], pixels.shape[1], 0, kind, statistics.sum, statistics.sum2)
 
 
 def _of_file(path: str) -> _Image | None:

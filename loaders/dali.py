@@ -35,7 +35,6 @@ import importlib
 import importlib.util
 import os
 import re
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +49,6 @@ from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
 from kernels.formats import dtype_of
-from kernels.runtime import scale_and_bias
 from loaders import geometry
 from loaders.buffers import Buffers
 from loaders.datasets import Dataset
@@ -58,9 +56,10 @@ from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, shifts, wind
 from loaders.errors import DataError, undecodable
 from loaders.file_formats import all_named_jpeg
 from loaders.images import as_pnm, check, is_plain, is_plain_png, refuse_large
-from loaders.normalization import normalized, standardize
+from loaders.normalization import OneImage, normalized
 from loaders.options import LoaderOptions
 from loaders.policies import AUTOMATIC, BORDERED, FLIPS, PAINTING, Operation, autoaugment_images, parse
+from loaders.threads import lone_threads
 
 Place = tuple[int, int]
 """Epoch and number of a batch."""
@@ -369,30 +368,12 @@ class _Graph:
         return images
 
 
-def _work_alone() -> None:
-    """Keep the calling thread's torch operators on this thread.
-
-    An image is too small to share; the threads of a team would compete with the decoders for the cores.
-    """
-    torch.set_num_threads(1)
-    # A thread adopts the process-wide default at its first query; after this one it keeps the 1.
-    torch.get_num_threads()
-
-
 class _Threads:
     """A thread that assembles batches and those that fill parts of them, none of which shares torch's work."""
 
     def __init__(self, fillers: int) -> None:
-        threads = torch.get_num_threads()
-        self.assembler = ThreadPoolExecutor(1, "dali-batches", _work_alone)
-        self.fillers = ThreadPoolExecutor(fillers, "dali-images", _work_alone)
-        together = threading.Barrier(fillers)
-        self.assembler.submit(int).result()
-        # Each waits for the others: otherwise one thread could answer several calls and the rest start later.
-        list(self.fillers.map(lambda _: together.wait(), range(fillers)))
-        # OpenMP's thread count belongs to each thread, torch's default for new threads to the process: the threads
-        # lowered both for themselves, the default is restored here.
-        torch.set_num_threads(threads)
+        self.assembler = lone_threads(1, "dali-batches")
+        self.fillers = lone_threads(fillers, "dali-images")
 
     def end(self) -> None:
         """Drop the work that has not begun and wait for the rest."""
@@ -430,11 +411,7 @@ class _Stream:
         # Seven eighths of the work is decoding, one is resizing: a quarter of the threads is enough and never idle.
         self._fillers = max(1, options.threads // 4)
         self._buffers = Buffers(dtype_of(options.dtype), options.batch * options.size**2 * 3)
-        # One row of the image: long enough for vector code, which a broadcast over three channels is not.
-        self._scale, self._shift = (
-            torch.tensor(values, dtype=torch.float32).repeat(options.size)
-            for values in scale_and_bias(options.mean, options.std)
-        )
+        self._normalize = OneImage(options)
 
     def _build(self) -> Any:
         graph = _Graph(self._feed, self._options, self._in_graph, self.inside, self._through_pillow)
@@ -559,9 +536,7 @@ class _Stream:
         """Resize, mirror and normalise the windows of `part` into their rows of the batch."""
         size = self._options.size
         scratch = torch.empty(size, 3 * size)
-        direct = rows.dtype == torch.float32
-        margin, per_image = self._options.eval_margin, self._options.normalization == "per_image"
-        flat = rows.view(len(rows), size, 3 * size)
+        margin = self._options.eval_margin
         for i in part:
             # The batch dimension is added before the transposition: only then do the strides say channels-last, without
             # which the resize takes a slower path.
@@ -574,14 +549,7 @@ class _Stream:
                 image = image[:, :, top : top + size, left : left + size]
             if mirror[i]:
                 image = image.flip(-1)
-            if per_image:
-                rows[i] = standardize(image.permute(0, 2, 3, 1), rows.dtype)[0].permute(1, 2, 0)
-                continue
-            scratch.view(size, size, 3).copy_(image[0].permute(1, 2, 0))
-            if direct:
-                torch.addcmul(self._shift, scratch, self._scale, out=flat[i])
-            else:
-                flat[i].copy_(torch.addcmul(self._shift, scratch, self._scale, out=scratch))
+            self._normalize(image, rows[i], scratch)
 
 
 def decode_windows(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Iterator[int]:

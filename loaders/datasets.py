@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from loaders.errors import DataError, NoSplitError
 from loaders.file_formats import ENDINGS
+from loaders.packed_images import PackedImages, describe, is_packed
 
 EXTENSIONS = ENDINGS
 SPLITS = ("train", "val", "test")
@@ -112,7 +113,7 @@ class Dataset:
         labels: index into `classes` of every image.
         classes: class names, sorted unless the data set brings an order of its own.
         pixels: decoded images, uint8 [images, height, width, 3], for sets that come as arrays (CIFAR batches) or were
-            decoded once (loaders.resident.decoded).
+            decoded once (loaders.resident.decoded); for packed sets what reads them from a file, each in its own size.
         left_out: what lies below the folder and is no part of the set.
         generated: it was made by `bench data make`.
     """
@@ -123,7 +124,7 @@ class Dataset:
     files: tuple[str, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
-    pixels: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    pixels: NDArray[np.uint8] | PackedImages | None = field(default=None, compare=False, repr=False)
     left_out: tuple[LeftOut, ...] = field(default=(), compare=False, repr=False)
     generated: bool = False
 
@@ -149,7 +150,7 @@ class Dataset:
         """The files, or a DataError saying that `engine` cannot read a set that comes as arrays."""
         if not self.files:
             raise DataError(
-                f"loader {engine} reads image files, but {self.name} has none; use resident, pil or torchvision"
+                f"loader {engine} reads image files, but {self.name} has none; use packed, resident, pil or torchvision"
             )
         return self.files
 
@@ -173,12 +174,13 @@ def placeholder(images: int, classes: int) -> Dataset:
 def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     """Recognise the layout of `path` and list one split of it.
 
-    Known layouts: CIFAR-10 and CIFAR-100 python batches; Tiny-ImageNet; ImageNet with a flat val folder and a text of
-    true classes beside it; a folder with train and val (or test) folders of class folders, the training part possibly
-    spread over train.X1, train.X2, ...; a folder of class folders; a flat folder of images (one class). The last two
-    have no splits: each split is the whole set. What the folders hold decides, not files that came with an archive:
-    once the images are sorted into class folders, a text of their classes or the batches beside them play no part.
-    Each file is listed once, whatever links lead to it, and what is passed over is counted in `left_out`.
+    Known layouts: what `bench data pack` wrote; CIFAR-10 and CIFAR-100 python batches; Tiny-ImageNet; ImageNet with
+    a flat val folder and a text of true classes beside it; a folder with train and val (or test) folders of class
+    folders, the training part possibly spread over train.X1, train.X2, ...; a folder of class folders; a flat
+    folder of images (one class). The last two have no splits: each split is the whole set. What the folders hold
+    decides, not files that came with an archive: once the images are sorted into class folders, a text of their
+    classes or the batches beside them play no part. Each file is listed once, whatever links lead to it, and what
+    is passed over is counted in `left_out`.
 
     Raises:
         NoSplitError: the folder has other splits, but not this one.
@@ -190,7 +192,7 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data folder {root} {what}; name a folder of images, or make one with: bench data make {root}")
-    for open_layout in (_open_cifar, _open_annotated, _open_splits):
+    for open_layout in (_open_packed, _open_cifar, _open_annotated, _open_splits):
         dataset = open_layout(root, split)
         if dataset is not None:
             return dataset.marked(root)
@@ -209,6 +211,25 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     return Dataset(name, str(root), "all", tuple(files), (0,) * len(files), (name,), left_out=left_out).marked()
 
 
+def _open_packed(root: Path, split: str) -> Dataset | None:
+    """A packed data set, or one part of it, with the images of `split`."""
+    folders = [root] if is_packed(root) else [folder for name in SPLITS if is_packed(folder := root / name)]
+    if not folders:
+        return None
+    there: list[str] = []
+    for folder in folders:
+        description = describe(folder)
+        if split in description.splits or "all" in description.splits:
+            images = PackedImages(str(folder))
+            named = "all" if "all" in description.splits else split
+            own = named == description.splits[0]
+            name = description.name if own else f"{description.name.rpartition('/')[0]}/{split}"
+            labels = tuple(images.labels().tolist())
+            return Dataset(name, str(folder), named, (), labels, description.classes, images)
+        there += description.splits
+    raise NoSplitError(f"{root} is packed without a split {split}: it has {', '.join(there)}")
+
+
 def open_splits(path: str | Path) -> list[Dataset]:
     """Every split of a folder, training first; one data set with split "all" where it has none.
 
@@ -224,7 +245,8 @@ def open_splits(path: str | Path) -> list[Dataset]:
         except NoSplitError:
             continue
         # A folder named test serves as val where there is no other: one split, not two.
-        if split == "val" or (dataset.files, dataset.labels) != (parts[-1].files, parts[-1].labels):
+        mine, last = ((part.root, part.files, part.labels) for part in (dataset, parts[-1]))
+        if split == "val" or mine != last:
             check_same_classes(parts[0], dataset)
             parts.append(dataset)
     return parts

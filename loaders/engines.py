@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 # name -> (module, its class, one line); a module whose library may be missing has a function `missing`.
 ENGINES: dict[str, tuple[str, str, str]] = {
     "dali": ("loaders.dali", "Dali", "NVIDIA DALI: decodes only the random crop, on CPU threads or on the GPU"),
+    "packed": (
+        "loaders.packed",
+        "Packed",
+        "images decoded once, by bench data pack or into the cache folder; threads read and resize their windows",
+    ),
     "pil": ("loaders.pil", "Pil", "what a first script does: Pillow and torchvision transforms in DataLoader workers"),
     "resident": (
         "loaders.resident",
@@ -35,6 +40,7 @@ ENGINES: dict[str, tuple[str, str, str]] = {
 # Operations of loaders.policies that an engine does not have.
 LACKING: dict[str, tuple[str, ...]] = {
     "dali": ("perspective",),
+    "packed": (),
     "pil": (),
     "resident": (),
     "spdl": tuple(name for name in policies.OPERATIONS if name not in ("resized_crop", "flip")),

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from loaders.cache import cache_folder
 from loaders.datasets import Dataset
 from loaders.errors import DataError
+from loaders.packed_images import PackedImages
 from loaders.threads import in_threads
 
 MOST = 200_000  # images that are read
@@ -107,24 +108,50 @@ def identify(dataset: Dataset, every: int | None = None) -> Identity:
         every: as in the identity that this one is to be compared with; by default so that about MOST are read.
     """
     labels = np.asarray(dataset.labels, np.int32)
+    if isinstance(dataset.pixels, PackedImages):
+        return _of_packed(dataset.pixels, labels, every)
     if not dataset.files:
         pixels = np.empty((0,)) if dataset.pixels is None else dataset.pixels
-        ids = np.array([_hash(np.ascontiguousarray(image).tobytes()) for image in pixels], np.uint64)
+        ids = np.array([id_of(np.ascontiguousarray(image).tobytes(), "arrays") for image in pixels], np.uint64)
         return Identity("arrays", 1, len(labels), ids, labels[: len(ids)], np.arange(len(ids)))
     files = dataset.files
     states = np.array(list(chain.from_iterable(_in_blocks(_states, files))), np.int64).reshape(-1, 2)
     sizes = states[:, 0]
     there = sizes > 0
-    if every is None:
-        every = -(-len(files) // MOST)
-        # Where sizes are alike, as those of uncompressed images are, they choose all images or none.
-        if every > 1 and not 0.5 < every * np.count_nonzero(there & _chosen(sizes, every)) / len(files) < 2:
-            every = 1
+    every = every or _one_in(sizes)
     positions = np.flatnonzero(there & _chosen(sizes, every))
     read = _read_remembered(dataset, positions, states[positions])
     known = read != 0
     positions = positions[known]
     return Identity("files", every, len(files), read[known], labels[positions], positions)
+
+
+def id_of(content: bytes | bytearray, kind: Kind) -> int:
+    """The id of an image: of the bytes of its file, or of its pixels where it comes in an array."""
+    if kind == "arrays":
+        return _hash(content)
+    size = len(content)
+    parts = [content] if size <= WHOLE else [content[at : at + BLOCK] for at in (0, size // 2, size - BLOCK)]
+    return _hash(size.to_bytes(8, "little") + b"".join(parts)) if size else 0
+
+
+def _of_packed(images: PackedImages, labels: NDArray[np.int32], every: int | None) -> Identity:
+    """The identity of the images that were packed: the same images in another place."""
+    sizes, ids = images.sources()
+    if images.description.kind == "arrays":
+        return Identity("arrays", 1, len(labels), ids, labels, np.arange(len(ids)))
+    every = every or _one_in(sizes)
+    positions = np.flatnonzero(_chosen(sizes, every))
+    return Identity("files", every, len(labels), ids[positions], labels[positions], positions)
+
+
+def _one_in(sizes: NDArray[np.int64]) -> int:
+    """Of how many images one is looked at, by the sizes of their files in bytes."""
+    every = -(-len(sizes) // MOST)
+    # Where sizes are alike, as those of uncompressed images are, they choose all images or none.
+    if every > 1 and not 0.5 < every * np.count_nonzero((sizes > 0) & _chosen(sizes, every)) / len(sizes) < 2:
+        return 1
+    return every
 
 
 def shared(of: Sequence[tuple[str, Dataset, Identity]]) -> list[str]:
@@ -178,7 +205,7 @@ def from_bytes(data: bytes, where: str) -> dict[str, Identity | Ids]:
         raise DataError(f"{where} is damaged: {error}") from None
 
 
-def _hash(content: bytes) -> int:
+def _hash(content: bytes | bytearray) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
 
 

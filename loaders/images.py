@@ -28,6 +28,7 @@ from PIL.PngImagePlugin import PngImageFile
 from loaders.datasets import Dataset
 from loaders.errors import DataError, LargeError, reason, undecodable
 from loaders.file_formats import LONGEST, PILLOW, format_of
+from loaders.packed_images import PIXELS, PackedImages
 from loaders.threads import in_threads
 from loaders.wholeness import Content, jpeg_ends, png_chunks, png_has_all_rows
 
@@ -73,12 +74,13 @@ def decode(path: str, exif: str = "ignore") -> "torch.Tensor":
         DataError: it cannot be decoded.
     """
     try:
-        return _decoded(_read(path), exif)
+        return decoded(read(path), exif)
     except Exception as error:
         raise undecodable(path, error) from None
 
 
-def _read(path: str) -> bytearray:
+def read(path: str) -> bytearray:
+    """The bytes of a file. Raises OSError."""
     # Faster than torchvision's read_file, which maps the file, and than a tensor's bytes as seen from Python.
     with open(path, "rb", buffering=0) as file:
         content = bytearray(os.fstat(file.fileno()).st_size)
@@ -86,7 +88,7 @@ def _read(path: str) -> bytearray:
     return content
 
 
-def _decoded(content: bytearray, exif: str) -> "torch.Tensor":
+def decoded(content: bytearray, exif: str) -> "torch.Tensor":
     """The bytes of a file as uint8 [3, height, width]; raises whatever a decoder raises."""
     import torch
     from torchvision.io import ImageReadMode, decode_image
@@ -304,7 +306,7 @@ def as_pnm(content: Content, exif: str = "ignore") -> bytes:
 def _reason(path: str) -> str | None:
     """Why a file cannot be decoded, or None. Decodes it: a truncated JPEG has a perfect header."""
     try:
-        content = _read(path)
+        content = read(path)
     except OSError as error:
         return error.strerror or str(error)
     kind = format_of(bytes(content[:LONGEST]))
@@ -312,7 +314,7 @@ def _reason(path: str) -> str | None:
     if kind is not None and kind.name == "JPEG" and not jpeg_ends(content):
         return "truncated: the end-of-image marker is missing"
     try:
-        _decoded(content, "ignore")
+        decoded(content, "ignore")
     except Exception as error:
         return reason(error) if kind is None else f"{kind.name} does not decode: {reason(error)}"
     return None
@@ -321,6 +323,8 @@ def _reason(path: str) -> str | None:
 def check(dataset: Dataset | Sequence[str], threads: int | None = None) -> list[BadImage]:
     """Decode every file and list the ones that fail, in the order given; never stops at the first.
 
+    Of a packed set, the images that do not have the checksum they were packed with.
+
     Args:
         dataset: a data set, or paths.
         threads: decoding threads; by default one for each core this process may use.
@@ -328,6 +332,12 @@ def check(dataset: Dataset | Sequence[str], threads: int | None = None) -> list[
     Returns:
         The unreadable files: missing, empty, truncated, not an image, or damaged inside.
     """
+    if isinstance(dataset, Dataset) and isinstance(dataset.pixels, PackedImages):
+        place = os.path.join(dataset.pixels.folder, PIXELS)
+        return [
+            BadImage(f"{place}, image {number}", "its checksum is not the one that it was packed with")
+            for number in dataset.pixels.damaged(threads)
+        ]
     files = dataset.files if isinstance(dataset, Dataset) else tuple(dataset)
     reasons = in_threads(_reason, files, threads)
     return [BadImage(path, reason) for path, reason in zip(files, reasons, strict=True) if reason is not None]

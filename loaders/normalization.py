@@ -4,6 +4,7 @@ import torch
 
 from kernels.formats import dtype_of
 from kernels.normalize import normalize
+from kernels.runtime import scale_and_bias
 from loaders.options import LoaderOptions
 
 
@@ -35,3 +36,34 @@ def standardize(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     scale = variance.sqrt_().clamp_(min=least).reciprocal_()
     result = values.sub_(mean).mul_(scale).to(dtype)
     return result.view(count, tall, wide, channels).permute(0, 3, 1, 2)
+
+
+class OneImage:
+    """`normalized` for one image at a time on the CPU, while it is in the cache, straight into the finished batch."""
+
+    def __init__(self, options: LoaderOptions) -> None:
+        self._size, self._per_image = options.size, options.normalization == "per_image"
+        # One row of the image: long enough for vector code, which a broadcast over three channels is not.
+        self._scale, self._shift = (
+            torch.tensor(values, dtype=torch.float32).repeat(options.size)
+            for values in scale_and_bias(options.mean, options.std)
+        )
+
+    def __call__(self, image: torch.Tensor, row: torch.Tensor, scratch: torch.Tensor) -> None:
+        """Normalise an image.
+
+        Args:
+            image: uint8 [1, 3, size, size] with channels last in memory.
+            row: gets the result: [size, size, 3] of a batch.
+            scratch: float32 [size, 3 * size], overwritten.
+        """
+        size = self._size
+        if self._per_image:
+            row.copy_(standardize(image.permute(0, 2, 3, 1), row.dtype)[0].permute(1, 2, 0))
+            return
+        # In float32 the row of the batch itself is the scratch: less memory is touched, more of it is in the cache.
+        floats = row.view(size, 3 * size) if row.dtype == torch.float32 else scratch
+        floats.view(size, size, 3).copy_(image[0].permute(1, 2, 0))
+        torch.addcmul(self._shift, floats, self._scale, out=floats)
+        if floats is scratch:
+            row.view(size, 3 * size).copy_(scratch)

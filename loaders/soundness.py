@@ -13,6 +13,7 @@ from loaders import identity
 from loaders.datasets import KNOWN, Dataset, LeftOut, describe_left_out, open_dataset, printable
 from loaders.errors import DataError
 from loaders.images import opened
+from loaders.packed_images import PackedImages
 from loaders.threads import in_threads
 
 OPENED = 500  # images of a part that are looked at for their colours
@@ -189,7 +190,9 @@ def _inner_folders(dataset: Dataset) -> dict[str, set[str]]:
 def _of_one_colour(dataset: Dataset) -> list[str]:
     """Images all of whose pixels are alike, among those that are opened."""
     chosen = _spread(len(dataset))
-    if dataset.pixels is not None:
+    if isinstance(dataset.pixels, PackedImages):
+        plain = [i for i in chosen if (dataset.pixels[i] == dataset.pixels[i][:1, :1]).all()]
+    elif dataset.pixels is not None:
         pixels = dataset.pixels[chosen]
         plain = [chosen[i] for i in np.flatnonzero((pixels == pixels[:, :1, :1]).all((1, 2, 3)))]
     else:

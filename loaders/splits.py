@@ -107,7 +107,7 @@ def _evaluation(part: Dataset) -> Check:
     from loaders.options import LoaderOptions
 
     sample = part.select(np.unique(np.linspace(0, len(part) - 1, min(COMPARED, len(part))).astype(int)).tolist())
-    size = part.pixels.shape[1] if part.pixels is not None else 64
+    size = (part.pixels.shape[1] if part.pixels is not None else 0) or 64
     options = LoaderOptions(batch=len(sample), size=size, threads=0, train=False)
     loader = engines.build("torchvision", sample, options)
     try:

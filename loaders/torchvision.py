@@ -49,7 +49,12 @@ class Key:
 
 
 class Images(TorchDataset[tuple[torch.Tensor, int]]):
-    """One image for a key: uint8 [size, size, 3]."""
+    """One image for a key: uint8 [size, size, 3].
+
+    Attributes:
+        random: the operations whose random numbers torchvision draws, by their number in the policy; these change
+            torch's generator while they run, so that one thread of a process at a time may use them.
+    """
 
     def __init__(self, dataset: Dataset, options: LoaderOptions) -> None:
         self._pixels = dataset.pixels
@@ -58,7 +63,7 @@ class Images(TorchDataset[tuple[torch.Tensor, int]]):
         self._options, self._margin = options, options.margin
         self._operations = options.operations()
         self._colour = [round(255 * level) for level in options.mean]
-        self._random = {
+        self.random = {
             number: random_transform(v2, operation, options.size, self._colour)
             for number, operation in enumerate(self._operations)
             if operation.name not in (*WINDOWS, *FLIPS, *_FROM_EPOCHS)
@@ -104,30 +109,26 @@ class Images(TorchDataset[tuple[torch.Tensor, int]]):
             rectangle = geometry.rectangles(operation, key.extras[number], size)[0].tolist()
             colour = torch.tensor(self._colour, dtype=torch.uint8).view(3, 1, 1)
             result = transform.erase(image, *rectangle, colour)
-        elif number in self._random:
+        elif number in self.random:
             # These draw from torch's generator, which without workers belongs to the caller.
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(key.seed)
-                result = self._random[number](image)
+                result = self.random[number](image)
         return result
 
 
-class Torchvision(WorkerEngine[Key]):
-    """See the module's text."""
+class Keys:
+    """The keys of the images of a batch, for an epoch and the batch's number."""
 
-    def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
-        def finish(pixels: torch.Tensor) -> torch.Tensor:
-            return normalized(pixels.to(options.device, non_blocking=True), options)
+    def __init__(self, options: LoaderOptions, epochs: Epochs) -> None:
+        self._epochs, self._augmented = epochs, options.augmented
+        self._names = [operation.name for operation in options.operations()]
 
-        self._epochs, self._names = epochs, [operation.name for operation in options.operations()]
-        keys = self._random_keys if options.augmented else self._plain_keys
-        super().__init__("torchvision", Images(dataset, options), keys, epochs.batches, finish, options)
-
-    def _plain_keys(self, epoch: int, number: int) -> list[Key]:
-        return [Key(index) for index in self._epochs.indices(epoch, number).tolist()]
-
-    def _random_keys(self, epoch: int, number: int) -> list[Key]:
+    def __call__(self, epoch: int, number: int) -> list[Key]:
         epochs, names = self._epochs, self._names
+        indices = epochs.indices(epoch, number).tolist()
+        if not self._augmented:
+            return [Key(index) for index in indices]
         draws = epochs.draws(epoch, number)
         mirrors = epochs.mirrors(epoch, number) if "alternating_flip" in names else flips(draws)
         extras = {
@@ -144,5 +145,16 @@ class Torchvision(WorkerEngine[Key]):
                 {place: rows[i : i + 1] for place, rows in extras.items()},
                 int(seeds[i]),
             )
-            for i, index in enumerate(epochs.indices(epoch, number).tolist())
+            for i, index in enumerate(indices)
         ]
+
+
+class Torchvision(WorkerEngine[Key]):
+    """See the module's text."""
+
+    def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
+        def finish(pixels: torch.Tensor) -> torch.Tensor:
+            return normalized(pixels.to(options.device, non_blocking=True), options)
+
+        images = Images(dataset, options)
+        super().__init__("torchvision", images, Keys(options, epochs), epochs.batches, finish, options)

@@ -26,6 +26,7 @@ from loaders.file_formats import handed_to_pillow
 from loaders.gpu_decoding import decoding_there
 from loaders.images import opened
 from loaders.options import EVAL_MARGIN, LoaderOptions
+from loaders.packed_images import PackedImages
 from loaders.policies import parse as parse_policy
 from loaders.resident import decoded
 from loaders.splits import UNDIVIDED_HOLDOUT
@@ -243,6 +244,8 @@ def fastest_engine(train: Dataset, augment: str, size: int, device: str) -> str:
     """The fastest engine that reads the data set and knows the augmentation."""
     if size <= SMALL:
         return "resident"
+    if isinstance(train.pixels, PackedImages):
+        return "packed"
     unknown = {operation.name for operation in parse_policy(augment)} & set(engines.LACKING["dali"])
     slow = 2 * handed_to_pillow("dali", train.files).total() > len(train)  # in one thread
     if train.pixels is not None or unknown or slow or engines.missing("dali", device) is not None:

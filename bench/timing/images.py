@@ -50,7 +50,7 @@ def open_images(conditions: Conditions) -> Dataset:
     if conditions.images and conditions.images < len(dataset):
         chosen = sorted(random.Random(conditions.seed).sample(chosen, conditions.images))
     exclude = set(conditions.exclude)
-    chosen = [i for i in chosen if dataset.files[i] not in exclude]
+    chosen = [i for i in chosen if not exclude or dataset.files[i] not in exclude]
     return dataset if len(chosen) == len(dataset) else dataset.select(chosen, dataset.name)
 
 

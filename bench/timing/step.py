@@ -283,6 +283,8 @@ def loading(workload: Workload, conditions: Conditions) -> Step:
     loader = engines.build(workload.subject, *loader_parts(workload, conditions))
     batches = forever(loader)
     notes: tuple[str, ...] = ()
+    if loader.name == "packed":
+        notes = ("its images were decoded beforehand: decoding is no part of this rate",)
     if loader.options.decoder != "cpu":
         notes = (
             f"decoded on the GPU, {loader.options.hw_decoder_load:.0%} of the images by its JPEG engine if it has one",

@@ -8,8 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from loaders import sample
+from loaders import packed, sample
 from loaders.datasets import Dataset, open_dataset
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packed_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the engine packed keeps of these images goes to a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr(packed, "cache_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

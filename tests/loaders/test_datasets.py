@@ -150,7 +150,7 @@ def test_cifar10_batches(tmp_path: Path) -> None:
     assert chosen.labels == (5, 7)
     assert chosen.pixels is not None
     np.testing.assert_array_equal(chosen.pixels[1], train.pixels[7])
-    with pytest.raises(DataError, match="dali reads image files.*use resident, pil or torchvision"):
+    with pytest.raises(DataError, match="dali reads image files.*use packed, resident, pil or torchvision"):
         train.need_files("dali")
 
 

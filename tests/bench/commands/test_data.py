@@ -1,12 +1,19 @@
 """`bench data`: files, streams, tables and exit codes."""
 
+import filecmp
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from command_line import ROOT, bench_here
 from PIL import Image
 
 from bench.commands.data import LAYOUTS, SHOWN, command
@@ -202,3 +209,74 @@ def test_info_and_check_say_what_is_wrong_with_the_data(tmp_path: Path) -> None:
         assert "warning: all 50 validation images are training images too" in run(word, tmp_path / "set").stderr
         one = run(word, tmp_path / "set" / "train" / "class_0000").stderr
         assert "warning: class_0000 has one class, class_0000: every answer is right" in one
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Enough images that a command can be interrupted."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    for number in range(800):
+        path = tmp_path / "many" / "ab"[number % 2] / f"{number:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(pixels, number, 0)).save(path)
+    return tmp_path / "many"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_a_packing_that_was_ended_goes_on(ending: signal.Signals, many: Path, tmp_path: Path) -> None:
+    # The journal is written after every few images, so that a kill finds something.
+    code = "import sys; from loaders import packing; packing._TOGETHER, packing._EVERY = 8, 0.0\n"
+    code += "from bench.cli import main; main()"
+    words = ["data", "pack", "many", "out", "--short", "48", "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journal = tmp_path / "out.unfinished" / "journal.npy"
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.stat().st_size > 1000 and np.load(journal)["done"].any()):
+        assert process.poll() is None, "it was quicker than this test"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(ending)
+    _, said = process.communicate(timeout=120)
+    if ending == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command goes on with --resume" in said
+    assert not (tmp_path / "out").exists()
+    done = int(np.load(journal)["done"].sum())
+    assert 0 < done < 800
+    bench_here(*words, cwd=tmp_path).refused("did not finish", "--resume")
+    assert bench_here(*words, "--resume", cwd=tmp_path).returncode == 0
+    assert bench_here(*words[:3], "whole", *words[4:], cwd=tmp_path).returncode == 0
+    names = ["index.npy", "packed.json", "pixels.npy"]
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == names
+    assert filecmp.cmpfiles(tmp_path / "out", tmp_path / "whole", names, shallow=False)[0] == names
+
+
+def test_a_packed_set_is_described_shown_and_checked(many: Path, tmp_path: Path) -> None:
+    (many / "a" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0broken")
+    packed = bench_here("data", "pack", many, "out", "--short", "48", cwd=tmp_path)
+    assert packed.returncode == 1
+    assert "broken.jpg" in packed.stdout
+    assert "800 images packed into out; 1 could not be decoded" in packed.stderr
+    assert "packing 801 images of many, shorter sides of at most 48 pixels: 6.6 MiB into out" in packed.stderr
+    described = json.loads(bench_here("data", "info", "out", "--format", "json", cwd=tmp_path).stdout)
+    assert described["datasets"][0]["images"] == 800
+    assert described["datasets"][0]["height"] == [48, 48, 48]
+    assert bench_here("data", "show", "imagenet", "--data", "out", "-o", "a.png", cwd=tmp_path).returncode == 0
+    checked = bench_here("data", "check", "out", cwd=tmp_path)
+    assert checked.returncode == 0
+    assert "0 of 800 images are damaged" in checked.stdout
+    with (tmp_path / "out" / "pixels.npy").open("r+b") as file:
+        file.seek(128 + 5 * 48 * 60 * 3 + 7)
+        file.write(b"changed")
+    checked = bench_here("data", "check", "out", cwd=tmp_path)
+    assert checked.returncode == 1
+    assert "image 5 " in checked.stdout
+    assert "its checksum is not the one that it was packed with" in checked.stdout
+    bench_here("data", "pack", many, "out", cwd=tmp_path).refused("out is a packed data set already")
+    bench_here("data", "pack", "out", "again", cwd=tmp_path).refused("out is packed already")
