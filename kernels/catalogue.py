@@ -19,6 +19,7 @@ KERNELS = {
     "depthwise_backward": "both gradients of EfficientNet's depthwise convolution",
     "normalize": "uint8 images to (x / 255 - mean) / std in the network's own precision and layout, in one pass",
     "pointwise": "EfficientNet's 1 x 1 projection of channels scaled image by image, with bias and residual",
+    "resized_crop": "random windows of resident images of many sizes, resized, mirrored and normalised, in one pass",
 }
 
 

@@ -12,15 +12,18 @@ from kernels import depthwise as depthwise_module
 from kernels import depthwise_backward as backward_module
 from kernels import normalize as normalize_module
 from kernels import pointwise as pointwise_module
+from kernels import resized_crop as resized_crop_module
 from kernels.augment import augment
 from kernels.depthwise import depthwise
 from kernels.depthwise_backward import depthwise_convolution
 from kernels.normalize import normalize, normalize_torch
 from kernels.pointwise import scaled_pointwise
+from kernels.resized_crop import resized_crop
 from kernels.runtime import HAS_TRITON, IMPLEMENTATIONS, INTERPRETED, choose_implementation
 
 IMAGES = torch.randint(0, 256, (2, 5, 5, 3), dtype=torch.uint8)
 TABLE = torch.tensor([[1, 2, -1, 4, 0, 1, 2, 2]], dtype=torch.int32)
+PLACES = torch.tensor([[9, 15, 3, 4, 6, 6, 0, 1, 1]])
 X, WEIGHT, BIAS = torch.randn(2, 3, 5, 9), torch.randn(3, 1, 3, 3), torch.randn(3)
 SCALE, PROJECTION, RESIDUAL = torch.randn(2, 3), torch.randn(4, 3, 1, 1), torch.randn(2, 4, 5, 9)
 GRAD = torch.randn(2, 3, 3, 5)
@@ -35,6 +38,7 @@ OPERATORS: list[tuple[str, tuple[Any, ...]]] = [
     ("depthwise_convolution", (X.clone().requires_grad_(), WEIGHT.clone().requires_grad_(), 2)),
     ("depthwise_grad_input", (GRAD, WEIGHT, 2, 5, 9)),
     ("depthwise_grad_weight", (GRAD, X, 2, 3)),
+    ("resized_crop", (IMAGES.flatten(), PLACES, 5, 3, MEAN, STD, torch.bfloat16)),
 ]
 
 
@@ -61,6 +65,7 @@ LAUNCHES = {
     "_pointwise_kernel": (pointwise_module.SCALED_POINTWISE, OPERATORS[4]),
     "_grad_input_kernel": (backward_module.GRAD_INPUT, OPERATORS[6]),
     "_grad_weight_kernel": (backward_module.GRAD_WEIGHT, OPERATORS[7]),
+    "_resized_crop_kernel": (resized_crop_module.RESIZED_CROP, OPERATORS[8]),
 }
 
 
@@ -80,6 +85,7 @@ CALLS: dict[str, Callable[[], torch.Tensor]] = {
     "normalize": lambda: normalize(IMAGES, dtype=torch.float16) + 1,
     "normalize_torch": lambda: normalize_torch(IMAGES, MEAN, STD, torch.float32) + 1,
     "augment": lambda: augment(IMAGES, TABLE) + 1,
+    "resized_crop": lambda: resized_crop(IMAGES.flatten(), PLACES, 5, 3) + 1,
     "depthwise": lambda: depthwise(X, WEIGHT, BIAS)[0] + 1,
     "scaled_pointwise": lambda: scaled_pointwise(X, SCALE, PROJECTION, BIAS.new_ones(4)) + 1,
     "depthwise_convolution": lambda: depthwise_convolution(X, WEIGHT, 2) + 1,
@@ -109,6 +115,7 @@ SHAPES = {
     "depthwise_backward": (240, 1, 5, 5),
     "normalize": (2, 3, 16, 16),
     "pointwise": (2, 40, 2, 2),
+    "resized_crop": (2, 3, 16, 16),
 }
 
 
