@@ -22,7 +22,7 @@ from kernels.augment import clamp, reflect, take_pixels
 from loaders import geometry
 from loaders.epochs import AREA, Epochs, shifts, windows
 from loaders.options import LoaderOptions
-from loaders.policies import BORDERED, FLIPS, PAINTING, STANDARD_RESIDENT, Operation, autoaugment_images, check_border
+from loaders.policies import BORDERED, FLIPS, PAINTING, Operation, autoaugment_images, check_border, standard
 
 _MOVES = (*BORDERED, *FLIPS, "rotate", "affine", "perspective")
 
@@ -41,10 +41,18 @@ Place = tuple[int, int]
 
 
 class Augmentation:
-    """A policy for one data set of square images on the device."""
+    """A policy for one data set of square images on the device.
 
-    def __init__(self, options: LoaderOptions, epochs: Epochs, side: int) -> None:
-        self._operations = list(enumerate(options.operations(STANDARD_RESIDENT)))
+    Args:
+        options: the policy is theirs.
+        epochs: where the random numbers come from.
+        side: pixels.
+        cropped: the images are what resized_crop has cut already.
+    """
+
+    def __init__(self, options: LoaderOptions, epochs: Epochs, side: int, cropped: bool = False) -> None:
+        operations = enumerate(options.operations(standard("resident", options.stored_size or options.size)))
+        self._operations = [one for one in operations if not (cropped and one[1].name == "resized_crop")]
         self._epochs = epochs
         self._options = options
         self._side = side

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from loaders.epochs import Engine, Epochs, Loader
     from loaders.options import LoaderOptions
 
-# name -> (module, its class, one line); a module whose library may be missing has a function `missing`.
+# name -> (module, its class or function, one line); a module whose library may be missing has a function `missing`.
 ENGINES: dict[str, tuple[str, str, str]] = {
     "dali": ("loaders.dali", "Dali", "NVIDIA DALI: decodes only the random crop, on CPU threads or on the GPU"),
     "packed": (
@@ -25,8 +25,8 @@ ENGINES: dict[str, tuple[str, str, str]] = {
     "pil": ("loaders.pil", "Pil", "what a first script does: Pillow and torchvision transforms in DataLoader workers"),
     "resident": (
         "loaders.resident",
-        "Resident",
-        "a small data set decoded once, kept on the device as uint8, cropped there",
+        "resident",
+        "a data set decoded once, kept on the device as uint8, cropped and augmented there",
     ),
     "spdl": ("loaders.spdl", "Spdl", "SPDL: threads that decode with FFmpeg's libraries"),
     "synthetic": ("loaders.synthetic", "Synthetic", "one constant batch: the upper bound of any loader"),
@@ -78,15 +78,14 @@ def missing(name: str, device: str = "cpu") -> str | None:
     return reason
 
 
-def operations(name: str, augment: str) -> tuple[policies.Operation, ...]:
-    """What an engine does with the images under an augmentation policy, in order.
+def operations(name: str, augment: str, size: int) -> tuple[policies.Operation, ...]:
+    """What an engine does with images of `size` pixels under an augmentation policy, in order.
 
     Raises:
         DataError: unknown engine or policy, or an operation that the engine does not have.
     """
     check(name)
-    standard = policies.STANDARD_RESIDENT if name == "resident" else policies.STANDARD_FILES
-    parsed = policies.parse(augment, standard)
+    parsed = policies.parse(augment, policies.standard(name, size))
     for operation in parsed:
         if operation.name in LACKING[name]:
             others = [other for other in names() if operation.name not in LACKING[other] and other != "synthetic"]
@@ -107,7 +106,7 @@ def build(name: str, dataset: Dataset, options: LoaderOptions) -> Loader:
     if reason is not None:
         raise DataError(f"loader {name} cannot run here: {reason}")
     if options.augmented:
-        operations(name, options.augment)
+        operations(name, options.augment, options.stored_size or options.size)
     module, engine, _ = ENGINES[name]
     make: Callable[[Dataset, LoaderOptions, Epochs], Engine] = getattr(importlib.import_module(module), engine)
     return Loader(name, len(dataset), options, lambda epochs: make(dataset, options, epochs))

@@ -48,10 +48,19 @@ class Epochs:
             self.batches = -(-self.images // options.batch)
         if self.images == 0:
             raise DataError(f"{images} images cannot be shared among {options.shards} shards; use fewer shards")
+        self._from_part = False
         self._cached: tuple[int, NDArray[np.int64]] | None = None
         # One generator, set to a key and counter each time: a new one asks the system for entropy that it never uses,
         # which takes longer than the drawing.
         self._philox = np.random.Philox(key=[0, 0])
+
+    def draw_from_part(self) -> None:
+        """From now on train on every Nth image of the set alone, those that an evaluation gives this shard.
+
+        The order is a permutation of these, and which images meet in a step depends on the number of shards. Counts
+        stay as they are. Before the first batch.
+        """
+        self._from_part = True
 
     def after(self, epoch: int, batch: int) -> tuple[int, int]:
         """Epoch and number of the batch that follows this one."""
@@ -60,11 +69,15 @@ class Epochs:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Indices of this shard's images in the order of `epoch`, shape [images]."""
         options = self._options
+        part = np.arange(options.shard, self._total, options.shards)
         if not options.train:
-            return np.arange(options.shard, self._total, options.shards)
+            return part
         if self._cached is None or self._cached[0] != epoch:
-            permutation = self._generator(epoch, 0, 0).permutation(self._total)
-            self._cached = (epoch, permutation[options.shard :: options.shards][: self.images])
+            if self._from_part:
+                drawn = self._generator(epoch, 0, 0, options.shard).permutation(part)
+            else:
+                drawn = self._generator(epoch, 0, 0).permutation(self._total)[options.shard :: options.shards]
+            self._cached = (epoch, drawn[: self.images])
         return self._cached[1]
 
     def indices(self, epoch: int, batch: int) -> NDArray[np.int64]:

@@ -54,7 +54,7 @@ class LoaderOptions:
         prefetch: batches made ahead.
         mean, std: per channel, in units of 0..1: output = (pixel / 255 - mean) / std.
         augment: policy of the training images, see loaders.policies.
-        eval_margin: shorter side over crop in evaluation; 1 shows the whole image. Resident always does.
+        eval_margin: shorter side over crop in evaluation; 1 shows the whole image. Resident always does up to 64 pixels.
         random_eval: send an evaluation's images through the training augmentation, as some published figures were
             measured. Order and count stay those of an evaluation; the changes differ from epoch to epoch.
         normalization: "fixed" by mean and std, or "per_image": each channel of each image to mean 0, deviation 1.
@@ -65,7 +65,8 @@ class LoaderOptions:
         resize: dali on the CPU: "torch" (uint8, antialiased, vectorised) or "dali" (its own operator).
         hw_decoder_load: dali mixed: share of the images given to the GPU's JPEG engine, 0..1.
         preallocate_width, preallocate_height: dali mixed: largest image expected, pixels; 0 allocates on demand.
-        stored_size: resident: images are kept and augmented at this size, then resized on the device; 0 means size.
+        stored_size: resident: pixels of the shorter side that images are kept with at most; 0 means size * eval_margin.
+            Up to 64 pixels images are squares of this size, 0 means size, and they are augmented before a resize.
     """
 
     batch: int = 32

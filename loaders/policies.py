@@ -58,14 +58,14 @@ PAINTING = ("erasing", "cutout")
 AUTOMATIC = ("autoaugment", "randaugment", "trivialaugment")
 LARGEST_CIFAR = 64  # pixels
 
-# What "standard" means where an engine reads files, and where the images are resident.
+# What "standard" means: see `standard`.
 STANDARD_FILES = "resized_crop+flip"
 STANDARD_RESIDENT = "crop_reflect+flip"
 
 # name -> (words, one line)
 POLICIES: dict[str, tuple[str, str]] = {
     "none": ("", "the image as evaluation sees it"),
-    "standard": ("standard", "imagenet for engines that read files, cifar for resident"),
+    "standard": ("standard", "imagenet; for loader resident up to 64 pixels cifar"),
     "imagenet": ("resized_crop+flip", "random windows and mirrors, as ImageNet networks are trained"),
     "cifar": ("crop_reflect+flip", "reflected border of 4, random window, mirrors"),
     "cifar_zero": ("crop+flip", "black border of 4, random window, mirrors"),
@@ -103,6 +103,11 @@ def describe(name: str) -> str:
         raise unknown("augmentation policy", name, names())
     words, line = POLICIES[name]
     return f"{words}: {line}" if words and words != name else line
+
+
+def standard(engine: str, size: int) -> str:
+    """What the policy "standard" stands for in an engine, for images of `size` pixels."""
+    return STANDARD_RESIDENT if engine == "resident" and size <= LARGEST_CIFAR else STANDARD_FILES
 
 
 def autoaugment_images(size: int) -> str:

@@ -1,38 +1,54 @@
-"""The engine resident: a small data set such as CIFAR, decoded once and kept on the device as bytes.
+"""The engine resident: a data set decoded once and kept on the device as bytes.
 
-Augmentation runs there too, on the whole batch at once (loaders.augment); "standard" is the CIFAR augmentation, a
-window out of the image with a reflected border and mirrors, not the resized_crop of the other engines. Images of
-another size than requested are resized on the shorter side and cropped in the centre, once, while loading; an
-evaluation shows them as they are, whatever eval_margin says.
+Augmentation runs there too, on the whole batch at once. Which images are kept depends on the size that is asked for:
+
+- Up to 64 pixels, as for CIFAR: squares of that size (or of stored_size). Images of another size are resized on the
+  shorter side and cropped in the centre, once, while loading; an evaluation shows them as they are, whatever
+  eval_margin says. The policy "standard" is cifar: a window out of the image with a reflected border, and mirrors.
+- Above: images in their own aspect, of which shorter sides above size * eval_margin (or stored_size) are resized to
+  that, once (loaders.device_images). Windows, evaluation and the policy "standard", imagenet, are those of the engines
+  that read files: on images that were not made smaller, the windows of engine torchvision. On a GPU one kernel cuts,
+  resizes, mirrors and normalises a batch (kernels.resized_crop). Of several processes each holds every Nth image
+  alone and draws its batches from these: the others' it never sees in training, and images of one batch differ with
+  the number of processes. Numbers of images and batches do not, nor does what a resumed run goes on with.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as transform
 
 from kernels import runtime
 from kernels.augment import augment
 from kernels.formats import dtype_of
+from kernels.resized_crop import resized_crop, taps
 from loaders.augment import Augmentation
 from loaders.datasets import Dataset
-from loaders.epochs import Batch, Engine, Epochs
-from loaders.errors import DataError
+from loaders.device_images import DeviceImages, check_memory, keep
+from loaders.epochs import AREA, Batch, Engine, Epochs, evaluation_shape, windows
 from loaders.images import decode
 from loaders.normalization import normalized
 from loaders.options import LoaderOptions
+from loaders.policies import FLIPS, LARGEST_CIFAR, standard
 from loaders.threads import in_threads
 
-MEMORY_SHARE = 0.5  # of what is free: the network needs the rest
+
+def resident(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Engine:
+    """Decode a data set and keep it on the device; a set that lies there already (`on_device`) is used as it is.
+
+    Raises:
+        DataError: it does not fit into the memory that is free, or a file cannot be decoded.
+    """
+    return (Squares if keeps_squares(options) else OwnAspect)(dataset, options, epochs)
 
 
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def keeps_squares(options: LoaderOptions) -> bool:
+    """Whether images are kept as squares, otherwise in their own aspect."""
+    return (options.stored_size or options.size) <= LARGEST_CIFAR
 
 
 def _square(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -48,21 +64,12 @@ def decoded(dataset: Dataset, size: int, threads: int = 2, exif: str = "ignore")
     """The data set with its images in memory, uint8 [images, size, size, 3]: loaders opened on it decode nothing.
 
     Raises:
-        DataError: a file cannot be decoded, or the set does not fit into half of the free memory.
+        DataError: a file cannot be decoded, or the set does not fit into the memory that is free.
     """
     if dataset.pixels is not None and dataset.pixels.shape[1:3] == (size, size):
         return dataset
-    _check_memory(dataset, size, torch.device("cpu"))
+    check_memory(dataset.name, len(dataset) * size**2 * 3, torch.device("cpu"))
     return replace(dataset, pixels=_decode(dataset, size, threads, exif).numpy())
-
-
-def _check_memory(dataset: Dataset, size: int, device: torch.device) -> None:
-    needed, free = len(dataset) * size**2 * 3, _free_bytes(device)
-    if needed > MEMORY_SHARE * free:
-        raise DataError(
-            f"{dataset.name} needs {needed / 2**30:.1f} GiB on {device}, of which {free / 2**30:.1f} are free; "
-            "use dali, or a smaller size"
-        )
 
 
 def _decode(dataset: Dataset, size: int, threads: int, exif: str) -> torch.Tensor:
@@ -80,19 +87,14 @@ def _decode(dataset: Dataset, size: int, threads: int, exif: str) -> torch.Tenso
     return images
 
 
-class Resident(Engine):
-    """See the module's text."""
+class Squares(Engine):
+    """Images that were made squares of one size."""
 
     def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
-        """Decode everything.
-
-        Raises:
-            DataError: the set does not fit into half of the free memory, or a file cannot be decoded.
-        """
         device = torch.device(options.device)
         side = options.stored_size or options.size
         self._augmentation = Augmentation(options, epochs, side) if options.augmented else None
-        _check_memory(dataset, side, device)
+        check_memory(dataset.name, len(dataset) * side**2 * 3, device)
         # The kernel is for GPUs; a CPU would get its twin, which fetches pixel by pixel.
         self._border = (
             self._augmentation.fused_border
@@ -132,3 +134,102 @@ class Resident(Engine):
         images = augment(self._images, table, options.mean, options.std, dtype_of(options.dtype), border=border)
         labels = self._labels.index_select(0, table[:, 0])
         return images.contiguous() if options.layout == "nchw" else images, labels
+
+    def close(self) -> None:
+        """See loaders.epochs.Engine; there is nothing to stop."""
+
+
+class OwnAspect(Engine):
+    """Images of many sizes, in one buffer."""
+
+    def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
+        if options.shards > 1:
+            epochs.draw_from_part()
+        self._images = _kept(dataset, options)
+        self._labels = np.asarray(dataset.labels, np.int64)
+        self._options, self._epochs = options, epochs
+        self._device = self._images.pixels.device
+        # torchvision resizes an image on a CPU in 0.3 ms; the kernel's twin, which does batches, takes 29.
+        self._one_by_one = self._device.type == "cpu"
+        operations = options.operations(standard("resident", options.stored_size or options.size))
+        self._area = operations[0].value if operations and operations[0].name == "resized_crop" else None
+        rest = [operation.name for operation in operations if operation.name != "resized_crop"]
+        # A mirrored window costs nothing more; what else a policy does is done to the bytes of the windows.
+        self._flip = rest[0] if len(rest) == 1 and rest[0] in FLIPS else None
+        self._augmentation = (
+            Augmentation(options, epochs, options.size, cropped=True) if rest and self._flip is None else None
+        )
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """See loaders.epochs.Engine."""
+        options = self._options
+        for number in range(first, self._epochs.batches):
+            indices = self._epochs.indices(epoch, number)
+            labels = torch.from_numpy(self._labels[indices]).to(self._device, non_blocking=True)
+            table = self._table(indices, epoch, number)
+            if self._one_by_one or self._augmentation is not None or options.normalization != "fixed":
+                images = self._changed(self._bytes(table), epoch, number)
+            else:
+                images = self._cut(table, dtype_of(options.dtype))
+                images = images.contiguous() if options.layout == "nchw" else images
+            yield images, labels
+
+    def _table(self, indices: NDArray[np.int64], epoch: int, batch: int) -> NDArray[np.int64]:
+        """What kernels.resized_crop makes a batch of, [batch, 9], see its COLUMNS."""
+        kept, size, margin = self._images, self._options.size, self._options.margin
+        heights, widths = kept.heights[indices], kept.widths[indices]
+        if self._area is not None:
+            placed = windows(self._epochs.draws(epoch, batch), heights, widths, (self._area, AREA[1]))
+            shown = np.broadcast_to(np.array([size, size, 0, 0]), (len(indices), 4))
+        else:
+            none = np.zeros_like(heights)
+            placed = np.stack([none, none, heights, widths], axis=1)
+            sides = zip(heights.tolist(), widths.tolist(), strict=True)
+            shown = np.array([evaluation_shape(tall, wide, size, margin) for tall, wide in sides])
+        start = kept.offsets[indices] + (placed[:, 0] * widths + placed[:, 1]) * 3
+        mirror = np.zeros(len(indices), np.bool_)
+        if self._flip is not None:
+            mirror = self._epochs.mirrored(self._flip, epoch, batch)
+        return np.column_stack([start, widths * 3, placed[:, 2:], shown, mirror]).astype(np.int64)
+
+    def _cut(self, table: NDArray[np.int64], dtype: torch.dtype) -> torch.Tensor:
+        """The windows in a dtype of kernels.resized_crop, [batch, 3, size, size]."""
+        options = self._options
+        scale = (table[:, 2:4] / table[:, 4:6]).max()
+        on_device = torch.from_numpy(table).to(self._device, non_blocking=True)
+        return resized_crop(self._images.pixels, on_device, options.size, taps(scale), options.mean, options.std, dtype)
+
+    def _bytes(self, table: NDArray[np.int64]) -> torch.Tensor:
+        """The windows as uint8 [batch, size, size, 3]."""
+        if not self._one_by_one:
+            return self._cut(table, torch.uint8).permute(0, 2, 3, 1)
+        size, pixels = self._options.size, self._images.pixels
+        result = torch.empty((len(table), size, size, 3), dtype=torch.uint8)
+
+        def cut(number: int) -> None:
+            start, stride, height, width, tall, wide, row, column, mirror = table[number].tolist()
+            window = pixels.as_strided((3, height, width), (1, stride, 3), start)
+            image = transform.resize(window, [tall, wide], antialias=True)[:, row : row + size, column : column + size]
+            result[number] = (image.flip(-1) if mirror else image).permute(1, 2, 0)
+
+        in_threads(cut, range(len(table)), max(1, self._options.threads))
+        return result
+
+    def _changed(self, pixels: torch.Tensor, epoch: int, batch: int) -> torch.Tensor:
+        """What else the policy does to the windows, and their normalisation."""
+        if self._augmentation is not None:
+            pixels = self._augmentation(pixels, np.arange(len(pixels)), epoch, batch)
+        return normalized(pixels, self._options)
+
+    def close(self) -> None:
+        """See loaders.epochs.Engine; there is nothing to stop."""
+
+
+def _kept(dataset: Dataset, options: LoaderOptions) -> DeviceImages:
+    """The images of this process's part, on its device."""
+    indices = np.arange(options.shard, len(dataset), options.shards)
+    images: Any = dataset.pixels
+    device = torch.empty(0, device=options.device).device
+    if isinstance(images, DeviceImages) and images.holds(indices) and images.pixels.device == device:
+        return images
+    return keep(dataset, options, indices)

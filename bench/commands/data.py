@@ -159,7 +159,7 @@ def show(
         return
     if policy is None:
         raise UsageError("name a policy; `bench data show --list` shows them")
-    engines.operations(loader, policy)
+    engines.operations(loader, policy, size or 0)
     output = output or str(usual_picture(f"{policy.replace('+', '_').replace(':', '-') or 'none'}.png"))
     if output != "-" and Path(output).suffix.lower() != ".png":
         raise UsageError(f"cannot write images to {output}: name a file that ends in .png")

@@ -20,6 +20,7 @@ from loaders.datasets import (
     open_parts,
     open_splits,
 )
+from loaders.device_images import on_device
 from loaders.epochs import Loader
 from loaders.errors import NoSplitError
 from loaders.file_formats import handed_to_pillow
@@ -28,7 +29,7 @@ from loaders.images import opened
 from loaders.options import EVAL_MARGIN, LoaderOptions
 from loaders.packed_images import PackedImages
 from loaders.policies import parse as parse_policy
-from loaders.resident import decoded
+from loaders.resident import decoded, keeps_squares
 from loaders.splits import UNDIVIDED_HOLDOUT
 from models import summary, zoo
 from models.configuration import Configuration
@@ -312,8 +313,8 @@ class Feed:
 
     def __init__(self, recipe: Recipe, splits: Splits, options: LoaderOptions, world: World) -> None:
         self.recipe = recipe
-        self.splits = _decoded(splits, options) if recipe.loader == "resident" else splits
         self.options = replace(options, seed=recipe.seed, augment=recipe.augment, shard=world.rank, shards=world.size)
+        self.splits = _decoded(splits, self.options) if recipe.loader == "resident" else splits
         self._train: tuple[int, Loader] | None = None
         self._validation: Loader | None = None
         self._alone: Loader | None = None
@@ -356,7 +357,12 @@ def _decoded(splits: Splits, options: LoaderOptions) -> Splits:
     """Decode every image once: training, evaluation and other sizes start from the same pixels."""
     # Splits may share a data set, and must do so afterwards.
     datasets = {id(dataset): dataset for dataset in (splits.train, splits.validation, splits.test)}
-    done = {key: decoded(dataset, options.size, options.threads, options.exif) for key, dataset in datasets.items()}
+    done = {
+        key: decoded(dataset, options.size, options.threads, options.exif)
+        if keeps_squares(options)
+        else on_device(dataset, options)
+        for key, dataset in datasets.items()
+    }
     train, validation, test = (done[id(dataset)] for dataset in (splits.train, splits.validation, splits.test))
     return replace(splits, train=train, validation=validation, test=test)
 

@@ -273,7 +273,7 @@ def test_what_an_engine_lacks_is_refused_with_those_that_have_it(pictures: Datas
         with pytest.raises(DataError, match="dali has no augmentation perspective; these have: packed, pil, resident"):
             engines.build("dali", pictures, options("perspective"))
     with pytest.raises(DataError, match="loader spdl has no augmentation rotate"):
-        engines.operations("spdl", "rotate:20")
+        engines.operations("spdl", "rotate:20", 224)
 
 
 @pytest.mark.parametrize("policy", ["cifar_heavy", "imagenet_autoaugment", "cifar_alternating", "imagenet_randaugment"])
