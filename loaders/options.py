@@ -54,7 +54,7 @@ class LoaderOptions:
         prefetch: batches made ahead.
         mean, std: per channel, in units of 0..1: output = (pixel / 255 - mean) / std.
         augment: policy of the training images, see loaders.policies.
-        eval_margin: shorter side over crop in evaluation; 1 shows the whole image. Resident always does up to 64 pixels.
+        eval_margin: shorter side over crop in evaluation; 1 shows the whole image, as resident does up to 64 pixels.
         random_eval: send an evaluation's images through the training augmentation, as some published figures were
             measured. Order and count stay those of an evaluation; the changes differ from epoch to epoch.
         normalization: "fixed" by mean and std, or "per_image": each channel of each image to mean 0, deviation 1.
