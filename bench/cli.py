@@ -10,6 +10,7 @@ import os
 import select
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
@@ -89,6 +90,8 @@ def repository_defaults(name: str, command: click.Command | None) -> dict[str, A
     from models.project import find
 
     project = find()
+    if project.names:
+        _refuse_taken(project.names, str(project.file))
     if project.file is None or not (project.data or project.options):
         return {}
     known = {option.name for option in command.params if isinstance(option, click.Option)} if command else set()
@@ -99,6 +102,19 @@ def repository_defaults(name: str, command: click.Command | None) -> dict[str, A
     if project.data and "data" in known:
         found.setdefault("data", str(project.folder / project.data))
     return found
+
+
+def _refuse_taken(names: Iterable[str], file: str) -> None:
+    """Refuse names of a repository that pixbench has given to something of its own, which a command would mean."""
+    from kernels import catalogue
+    from loaders import engines
+    from models import zoo
+
+    for name in names:
+        if name in {*zoo.names(), *engines.names(), *catalogue.names()}:
+            raise click.UsageError(
+                f"{name} in {file} is the name of something in pixbench, which would be meant; choose another name"
+            )
 
 
 def _reported_by_another(text: str) -> bool:

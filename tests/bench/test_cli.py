@@ -308,6 +308,8 @@ def test_settings_of_a_repository_are_defaults_of_options(tmp_path: Path) -> Non
     for text, said in (
         ("[options.cost]\nsise = 48\n", "bench cost has no --sise"),
         ("[options.cots]\n", "no command cots"),
+        ("[models]\nresnet18 = 'mynet.py:Net'\n", "resnet18 in"),
+        ("[loaders]\ndali = 'mydata.py:load'\n", "dali in"),
     ):
         settings.write_text(text)
         bench_here("cost", "cifar_resnet18", cwd=tmp_path).refused(said)
