@@ -3,6 +3,7 @@
 Parsed from the words of MODEL@CONFIGURATION. Imports no torch, so that a mistyped one is answered at once.
 """
 
+import importlib.util
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,17 +81,23 @@ SWITCHES = {
 
 @dataclass(frozen=True)
 class Peer:
-    """A foreign engine: one line for lists, and the precisions it can be asked for."""
+    """A foreign engine: one line for lists, the precisions it can be asked for, and the packages it needs."""
 
     summary: str
     precisions: tuple[str, ...]
+    packages: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        """Whether all of its packages are here; none of them is imported."""
+        return all(importlib.util.find_spec(name) is not None for name in self.packages)
 
 
 # Precision is all that a peer is asked for; nothing else of ours reaches inside it.
 PEERS = {
-    "openvino": Peer("exported to OpenVINO (inference, CPU)", ("fp32", "bf16")),
-    "onnxruntime": Peer("exported to ONNX Runtime (inference)", ("fp32",)),
-    "tensorrt": Peer("compiled by torch-tensorrt (inference, CUDA)", ("fp32", "fp16")),
+    "openvino": Peer("exported to OpenVINO (inference, CPU)", ("fp32", "bf16"), ("openvino",)),
+    "onnxruntime": Peer("exported to ONNX Runtime (inference)", ("fp32",), ("onnxruntime", "onnx", "onnxscript")),
+    "tensorrt": Peer("compiled by torch-tensorrt (inference, CUDA)", ("fp32", "fp16"), ("torch_tensorrt",)),
 }
 # Ending of an exported file -> the engines that run it, the default first; none: torch, as any network of its own.
 FILES: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,7 @@
 """`bench tune MODEL`: find the fastest configuration here, remember it, and say what each lever is worth."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget",
     type=Number(0),
-    default=540.0,
+    default=330.0,
     show_default=True,
     metavar="SECONDS",
     help="For everything; what there was no time for is named.",
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
 def command(model: str, tasks: str, budget: float, format: str, output: str, **options: Any) -> int:
     """Find the fastest configuration of MODEL on this machine and remember it as MODEL@tuned.
 
-    Each configuration takes turns with the preset `fast`. In every rung the slower half drops out, and the last one
-    left replaces `fast` only if pairs of fresh processes show that it is faster. Accuracy is not traded for speed:
-    logits may differ from plain fp32's at most twice as much as those of `fast` do. The winner is then tried with
-    other batch sizes, and each of its levers is undone in turn to show what it is worth.
+    Each configuration, and each other engine that is installed, takes turns with the preset `fast`. In every rung the
+    slower half drops out, and the last one left replaces `fast` only if fresh processes show that it is faster.
+    Accuracy is not traded for speed: logits may differ from plain fp32's at most twice as much as those of `fast` do.
+    The winner is then tried on fewer threads and with other batch sizes, and each of its levers is undone in turn to
+    show what it is worth; another engine is compared with the fastest configuration that needs none.
     """
     from bench.errors import BenchError
     from bench.machine.tuned import remember
@@ -56,12 +58,13 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
         raise UsageError(f"--tasks names no task; there are {', '.join(TUNED_TASKS)}")
     screen = Screen()
     begin = time.monotonic()
-    tuner = _tuner(model, wanted, screen, **options)
-    from bench.comparing.tuning import SHARES
-
     found, failed, forgotten = [], list[str](), ""
-    shares = {task: SHARES[task] for task in tuner.base}
-    try:
+    with ExitStack() as stack:
+        stack.callback(screen.clear)
+        tuner = _tuner(model, wanted, screen, stack, **options)
+        from bench.comparing.tuning import SHARES
+
+        shares = {task: SHARES[task] for task in tuner.base}
         for task, share in shares.items():
             left = budget - (time.monotonic() - begin)
             rest = sum(shares[name] for name in list(shares)[list(shares).index(task) :])
@@ -79,8 +82,6 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
                     # What was found is still shown.
                     forgotten = str(error)
             screen.say(f"{task}: {one.verdict}")
-    finally:
-        screen.clear()
     if format == "json":
         write(to_json({"model": model, "tasks": [one.to_json() for one in found]}), output)
     elif format == "csv":
@@ -97,14 +98,15 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     return 2 if failed or forgotten else 0
 
 
-def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "Tuner":
+def _tuner(model: str, tasks: list[str], screen: "Screen", stack: ExitStack, **options: Any) -> "Tuner":
+    """What tunes a model; its processes end with `stack`."""
     from bench.comparing.operands import Operand
     from bench.comparing.plan import classes_for, needs, open_device, settings_from
-    from bench.comparing.tuning import Tuner, base_workloads
+    from bench.comparing.tuning import Tuner, base_workloads, missing_engines
     from bench.machine.tuned import resolve
     from bench.sides.crew import Crew, spawner
     from models import zoo
-    from models.configuration import Choice, Device
+    from models.configuration import PEERS, Choice, Device
 
     if "@" in model:
         raise UsageError(
@@ -117,14 +119,19 @@ def _tuner(model: str, tasks: list[str], screen: "Screen", **options: Any) -> "T
     device = open_device(options["device"], options["force"])
     settings, conditions = settings_from([operand], device, options, screen.say, "loading" in tasks)
     screen.progress("starting")
-    with Crew(spawner(conditions.threads)) as crew:
-        crew.start([model], replace(needs([operand], settings, False), compiler=False))
-        machine = crew[model].ask("machine")
-        facts = Device(**crew[model].ask("device", device=device))
-        classes = classes_for(crew[model], [model], settings, screen.say)[model]
-        cost = crew[model].ask("cost", 300, model=model, classes=classes, size=options["size"])
+    crew = stack.enter_context(Crew(spawner(conditions.threads), forks=device == "cpu"))
+    crew.start([model], replace(needs([operand], settings, "loading" in tasks), compiler=True))
+    machine = crew[model].ask("machine")
+    facts = Device(**crew[model].ask("device", device=device))
+    classes = classes_for(crew[model], [model], settings, screen.say)[model]
+    cost = crew[model].ask("cost", 300, model=model, classes=classes, size=options["size"])
+    crew.end_block()
     base = base_workloads(operand, settings, resolve(operand.choice, facts, model, machine), cost, tasks)
-    return Tuner(base, facts, conditions, machine, screen.progress)
+    engines = [name for name, peer in PEERS.items() if peer.installed]
+    if {"inference", "latency"} & set(tasks):
+        for name in missing_engines(facts):
+            screen.say(f"{name} is not installed, so it was not tried")
+    return Tuner(base, facts, conditions, machine, screen.progress, crew, engines)
 
 
 def _text(found: "Tuning", format: str) -> str:
@@ -138,8 +145,17 @@ def _text(found: "Tuning", format: str) -> str:
     lines = [f"{bullet}{title}: {winner.configuration}, batch {winner.batch}; {found.verdict}"]
     if winner.error is not None:
         lines.append(f"{bullet}accuracy: logits differ from plain fp32's by {winner.error:.2g} of their spread")
+    for threads, *figures in found.threads:
+        if threads == winner.threads:
+            lines.append(f"{bullet}with --threads {threads} it is {_times(*figures)} times as fast")
+    if winner.alone:
+        [other] = found.levers
+        lines.append(
+            f"{bullet}fastest without another engine: {other.without}; {winner.configuration} is {_ratio(other)} times "
+            "as fast"
+        )
     pieces = ["\n".join(lines)]
-    if found.levers:
+    if found.levers and not winner.alone:
         worth = [[one.lever, one.without, _ratio(one) or one.reason] for one in found.levers]
         pieces.append(render(["lever", "without it", "worth"], worth, format).rstrip("\n"))
     if len(found.batches) > 1:
@@ -155,7 +171,7 @@ def _text(found: "Tuning", format: str) -> str:
     pieces.append(render(["configuration", "times fast", "rung", "error", ""], rows, format).rstrip("\n"))
     if found.hopeless:
         pieces.append(
-            f"{bullet}not tried, because one of their changes is slower by itself: {', '.join(found.hopeless)}"
+            f"{bullet}not tried, because they cannot win by what was measured of others: {', '.join(found.hopeless)}"
         )
     if found.unsteady:
         pieces.append(f"{bullet}still getting faster when their warm-up ended: {', '.join(found.unsteady)}")
@@ -165,12 +181,14 @@ def _text(found: "Tuning", format: str) -> str:
 
 
 def _ratio(lever: "Lever") -> str:
+    return "" if lever.ratio is None else _times(lever.ratio, lever.low, lever.high)
+
+
+def _times(ratio: float | None, low: float | None, high: float | None) -> str:
     from results.record import Ratio
     from results.tables import ratio_text
 
-    if lever.ratio is None:
-        return ""
-    return ratio_text(Ratio("with", "without", lever.ratio, lever.low, lever.high, None, 1, 1))
+    return ratio_text(Ratio("of", "to", ratio, low, high, None, 1, 1))
 
 
 def _csv(found: "list[Tuning]") -> str:

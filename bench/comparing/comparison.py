@@ -19,7 +19,7 @@ from bench.comparing.plan import Group, Settings, classes_for, groups, impossibl
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine.cpu import Busy
 from bench.machine.telemetry import Telemetry, sensor_for
-from bench.machine.tuned import Resolved, resolve, untuned
+from bench.machine.tuned import Resolved, doubts, resolve
 from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Spawn, spawner
 from bench.sides.load import competing
@@ -229,10 +229,9 @@ class Comparison:
         device = Device(**first.ask("device", device=self.settings.device))
         for operand in models:
             self.resolved[operand.label] = resolve(operand.choice, device, operand.subject, self.machine)
-            if operand.choice.tuned:
-                measured = [task for task in MODEL_TASKS if self.settings.has(task)]
-                for task in untuned(operand.subject, self.machine, measured):
-                    self.warn(f"{operand.subject} was not tuned for {task} on this machine: measured as fast")
+            measured = [task for task in MODEL_TASKS if self.settings.has(task)]
+            for doubt in doubts(operand.choice, operand.subject, self.machine, measured):
+                self.warn(doubt)
         size = self.settings.size or None
         classes = classes_for(first, [operand.subject for operand in models], self.settings, self.warn)
         counted: dict[str, dict[str, Any] | BenchError] = {}

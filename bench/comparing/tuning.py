@@ -1,10 +1,12 @@
 """`bench tune`: finds a model's fastest configuration on this machine by successive halving with duels.
 
 Every challenger is measured in turns with the preset `fast`, so that what counts is a ratio and drift falls on both.
-In the first rung one process takes the challengers one after another, a few turns each, those with one lever changed
-first: a change that alone is clearly slower is not tried together with others. From the second rung on each challenger
-has a fresh process and more turns. The last one standing meets `fast` in several pairs of fresh processes, and only a
-difference beyond what processes differ by anyway replaces it. Karnin et al. 2013 (sequential halving) for the scheme.
+The challengers are the other engines that are installed and torch's own configurations. In the first rung they have a
+few turns each: engines first, then what runs eagerly, then what is compiled, with one lever changed before several.
+What cannot win any more by what is measured by then is not even built. From the second rung on each challenger has a
+fresh process and more turns, and the slower half drops out. The last engine and the last configuration of torch's own
+meet `fast` in several groups of fresh processes, and only a difference beyond what processes differ by anyway replaces
+it. Karnin et al. 2013 (sequential halving) for the scheme.
 
 A configuration whose logits differ from plain fp32's more than twice as much as those of `fast` is no challenger.
 """
@@ -14,35 +16,42 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
 from bench.comparing.operands import Operand
 from bench.comparing.plan import Settings, homes, loader_workload, network_workloads
-from bench.errors import BenchError, OutOfMemoryError, WorkloadError
+from bench.errors import BenchError, OutOfMemoryError, WorkloadError, on_side
 from bench.inspecting.sameness import FLOOR, ROUNDING
 from bench.machine.cpu import usable_cores
 from bench.machine.tuned import Resolved, Winner, fields
 from bench.screen import Say
-from bench.sides.crew import Crew, Entrant, Needs, Spawn, enter, spawner
-from bench.sides.process import Worker
-from bench.timing.duel import Rounds, log_ratios, pairs_of
+from bench.sides.crew import Crew, Entrant, enter
+from bench.timing.duel import Round, Rounds, log_ratios, pairs_of
 from bench.timing.workload import Conditions, LoaderOutput, Workload
-from models.configuration import LAYOUTS, MODES, PRECISIONS, Configuration, Device, check
+from models.configuration import LAYOUTS, MODES, PEERS, PRECISIONS, Configuration, Device, check
 from models.errors import ModelError
 from results.record import Ratio, utc_now
 from results.stats import ratio_of
-from results.verdict import BETTER, compare_verdict
+from results.verdict import BETTER, WORSE, compare_verdict
 
 MARGIN = 0.02
 HOPELESS = 0.95  # times as fast with one lever changed: no configuration with that change is tried
+# Times as fast with another precision or layout, both run eagerly: it is not compiled either. Compiling changes what a
+# precision is worth, but not that much.
+HOPELESS_EAGER = 0.75
+# Changes that are made together may gain this many times as much as the changes one by one.
+TOGETHER = 1.1
 # Seconds of turns in the first rung, in later ones, and in a block of the last duel.
 FIRST, LATER, LAST = 1.5, 3.0, 3.0
 BLOCKS = 6  # fresh processes of the last duel, if the time is there
 LARGEST = 1024  # images a step that are tried
 # Shares of the whole time that a task may have, when all are asked for.
 SHARES = {"inference": 0.42, "training": 0.3, "latency": 0.16, "loading": 0.12}
+BACKWARD = 2.0  # times as long as inference's it takes to compile a training step
+OVERTIME = 1.5  # times what was left of the first rung's time a challenger may take to be built
 NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
 LEVERS = ("precision", "layout", "compile", "freeze", "keep")
 
@@ -58,6 +67,8 @@ class Result:
         rung: that rung, from 1.
         error: of its logits, see Winner; None where it is no number of the task.
         reason: why it went no further; "" for those that were merely slower.
+
+    The bounds are the ratio itself where there were too few pairs.
     """
 
     configuration: Configuration | LoaderOutput
@@ -68,10 +79,28 @@ class Result:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def least(self) -> float:
+        """How many times as fast it is at least."""
+        return (self.ratio if self.low is None else self.low) or 0.0
+
+    @property
+    def most(self) -> float:
+        """How many times as fast it may be."""
+        return (self.ratio if self.high is None else self.high) or 0.0
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another engine than torch runs it."""
+        return isinstance(self.configuration, Configuration) and self.configuration.peer is not None
+
 
 @dataclass(frozen=True)
 class Lever:
-    """What one lever of the winner is worth: the winner over the winner without it, in turns."""
+    """What one lever of the winner is worth: the winner over the winner without it, in turns.
+
+    Of another engine, which has no levers of ours: over the fastest configuration without that engine.
+    """
 
     lever: str
     without: str
@@ -92,9 +121,10 @@ class Tuning:
         results: of each challenger, the best first.
         batches: (batch, images/s, ratio to the starting batch) of the winner; a reason in place of the numbers.
         levers: worth of each of the winner's levers.
+        threads: (threads, ratio to all of them, low, high) of the winner on fewer threads.
         verdict: of the last duel, in words.
         untried: configurations for which there was no time.
-        hopeless: configurations with a change that alone was clearly slower.
+        hopeless: configurations that were not tried, because what was measured of others shows that they cannot win.
         unsteady: configurations that were still getting faster when their warm-up was ended.
         seconds: how long it took.
     """
@@ -106,6 +136,7 @@ class Tuning:
     results: list[Result] = field(default_factory=list)
     batches: list[tuple[int, float | None, float | None, str]] = field(default_factory=list)
     levers: list[Lever] = field(default_factory=list)
+    threads: list[tuple[int, float | None, float | None, float | None]] = field(default_factory=list)
     verdict: str = ""
     untried: list[str] = field(default_factory=list)
     hopeless: list[str] = field(default_factory=list)
@@ -118,12 +149,17 @@ class Tuning:
         return {**asdict(self), "results": results}
 
 
-def challengers(reference: Configuration, device: Device, training: bool) -> list[Configuration]:
-    """What is tried: those with the fewest levers changed first, quickly built ones first.
+def challengers(
+    reference: Configuration, device: Device, training: bool, engines: Sequence[str] = ()
+) -> list[Configuration]:
+    """What is tried: other engines first, then those with the fewest levers changed, quickly built ones first.
 
     Every configuration that can work here and does with freed memory what the reference does; and the reference with
     that lever alone changed, since it helps or it does not whatever the others are. What keeps no memory comes first:
-    the first rung has one process, in which that cannot be taken back.
+    the first rung has one process for torch's own, in which that cannot be taken back.
+
+    Args:
+        engines: keys of PEERS that are tried.
     """
     modes = list(MODES)
     precisions = [
@@ -132,10 +168,27 @@ def challengers(reference: Configuration, device: Device, training: bool) -> lis
     found = []
     for precision, layout, mode, freeze in product(precisions, sorted(LAYOUTS, reverse=True), modes, (False, True)):
         found.append(Configuration(precision, layout, mode, freeze, keep=reference.keep))
-    return sorted(
+    own = sorted(
         (one for one in [*found, replace(reference, keep=False)] if one != reference and works(one, device, training)),
-        key=lambda one: (one.keep, distance(one, reference), modes.index(one.compile), one.text),
+        key=lambda one: (one.keep, one.compiles, distance(one, reference), modes.index(one.compile), one.text),
     )
+    # bfloat16 that a CPU has no instructions for gains nothing anywhere.
+    peers = [
+        Configuration(precision, peer=name)
+        for name in engines
+        for precision in PEERS[name].precisions
+        if device.bf16 or precision != "bf16"
+    ]
+    return [*(one for one in peers if works(one, device, training)), *own]
+
+
+def missing_engines(device: Device) -> list[str]:
+    """The engines that could be tried for inference on this device, if they were installed."""
+    return [
+        name
+        for name, peer in PEERS.items()
+        if not peer.installed and works(Configuration(peer.precisions[0], peer=name), device, training=False)
+    ]
 
 
 def works(one: Configuration, device: Device, training: bool) -> bool:
@@ -152,12 +205,6 @@ def distance(a: Configuration, b: Configuration) -> int:
     return sum(getattr(a, name) != getattr(b, name) for name in LEVERS)
 
 
-def shares(one: Configuration, other: Configuration, reference: Configuration) -> bool:
-    """Whether `one` has every lever that `other` has otherwise than the reference."""
-    changed = [name for name in LEVERS if getattr(other, name) != getattr(reference, name)]
-    return all(getattr(one, name) == getattr(other, name) for name in changed)
-
-
 def one_off(winner: Configuration, device: Device, training: bool) -> list[tuple[str, Configuration]]:
     """The winner with one lever put back to what a first script has, for each lever that it has."""
     plain = Configuration()
@@ -172,6 +219,53 @@ def one_off(winner: Configuration, device: Device, training: bool) -> list[tuple
     return found
 
 
+def builder(workload: Workload) -> tuple[str, bool]:
+    """What builds it, which is what decides how long that takes; and whether it trains."""
+    one = workload.configuration
+    return (one.peer or one.compile) if isinstance(one, Configuration) else "", workload.training
+
+
+class Outlook:
+    """What the results so far say of configurations that are not built yet.
+
+    Args:
+        reference: what every ratio is to.
+    """
+
+    def __init__(self, reference: Configuration) -> None:
+        self.reference = reference
+        self.seen: dict[Configuration, Result] = {}
+        self.ahead = 1.0  # times as fast as the reference, at least: the fastest so far that is accurate enough
+
+    def add(self, one: Result, accurate: bool) -> None:
+        """Take a result into account."""
+        assert isinstance(one.configuration, Configuration)
+        self.seen[one.configuration] = one
+        if accurate:
+            self.ahead = max(self.ahead, one.least)
+
+    def hopeless(self, one: Configuration) -> bool:
+        """Whether it cannot win: a change of its is slower by itself, or all its changes together gain too little."""
+        if one.peer is not None:
+            return False
+        eager = replace(self.reference, compile="eager")
+        scouts = [replace(eager, **{name: getattr(one, name)}) for name in ("precision", "layout")]
+        if self.reference.compiles:
+            # It tells at little cost what need not be compiled.
+            if one in scouts:
+                return False
+            plain = self.seen.get(eager)
+            for scout in scouts if plain is not None and one.compiles else ():
+                known = self.seen.get(scout)
+                if plain is not None and known is not None and known.most < HOPELESS_EAGER * (plain.ratio or 0.0):
+                    return True
+        changed = [name for name in LEVERS if getattr(one, name) != getattr(self.reference, name)]
+        alone = [self.seen.get(replace(self.reference, **{name: getattr(one, name)})) for name in changed]
+        if any(known is not None and (known.ratio or 0.0) < HOPELESS for known in alone):
+            return True
+        return None not in alone and TOGETHER * math.prod(known.most for known in alone if known) < self.ahead
+
+
 class Tuner:
     """Tunes one model.
 
@@ -180,7 +274,8 @@ class Tuner:
         device: its facts.
         conditions: of every process.
         say: progress, one short line at a time.
-        spawn: starts a measuring process, see bench.sides.crew.
+        crew: starts measuring processes; whoever made it ends them.
+        engines: the keys of PEERS that are installed.
     """
 
     def __init__(
@@ -190,31 +285,67 @@ class Tuner:
         conditions: Conditions,
         machine: Mapping[str, Any],
         say: Say,
-        spawn: Spawn = Worker,
+        crew: Crew,
+        engines: Sequence[str] = (),
     ) -> None:
         self.base = dict(base)
+        self.engines = engines
         self.device = device
         self.conditions = conditions
         self.machine = machine
         self.say = say
-        self.crew = Crew(spawner(conditions.threads, spawn), forks=device.kind == "cpu")
+        self.crew = crew
         self.rng = random.Random(conditions.seed)
         # Configurations that inference showed not to be hopeless for latency; None before.
         self.near: list[Configuration | LoaderOutput] | None = None
-        # Of the task at hand, see Tuning.
+        # Seconds that building and warming took at most, by what builds it and whether it trains.
+        self.longest: dict[tuple[str, bool], float] = {}
+        # Of the task at hand: see Tuning; and what is built and warm, by its text.
         self.unsteady: list[str] = []
+        self.standing: dict[str, Entrant] = {}
 
-    def start(self, name: str, *workloads: Workload) -> None:
-        """A fresh process that has imported what these workloads need."""
-        self.crew.start([name], Needs.of(workloads))
+    def start(self, *names: str, homes: Mapping[str, str] | None = None) -> None:
+        """Fresh processes that have imported what any of the tasks needs."""
+        self.crew.start(names, self.crew.needs, homes)
 
-    def enter(self, name: str, workload: Workload) -> Entrant:
-        """Build and warm a workload in a process; see bench.sides.crew.enter."""
-        entrant = enter(self.crew, name, workload, self.conditions)
+    def clear(self) -> None:
+        """End every process but those that others are forked from."""
+        self.standing = {}
+        self.crew.end_block()
+
+    def enter(self, name: str, workload: Workload, threads: int = 0, within: float = 900.0) -> Entrant:
+        """Build and warm a workload in a process, on all threads or fewer; see bench.sides.crew.enter.
+
+        Args:
+            within: seconds that building may take.
+        """
+        conditions = replace(self.conditions, threads=threads) if threads else self.conditions
+        begin = time.monotonic()
+        entrant = enter(self.crew, name, workload, conditions, within)
+        kind = builder(workload)
+        self.longest[kind] = max(self.longest.get(kind, 0.0), time.monotonic() - begin)
         text = workload.configuration.text
         if not entrant.warm.steady and text not in self.unsteady:
             self.unsteady.append(text)
         return entrant
+
+    def expected(self, workload: Workload) -> float:
+        """About how many seconds building and measuring a workload takes, as far as that was seen before.
+
+        Compiling takes most of the time there is, and autotuning still longer.
+        """
+        kind, training = builder(workload)
+        if kind in MODES and kind != "eager":
+            inferring, updating = (
+                max(
+                    (seconds for (name, trains), seconds in self.longest.items() if trains == which and name in MODES),
+                    default=0.0,
+                )
+                for which in (False, True)
+            )
+            return FIRST + (max(updating, BACKWARD * inferring) if training else inferring)
+        known = self.longest.get((kind, training))
+        return FIRST + known if known is not None else 0.0
 
     def error(self, name: str, workload: Workload) -> float | None:
         """How much the logits of a workload that is built differ from plain fp32's; None where that says nothing."""
@@ -223,12 +354,18 @@ class Tuner:
         answer = self.crew[name].ask("parity", 300, id=workload.id, conditions=self.conditions.to_json())
         return None if answer["blind"] else float(answer["rms"])
 
+    def rounds(self, entrants: Mapping[str, Entrant], seconds: float) -> list[Round]:
+        """The pairs of rounds in which all of them have turns."""
+        if any(one.rest for one in entrants.values()):
+            # Threads that still spin after one's turn would take the other's cores.
+            entrants = {name: replace(one, rest=True) for name, one in entrants.items()}
+        return pairs_of(self.crew.take_turns(self.crew.settled(entrants), Rounds(seconds, least=3), self.rng))
+
     def turns(self, reference: Entrant, other: Entrant, seconds: float) -> list[float]:
         """log(how many times as fast as the reference) of each pair, per image."""
-        entrants = self.crew.settled({"reference": reference, "other": other})
-        done = pairs_of(self.crew.take_turns(entrants, Rounds(seconds, least=3), self.rng))
+        entrants = {"reference": reference, "other": other}
         images = {name: one.workload.batch for name, one in entrants.items()}
-        return log_ratios(done, "reference", "other", images)
+        return log_ratios(self.rounds(entrants, seconds), "reference", "other", images)
 
     def tune(self, task: str, seconds: float) -> Tuning:
         """Find the fastest configuration of a task within about this many seconds.
@@ -242,22 +379,21 @@ class Tuner:
             self.share_decoding(base)
         self.unsteady = []
         found = Tuning(task, base.subject, base.configuration.text, unsteady=self.unsteady)
-        pool = self.pool(task, base)
-        with self.crew:
-            self.start("fast", base)
+        try:
+            self.start("fast")
             reference, error = self.enter("fast", base), self.error("fast", base)
-            left = self.first_rung(found, base, reference, pool, begin + (0.7 if task == "loading" else 0.45) * seconds)
-            allowed = None if error is None else ROUNDING * error + FLOOR
-            left = self.accurate(found, left, allowed)
+            self.standing = {base.configuration.text: reference}
+            deadline = begin + (0.7 if task == "loading" else 0.45) * seconds
+            left = self.first_rung(found, base, reference, error, deadline)
             rung = 2
-            while len(left) > 1 and time.monotonic() - begin < 0.5 * seconds:
+            while self.crowded(left) and time.monotonic() - begin < 0.5 * seconds:
                 left = self.later_rung(found, base, reference, left, rung)
                 rung += 1
-        found.winner = self.last_duel(found, base, left, error, begin + 0.65 * seconds)
-        if task in ("inference", "training"):
-            self.batches(found, begin + 0.8 * seconds)
-        if task != "loading":
-            self.worth(found, begin + seconds)
+            found.winner = self.last_duel(found, base, left, error, begin + 0.65 * seconds)
+            if task != "loading":
+                self.around(found, begin, seconds)
+        finally:
+            self.clear()
         found.results.sort(key=lambda one: (one.reason != "", -one.rung, -(one.ratio or 0.0)))
         found.seconds = time.monotonic() - begin
         return found
@@ -265,7 +401,7 @@ class Tuner:
     def share_decoding(self, base: Workload) -> None:
         """Have the share of the GPU's JPEG engine measured and remembered; every loader here uses it from then on."""
         self.say("loading: the share of images that the JPEG engine decodes")
-        self.start("hw_decoder_load", base)
+        self.start("hw_decoder_load")
         self.crew["hw_decoder_load"].ask("sweep", 600, workload=base.to_json(), conditions=self.conditions.to_json())
         self.crew.end("hw_decoder_load")
 
@@ -277,59 +413,74 @@ class Tuner:
         elif task == "latency" and self.near is not None:
             found = self.near
         else:
-            found = challengers(base.network, self.device, base.training)
+            found = challengers(base.network, self.device, base.training, self.engines)
         return [replace(base, configuration=one) for one in found]
 
     def first_rung(
-        self, found: Tuning, base: Workload, reference: Entrant, pool: Sequence[Workload], deadline: float
+        self, found: Tuning, base: Workload, reference: Entrant, error: float | None, deadline: float
     ) -> list[Result]:
-        """A few turns of each, in one process; what the time does not reach is named."""
-        name = "challengers"
-        self.start(name, *pool)
+        """A few turns of each, torch's own in one process; what the time does not reach is named.
+
+        Args:
+            error: of the reference.
+        """
+        pool, name = self.pool(base.task, base), "challengers"
         left: list[Result] = []
-        # Building takes most of the time, and how long depends on what is compiled.
-        longest: dict[str, float] = {}
-        slower: list[Configuration] = []
+        own = isinstance(base.configuration, Configuration)
+        outlook = Outlook(base.network) if own else None
         for number, workload in enumerate(pool):
             begin = time.monotonic()
             configuration = workload.configuration
             assert isinstance(configuration, Configuration | LoaderOutput)
             levers = configuration if isinstance(configuration, Configuration) else None
-            if levers is not None and any(shares(levers, bad, base.network) for bad in slower):
+            if levers is not None and outlook is not None and outlook.hopeless(levers):
                 found.hopeless.append(levers.text)
                 continue
-            mode = levers.compile if levers is not None else ""
-            if begin + longest.get(mode, 0.0) > deadline:
+            if begin + self.expected(workload) > deadline:
                 found.untried.append(configuration.text)
                 continue
             self.say(f"{base.task}: {configuration.text} ({number + 1} of {len(pool)})")
+            # An engine's threads stay with its process.
+            home = levers.text if levers is not None and levers.peer else name
             try:
-                entrant, error = self.enter(name, workload), self.error(name, workload)
-                one = judged(Result(configuration, None, 1, error), self.turns(reference, entrant, FIRST))
-                left.append(one)
-                if levers is not None and distance(levers, base.network) == 1 and (one.ratio or 0.0) < HOPELESS:
-                    slower.append(levers)
-                self.crew.release({name: [workload]})
+                if home not in self.crew:
+                    self.start(home)
+                entrant = self.enter(home, workload, within=OVERTIME * (deadline - begin))
+                one = judged(Result(configuration, None, 1), self.turns(reference, entrant, FIRST))
+                if one.most > 1 + MARGIN:
+                    one = self.accurate(replace(one, error=self.error(home, workload)), error)
+                if outlook is not None:
+                    outlook.add(one, not one.reason)
+                if one.reason:
+                    found.results.append(one)
+                else:
+                    left.append(one)
+                self.crew.release({home: [workload]})
             except BenchError as failure:
                 found.results.append(Result(configuration, None, 1, reason=failure.summary))
                 # What a failed attempt left behind must not affect the next.
-                self.crew.replace(name)
-            longest[mode] = max(longest.get(mode, 0.0), time.monotonic() - begin)
-        self.crew.end(name)
+                if home in self.crew:
+                    self.crew.end(home)
+            if home != name and home in self.crew:
+                self.crew.end(home)
+        if name in self.crew:
+            self.crew.end(name)
         if base.task == "inference":
-            self.near = [one.configuration for one in left if (one.ratio or 0.0) > NEAR]
+            near = sorted(left, key=lambda one: (not one.foreign, -(one.ratio or 0.0)))
+            self.near = [one.configuration for one in near if (one.ratio or 0.0) > NEAR]
         return self.halved(found, left)
 
-    def accurate(self, found: Tuning, left: Sequence[Result], allowed: float | None) -> list[Result]:
-        """Those that do not trade accuracy for speed."""
-        kept = []
-        for one in left:
-            if allowed is not None and one.error is not None and one.error > allowed:
-                why = f"logits differ from plain fp32's by {one.error:.2g} of their spread; {allowed:.2g} is allowed"
-                found.results.append(replace(one, reason=why))
-            else:
-                kept.append(one)
-        return kept
+    def accurate(self, one: Result, fast: float | None) -> Result:
+        """With the reason why it goes no further, if it trades accuracy for speed; `fast`: the reference's error."""
+        if fast is None or one.error is None or one.error <= (allowed := ROUNDING * fast + FLOOR):
+            return one
+        why = f"logits differ from plain fp32's by {one.error:.2g} of their spread; {allowed:.2g} is allowed"
+        return replace(one, reason=why)
+
+    def crowded(self, left: Sequence[Result]) -> bool:
+        """Whether there is more than one engine, or more than one configuration of torch's own, to choose from."""
+        engines = sum(one.foreign for one in left)
+        return max(engines, len(left) - engines) > 1
 
     def later_rung(
         self, found: Tuning, base: Workload, reference: Entrant, left: Sequence[Result], rung: int
@@ -340,7 +491,7 @@ class Tuner:
             name = one.configuration.text
             workload = replace(base, configuration=one.configuration)
             self.say(f"{base.task}: rung {rung}, {name}")
-            self.start(name, workload)
+            self.start(name)
             try:
                 entrant = self.enter(name, workload)
                 again.append(judged(replace(one, rung=rung), self.turns(reference, entrant, LATER)))
@@ -351,144 +502,231 @@ class Tuner:
         return self.halved(found, again)
 
     def halved(self, found: Tuning, left: Sequence[Result]) -> list[Result]:
-        """The better half; the others' results are kept. One that is slower than the reference goes no further."""
-        ranked = sorted(left, key=lambda one: -(one.ratio or 0.0))
-        ahead = [one for one in ranked if (one.ratio or 0.0) > 1 - MARGIN]
-        kept = ahead[: max(1, len(ranked) // 2)]
-        found.results += [one for one in ranked if one not in kept]
+        """The better half of the engines, and of torch's own; the others' results are kept.
+
+        One that cannot be faster than the reference, or than the best of its half, goes no further.
+        """
+        kept: list[Result] = []
+        for foreign in (True, False):
+            ranked = sorted((one for one in left if one.foreign == foreign), key=lambda one: -(one.ratio or 0.0))
+            lead = max([1 + MARGIN, *(one.least for one in ranked)])
+            kept += [one for one in ranked if one.most >= lead][: max(1, len(ranked) // 2)]
+        found.results += [one for one in left if one not in kept]
         return kept
 
     def last_duel(
         self, found: Tuning, base: Workload, left: Sequence[Result], error: float | None, deadline: float
     ) -> Winner:
-        """`fast`, unless the last challenger is shown to be faster in pairs of fresh processes."""
+        """`fast`, unless another is shown to be faster in groups of fresh processes."""
         kept = Winner(
-            base.subject,
-            base.task,
-            base.configuration.text,
-            base.batch,
-            1.0,
-            None,
-            None,
-            error,
-            fields(self.machine),
-            utc_now(),
-        )
-        if not left:
+            base.subject, base.task, base.configuration.text, base.batch, 1.0, None, None, error,
+            fields(self.machine), utc_now(),
+        )  # fmt: skip
+        finalists = [
+            next(one for one in left if one.foreign == foreign) for foreign in sorted({one.foreign for one in left})
+        ]
+        found.results += [one for one in left if one not in finalists]
+        if not finalists:
             tried = any(one.ratio is not None for one in found.results)
             found.verdict = (
-                "no other configuration came near fast" if tried else "nothing else was measured; fast stays"
+                "no other configuration is faster than fast" if tried else "nothing else was measured; fast stays"
             )
             return kept
-        best = left[0]
-        fast, name = base.configuration.text, best.configuration.text
-        sides = {fast: base, name: replace(base, configuration=best.configuration)}
-        needs = Needs.of(sides.values())
-        blocks: list[list[float]] = []
-        longest = 0.0
-        with self.crew:
-            while len(blocks) < BLOCKS and (not blocks or time.monotonic() + longest < deadline):
-                begin = time.monotonic()
-                self.say(f"{base.task}: last duel of {name}, block {len(blocks) + 1}")
-                try:
-                    self.crew.start(self.rng.sample(list(sides), 2), needs, homes(sides))
-                    entrants = [self.enter(side, workload) for side, workload in sides.items()]
-                    blocks.append(self.turns(entrants[0], entrants[1], LAST))
-                    self.crew.end_block()
-                except BenchError as failure:
-                    found.verdict = f"{name} failed in the last duel: {failure.summary}"
-                    found.results.append(replace(best, reason=failure.summary))
-                    return kept
-                longest = max(longest, time.monotonic() - begin)
-        ratio = ratio_of(name, fast, blocks)
-        found.results += [replace(best, ratio=ratio.estimate), *left[1:]]
-        shown = compare_verdict(ratio, "higher", MARGIN)
-        found.verdict = duel_words(name, fast, ratio, shown)
-        if shown != BETTER:
+        fast = base.configuration.text
+        try:
+            blocks = self.blocks(base, finalists, deadline)
+        except BenchError as failure:
+            lost = next((one for one in finalists if one.configuration.text == failure.side), finalists[0])
+            found.results.append(replace(lost, reason=failure.summary))
+            others = [one for one in finalists if one is not lost]
+            if others and failure.side != fast:
+                return self.last_duel(found, base, others, error, deadline)
+            found.results += others
+            found.verdict = f"{lost.configuration.text} failed in the last duel: {failure.summary}"
             return kept
+
+        judged = {one.configuration.text: over(one.configuration.text, fast, blocks) for one in finalists}
+        found.results += [replace(one, ratio=judged[one.configuration.text].estimate) for one in finalists]
+        better = [
+            one for one in finalists if compare_verdict(judged[one.configuration.text], "higher", MARGIN) == BETTER
+        ]
+        if not better:
+            name = max(judged, key=lambda name: judged[name].estimate or 0.0)
+            found.verdict = duel_words(name, fast, judged[name], "")
+            return kept
+        # Another engine has to be worth it.
+        best = max(
+            better, key=lambda one: (judged[one.configuration.text].estimate or 0.0) / (1 + MARGIN * one.foreign)
+        )
+        name = best.configuration.text
+        found.verdict = duel_words(name, fast, judged[name], BETTER)
+        alone = next((one.configuration.text for one in better if not one.foreign), fast) if best.foreign else ""
+        if alone:
+            worth = over(name, alone, blocks)
+            engine = name.split("-")[0]
+            found.levers.append(Lever(engine, alone, worth.estimate, worth.low, worth.high))
         return replace(
-            kept, configuration=name, ratio=ratio.estimate or 1.0, low=ratio.low, high=ratio.high,
-            error=best.error,
+            kept, configuration=name, ratio=judged[name].estimate or 1.0, low=judged[name].low, high=judged[name].high,
+            error=best.error, alone=alone,
         )  # fmt: skip
 
-    def batches(self, found: Tuning, deadline: float) -> None:
+    def blocks(self, base: Workload, finalists: Sequence[Result], deadline: float) -> list[list[Round]]:
+        """The rounds of `fast` and the last challengers, by their texts, in each group of fresh processes.
+
+        Raises:
+            BenchError: one of them failed; its `side` is its text.
+        """
+        fast = base.configuration.text
+        sides = {fast: base, **{o.configuration.text: replace(base, configuration=o.configuration) for o in finalists}}
+        names, places = list(sides), homes(sides)
+        who = " and ".join(names[1:])
+        found: list[list[Round]] = []
+        longest = 0.0
+        self.say(f"{base.task}: last duel of {who}")
+        self.clear()
+        if self.crew.forks:
+            self.start(*names, homes=places)
+        for side, workload in sides.items():
+            # What cannot be compiled ahead of the forks is built in each process.
+            with suppress(BenchError):
+                self.crew.prepare(side, workload, self.conditions, places.get(side, side))
+        while len(found) < BLOCKS:
+            begin = time.monotonic()
+            # Of two groups of processes the interval is so wide that one, with what processes differ by, says more.
+            if len(found) == 1 and (begin + 2 * longest > deadline or all(decided(n, fast, found) for n in names[1:])):
+                break
+            if len(found) > 2 and begin + longest > deadline:
+                break
+            self.say(f"{base.task}: last duel of {who}, block {len(found) + 1}")
+            self.clear()
+            self.start(*self.rng.sample(names, len(names)), homes=places)
+            entrants = {}
+            for side, workload in sides.items():
+                with on_side(side):
+                    entrants[side] = self.enter(side, workload)
+            found.append(self.rounds(entrants, LAST * len(names) / 2))
+            self.standing = entrants
+            longest = max(longest, time.monotonic() - begin)
+        return found
+
+    def around(self, found: Tuning, begin: float, seconds: float) -> None:
+        """What the winner does on fewer threads, at other batches, and without each of its levers."""
+        assert found.winner is not None
+        winner = Configuration.from_text(found.winner.configuration)
+        base = replace(self.base[found.task], configuration=winner)
+        on_fewer = [] if base.training or self.device.kind != "cpu" else fewer(self.conditions.threads)
+        unknown = self.known_worth(found, winner)
+        batched = found.task != "latency"
+        if not (on_fewer or unknown or batched):
+            return
+        reference = self.standing.get(winner.text)
+        if reference is None:
+            self.say(f"{found.task}: {winner.text} once more")
+            self.clear()
+            self.start("winner")
+            reference = self.enter("winner", base)
+        self.threads(found, reference, on_fewer, begin + 0.75 * seconds)
+        if batched:
+            self.batches(found, reference, begin + 0.88 * seconds)
+        self.worth(found, reference, unknown, begin + seconds)
+
+    def threads(self, found: Tuning, reference: Entrant, counts: Sequence[int], deadline: float) -> None:
+        """The winner with itself on fewer threads, in processes of their own: a small network's threads mostly wait."""
+        assert found.winner is not None
+        for count in counts:
+            name = f"{count} threads"
+            if time.monotonic() + self.expected(reference.workload) > deadline:
+                return
+            self.say(f"{found.task}: the winner on {name}")
+            self.start(name)
+            try:
+                ratio = ratio_of(
+                    name, "all", [self.turns(reference, self.enter(name, reference.workload, count), LATER)]
+                )
+            except BenchError:
+                # A figure beside the search, not of it.
+                continue
+            finally:
+                self.crew.end(name)
+            found.threads.append((count, ratio.estimate, ratio.low, ratio.high))
+            best = max((one[1] or 0.0 for one in found.threads[:-1]), default=0.0)
+            if compare_verdict(ratio, "higher", MARGIN) == BETTER and (ratio.estimate or 0.0) > best:
+                found.winner = replace(found.winner, threads=count)
+
+    def batches(self, found: Tuning, reference: Entrant, deadline: float) -> None:
         """The winner at other batches, per image, up to the largest that fits or gains nothing."""
         assert found.winner is not None
-        base = self.base[found.task]
-        start = replace(base, configuration=Configuration.from_text(found.winner.configuration))
-        name = "other batches"
+        start, name = reference.workload, "other batches"
         best = (1.0, start.batch)
-        with self.crew:
-            self.start("batch", start)
-            reference = self.enter("batch", start)
-            found.batches.append((start.batch, None, 1.0, "where the search began"))
-            self.start(name, start)
-            for ladder in (_up(start.batch), _down(start.batch)):
-                behind = 0
-                longest = 0.0
-                for batch in ladder:
-                    begin = time.monotonic()
-                    if begin + longest > deadline or behind == 2:
-                        break
-                    self.say(f"{found.task}: batch {batch}")
-                    workload = replace(start, batch=batch)
-                    try:
-                        entrant = self.enter(name, workload)
-                        ratio = math.exp(statistics.median(self.turns(reference, entrant, LATER)))
-                        self.crew.release({name: [workload]})
-                    except OutOfMemoryError as error:
-                        found.batches.append((batch, None, None, error.summary))
-                        self.crew.replace(name)
-                        break
-                    found.batches.append((batch, None, ratio, ""))
-                    behind = behind + 1 if ratio < best[0] * (1 + MARGIN) else 0
-                    # More than the noise of a few turns in one process.
-                    if ratio > best[0] * (1 + MARGIN):
-                        best = (ratio, batch)
-                    longest = max(longest, time.monotonic() - begin)
+        found.batches.append((start.batch, None, 1.0, "where the search began"))
+        self.start(name)
+        for ladder in (_up(start.batch), _down(start.batch)):
+            behind = 0
+            for batch in ladder:
+                if time.monotonic() + self.expected(start) > deadline or behind == 2:
+                    break
+                self.say(f"{found.task}: batch {batch}")
+                workload = replace(start, batch=batch)
+                try:
+                    entrant = self.enter(name, workload)
+                    ratio = math.exp(statistics.median(self.turns(reference, entrant, LATER)))
+                    self.crew.release({name: [workload]})
+                except OutOfMemoryError as error:
+                    found.batches.append((batch, None, None, error.summary))
+                    self.crew.replace(name)
+                    break
+                found.batches.append((batch, None, ratio, ""))
+                behind = behind + 1 if ratio < best[0] * (1 + MARGIN) else 0
+                # More than the noise of a few turns in one process.
+                if ratio > best[0] * (1 + MARGIN):
+                    best = (ratio, batch)
+        self.crew.end(name)
         found.batches.sort()
         found.winner = replace(found.winner, batch=best[1])
 
-    def worth(self, found: Tuning, deadline: float) -> None:
-        """Each lever of the winner put back, one at a time, in turns with the winner.
+    def known_worth(self, found: Tuning, winner: Configuration) -> list[tuple[str, Configuration]]:
+        """The winner with each of its levers put back, without those of which it is known what the lever is worth.
 
         Where `fast` won, the first rungs have measured most of them already.
         """
-        assert found.winner is not None
-        training = found.task == "training"
-        winner = Configuration.from_text(found.winner.configuration)
-        base = replace(self.base[found.task], configuration=winner)
-        longest = 0.0
+        if winner.peer is not None:
+            return []
         same = winner.text == found.reference
         known = {one.configuration: one for one in found.results if one.ratio and same}
-        wanted = one_off(winner, self.device, training)
+        wanted = one_off(winner, self.device, found.task == "training")
+        found.levers += [inverse(lever, known[changed]) for lever, changed in wanted if changed in known]
+        return [pair for pair in wanted if pair[1] not in known]
+
+    def worth(
+        self, found: Tuning, reference: Entrant, wanted: Sequence[tuple[str, Configuration]], deadline: float
+    ) -> None:
+        """Each lever of the winner put back, one at a time, in turns with the winner."""
         for lever, changed in wanted:
-            if changed in known:
-                found.levers.append(inverse(lever, known[changed]))
-        wanted = [pair for pair in wanted if pair[1] not in known]
-        if not wanted:
-            return
-        with self.crew:
-            self.start("winner", base)
-            reference = self.enter("winner", base)
-            for lever, changed in wanted:
-                begin = time.monotonic()
-                if begin + longest > deadline:
-                    found.levers.append(Lever(lever, changed.text, None, None, None, "no time was left"))
-                    continue
-                self.say(f"{found.task}: what {lever} is worth")
-                workload = replace(base, configuration=changed)
-                self.start(changed.text, workload)
-                try:
-                    entrant = self.enter(changed.text, workload)
-                    logs = [-x for x in self.turns(reference, entrant, LATER)]
-                    ratio = ratio_of("with", "without", [logs])
-                    found.levers.append(Lever(lever, changed.text, ratio.estimate, ratio.low, ratio.high))
-                except BenchError as error:
-                    found.levers.append(Lever(lever, changed.text, None, None, None, error.summary))
-                finally:
-                    self.crew.end(changed.text)
-                longest = max(longest, time.monotonic() - begin)
+            workload = replace(reference.workload, configuration=changed)
+            if time.monotonic() + self.expected(workload) > deadline:
+                found.levers.append(Lever(lever, changed.text, None, None, None, "no time was left"))
+                continue
+            self.say(f"{found.task}: what {lever} is worth")
+            self.start(changed.text)
+            try:
+                entrant = self.enter(changed.text, workload)
+                logs = [-x for x in self.turns(reference, entrant, LATER)]
+                ratio = ratio_of("with", "without", [logs])
+                found.levers.append(Lever(lever, changed.text, ratio.estimate, ratio.low, ratio.high))
+            except BenchError as error:
+                found.levers.append(Lever(lever, changed.text, None, None, None, error.summary))
+            finally:
+                self.crew.end(changed.text)
+
+
+def over(of: str, to: str, blocks: Sequence[Sequence[Round]]) -> Ratio:
+    """How many times as fast one is as another in the same rounds of each group of processes."""
+    return ratio_of(of, to, [log_ratios(rounds, to, of) for rounds in blocks])
+
+
+def decided(of: str, to: str, blocks: Sequence[Sequence[Round]]) -> bool:
+    """Whether these rounds show which is faster."""
+    return compare_verdict(over(of, to, blocks), "higher", MARGIN) in (BETTER, WORSE)
 
 
 def judged(one: Result, logs: Sequence[float]) -> Result:
@@ -519,6 +757,11 @@ def loader_configurations(base: LoaderOutput) -> list[LoaderOutput]:
     counts = [(n, 2) for n in sorted({max(1, cores // 2), cores, cores + 1, 2 * cores})] + [(cores, 1), (cores, 4)]
     found = [replace(base, workers=workers, ahead=ahead) for workers, ahead in counts]
     return [one for one in found if one != base]
+
+
+def fewer(threads: int) -> list[int]:
+    """Half as many, as cores with two threads each would have, and one."""
+    return sorted({threads // 2, 1} - {0, threads}, reverse=True)
 
 
 def _up(batch: int) -> Iterator[int]:

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
 from loaders.cache import cache_folder, updating
-from models.configuration import Choice, Configuration, Device, levers
+from models.configuration import PEERS, Choice, Configuration, Device, levers
 from models.errors import ModelError
 from results.store import write_whole
 
@@ -32,6 +32,8 @@ class Winner:
             is not a number of the task.
         machine: FIELDS of the fingerprint, and the levers there were.
         created: ISO 8601, UTC.
+        alone: where another engine than torch won, the fastest configuration that needs none.
+        threads: fewer than there are cores, with which it is faster still; 0 where it is not.
     """
 
     model: str
@@ -44,6 +46,21 @@ class Winner:
     error: float | None
     machine: Mapping[str, Any]
     created: str
+    alone: str = ""
+    threads: int = 0
+
+    def start(self, choice: Choice) -> Configuration:
+        """The configuration that `tuned` stands for in a choice.
+
+        Of another engine only the precision can be chosen; for its other levers, and where that engine is not
+        installed, `tuned` is the fastest without it.
+        """
+        found = Configuration.from_text(self.configuration)
+        if found.peer is None or not self.alone:
+            return found
+        peer, changes = PEERS[found.peer], {name: value for name, value in choice.changes.items() if name != "peer"}
+        fits = all(name == "precision" and value in peer.precisions for name, value in changes.items())
+        return found if fits and peer.installed else Configuration.from_text(self.alone)
 
 
 def path() -> Path:
@@ -99,7 +116,7 @@ def tuned_configuration(choice: Choice, model: str, task: str, machine: Mapping[
     winner = recall(machine, model, task)
     if winner is None:
         raise UsageError(f"{model} has not been tuned for {task} on this machine; run: bench tune {model}")
-    return Configuration.from_text(winner.configuration)
+    return winner.start(choice)
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,7 @@ def resolve(choice: Choice, device: Device, model: str, machine: Mapping[str, An
         winner = known.get(task)
         wanted = choice if winner or not choice.tuned else replace(choice, preset="fast")
         try:
-            start = Configuration.from_text(winner.configuration) if winner else None
+            start = winner.start(choice) if winner else None
             configurations[task] = wanted.on(device, training, start)
         except ModelError as error:
             if not training:
@@ -145,6 +162,13 @@ def resolve(choice: Choice, device: Device, model: str, machine: Mapping[str, An
     return Resolved(configurations, missing)
 
 
-def untuned(model: str, machine: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
-    """The tasks for which nothing is remembered, so that `tuned` means `fast`."""
-    return [task for task in tasks if task in NETWORK_TASKS and recall(machine, model, task) is None]
+def doubts(choice: Choice, model: str, machine: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[str]:
+    """Where `tuned` is not what won: a sentence for each of the tasks."""
+    for task in [task for task in tasks if task in NETWORK_TASKS and choice.tuned]:
+        winner = recall(machine, model, task)
+        if winner is None:
+            yield f"{model} was not tuned for {task} on this machine: measured as fast"
+            continue
+        peer = Configuration.from_text(winner.configuration).peer
+        if peer is not None and not PEERS[peer].installed:
+            yield f"{model} is fastest for {task} in {peer}, which is not installed any more: measured without it"

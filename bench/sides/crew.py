@@ -338,11 +338,11 @@ class Crew:
         ]
 
 
-def enter(crew: Crew, name: str, workload: Workload, conditions: Conditions) -> Entrant:
-    """Build a workload in a process and warm it up.
+def enter(crew: Crew, name: str, workload: Workload, conditions: Conditions, within: float = 900.0) -> Entrant:
+    """Build a workload in a process, in so many seconds at most, and warm it up.
 
     Raises:
         BenchError: it cannot be built, or does not fit.
     """
-    built = crew[name].build([workload], conditions)
+    built = crew[name].build([workload], conditions, within)
     return crew.warm(name, workload, built.prefetch[workload.id])

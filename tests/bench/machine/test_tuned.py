@@ -10,7 +10,7 @@ import pytest
 from bench.errors import UsageError
 from bench.machine import tuned
 from bench.machine.tuned import Winner
-from models.configuration import Choice, Device
+from models.configuration import Choice, Device, Peer
 
 MACHINE = {"fingerprint": {"device": "cpu A", "cores": 2, "torch": "2.15", "threads": 2}}
 
@@ -94,7 +94,33 @@ def test_each_task_has_its_configuration_and_fast_stands_in_where_none_was_found
     assert resolved("tuned") == {
         "latency": "fp32-nhwc-eager", "inference": "bf16-nhwc-compile-freeze-keep", "training": "amp-nhwc-eager-keep",
     }  # fmt: skip
-    assert tuned.untuned("resnet18", MACHINE, ("latency", "inference", "loading")) == ["inference"]
+    said = tuned.doubts(Choice("tuned"), "resnet18", MACHINE, ("latency", "inference", "loading"))
+    assert list(said) == ["resnet18 was not tuned for inference on this machine: measured as fast"]
+    assert not list(tuned.doubts(Choice("fast"), "resnet18", MACHINE, ("inference",)))
+
+
+@pytest.mark.parametrize(
+    ("text", "installed", "expected"),
+    [
+        ("tuned", True, "openvino-bf16"),
+        ("tuned-fp32", True, "openvino-fp32"),
+        ("tuned-onnxruntime", True, "onnxruntime-fp32"),
+        ("tuned", False, "amp-nhwc-compile"),
+        ("tuned-fp32", False, "fp32-nhwc-compile"),
+        ("tuned-eager", True, "amp-nhwc-eager"),
+        ("tuned-amp", True, "amp-nhwc-compile"),
+    ],
+)
+def test_another_engine_stands_where_it_can_and_the_best_without_it_elsewhere(
+    text: str, installed: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Peer, "installed", installed)
+    tuned.remember(winner("inference", "openvino-bf16", alone="amp-nhwc-compile"))
+    tuned.remember(winner("training", "amp-nhwc-eager"))
+    assert resolved(text)["inference"] == expected
+    said = list(tuned.doubts(Choice.from_text(text), "resnet18", MACHINE, ("inference", "training")))
+    absent = "resnet18 is fastest for inference in openvino, which is not installed any more: measured without it"
+    assert said == ([] if installed else [absent])
 
 
 def test_what_cannot_be_trained_says_why() -> None:
