@@ -49,9 +49,10 @@ FIRST, LATER, LAST = 1.5, 3.0, 3.0
 BLOCKS = 6  # fresh processes of the last duel, if the time is there
 LARGEST = 1024  # images a step that are tried
 # Shares of the whole time that a task may have, when all are asked for.
-SHARES = {"inference": 0.42, "training": 0.3, "latency": 0.16, "loading": 0.12}
+SHARES = {"inference": 0.46, "training": 0.22, "latency": 0.2, "loading": 0.12}
 BACKWARD = 2.0  # times as long as inference's it takes to compile a training step
 OVERTIME = 1.5  # times what was left of the first rung's time a challenger may take to be built
+COMPILED, QUICK = 0.5, 0.65  # of a task's time: later no compiled challenger and no other one is begun
 NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
 LEVERS = ("precision", "layout", "compile", "freeze", "keep")
 
@@ -172,11 +173,11 @@ def challengers(
         (one for one in [*found, replace(reference, keep=False)] if one != reference and works(one, device, training)),
         key=lambda one: (one.keep, one.compiles, distance(one, reference), modes.index(one.compile), one.text),
     )
-    # bfloat16 that a CPU has no instructions for gains nothing anywhere.
+    # The smaller numbers first. bfloat16 that a CPU has no instructions for gains nothing anywhere.
     peers = [
         Configuration(precision, peer=name)
         for name in engines
-        for precision in PEERS[name].precisions
+        for precision in reversed(PEERS[name].precisions)
         if device.bf16 or precision != "bf16"
     ]
     return [*(one for one in peers if works(one, device, training)), *own]
@@ -383,13 +384,12 @@ class Tuner:
             self.start("fast")
             reference, error = self.enter("fast", base), self.error("fast", base)
             self.standing = {base.configuration.text: reference}
-            deadline = begin + (0.7 if task == "loading" else 0.45) * seconds
-            left = self.first_rung(found, base, reference, error, deadline)
+            left = self.first_rung(found, base, reference, error, begin, seconds)
             rung = 2
-            while self.crowded(left) and time.monotonic() - begin < 0.5 * seconds:
+            while self.crowded(left) and time.monotonic() - begin < 0.55 * seconds:
                 left = self.later_rung(found, base, reference, left, rung)
                 rung += 1
-            found.winner = self.last_duel(found, base, left, error, begin + 0.65 * seconds)
+            found.winner = self.last_duel(found, base, left, error, begin + 0.7 * seconds)
             if task != "loading":
                 self.around(found, begin, seconds)
         finally:
@@ -417,12 +417,13 @@ class Tuner:
         return [replace(base, configuration=one) for one in found]
 
     def first_rung(
-        self, found: Tuning, base: Workload, reference: Entrant, error: float | None, deadline: float
+        self, found: Tuning, base: Workload, reference: Entrant, error: float | None, start: float, seconds: float
     ) -> list[Result]:
         """A few turns of each, torch's own in one process; what the time does not reach is named.
 
         Args:
             error: of the reference.
+            start, seconds: when the task began, and how long it may take.
         """
         pool, name = self.pool(base.task, base), "challengers"
         left: list[Result] = []
@@ -433,6 +434,8 @@ class Tuner:
             configuration = workload.configuration
             assert isinstance(configuration, Configuration | LoaderOutput)
             levers = configuration if isinstance(configuration, Configuration) else None
+            # Compiling takes most of the time, and what needs none must not go short of it.
+            deadline = start + (COMPILED if levers is not None and levers.compiles else QUICK) * seconds
             if levers is not None and outlook is not None and outlook.hopeless(levers):
                 found.hopeless.append(levers.text)
                 continue
@@ -625,9 +628,9 @@ class Tuner:
             self.clear()
             self.start("winner")
             reference = self.enter("winner", base)
-        self.threads(found, reference, on_fewer, begin + 0.75 * seconds)
+        self.threads(found, reference, on_fewer, begin + 0.8 * seconds)
         if batched:
-            self.batches(found, reference, begin + 0.88 * seconds)
+            self.batches(found, reference, begin + 0.9 * seconds)
         self.worth(found, reference, unknown, begin + seconds)
 
     def threads(self, found: Tuning, reference: Entrant, counts: Sequence[int], deadline: float) -> None:

@@ -169,12 +169,12 @@ def test_engines_are_tried_first_and_where_they_can_run() -> None:
     reference = parse(FAST, CPU, False)
     every = ("openvino", "onnxruntime", "tensorrt")
     assert [one.text for one in challengers(reference, CPU, False, every)[:4]] == [
-        "openvino-fp32", "openvino-bf16", "onnxruntime-fp32", "bf16-nhwc-eager-freeze",
+        "openvino-bf16", "openvino-fp32", "onnxruntime-fp32", "bf16-nhwc-eager-freeze",
     ]  # fmt: skip
     plain = challengers(reference, replace(CPU, bf16=False), False, every)
     assert [one.text for one in plain if one.peer] == ["openvino-fp32", "onnxruntime-fp32"]
     cuda = challengers(parse("fast", GPU, False), GPU, False, every)
-    assert [one.text for one in cuda if one.peer] == ["onnxruntime-fp32", "tensorrt-fp32", "tensorrt-fp16"]
+    assert [one.text for one in cuda if one.peer] == ["onnxruntime-fp32", "tensorrt-fp16", "tensorrt-fp32"]
     assert not any(one.peer for one in challengers(Configuration("amp", "nhwc"), CPU, True, every))
 
 
