@@ -27,7 +27,7 @@ from loaders.identity import identify
 from loaders.images import check, open_rgb
 from loaders.options import LoaderOptions
 from loaders.pil import transform_one
-from models.configuration import Configuration, parse
+from models.configuration import Choice, Configuration, parse
 from models.evaluate import Evaluation, evaluate
 from models.predict import Classifier, same_classes
 from models.prepare import device_facts, memory_format
@@ -83,6 +83,11 @@ class Predictor:
         place = World().device(choose_device(device))
         if threads:
             torch.set_num_threads(threads)
+        if "peer" in Choice.from_text(configuration).changes:
+            raise UsageError(
+                f"--config {configuration}: another engine takes batches of one size, and images come in any number "
+                "here; name levers of torch's, or fast"
+            )
         # The training form of the preset, in which a run is validated: compiling the other one takes longer than ten
         # thousand small images.
         chosen = parse(configuration, device_facts(place), True)

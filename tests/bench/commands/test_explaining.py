@@ -69,6 +69,7 @@ def test_a_tuned_model_is_measured_as_it_was_tuned(tmp_path: Path) -> None:
         (["report", "."], "holds no result"),
         (["serve", "a", "b", "c"], "one network or two"),
         (["serve", "runs/none"], "does not exist"),
+        (["serve", "resnet18", "--config", "openvino"], "images come in any number here"),
         (["export", "nonet"], "unknown model"),
         (["export", "lenet", "-o", "lenet.pt2"], "ends in .onnx"),
         (["export", "lenet", "-o", "no/where.onnx"], "there is no folder"),
