@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as transform
 
 from loaders.datasets import Dataset
-from loaders.epochs import evaluation_shape
 from loaders.errors import DataError, undecodable
 from loaders.images import decode, opened, orientation
 from loaders.options import LoaderOptions
+from loaders.packed_images import PackedImages
+from loaders.packing import small_shape
 from loaders.threads import in_threads
 
 # Of the memory that is free. A GPU serves one process, which says so when the network does not fit beside the images;
@@ -89,6 +90,13 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def all_bytes(device: torch.device) -> int:
+    """Memory of a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def check_memory(name: str, needed: int, device: torch.device) -> None:
     """Raise DataError if a data set takes more of a device's memory than it may.
 
@@ -140,6 +148,9 @@ def keep(dataset: Dataset, options: LoaderOptions, indices: NDArray[np.int64]) -
     if isinstance(source, DeviceImages):
         source = source.source
         dataset = replace(dataset, pixels=source)
+    if isinstance(source, PackedImages):
+        source.need_exif(dataset.name, options.exif)
+    wanted, (indices, inverse) = indices, _distinct(dataset, indices)
     device = torch.empty(0, device=options.device).device
     shapes = _kept_shapes(_shapes(dataset, indices, options), kept_side(options))
     ends = np.cumsum(shapes.prod(axis=1) * 3)
@@ -166,8 +177,24 @@ def keep(dataset: Dataset, options: LoaderOptions, indices: NDArray[np.int64]) -
     in_threads(fill, range(0, len(indices), _TOGETHER), max(1, options.threads))
     offsets = np.full(len(dataset), _NOT_HERE, np.int64)
     heights, widths = np.zeros(len(dataset), np.int64), np.zeros(len(dataset), np.int64)
-    offsets[indices], heights[indices], widths[indices] = starts, shapes[:, 0], shapes[:, 1]
+    offsets[wanted], heights[wanted], widths[wanted] = starts[inverse], shapes[inverse, 0], shapes[inverse, 1]
     return DeviceImages(buffer, offsets, heights, widths, source)
+
+
+def _distinct(dataset: Dataset, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of `indices` those of different images, and for each of `indices` which of these it is.
+
+    A measurement repeats a short set to fill its epochs.
+    """
+    pixels: Any = dataset.pixels
+    if pixels is None:
+        images: list[Any] = [dataset.files[i] for i in indices.tolist()]
+    elif isinstance(pixels, PackedImages):
+        images = pixels.positions[indices].tolist()
+    else:
+        return indices, np.arange(len(indices))
+    _, first, inverse = np.unique(np.array(images), return_index=True, return_inverse=True)
+    return indices[first], inverse
 
 
 def _image(dataset: Dataset, index: int, exif: str) -> torch.Tensor:
@@ -186,12 +213,8 @@ def _check_shape(dataset: Dataset, index: int, image: torch.Tensor, side: int, e
 
 
 def _kept_shapes(shapes: NDArray[np.int64], side: int) -> NDArray[np.int64]:
-    """Heights and widths [n, 2] with a shorter side of at most `side`, resized as for an evaluation."""
-    kept = [
-        (tall, wide) if min(tall, wide) <= side else evaluation_shape(tall, wide, side, 1.0)[:2]
-        for tall, wide in shapes.tolist()
-    ]
-    return np.array(kept, np.int64).reshape(-1, 2)
+    """Heights and widths [n, 2] with a shorter side of at most `side`."""
+    return np.array([small_shape(tall, wide, side) for tall, wide in shapes.tolist()], np.int64).reshape(-1, 2)
 
 
 def _shapes(dataset: Dataset, indices: NDArray[np.int64], options: LoaderOptions) -> NDArray[np.int64]:

@@ -56,12 +56,7 @@ def in_storage(dataset: Dataset, options: LoaderOptions) -> Dataset:
     if pixels is None:
         return _cached(dataset, options)
     if isinstance(pixels, PackedImages):
-        packed = pixels.description
-        if packed.turned and packed.exif != options.exif:
-            raise DataError(
-                f"{dataset.name} was packed with --exif {packed.exif}, and {packed.turned:,} of its images are stored "
-                f"in another orientation; pack it again with --exif {options.exif}"
-            )
+        pixels.need_exif(dataset.name, options.exif)
     return dataset
 
 

@@ -266,6 +266,20 @@ class PackedImages:
         """Raise DataError if the file of pixels was written to since it was opened."""
         self._file.check()
 
+    def need_exif(self, name: str, exif: str) -> None:
+        """Raise DataError if images of the data set `name` would be another way up with this `exif`."""
+        packed = self.description
+        if packed.turned and packed.exif != exif:
+            raise DataError(
+                f"{name} was packed with --exif {packed.exif}, and {packed.turned:,} of its images are stored "
+                f"in another orientation; pack it again with --exif {exif}"
+            )
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Which images of the folder these are, [n]."""
+        return self._positions
+
     def labels(self) -> NDArray[np.int64]:
         """The class number of each image, int64 [n]."""
         return self._column("label").astype(np.int64)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bench.errors import UsageError
 from bench.runs.folder import DataFolders, named_folders
@@ -20,7 +21,7 @@ from loaders.datasets import (
     open_parts,
     open_splits,
 )
-from loaders.device_images import on_device
+from loaders.device_images import all_bytes, kept_bytes, on_device
 from loaders.epochs import Loader
 from loaders.errors import NoSplitError
 from loaders.file_formats import handed_to_pillow
@@ -40,6 +41,7 @@ from models.training.recipe import Recipe
 from results.runs import Evaluated
 
 SMALL = 64  # pixels: up to here a whole data set of decoded images fits beside the network
+SHARE = 0.5  # of a device's memory for images that are kept there: the network needs the rest
 CONSTANT = 1e-3  # deviation below which a channel never varies: a quarter of a level of 255
 
 
@@ -146,11 +148,13 @@ def _chooses(recipe: Recipe) -> bool:
     return recipe.select == "best" or recipe.schedule == "plateau"
 
 
-def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say) -> Recipe:
+def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say, shards: int = 1) -> Recipe:
     """The recipe with what depends on data and machine filled in: classes, size, loader, evaluation.
 
     Args:
         named: the recipe was written down for some data; one put together from options takes the data's own size.
+        device: as torch names it.
+        shards: processes, each with a part of the images.
 
     Raises:
         UsageError: the recipe is for fewer classes than the data has, or for a batch of more images.
@@ -166,19 +170,43 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say)
     recipe = replace(recipe, classes=classes)
     size = recipe.size or (0 if named else _image_size(recipe, splits.train, say)) or zoo.default_size(recipe.model)
     _check_sizes(recipe, size)
-    engine = recipe.loader
-    if engine == "auto":
-        engine = fastest_engine(splits.train, recipe.augment, size, device)
-        say(f"loader: {engine}")
-    engines.check(engine)
-    say_handed_over(engine, splits.train, say)
-    parse_policy(recipe.augment)
-    _check_batch(recipe, splits.train)
     evaluation = recipe.evaluation
     if evaluation == "center" and size <= SMALL:
         # Images of this size were cut out already: no margin is left to throw away.
         evaluation = "whole"
-    return replace(recipe, size=size, loader=engine, evaluation=evaluation)
+    recipe = replace(recipe, size=size, evaluation=evaluation)
+    engine, why = recipe.loader, ""
+    if engine == "auto-resident":
+        engine, why = _resident_if_it_fits(recipe, splits.train, device, shards)
+    if engine == "auto":
+        engine = fastest_engine(splits.train, recipe.augment, size, device)
+    if engine != recipe.loader:
+        say(f"loader: {engine}{why}")
+    engines.check(engine)
+    say_handed_over(engine, splits.train, say)
+    parse_policy(recipe.augment)
+    _check_batch(recipe, splits.train)
+    return replace(recipe, loader=engine)
+
+
+def _resident_if_it_fits(recipe: Recipe, train: Dataset, device: str, shards: int) -> tuple[str, str]:
+    """The engine resident, if the training images take at most half of the device's memory, or "auto"; and why."""
+    options = LoaderOptions(
+        size=recipe.size, stored_size=recipe.stored_size, exif=recipe.exif, eval_margin=_margin(recipe.evaluation)
+    )
+    # On a CPU the processes share one memory.
+    needed = kept_bytes(train, options) // (shards if device.startswith("cuda") else 1)
+    # Not what is free just now: all processes must come to one answer, and a resumed run to that of before.
+    there = all_bytes(torch.device(device))
+    figures = f"about {needed / 1e9:.1f} GB of the {there / 1e9:.0f} GB of {device}"
+    if needed <= SHARE * there:
+        return "resident", f": the training images take {figures}"
+    return "auto", f", not resident: the training images would take {figures}, more than half"
+
+
+def _margin(evaluation: str) -> float:
+    """Shorter side over crop."""
+    return EVAL_MARGIN if evaluation == "center" else 1.0
 
 
 def _image_size(recipe: Recipe, train: Dataset, say: Say) -> int:
@@ -292,7 +320,7 @@ def evaluation_options(
         train=False,
         mean=card.mean,
         std=card.std,
-        eval_margin=EVAL_MARGIN if card.evaluation == "center" else 1.0,
+        eval_margin=_margin(card.evaluation),
         random_eval=card.evaluation == "random",
         normalization=card.normalization,
         exif=card.exif,
@@ -313,7 +341,14 @@ class Feed:
 
     def __init__(self, recipe: Recipe, splits: Splits, options: LoaderOptions, world: World) -> None:
         self.recipe = recipe
-        self.options = replace(options, seed=recipe.seed, augment=recipe.augment, shard=world.rank, shards=world.size)
+        self.options = replace(
+            options,
+            seed=recipe.seed,
+            augment=recipe.augment,
+            shard=world.rank,
+            shards=world.size,
+            stored_size=recipe.stored_size,
+        )
         self.splits = _decoded(splits, self.options) if recipe.loader == "resident" else splits
         self._train: tuple[int, Loader] | None = None
         self._validation: Loader | None = None
@@ -326,8 +361,9 @@ class Feed:
             self._train = None
         if self._train is None:
             engine = self.recipe.loader
-            stored = self.recipe.size if engine == "resident" and size != self.recipe.size else 0
-            options = replace(self.options, train=True, random_eval=False, size=size, stored_size=stored)
+            options = replace(self.options, train=True, random_eval=False, size=size)
+            if engine == "resident" and size != self.recipe.size:
+                options = replace(options, stored_size=options.stored_size or self.recipe.size)
             options = decoding_there(engine, options, self.splits.train)
             self._train = (size, engines.build(engine, self.splits.train, options))
         return self._train[1]
@@ -358,7 +394,7 @@ def _decoded(splits: Splits, options: LoaderOptions) -> Splits:
     # Splits may share a data set, and must do so afterwards.
     datasets = {id(dataset): dataset for dataset in (splits.train, splits.validation, splits.test)}
     done = {
-        key: decoded(dataset, options.size, options.threads, options.exif)
+        key: decoded(dataset, options.stored_size or options.size, options.threads, options.exif)
         if keeps_squares(options)
         else on_device(dataset, options)
         for key, dataset in datasets.items()

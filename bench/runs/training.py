@@ -248,7 +248,7 @@ def opened(request: Request, say: Say, world: World, folder: Path | None) -> Ite
             say(remark)
         if folder is not None:
             images, splits = _known_images(request, splits, folder, say)
-    recipe = sources.resolved(request.recipe, splits, bool(request.title), device.type, say)
+    recipe = sources.resolved(request.recipe, splits, bool(request.title), str(device), say, world.size)
     configuration = configured(recipe, device_facts(device), world.size)
     if configuration.keep:
         keep_memory()

@@ -283,7 +283,7 @@ def loading(workload: Workload, conditions: Conditions) -> Step:
     loader = engines.build(workload.subject, *loader_parts(workload, conditions))
     batches = forever(loader)
     notes: tuple[str, ...] = ()
-    if loader.name == "packed":
+    if loader.name in ("packed", "resident"):
         notes = ("its images were decoded beforehand: decoding is no part of this rate",)
     if loader.options.decoder != "cpu":
         notes = (

@@ -36,8 +36,8 @@ _WORDS: dict[str, Iterable[str]] = {
 # keys, whether a value of theirs is allowed, and which ones are
 _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
-        "size classes seed holdout stop_epoch evaluate_every clip checkpoint_epochs checkpoint_minutes max_minutes "
-        "weight_decay eps sam_rho warmup_epochs patience mixup cutmix ricap",
+        "size stored_size classes seed holdout stop_epoch evaluate_every clip checkpoint_epochs checkpoint_minutes "
+        "max_minutes weight_decay eps sam_rho warmup_epochs patience mixup cutmix ricap",
         lambda value: value >= 0,
         "0 or more",
     ),
@@ -104,7 +104,9 @@ class Recipe:
             "random" repeats the mistake of evaluating on randomly cropped and flipped images.
         evaluate_every: epochs between validations; 0 validates after the last epoch only.
         select: which weights are tested in the end: those "best" in validation, or the "last".
-        loader: an engine of `bench list loaders`, or "auto".
+        loader: an engine of `bench list loaders`; "auto", the fastest that reads the files; or "auto-resident", the
+            engine resident where the training images take at most half of the device's memory, otherwise as "auto".
+        stored_size: resident keeps images with a shorter side of at most this; 0 is what an evaluation resizes it to.
         configuration: precision, layout and compilation: a preset or levers, as in MODEL@CONFIGURATION.
         augment: words of `bench data show --list` joined by +.
         normalization: channel statistics of the "dataset" or of "imagenet", or each image by its own ("per_image").
@@ -167,6 +169,7 @@ class Recipe:
     evaluate_every: int = 1
     select: str = "last"
     loader: str = "auto"
+    stored_size: int = 0
     configuration: str = "fast"
     augment: str = "standard"
     normalization: str = "dataset"

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as transform
 
-from loaders import device_images
+from loaders import device_images, packing
 from loaders.datasets import Dataset, open_dataset
 from loaders.device_images import DeviceImages, kept_bytes, on_device
 from loaders.errors import DataError
@@ -106,3 +106,21 @@ def test_an_unreadable_file_is_named(dataset: Dataset, tmp_path: Path) -> None:
     broken = Dataset("broken", "", "all", (dataset.files[0], str(tmp_path / "bad.jpg")), (0, 0), ("a",))
     with pytest.raises(DataError, match=r"cannot decode .*bad\.jpg"):
         on_device(broken, OPTIONS)
+
+
+def test_an_image_that_is_named_twice_is_kept_once(dataset: Dataset, tmp_path: Path) -> None:
+    once = images_of(on_device(dataset, OPTIONS))
+    packing.pack([(dataset, ("all",))], tmp_path / "out", SIDE)
+    for images in (dataset, open_dataset(tmp_path / "out")):
+        again = images_of(on_device(images.select([*range(46), 45, *range(46)]), OPTIONS))
+        assert again.pixels.numel() == once.pixels.numel()
+        for number in (0, 45, 46, 92):
+            assert np.array_equal(again[number], once[[*range(46), 45, *range(46)][number]])
+
+
+def test_a_packed_set_must_be_the_same_way_up(turned: Dataset, tmp_path: Path) -> None:
+    packing.pack([(turned, ("all",))], tmp_path / "out", 0)
+    packed = open_dataset(tmp_path / "out")
+    assert len(images_of(on_device(packed, OPTIONS))) == 21
+    with pytest.raises(DataError, match="pack it again with --exif apply"):
+        on_device(packed, replace(OPTIONS, exif="apply"))

@@ -11,11 +11,14 @@ from PIL import Image
 from bench.errors import UsageError
 from bench.runs import sources
 from bench.runs.folder import DataFolders, named_folders
+from loaders import device_images
 from loaders.datasets import Dataset, open_splits
 from loaders.errors import DataError
+from loaders.options import LoaderOptions
 from loaders.separable import make
 from loaders.splits import parts_of
 from models.errors import ModelError
+from models.training.distributed import World
 from models.training.recipe import Recipe
 
 CLASSES = ("a", "b")
@@ -52,6 +55,21 @@ def test_the_automatic_loader_reads_what_there_is(monkeypatch: pytest.MonkeyPatc
     assert resolved(replace(large, size=32), arrays())[0].loader == "resident"
     assert resolved(large, files("pets/train"))[0].loader == "dali"
     assert resolved(replace(large, augment="cifar_tilt"), files("pets/train"))[0].loader == "torchvision"
+
+
+def test_a_recipe_may_ask_for_resident_where_the_images_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources.engines, "missing", lambda name, device: None)
+    train = open_splits(folder(tmp_path / "set", "train", "val"))[0]  # 10 images of 8 x 8 pixels
+    recipe = Recipe(model="resnet18", size=224, loader="auto-resident")
+    for there, loader, words in (
+        (10 * 8 * 8 * 3 * 2, "resident", "loader: resident: the training images take about 0.0 GB of the 0 GB of cpu"),
+        (10 * 8 * 8 * 3 * 2 - 1, "dali", "loader: dali, not resident: the training images would take about 0.0 GB"),
+    ):
+        monkeypatch.setattr(sources, "all_bytes", lambda device, there=there: there)
+        decided, said = resolved(recipe, train)
+        assert decided.loader == loader
+        assert any(line.startswith(words) for line in said)
+        assert resolved(replace(recipe, loader="pil"), train)[0].loader == "pil"
 
 
 @pytest.mark.parametrize(
@@ -197,3 +215,21 @@ def test_a_folder_may_have_a_comma_in_its_name(tmp_path: Path, monkeypatch: pyte
     # As a study hands them on.
     words = folders.options()
     assert DataFolders.from_options(None, words[1:2], words[3]) == folders
+
+
+def test_images_kept_on_a_device_are_decoded_once_for_all_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = open_splits(folder(tmp_path / "set", "train", "val"))
+    recipe = Recipe(model="resnet18", size=80, loader="resident", batch=4, stored_size=70)
+    seen = sources.Splits(splits[0], splits[1], splits[1], True)
+    calls: list[str] = []
+    decode = device_images.decode
+    monkeypatch.setattr(device_images, "decode", lambda path, exif: calls.append(path) or decode(path, exif))
+    feed = sources.Feed(recipe, seen, LoaderOptions(batch=4, size=80, train=False, threads=1), World())
+    assert sorted(calls) == sorted((*splits[0].files, *splits[1].files))
+    assert {batch.shape[-1] for size in (66, 64, 80) for batch, _ in feed.train(size)} == {66, 64, 80}
+    assert [len(labels) for _, labels in feed.validation()] == [4, 4, 2]
+    assert [len(labels) for _, labels in feed.all_of(feed.splits.train.select([3, 5]))] == [2]
+    assert len(calls) == 20
+    feed.close()
