@@ -101,12 +101,15 @@ def build(name: str, dataset: Dataset, options: LoaderOptions) -> Loader:
             does not have.
     """
     from loaders.epochs import Loader
+    from loaders.packed_images import PackedImages
 
     reason = missing(name, options.device)
     if reason is not None:
         raise DataError(f"loader {name} cannot run here: {reason}")
     if options.augmented:
         operations(name, options.augment, options.stored_size or options.size)
+    if isinstance(dataset.pixels, PackedImages):
+        dataset.pixels.need_exif(dataset.name, options.exif)
     module, engine, _ = ENGINES[name]
     make: Callable[[Dataset, LoaderOptions, Epochs], Engine] = getattr(importlib.import_module(module), engine)
     return Loader(name, len(dataset), options, lambda epochs: make(dataset, options, epochs))

@@ -46,21 +46,8 @@ _SAID = 20.0  # seconds between two lines about a packing that takes long
 Pixels = NDArray[np.uint8] | PackedImages
 
 
-def in_storage(dataset: Dataset, options: LoaderOptions) -> Dataset:
-    """The data set with its images in memory or packed; files are packed into the cache folder if they are not yet.
-
-    Raises:
-        DataError: there is no room, a file cannot be decoded, or the set was packed with another `exif`.
-    """
-    pixels = dataset.pixels
-    if pixels is None:
-        return _cached(dataset, options)
-    if isinstance(pixels, PackedImages):
-        pixels.need_exif(dataset.name, options.exif)
-    return dataset
-
-
 def _cached(dataset: Dataset, options: LoaderOptions) -> Dataset:
+    """The files as packed images from the cache folder, where they are put if they are not there yet."""
     # A measurement repeats a short set to fill its epochs.
     places = {path: place for place, path in enumerate(dict.fromkeys(dataset.need_files("packed")))}
     files = tuple(places)
@@ -328,9 +315,10 @@ class Packed(Engine):
         """Open a packed set or arrays; pack a set of files unless that was done before.
 
         Raises:
-            DataError: see `in_storage`.
+            DataError: there is no room, or a file cannot be decoded.
         """
-        dataset = in_storage(dataset, options)
+        if dataset.pixels is None:
+            dataset = _cached(dataset, options)
         self._drawn: Torchvision | None = None
         self._stream: _Stream | None = None
         if Images(dataset, options).random:

@@ -14,7 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.errors import DataError
+from loaders.errors import reason as first_line
 from loaders.threads import in_threads
 
 VERSION = 1
@@ -88,20 +89,22 @@ def describe(folder: Path) -> Description:
         version = found["version"]
         if version != VERSION:
             raise DataError(f"{path} is of version {version}, and this pixbench reads version {VERSION}: {_AGAIN}")
-        values = {field.name: found[field.name] for field in fields(Description)}
-        for name in ("splits", "classes"):
-            values[name] = tuple(map(str, values[name]))
-        values["undecodable"] = tuple((str(file), str(reason)) for file, reason in values["undecodable"])
-        numbers = [int(values[name]) for name in ("images", "bytes", "short", "turned")]
-        if min(numbers) < 0 or not values["splits"]:
-            raise ValueError("a number below 0, or no split")
-        return Description(**values)
+        description = Description(**{field.name: found[field.name] for field in fields(Description)})
+        texts = [description.name, description.exif, description.kind, *description.splits, *description.classes]
+        missing = tuple((str(file), str(reason)) for file, reason in description.undecodable)
+        numbers = [description.images, description.bytes, description.short, description.turned]
+        if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+            raise ValueError("a value of another kind")
+        if not 0 < 3 * description.images <= description.bytes < 2**62 or not description.splits or min(numbers) < 0:
+            raise ValueError("a value out of range")
+        splits, classes = tuple(description.splits), tuple(description.classes)
+        return replace(description, splits=splits, classes=classes, undecodable=missing)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from None
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {first_line(error)}): {_AGAIN}") from None
 
 
 def pixels_header(count: int) -> bytes:
@@ -119,10 +122,11 @@ class _File:
     def __init__(self, path: str, count: int) -> None:
         self.path = path
         self.start = len(pixels_header(count))
+        self.handle = -1
         try:
-            self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Without waiting: a pipe of that name would never answer.
+            self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            self.handle = -1
             raise DataError(f"cannot open {path}: {error.strerror or error}") from None
         self._state = self._now()
         size, expected = self._state[0], self.start + count
@@ -187,12 +191,11 @@ class PackedImages:
         self.description = describe(Path(folder))
         self._file = _File(os.path.join(folder, PIXELS), self.description.bytes)
         index = self._index()
-        lengths = index["height"].astype(np.int64) * index["width"] * 3
-        if len(index) and (
-            int((index["offset"].astype(np.int64) + lengths).max()) > self.description.bytes
-            or lengths.min() <= 0
-            or not 0 <= index["label"].min() <= index["label"].max() < len(self.description.classes)
-        ):
+        # In floats, where what is damaged does not come round to a small number again.
+        lengths = index["height"].astype(np.float64) * index["width"] * 3
+        inside = (lengths > 0) & (index["offset"] + lengths <= self.description.bytes)
+        labelled = (index["label"] >= 0) & (index["label"] < len(self.description.classes))
+        if not (inside & labelled).all():
             raise DataError(f"{os.path.join(folder, INDEX)} is damaged: {_AGAIN}")
         chosen: Any = slice(None) if positions is None else positions
         self._positions = np.arange(len(index)) if positions is None else positions
@@ -203,12 +206,15 @@ class PackedImages:
     def _index(self) -> NDArray[Any]:
         """The rows of all images. They are mapped: of a large index only what is asked for is read."""
         path = os.path.join(self.folder, INDEX)
+        if not os.path.isfile(path):
+            raise DataError(f"cannot read {path}: there is no such file")
         try:
             index = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-        except (ValueError, EOFError) as error:
-            raise DataError(f"{path} is damaged ({error}): {_AGAIN}") from None
+        except Exception as error:
+            # A damaged header fails in as many ways as it has parts.
+            raise DataError(f"{path} is damaged ({first_line(error)}): {_AGAIN}") from None
         if index.dtype != ROW or index.shape != (self.description.images,):
             raise DataError(f"{path} does not belong to the {DESCRIPTION} beside it: {_AGAIN}")
         return np.asarray(index)

@@ -284,7 +284,7 @@ def loading(workload: Workload, conditions: Conditions) -> Step:
     batches = forever(loader)
     notes: tuple[str, ...] = ()
     if loader.name in ("packed", "resident"):
-        notes = ("its images were decoded beforehand: decoding is no part of this rate",)
+        notes = (f"{loader.name} reads images that were decoded beforehand: decoding is no part of its rate",)
     if loader.options.decoder != "cpu":
         notes = (
             f"decoded on the GPU, {loader.options.hw_decoder_load:.0%} of the images by its JPEG engine if it has one",

@@ -26,10 +26,11 @@ from PIL import Image
 from bench.errors import BenchError
 from bench.machine import tuned
 from bench.runs.folder import RunRecord
-from loaders import splits
+from loaders import packing, splits
 from loaders.contents import examine
-from loaders.datasets import open_dataset, open_splits, read_batch
+from loaders.datasets import Dataset, open_dataset, open_splits, read_batch
 from loaders.errors import DataError
+from loaders.identity import identify
 from loaders.images import check as check_images
 from models import zoo
 from models.errors import ModelError
@@ -102,6 +103,27 @@ def lenet() -> tuple[bytes, str, bytes]:
         return (Path(folder) / checkpoint.LAST).read_bytes(), state.name, state.read_bytes()
 
 
+@cache
+def packed() -> dict[str, bytes]:
+    """The files of a packed data set."""
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 5, 7, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = Dataset("four", folder, "all", (), (0, 1, 0, 1), ("a", "b"), pixels)
+        packing.pack([(dataset, ("all",))], Path(folder) / "out")
+        return {path.name: path.read_bytes() for path in Path(folder, "out").iterdir()}
+
+
+def packed_beside(path: Path) -> None:
+    """Read a packed data set of which one file is given."""
+    for name, content in packed().items():
+        if name != path.name:
+            (path.parent / name).write_bytes(content)
+    dataset = open_dataset(path.parent)
+    check_images(dataset, 1)
+    identify(dataset)
+    examine(dataset)
+
+
 def published(name: str) -> Callable[[], bytes]:
     return (PUBLISHED / name).read_bytes
 
@@ -148,6 +170,9 @@ READERS: dict[str, tuple[str, Callable[[], bytes], tuple[Callable[[Path], Any], 
     "CIFAR batch": ("data_batch_1", cifar, (read_batch, lambda p: open_dataset(p.parent))),
     "weights": ("last.safetensors", lambda: lenet()[0], (checkpoint.read_card, checkpoint.load_weights)),
     "state": ("state", lambda: lenet()[2], (resumed,)),
+    "packed": ("packed.json", lambda: packed()["packed.json"], (packed_beside,)),
+    "packed index": ("index.npy", lambda: packed()["index.npy"], (packed_beside,)),
+    "packed pixels": ("pixels.npy", lambda: packed()["pixels.npy"], (packed_beside,)),
     "JPEG": ("a.jpg", lambda: picture("JPEG"), (lambda p: check_images([str(p)], 1),)),
     "CMYK JPEG": ("a.jpg", lambda: picture("JPEG", "CMYK"), (lambda p: check_images([str(p)], 1),)),
     "PNG": ("a.png", lambda: picture("PNG"), (lambda p: check_images([str(p)], 1),)),
@@ -156,7 +181,7 @@ READERS: dict[str, tuple[str, Callable[[], bytes], tuple[Callable[[Path], Any], 
     "TIFF": ("a.tiff", lambda: picture("TIFF"), (lambda p: check_images([str(p)], 1),)),
     "WebP": ("a.webp", lambda: picture("WEBP"), (lambda p: check_images([str(p)], 1),)),
 }
-JSON = ("record", "profile", "summary", "run", "tuned")
+JSON = ("record", "profile", "summary", "run", "tuned", "packed")
 
 PIECES = (
     b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\r", b",", b'"', b"'", b"[", b"{", b"]", b"}", b"=", b"nan",

@@ -156,8 +156,9 @@ def test_orientations_must_have_been_packed_as_they_are_asked_for(dataset: Datas
     assert images.pixels is not None
     assert images.pixels.shape == (1, wide, tall, 3)
     batches("packed", images, exif="apply", batch=1)
-    with pytest.raises(DataError, match="was packed with --exif apply, and 1 of its images are stored in another"):
-        built("packed", images)
+    for engine in ("packed", "pil", "resident", "torchvision"):
+        with pytest.raises(DataError, match="was packed with --exif apply, and 1 of its images are stored in another"):
+            built(engine, images)
 
 
 def test_a_closed_loader_says_so(out: Path) -> None:
@@ -183,3 +184,14 @@ def test_arrays_need_no_packing(arrays: Dataset) -> None:
     assert arrays.pixels is not None
     ours = batches("packed", arrays, train=False, size=32, eval_margin=1.0, batch=24)[0]
     assert np.allclose(255 * ours.permute(0, 2, 3, 1).numpy(), np.asarray(arrays.pixels), atol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["pil", "resident", "torchvision"])
+def test_other_engines_read_packed_images_too(dataset: Dataset, arrays: Dataset, tmp_path: Path, engine: str) -> None:
+    for source, short in ((dataset, 28), (arrays, 256)):
+        folder = tmp_path / source.name.partition("/")[0]
+        packing.pack([(source, ("all",))], folder, short)
+        values: dict[str, object] = {"train": False, "batch": 24, "threads": 1, "eval_margin": 1.0}
+        ours, theirs = batches(engine, open_dataset(folder), **values), batches(engine, source, **values)
+        assert [labels.tolist() for labels in ours[1::2]] == [labels.tolist() for labels in theirs[1::2]]
+        assert 255 * (torch.cat(ours[::2]) - torch.cat(theirs[::2])).abs().mean() < 6

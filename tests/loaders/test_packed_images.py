@@ -126,7 +126,7 @@ def wild_index(out: Path) -> None:
         (cut_index, r"index\.npy is damaged"),
         (other_index, r"index\.npy does not belong to the packed\.json beside it"),
         (wild_index, r"index\.npy is damaged"),
-        (lambda out: (out / INDEX).unlink(), r"cannot read .*index\.npy: No such file"),
+        (lambda out: (out / INDEX).unlink(), r"cannot read .*index\.npy: there is no such file"),
         (lambda out: (out / PIXELS).unlink(), r"cannot open .*pixels\.npy: No such file"),
     ],
 )
