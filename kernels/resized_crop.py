@@ -86,7 +86,8 @@ if HAS_TRITON:
         centre_y, centre_x = (y + row + 0.5) * down, (x + column + 0.5) * across
         first_y = tl.floor(centre_y - reach_y + 0.5).to(tl.int32)
         first_x = tl.floor(centre_x - reach_x + 0.5).to(tl.int32)
-        taps_y, taps_x = (2 * reach_y).to(tl.int32) + 2, (2 * reach_x).to(tl.int32) + 2
+        # So many pixels at most lie less than the reach away from a centre: two where nothing is made smaller.
+        taps_y, taps_x = tl.ceil(2 * reach_y).to(tl.int32), tl.ceil(2 * reach_x).to(tl.int32)
 
         sum_y = tl.zeros((ROWS,), tl.float32)
         sum_x = tl.zeros((LANES,), tl.float32)
@@ -126,7 +127,7 @@ def taps(scale: float) -> int:
     Args:
         scale: pixels of the window over pixels that it is resized to.
     """
-    return math.ceil(2 * max(scale, 1.0)) + 1
+    return math.ceil(2 * max(scale, 1.0))
 
 
 def resized_crop(

@@ -1,6 +1,9 @@
 """The images of a data set in one buffer on a device, each in its own aspect, decoded once."""
 
 import os
+import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
@@ -20,9 +23,10 @@ from loaders.threads import in_threads
 
 # Of the memory that is free. A GPU serves one process, which says so when the network does not fit beside the images;
 # a machine that runs out of its own memory ends processes without a message.
-MOST = {"cpu": 0.5, "cuda": 0.9}
+MOST = {"cpu": 0.5, "cuda": 0.95}
 _TOGETHER = 64  # images that a thread decodes before they are copied: some MB
 _NOT_HERE = -1
+_SAID = 20.0  # seconds between two lines about a loading that takes long
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations of images whose height is stored as their width
 
 
@@ -158,6 +162,7 @@ def keep(dataset: Dataset, options: LoaderOptions, indices: NDArray[np.int64]) -
     needed = int(ends[-1]) if len(ends) else 0
     check_memory(dataset.name, needed, device)
     buffer = torch.empty(needed, dtype=torch.uint8, device=device)
+    said = _Said(dataset.name, len(indices), device, options.shard == 0)
 
     def fill(first: int) -> None:
         last = min(first + _TOGETHER, len(indices)) - 1
@@ -173,12 +178,30 @@ def keep(dataset: Dataset, options: LoaderOptions, indices: NDArray[np.int64]) -
             host[place : place + tall * wide * 3].view(tall, wide, 3).copy_(resized)
         if host is not part:
             part.copy_(host)
+        said.more(last + 1 - first)
 
     in_threads(fill, range(0, len(indices), _TOGETHER), max(1, options.threads))
     offsets = np.full(len(dataset), _NOT_HERE, np.int64)
     heights, widths = np.zeros(len(dataset), np.int64), np.zeros(len(dataset), np.int64)
     offsets[wanted], heights[wanted], widths[wanted] = starts[inverse], shapes[inverse, 0], shapes[inverse, 1]
     return DeviceImages(buffer, offsets, heights, widths, source)
+
+
+class _Said:
+    """Says on stderr how far it is where that takes long; one of several processes does."""
+
+    def __init__(self, name: str, images: int, device: torch.device, aloud: bool) -> None:
+        self._name, self._images, self._device, self._aloud = name, images, device, aloud
+        self._done, self._last, self._lock = 0, time.monotonic(), threading.Lock()
+
+    def more(self, images: int) -> None:
+        with self._lock:
+            self._done += images
+            now = time.monotonic()
+            if self._aloud and now - self._last > _SAID:
+                self._last = now
+                where = f"of {self._name} are decoded and on {self._device}"
+                print(f"note: {self._done:,} of {self._images:,} images {where}", file=sys.stderr)
 
 
 def _distinct(dataset: Dataset, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

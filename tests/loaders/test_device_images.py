@@ -101,6 +101,17 @@ def test_a_header_that_promises_another_size_is_named(dataset: Dataset, monkeypa
         on_device(dataset, OPTIONS)
 
 
+@pytest.mark.parametrize("shard", [0, 1])
+def test_a_loading_that_takes_long_says_how_far_it_is(
+    dataset: Dataset, shard: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device_images, "_SAID", -1.0)
+    monkeypatch.setattr(device_images, "_TOGETHER", 10)
+    on_device(dataset, replace(OPTIONS, shard=shard, shards=2, threads=1))
+    lines = [f"note: {done} of 23 images of {dataset.name} are decoded and on cpu" for done in (10, 20, 23)]
+    assert capsys.readouterr().err.splitlines() == (lines if shard == 0 else [])
+
+
 def test_an_unreadable_file_is_named(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     broken = Dataset("broken", "", "all", (dataset.files[0], str(tmp_path / "bad.jpg")), (0, 0), ("a",))

@@ -267,3 +267,14 @@ def test_the_standard_policy_is_that_of_the_size(dataset: Dataset, arrays: Datas
         )
         assert torch.equal(standard, named)
         assert not torch.equal(standard, different)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "per image"])
+def test_a_gpu_cuts_what_a_cpu_cuts(dataset: Dataset, policy: str) -> None:
+    options = replace(LARGE, **POLICIES[policy])
+    ours, theirs = (engines.build("resident", dataset, replace(options, device=device)) for device in ("cuda", "cpu"))
+    for (images, labels), (expected, known) in zip(ours, theirs, strict=True):
+        assert torch.equal(labels.cpu(), known)
+        assert images.stride() == expected.stride()
+        assert (images.cpu().float() - expected.float()).abs().max() < 1.01 / (255 * min(options.std)) + 0.02
