@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,9 @@ def pack(
     """
     draft = out.with_name(f"{out.name}{UNFINISHED}")
     _check_free(out, draft, resume)
+    for part, _ in parts:
+        if part.root and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(part.root)):
+            raise DataError(f"{out} is in {part.root}, where it would look like a class: name a folder beside it")
     works = [
         _Work(part, splits, draft if splits[0] == "all" else draft / splits[0], short, exif) for part, splits in parts
     ]
@@ -232,7 +236,11 @@ class _Work:
     def plan(self, threads: int | None, resume: bool) -> None:
         """Read every header, or the journal of an earlier call."""
         if not (resume and self._restore()):
-            shapes = in_threads(self._header, range(len(self.dataset)), threads)
+            # A thread is given many at once: a million of single ones would take gigabytes to hand over.
+            starts = range(0, len(self.dataset), _TOGETHER)
+            blocks = [range(start, min(start + _TOGETHER, len(self.dataset))) for start in starts]
+            headers = in_threads(lambda block: list(map(self._header, block)), blocks, threads)
+            shapes = list(chain.from_iterable(headers))
             sides = np.array([small_shape(tall, wide, self._short) for tall, wide, _ in shapes], np.int64)
             lengths = sides.prod(1) * 3
             self.entries["offset"] = np.cumsum(lengths) - lengths

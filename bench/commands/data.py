@@ -96,7 +96,10 @@ def pack(folder: Path, out: Path, short: int, exif: str, threads: int | None, re
     screen = Screen()
     parts = packing.parts_of(folder)
     lock = out.with_name(f".{out.name}.lock")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {out.parent}: {error.strerror}") from None
     with hold(lock):
         try:
             packed = packing.pack(

@@ -154,6 +154,8 @@ def test_a_folder_that_holds_something_is_refused(dataset: Dataset, tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="is there already and is no packed data set"):
         packed(dataset, tmp_path / "file")
+    with pytest.raises(DataError, match="where it would look like a class: name a folder beside it"):
+        packed(dataset, Path(dataset.root) / "out")
 
 
 def test_arrays_are_packed_too(arrays: Dataset, tmp_path: Path) -> None:
