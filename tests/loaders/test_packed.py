@@ -145,12 +145,13 @@ def test_a_file_written_to_under_a_running_training_is_named(dataset: Dataset, t
 def test_orientations_must_have_been_packed_as_they_are_asked_for(dataset: Dataset, tmp_path: Path) -> None:
     from PIL import Image
 
-    path, exif = tmp_path / "turned.jpg", Image.Exif()
+    path, exif = tmp_path / "set" / "turned.jpg", Image.Exif()
+    path.parent.mkdir()
     exif[0x0112] = 6
     with Image.open(dataset.files[0]) as image:
         image.save(path, exif=exif)
         tall, wide = image.height, image.width
-    turned = Dataset("turned", str(tmp_path), "all", (str(path),), (0,), ("a",))
+    turned = Dataset("turned", str(path.parent), "all", (str(path),), (0,), ("a",))
     packing.pack([(turned, ("all",))], tmp_path / "out", exif="apply")
     images = open_dataset(tmp_path / "out")
     assert images.pixels is not None

@@ -85,10 +85,13 @@ def test_splits_stay_apart_and_what_serves_as_two_still_does(folder: Path, tmp_p
 
 
 def test_what_cannot_be_decoded_is_left_out_and_listed(dataset: Dataset, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.jpg"
+    bad = tmp_path / "set" / "bad.jpg"
+    bad.parent.mkdir()
     content = Path(dataset.files[0]).read_bytes()
     bad.write_bytes(content[: len(content) // 2])
-    broken = Dataset("broken", str(tmp_path), "all", (dataset.files[0], str(bad), dataset.files[1]), (0, 0, 0), ("a",))
+    broken = Dataset(
+        "broken", str(bad.parent), "all", (dataset.files[0], str(bad), dataset.files[1]), (0, 0, 0), ("a",)
+    )
     (result,) = packing.pack([(broken, ("all",))], tmp_path / "out", 40)
     assert result.images == 2
     assert [path for path, _ in result.undecodable] == [str(bad)]
