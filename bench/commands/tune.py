@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget",
     type=Number(0),
-    default=330.0,
+    default=340.0,
     show_default=True,
     metavar="SECONDS",
     help="For everything; what there was no time for is named.",

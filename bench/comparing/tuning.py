@@ -49,10 +49,12 @@ FIRST, LATER, LAST = 1.5, 3.0, 3.0
 BLOCKS = 6  # fresh processes of the last duel, if the time is there
 LARGEST = 1024  # images a step that are tried
 # Shares of the whole time that a task may have, when all are asked for.
-SHARES = {"inference": 0.46, "training": 0.22, "latency": 0.2, "loading": 0.12}
+SHARES = {"inference": 0.5, "latency": 0.2, "training": 0.2, "loading": 0.1}
 BACKWARD = 2.0  # times as long as inference's it takes to compile a training step
 OVERTIME = 1.5  # times what was left of the first rung's time a challenger may take to be built
-COMPILED, QUICK = 0.5, 0.65  # of a task's time: later no compiled challenger and no other one is begun
+# Shares of a task's time, counted from its start, after which no more is begun: compiled challengers and others in the
+# first rung, later rungs, blocks of the last duel, counts of threads, batches.
+COMPILED, QUICK, RUNGS, DUEL, THREADS, BATCHES = 0.6, 0.7, 0.7, 0.85, 0.9, 0.95
 NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
 LEVERS = ("precision", "layout", "compile", "freeze", "keep")
 
@@ -355,12 +357,12 @@ class Tuner:
         answer = self.crew[name].ask("parity", 300, id=workload.id, conditions=self.conditions.to_json())
         return None if answer["blind"] else float(answer["rms"])
 
-    def rounds(self, entrants: Mapping[str, Entrant], seconds: float) -> list[Round]:
+    def rounds(self, entrants: Mapping[str, Entrant], seconds: float, least: int = 3) -> list[Round]:
         """The pairs of rounds in which all of them have turns."""
         if any(one.rest for one in entrants.values()):
             # Threads that still spin after one's turn would take the other's cores.
             entrants = {name: replace(one, rest=True) for name, one in entrants.items()}
-        return pairs_of(self.crew.take_turns(self.crew.settled(entrants), Rounds(seconds, least=3), self.rng))
+        return pairs_of(self.crew.take_turns(self.crew.settled(entrants), Rounds(seconds, least=least), self.rng))
 
     def turns(self, reference: Entrant, other: Entrant, seconds: float) -> list[float]:
         """log(how many times as fast as the reference) of each pair, per image."""
@@ -386,10 +388,10 @@ class Tuner:
             self.standing = {base.configuration.text: reference}
             left = self.first_rung(found, base, reference, error, begin, seconds)
             rung = 2
-            while self.crowded(left) and time.monotonic() - begin < 0.55 * seconds:
+            while self.crowded(left) and time.monotonic() - begin < RUNGS * seconds:
                 left = self.later_rung(found, base, reference, left, rung)
                 rung += 1
-            found.winner = self.last_duel(found, base, left, error, begin + 0.7 * seconds)
+            found.winner = self.last_duel(found, base, left, error, begin + DUEL * seconds)
             if task != "loading":
                 self.around(found, begin, seconds)
         finally:
@@ -471,6 +473,8 @@ class Tuner:
         if base.task == "inference":
             near = sorted(left, key=lambda one: (not one.foreign, -(one.ratio or 0.0)))
             self.near = [one.configuration for one in near if (one.ratio or 0.0) > NEAR]
+            # An engine for which there was no time may still be the quickest to answer.
+            self.near += [w.network for w in pool if w.network.peer and w.network.text in found.untried]
         return self.halved(found, left)
 
     def accurate(self, one: Result, fast: float | None) -> Result:
@@ -607,7 +611,8 @@ class Tuner:
             for side, workload in sides.items():
                 with on_side(side):
                     entrants[side] = self.enter(side, workload)
-            found.append(self.rounds(entrants, LAST * len(names) / 2))
+            # The fewest pairs that have a 95 % interval, since there may be no other group.
+            found.append(self.rounds(entrants, LAST * len(names) / 2, least=6))
             self.standing = entrants
             longest = max(longest, time.monotonic() - begin)
         return found
@@ -628,9 +633,9 @@ class Tuner:
             self.clear()
             self.start("winner")
             reference = self.enter("winner", base)
-        self.threads(found, reference, on_fewer, begin + 0.8 * seconds)
+        self.threads(found, reference, on_fewer, begin + THREADS * seconds)
         if batched:
-            self.batches(found, reference, begin + 0.9 * seconds)
+            self.batches(found, reference, begin + BATCHES * seconds)
         self.worth(found, reference, unknown, begin + seconds)
 
     def threads(self, found: Tuning, reference: Entrant, counts: Sequence[int], deadline: float) -> None:

@@ -278,6 +278,15 @@ def test_latency_takes_what_inference_left() -> None:
     assert [w.configuration.text for w in tuner.pool("latency", tuner.base["latency"])] == ["amp-nhwc-compile-freeze"]
 
 
+def test_an_engine_that_inference_had_no_time_for_is_tried_for_latency() -> None:
+    tuner = Tuner(
+        {"inference": BASE, "latency": replace(BASE, task="latency", batch=1)}, CPU, Conditions(), MACHINE,
+        lambda text: None, crew_of(Machine(), lambda label, w: 1e-3), ENGINES,
+    )  # fmt: skip
+    tuner.tune("inference", 0.0)
+    assert {w.configuration.text.split("-")[0] for w in tuner.pool("latency", tuner.base["latency"])} == set(ENGINES)
+
+
 def test_training_never_keeps_its_weights_in_bfloat16() -> None:
     training = challengers(Configuration("amp", "nhwc"), CPU, True)
     assert {one.precision for one in training} == {"fp32", "amp"}
