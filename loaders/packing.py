@@ -113,7 +113,7 @@ def pack(
     draft = out.with_name(f"{out.name}{UNFINISHED}")
     _check_free(out, draft, resume)
     for part, _ in parts:
-        if part.root and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(part.root)):
+        if not strict and part.root and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(part.root)):
             raise DataError(f"{out} is in {part.root}, where it would look like a class: name a folder beside it")
     works = [
         _Work(part, splits, draft if splits[0] == "all" else draft / splits[0], short, exif) for part, splits in parts

@@ -108,7 +108,7 @@ def packed() -> dict[str, bytes]:
     """The files of a packed data set."""
     pixels = np.random.default_rng(0).integers(0, 255, (4, 5, 7, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Dataset("four", folder, "all", (), (0, 1, 0, 1), ("a", "b"), pixels)
+        dataset = Dataset("four", "", "all", (), (0, 1, 0, 1), ("a", "b"), pixels)
         packing.pack([(dataset, ("all",))], Path(folder) / "out")
         return {path.name: path.read_bytes() for path in Path(folder, "out").iterdir()}
 
