@@ -153,6 +153,10 @@ def run(program: click.Command, name: str, arguments: list[str] | None = None, a
         with contextlib.suppress(OSError):
             error.show()
         _leave(2)
+    except SystemExit as error:
+        # None of ours: code of the user's, a network or a loader, wanted to end the program.
+        _say(f"{name}: what was run called exit({'' if error.code is None else error.code!r})")
+        _leave(2)
     except (KeyboardInterrupt, click.Abort):
         _say(f"{name}: interrupted{after}")
         _leave(130)

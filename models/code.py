@@ -23,6 +23,7 @@ from types import FrameType, ModuleType
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from models.dry_run import answer, sizes_taken, without_weights
 from models.errors import ModelError, unknown
@@ -187,7 +188,7 @@ def _reported(what: str, folder: Path | None) -> Iterator[None]:
     """What the user's code raises or prints inside becomes one ModelError, with the last line of it that was run."""
     printed = io.StringIO()
     try:
-        with importing(what), contextlib.redirect_stdout(printed), _limited(what):
+        with importing(what), contextlib.redirect_stdout(printed), _unchanged(), _limited(what):
             yield
     except (Exception, SystemExit) as error:
         said = next((f"; it printed: {line.strip()}" for line in reversed(printed.getvalue().splitlines()) if line), "")
@@ -195,6 +196,20 @@ def _reported(what: str, folder: Path | None) -> Iterator[None]:
     finally:
         # stdout is for data.
         sys.stderr.write(printed.getvalue())
+
+
+@contextlib.contextmanager
+def _unchanged() -> Iterator[None]:
+    """Put back what the user's code sets for its whole process, where others are measured too, and others' names."""
+    threads, dtype, gradients = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        with contextlib.chdir("."):
+            yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
 
 
 def _words(error: BaseException) -> str:
@@ -286,14 +301,14 @@ def call(base: str, offered: Mapping[str, object], arguments: Mapping[str, objec
         # What is built into Python has no file.
         path = inspect.getsourcefile(found)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _unchanged():
             return found(**given)
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
         where = _where(error, Path(path).parent if path else None)
         words = ", ".join(f"{key}={value!r}" for key, value in given.items())
-        raise ModelError(f"{base} cannot be built with ({words}): {_words(error)}{where}") from error
+        raise ModelError(f"{base}({words}) failed: {_words(error)}{where}") from error
 
 
 def build(base: str, classes: int | None, arguments: Mapping[str, object]) -> nn.Module:
@@ -322,6 +337,8 @@ def build(base: str, classes: int | None, arguments: Mapping[str, object]) -> nn
         )
     if isinstance(built, torch.jit.ScriptModule):
         raise ModelError(f"{base} is a TorchScript module; give the network that it was made from")
+    if any(isinstance(one, UninitializedTensorMixin) for one in (*built.parameters(), *built.buffers())):
+        raise ModelError(f"{base} has lazy layers, whose sizes the first image decides; give it one where it is built")
     if meta:
         return without_weights(built)
     # An object is one network, and several are built from it.

@@ -1,6 +1,8 @@
 """What a network gives for one image, on the meta device: without the memory and time of its weights."""
 
+import contextlib
 import copy
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -39,19 +41,35 @@ def answer(network: nn.Module, title: str, size: int) -> Tensor:
     Raises:
         ModelError: it takes no image of this size, or gives no logits.
     """
+    number = getattr(network, "batch", 0) or 1
     try:
-        number = getattr(network, "batch", 0) or 1
-        logits = network(torch.zeros(number, 3, size, size, device=device_of(network)))
-    except Exception as error:
+        # stdout is for data, and a forward pass may print.
+        with contextlib.redirect_stdout(sys.stderr):
+            logits = network(torch.zeros(number, 3, size, size, device=device_of(network)))
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, TypeError | AttributeError | KeyError):
             reason = f"{type(error).__name__}: {reason}"
+        if isinstance(error, SystemExit):
+            raise ModelError(f"{title} called exit({reason}) when it was given an image") from error
         raise ModelError(f"{title} takes no image of {size} x {size} pixels ({reason})") from error
-    if not isinstance(logits, Tensor):
-        raise ModelError(f"{title} gives {_described(logits)}; {_WANTED}")
-    if logits.dim() != 2 or len(logits) != number:
-        raise ModelError(f"{title} gives a tensor {list(logits.shape)} for one image; {_WANTED}")
-    return logits
+    return logits_of(logits, title, number)
+
+
+def logits_of(found: object, title: str, images: int) -> Tensor:
+    """What a network gave for this many images, if it is what can be measured.
+
+    Raises:
+        ModelError: it is something else than a tensor of floats [images, classes].
+    """
+    if not isinstance(found, Tensor):
+        raise ModelError(f"{title} gives {_described(found)}; {_WANTED}")
+    if found.dim() != 2 or len(found) != images:
+        number = "one image" if images == 1 else f"{images} images"
+        raise ModelError(f"{title} gives a tensor {list(found.shape)} for {number}; {_WANTED}")
+    if not found.is_floating_point():
+        raise ModelError(f"{title} gives numbers of type {str(found.dtype).removeprefix('torch.')}; {_WANTED}")
+    return found
 
 
 _WANTED = "what is measured here gives one tensor of logits [N, classes]: wrap it in a module that does"

@@ -254,9 +254,11 @@ class Comparison:
         except (WorkerError, OutOfMemoryError) as error:
             if len({operand.subject for operand in self.operands}) == 1:
                 raise
-            self.warn(f"{operand.label} is left out: {error}")
+            # The process has the name of the first side, whose fault it need not be.
+            blamed = type(error)(error.summary.replace(f"measuring {reference}", f"that counted {operand.label}"))
+            self.warn(f"{operand.label} is left out: {blamed}")
             self.crew.replace(reference)
-            return error
+            return blamed
 
     def ask_steps(self, first: Worker) -> None:
         """What is counted of steps of the user's, and whether they return the same."""

@@ -5,7 +5,9 @@ computed, and with gradients enabled the counter sees the products of attention 
 which traces a real forward pass, gives a second opinion.
 """
 
+import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.errors import BenchError
 from bench.inspecting.foreign import counted
 from models import exported, zoo
+from models.dry_run import device_of
 from models.errors import ModelError
 from models.exported import Foreign
 from models.project import named
@@ -233,12 +236,15 @@ def second_opinion(model: nn.Module, size: int) -> Opinion:
             # Zeros instead of uninitialised memory: denormal numbers would slow the forward pass down.
             for tensor in chain(model.parameters(), model.buffers()):
                 tensor.zero_()
-    images = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    if (device := device_of(model)).type == "meta":
+        # It has no weights.
+        device = torch.device("cpu")
+    images = torch.zeros(1, 3, size, size, device=device)
     logger = logging.getLogger("fvcore")
     level, training = logger.level, model.training
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), contextlib.redirect_stdout(sys.stderr):
             # torch warns of the deprecated tracer when fvcore is imported and on every branch it fixes.
             warnings.simplefilter("ignore")
             from fvcore.nn import FlopCountAnalysis

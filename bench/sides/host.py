@@ -217,6 +217,7 @@ class Host:
         except OSError:
             os._exit(1)
         scatter_heap()
+        forget_threads()
         return {}
 
     def reap(self, pid: int) -> dict[str, Any]:
@@ -326,6 +327,17 @@ def renew_constants() -> None:
     random.SystemRandom().shuffle(found)
     for module, name in found:
         setattr(module, name, getattr(module, name).clone())
+
+
+def forget_threads() -> None:
+    """Have the compiler start threads of its own: a fork has none of those that it would wait for.
+
+    torch forgets its other pools after a fork, but not this one (torch 2.15).
+    """
+    if "torch._inductor.async_compile" in sys.modules:
+        from torch._inductor.async_compile import AsyncCompile
+
+        AsyncCompile.pool.cache_clear()
 
 
 def read_asked(data: Mapping[str, Any]) -> Asked:

@@ -19,6 +19,7 @@ from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
 from models import zoo
 from models.configuration import levers
+from models.dry_run import logits_of
 from models.project import named
 
 if TYPE_CHECKING:
@@ -162,7 +163,10 @@ class Session:
         compile_seconds = clock() - begin if any(step.converted for step in built) else 0.0
         self.steps.update({step.workload.id: step for step in built})
         for step in built:
-            first = time_slice(step.call, 1, 0, clock).seconds
+            given: list[object] = []
+            first = time_slice(lambda step=step, given=given: given.append(step.call()), 1, 0, clock).seconds
+            if step.workload.task in ("latency", "inference"):
+                logits_of(given[0], step.workload.subject, step.workload.batch)
             if step.compiled:
                 compile_seconds += max(0.0, first - time_slice(step.call, 1, 0, clock).seconds)
         hits, misses, bypassed = (now - then for now, then in zip(_cache_counts(), before, strict=True))

@@ -224,7 +224,10 @@ def trainer(
 
     def update(images: Tensor, labels: Tensor) -> tuple[Tensor]:
         optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = loss_function(prepared.forward(images).float(), labels)
+        logits = prepared.forward(images)
+        if not isinstance(logits, Tensor):
+            raise WorkloadError(f"in training it gives a {type(logits).__name__}, not one tensor of logits")
+        loss: Tensor = loss_function(logits.float(), labels)
         if scaler is None:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -297,6 +297,16 @@ def test_a_missing_dali_is_named(images: Path, tmp_path: Path) -> None:
     done.refused("DALI is not installed")
 
 
+def test_code_that_ends_the_program_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import sys\nfrom torch import nn\nclass Net(nn.Linear):\n"
+        "    def __init__(self): super().__init__(3, 4)\n"
+        "    def forward(self, x):\n"
+        "        sys.exit(0)\n"
+    )
+    bench_here("cost", "net.py:Net", cwd=tmp_path).refused("called exit(0)")
+
+
 def test_settings_of_a_repository_are_defaults_of_options(tmp_path: Path) -> None:
     settings = tmp_path / "pixbench.toml"
     settings.write_text("[options.cost]\nsize = 48\n")

@@ -229,7 +229,8 @@ HEAD = "from torch import nn\nimport torch\n\n\nclass Conv(nn.Module):\n    def 
         ("Net = dict", "Net", r"gives something of type dict, not a network"),
         ("def Net(): return {}", "Net", r"gives something of type dict, not a network"),
         ("def Net(width): pass", "Net", r"needs width: write 'mine.py:Net\[width=...\]'"),
-        ("def Net(): raise KeyError('depth')", "Net", r"cannot be built with \(\): KeyError: 'depth' \(.*line 1\)"),
+        ("def Net(): raise KeyError('depth')", "Net", r"Net\(\) failed: KeyError: 'depth' \(.*line 1\)"),
+        ("from torch import nn\nNet = lambda: nn.Sequential(nn.LazyConv2d(8, 3))", "Net", r"Net has lazy layers"),
         (HEAD + "Net = torch.compile(Conv())", "Net", r"is compiled already; give the network itself"),
         (
             HEAD + "import warnings\nwarnings.simplefilter('ignore')\nNet = torch.jit.script(Conv())",
@@ -253,6 +254,8 @@ def test_what_is_no_network_says_why(monkeypatch: pytest.MonkeyPatch, text: str,
         ("return {'logits': self.c(x), 'aux': x}", 3, r"gives a dict of logits, aux; what is measured here gives one"),
         ("return x, x", 3, r"gives a tuple of 2"),
         ("return self.c(x)", 3, r"gives a tensor \[1, 4, 222, 222\] for one image"),
+        ("return self.c(x).mean((2, 3)).to(torch.complex64)", 3, r"gives numbers of type complex64; what is measured"),
+        ("raise SystemExit(0)", 3, r"mine.py:Conv.* called exit\(0\) when it was given an image"),
         ("return self.c(x).mean((2, 3)) + torch.ones(x.shape[2] // 100 - 2)", 3, r"it takes .*: --size"),
         ("return self.c(x)", 1, r"expected input.* to have 1 channels.*and none of the usual sizes"),
     ],
@@ -261,6 +264,20 @@ def test_an_answer_that_is_no_logits_says_so(forward: str, channels: int, messag
     put("mine.py", HEAD + f"    def forward(self, x):\n        {forward}\n")
     with pytest.raises(ModelError, match=message):
         on_meta(f"mine.py:Conv[channels={channels}]", None, 224)
+
+
+def test_what_code_sets_for_its_whole_process_does_not_last() -> None:
+    put(
+        "mine.py",
+        "import os, torch\ntorch.set_num_threads(3)\n"
+        "def Net():\n"
+        "    os.chdir('/')\n    torch.set_default_dtype(torch.float64)\n    torch.set_grad_enabled(False)\n"
+        "    return torch.nn.Linear(2, 2)\n",
+    )
+    before = Path.cwd(), torch.get_num_threads(), torch.get_default_dtype()
+    assert zoo.build("mine.py:Net").weight.dtype is torch.float64
+    assert (Path.cwd(), torch.get_num_threads(), torch.get_default_dtype()) == before
+    assert torch.is_grad_enabled()
 
 
 def test_a_network_in_place_of_a_class_takes_no_arguments() -> None:

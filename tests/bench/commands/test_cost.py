@@ -32,6 +32,16 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(command, list(arguments))
 
 
+def test_a_network_without_weights_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "means.py").write_text(
+        "from torch import nn\nclass Means(nn.Module):\n    def forward(self, x):\n        print('here')\n"
+        "        return x.mean((2, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = invoke("means.py:Means", "--size", "16", "--format", "json")
+    assert (result.exit_code, json.loads(result.stdout)["models"][0]["params"]) == (0, 0)
+
+
 def test_json_has_the_promised_keys_and_raw_numbers() -> None:
     result = invoke("lenet", "airbench94", "--classes", "10", "--size", "32", "--format", "json")
     assert result.exit_code == 0

@@ -229,6 +229,17 @@ def test_what_was_compiled_before_a_fork_is_not_compiled_again_and_computes_the_
                 assert logits(forked) == expected
 
 
+@pytest.mark.slow
+def test_what_was_not_compiled_before_a_fork_is_compiled_after_it() -> None:
+    """The compiler's threads stay behind in the process that was forked; waiting for them would never end."""
+    first, other = (workload_of("inference", "lenet", "fp32-nchw-compile", batch, 32, 10) for batch in (2, 3))
+    with closing(greeted("template", compiler=True)) as template:
+        template.prepare(first, SEVERAL)
+        with closing(template.fork("forked")) as forked:
+            assert forked.build([other], SEVERAL).cache != "none"
+            assert forked.slice(other, SlicePlan(2)).steps == 2
+
+
 # From inside, without processes
 
 
@@ -311,6 +322,7 @@ def test_a_forked_process_gets_a_heap_of_its_own(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "setsid", lambda: done.append("alone"))
     monkeypatch.setattr(host_module, "end_with_parent", lambda *_, **__: None)
     monkeypatch.setattr(host_module, "scatter_heap", lambda: done.append("scattered"))
+    monkeypatch.setattr(host_module, "forget_threads", lambda: done.append("without threads"))
     with socket.socket(socket.AF_UNIX) as line:
         line.bind(str(tmp_path / "line"))
         line.listen()
@@ -318,7 +330,7 @@ def test_a_forked_process_gets_a_heap_of_its_own(monkeypatch: pytest.MonkeyPatch
         host.fork(str(tmp_path / "line"))
         for end in host.line or ():
             end.close()
-    assert done == ["alone", "scattered"]
+    assert done == ["alone", "scattered", "without threads"]
 
 
 def test_questions_of_one_side_reach_its_session_and_no_other() -> None:
