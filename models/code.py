@@ -291,6 +291,8 @@ def call(base: str, offered: Mapping[str, object], arguments: Mapping[str, objec
             raise unknown(f"argument of {base}", key, known)
     given = {**{key: value for key, value in offered.items() if key in known}, **arguments}
     lacking = [name for name, one in taken.items() if name in known and one.default is one.empty and name not in given]
+    if "self" in lacking:
+        raise ModelError(f"{base} is a method; name its class, or a function")
     if lacking:
         example = ",".join(f"{name}=..." for name in lacking)
         raise ModelError(

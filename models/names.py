@@ -119,7 +119,7 @@ class Name:
             raise ModelError(f"{self.base}: {what}; write FILE.py:NAME or package.module:NAME")
         if self.is_file:
             self._find(root, self.place)
-        elif not _MODULE.fullmatch(self.place):
+        elif not _MODULE.fullmatch(self.place) or (root / self.place).is_file():
             raise ModelError(f"{self.place!r} is neither a file that ends in .py nor a module, such as package.module")
 
     @staticmethod

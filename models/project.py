@@ -169,7 +169,8 @@ def _read(path: Path, changed: int) -> Project | None:
                 raise ModelError(f"{where}: {name} in [{group}] is {meant!r}; write what it stands for in quotes")
             if name in names:
                 raise ModelError(f"{where}: {name} stands for two things")
-            Name.from_text(meant)
+            if Name.from_text(meant).base == name:
+                raise ModelError(f"{where}: {name} stands for itself; write what it is, such as mynet.py:Net")
             names[name] = (kind, meant)
     check = table.get("check", {})
     _check(check, CHECK_KEYS, f"{where}, [check]")

@@ -225,6 +225,7 @@ HEAD = "from torch import nn\nimport torch\n\n\nclass Conv(nn.Module):\n    def 
         ("import no_such_package", "x", r"No module named 'no_such_package'"),
         ("import time\ntime.sleep(30)", "x", r"it took more than 0.3 s \(.*mine.py, line 2\)"),
         ("Nett = 3", "Net", r"unknown name in mine.py: 'Net'; did you mean Nett"),
+        (HEAD + "Net = Conv", "Net.forward", r"mine.py:Net.forward is a method; name its class"),
         ("Net = 3", "Net", r"mine.py:Net is of type int, not a class or a function"),
         ("Net = dict", "Net", r"gives something of type dict, not a network"),
         ("def Net(): return {}", "Net", r"gives something of type dict, not a network"),

@@ -105,6 +105,7 @@ def test_a_name_of_the_table_means_the_network_in_the_table() -> None:
         ("[models]\na = 3", "a in .models. is 3; write what it stands for in quotes"),
         ("[models]\na = 'x.py:y'\n[steps]\na = 'x.py:z'", "a stands for two things"),
         ("[models]\na = 'x.py:y['", "cannot be read"),
+        ("[models]\na = 'a[width=3]'", "a stands for itself"),
         ("[[workloads]]\nmodle = 'a'", "workload 1 has no 'modle', did you mean model"),
         ("[[workloads]]\nbatch = true", "batch is True, and should be of type int"),
         ("[check]\nsetup = ['make']", "setup is .'make'., and should be of type str"),
