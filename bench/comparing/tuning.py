@@ -53,8 +53,8 @@ SHARES = {"inference": 0.5, "latency": 0.2, "training": 0.2, "loading": 0.1}
 BACKWARD = 2.0  # times as long as inference's it takes to compile a training step
 OVERTIME = 1.5  # times what was left of the first rung's time a challenger may take to be built
 # Shares of a task's time, counted from its start, after which no more is begun: compiled challengers and others in the
-# first rung, later rungs, blocks of the last duel, counts of threads, batches.
-COMPILED, QUICK, RUNGS, DUEL, THREADS, BATCHES = 0.6, 0.7, 0.7, 0.85, 0.9, 0.95
+# first rung, later rungs and blocks of the last duel, counts of threads, batches.
+COMPILED, QUICK, DUEL, THREADS, BATCHES = 0.6, 0.7, 0.85, 0.9, 0.95
 NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
 LEVERS = ("precision", "layout", "compile", "freeze", "keep")
 
@@ -223,9 +223,10 @@ def one_off(winner: Configuration, device: Device, training: bool) -> list[tuple
 
 
 def builder(workload: Workload) -> tuple[str, bool]:
-    """What builds it, which is what decides how long that takes; and whether it trains."""
+    """What builds it, which is what decides how long that takes: an engine, a compiler or neither; and if it trains."""
     one = workload.configuration
-    return (one.peer or one.compile) if isinstance(one, Configuration) else "", workload.training
+    engine = (one.peer or ("compile" if one.compiles else "")) if isinstance(one, Configuration) else ""
+    return engine, workload.training
 
 
 class Outlook:
@@ -333,22 +334,12 @@ class Tuner:
         return entrant
 
     def expected(self, workload: Workload) -> float:
-        """About how many seconds building and measuring a workload takes, as far as that was seen before.
-
-        Compiling takes most of the time there is, and autotuning still longer.
-        """
+        """About how many seconds building and measuring a workload takes, 0 where nothing like it was built before."""
         kind, training = builder(workload)
-        if kind in MODES and kind != "eager":
-            inferring, updating = (
-                max(
-                    (seconds for (name, trains), seconds in self.longest.items() if trains == which and name in MODES),
-                    default=0.0,
-                )
-                for which in (False, True)
-            )
-            return FIRST + (max(updating, BACKWARD * inferring) if training else inferring)
-        known = self.longest.get((kind, training))
-        return FIRST + known if known is not None else 0.0
+        known = self.longest.get((kind, training), 0.0)
+        if kind == "compile" and training:
+            known = max(known, BACKWARD * self.longest.get((kind, False), 0.0))
+        return FIRST + known if known else 0.0
 
     def error(self, name: str, workload: Workload) -> float | None:
         """How much the logits of a workload that is built differ from plain fp32's; None where that says nothing."""
@@ -388,8 +379,12 @@ class Tuner:
             self.standing = {base.configuration.text: reference}
             left = self.first_rung(found, base, reference, error, begin, seconds)
             rung = 2
-            while self.crowded(left) and time.monotonic() - begin < RUNGS * seconds:
-                left = self.later_rung(found, base, reference, left, rung)
+            while rivals := [one for one in left if sum(other.foreign == one.foreign for other in left) > 1]:
+                building = sum(self.expected(replace(base, configuration=one.configuration)) for one in rivals)
+                if time.monotonic() + building > begin + DUEL * seconds:
+                    break
+                alone = [one for one in left if one not in rivals]
+                left = alone + self.later_rung(found, base, reference, rivals, rung)
                 rung += 1
             found.winner = self.last_duel(found, base, left, error, begin + DUEL * seconds)
             if task != "loading":
@@ -483,11 +478,6 @@ class Tuner:
             return one
         why = f"logits differ from plain fp32's by {one.error:.2g} of their spread; {allowed:.2g} is allowed"
         return replace(one, reason=why)
-
-    def crowded(self, left: Sequence[Result]) -> bool:
-        """Whether there is more than one engine, or more than one configuration of torch's own, to choose from."""
-        engines = sum(one.foreign for one in left)
-        return max(engines, len(left) - engines) > 1
 
     def later_rung(
         self, found: Tuning, base: Workload, reference: Entrant, left: Sequence[Result], rung: int
@@ -591,8 +581,6 @@ class Tuner:
         longest = 0.0
         self.say(f"{base.task}: last duel of {who}")
         self.clear()
-        if self.crew.forks:
-            self.start(*names, homes=places)
         for side, workload in sides.items():
             # What cannot be compiled ahead of the forks is built in each process.
             with suppress(BenchError):
