@@ -431,8 +431,9 @@ class Tuner:
             configuration = workload.configuration
             assert isinstance(configuration, Configuration | LoaderOutput)
             levers = configuration if isinstance(configuration, Configuration) else None
-            # Compiling takes most of the time, and what needs none must not go short of it.
-            deadline = start + (COMPILED if levers is not None and levers.compiles else QUICK) * seconds
+            # Compiling takes most of the time, and what needs none must not go short of it; least of all the likeliest.
+            share = COMPILED if levers is not None and levers.compiles else QUICK if number else 1.0
+            deadline = start + share * seconds
             if levers is not None and outlook is not None and outlook.hopeless(levers):
                 found.hopeless.append(levers.text)
                 continue
