@@ -23,7 +23,7 @@ from types import FrameType, ModuleType
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from models.dry_run import answer, sizes_taken, without_weights
 from models.errors import ModelError, unknown
@@ -339,7 +339,9 @@ def build(base: str, classes: int | None, arguments: Mapping[str, object]) -> nn
         )
     if isinstance(built, torch.jit.ScriptModule):
         raise ModelError(f"{base} is a TorchScript module; give the network that it was made from")
-    if any(isinstance(one, UninitializedTensorMixin) for one in (*built.parameters(), *built.buffers())):
+    if any(
+        isinstance(one, UninitializedParameter | UninitializedBuffer) for one in (*built.parameters(), *built.buffers())
+    ):
         raise ModelError(f"{base} has lazy layers, whose sizes the first image decides; give it one where it is built")
     if meta:
         return without_weights(built)

@@ -230,6 +230,44 @@ def kills(times: int, commands: str, file: Path, seed: int, format: str, output:
     return 1 if any(outcome.faults for outcome in outcomes) else 0
 
 
+@app.command()
+@click.option("--networks", default="", metavar="NAME,...", help="Which; default: all of torchvision's.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("presets.jsonl"),
+    show_default=True,
+    help="Outcomes, a line for each network.",
+)
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images a step in inference.")
+@click.option("--training-batch", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--budget", type=click.FloatRange(0), default=45.0, show_default=True, help="Seconds of a comparison.")
+@click.option("--seconds", type=click.FloatRange(0), default=float("inf"), help="Begin no network after that time.")
+@format_option
+@output_option
+def presets(
+    networks: str,
+    file: Path,
+    batch: int,
+    training_batch: int,
+    budget: float,
+    seconds: float,
+    format: str,
+    output: str,
+) -> None:
+    """Compare `fast` with `naive` for every network, and list how many times as fast it is, the lowest first."""
+    from bench.selfcheck.presets import summary, sweep
+    from models import zoo
+    from models.names import split
+
+    check_output(output)
+    check_output(str(file))
+    wanted = split(networks) or [name for name in zoo.names() if zoo.describe(name).endswith("(torchvision)")]
+    for name in wanted:
+        zoo.check(name)
+    write(summary(sweep(file, wanted, batch, training_batch, budget, seconds, Screen().say), format), output)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run it and exit: 0 fine, 1 a kill did harm, 2 usage, environment or input error, 130 interrupted."""
     exiting(app, "python -m bench.selfcheck", arguments, "; the same command continues")

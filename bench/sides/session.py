@@ -5,8 +5,9 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkloadError
@@ -164,7 +165,7 @@ class Session:
         self.steps.update({step.workload.id: step for step in built})
         for step in built:
             given: list[object] = []
-            first = time_slice(lambda step=step, given=given: given.append(step.call()), 1, 0, clock).seconds
+            first = time_slice(partial(_keep, step.call, given), 1, 0, clock).seconds
             if step.workload.task in ("latency", "inference"):
                 logits_of(given[0], step.workload.subject, step.workload.batch)
             if step.compiled:
@@ -330,6 +331,10 @@ class Session:
         for step in self.steps.values():
             with contextlib.suppress(Exception):
                 step.close()
+
+
+def _keep(call: Callable[[], object], results: list[object]) -> None:
+    results.append(call())
 
 
 def _cache_counts() -> tuple[int, int, int]:

@@ -1,0 +1,161 @@
+"""Whether `fast` is ever slower than `naive`: a short `bench compare` of the two for each network.
+
+Each network's outcome is a JSON line, on the disk before the next begins, so that an interrupted sweep can go on.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.processes import SOURCE
+from bench.screen import Say
+from results.errors import RecordError
+from results.lines import LineFile, read_lines
+from results.store import load
+from results.tables import Cell, render, to_json
+
+TASKS = {
+    "latency": "inference_latency_p50",
+    "inference": "inference_throughput",
+    "training": "training_throughput",
+}
+"""Task -> the metric whose ratio is told."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One network.
+
+    Attributes:
+        network: its name.
+        batch, training_batch: images a step in inference and in training.
+        commit, device: of the record.
+        started: Unix time, seconds.
+        seconds: how long it took.
+        rows: task -> "fast", what the preset stood for; "ratio", how many times as fast as naive, with "low" and "high"
+            of its 95 % interval (None below six blocks); or "reason", why there is none.
+    """
+
+    network: str
+    batch: int
+    training_batch: int
+    commit: str
+    device: str
+    started: float
+    seconds: float
+    rows: dict[str, dict[str, Any]]
+
+
+def run_once(network: str, batch: int, training_batch: int, budget: float, timeout: float) -> Outcome:
+    """One comparison, to its end."""
+    started, begin = time.time(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bench-selfcheck-", ignore_cleanup_errors=True) as folder:
+        output = Path(folder) / "record.json"
+        words = [
+            *("compare", f"{network}@naive", f"{network}@fast", "--tasks", ",".join(TASKS)),
+            *("--batch", str(batch), "--training-batch", str(training_batch), "--budget", f"{budget:g}"),
+            *("--no-energy", "--format", "json", "-o", str(output), "--store", folder),
+        ]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BENCH_")}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "bench", *words],
+                env={**environment, "PYTHONPATH": str(SOURCE)},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+            said = (done.stderr.strip().splitlines() or [""])[-1]
+        except subprocess.TimeoutExpired:
+            said = f"did not end within {timeout:.0f} s"
+        commit = device = ""
+        rows: dict[str, dict[str, Any]] = {task: {"reason": said} for task in TASKS}
+        try:
+            record = load(output)
+        except RecordError:
+            pass
+        else:
+            commit = str((record.commit or {}).get("sha", ""))
+            device = str(record.machine.get("fingerprint", {}).get("device", ""))
+            for task, name in TASKS.items():
+                for metric in record.metrics:
+                    if metric.name == name:
+                        rows[task] = row_of(metric, f"{network}@fast")
+    return Outcome(network, batch, training_batch, commit, device, started, time.monotonic() - begin, rows)
+
+
+def row_of(metric: Any, fast: str) -> dict[str, Any]:
+    """What a metric says of `fast`, the second operand."""
+    if metric.ratio is None or metric.ratio.estimate is None:
+        return {"reason": "; ".join(metric.notes) or "it could not be measured"}
+    found = [metric.ratio.estimate, metric.ratio.low, metric.ratio.high]
+    if metric.better == "lower":
+        # Of times; told as a speed.
+        found = [None if value is None else 1 / value for value in (found[0], found[2], found[1])]
+    levers = metric.workloads.get(fast, "").partition("@")[2].partition("/")[0]
+    return {"fast": levers, **dict(zip(("ratio", "low", "high"), found, strict=True))}
+
+
+def sweep(
+    path: Path,
+    networks: Sequence[str],
+    batch: int,
+    training_batch: int,
+    budget: float,
+    seconds: float,
+    say: Say,
+    timeout: float = 3600.0,
+    once: Callable[..., Outcome] = run_once,
+) -> list[Outcome]:
+    """Compare every network that `path` does not hold yet; all outcomes in it.
+
+    Args:
+        seconds: after which no further network is begun.
+
+    Raises:
+        RecordError: the file is of another kind, or cannot be written.
+    """
+    begin = time.monotonic()
+    outcomes = read_lines(Outcome, path) if path.exists() else []
+    done = {outcome.network for outcome in outcomes}
+    left = [network for network in networks if network not in done]
+    with LineFile(path) as file:
+        for number, network in enumerate(left, 1):
+            if time.monotonic() - begin > seconds:
+                say(f"{len(left) - number + 1} networks are left; the same command goes on")
+                break
+            outcome = once(network, batch, training_batch, budget, timeout)
+            file.add(outcome)
+            outcomes.append(outcome)
+            told = ", ".join(f"{task} {_told(row)}" for task, row in outcome.rows.items())
+            say(f"{number} of {len(left)}: {network}: {told}; {outcome.seconds:.0f} s")
+    return outcomes
+
+
+def summary(outcomes: Sequence[Outcome], format: str = "text") -> str:
+    """A row for each network: how many times as fast as naive in each task; those with the lowest come first."""
+    if format == "json":
+        return to_json([asdict(outcome) for outcome in outcomes])
+    rows: list[list[Cell]] = [
+        [outcome.network, *(_told(outcome.rows[task]) for task in TASKS)] for outcome in sorted(outcomes, key=_lowest)
+    ]
+    return render(["fast / naive", *TASKS], rows, format)
+
+
+def _lowest(outcome: Outcome) -> float:
+    return min((row["ratio"] for row in outcome.rows.values() if row.get("ratio") is not None), default=0.0)
+
+
+def _told(row: dict[str, Any]) -> str:
+    if row.get("ratio") is None:
+        return f"none ({row['reason']})"
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None and row["high"] is not None else ""
+    return f"{row['ratio']:.2f}{interval}"

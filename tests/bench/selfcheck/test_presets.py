@@ -1,0 +1,64 @@
+"""The sweep over networks, without a measurement: what is kept, continued and told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.selfcheck import presets
+from bench.selfcheck.presets import Outcome, row_of, summary, sweep
+from results.lines import read_lines
+from results.store import load
+
+RECORD = Path(__file__).parents[3] / "results/published/intel-xeon-amx-2-cores/resnet34-naive-fast.json"
+
+
+def outcome(network: str, ratio: float | None, **row: Any) -> Outcome:
+    told = {"ratio": ratio, "low": None, "high": None, "fast": "amp-nhwc-eager", **row}
+    return Outcome(network, 8, 4, "c0ffee", "a CPU", 0.0, 1.0, dict.fromkeys(presets.TASKS, told))
+
+
+def test_a_sweep_goes_on_where_it_ended(tmp_path: Path) -> None:
+    path, asked, said = tmp_path / "presets.jsonl", [], []
+
+    def once(network: str, *_: float) -> Outcome:
+        asked.append(network)
+        return outcome(network, 2.0)
+
+    sweep(path, ["a"], 8, 4, 1.0, 1e9, said.append, once=once)
+    with path.open("a") as file:
+        file.write('{"network": "b"')
+    found = sweep(path, ["a", "b", "c"], 8, 4, 1.0, 1e9, said.append, once=once)
+    assert asked == ["a", "b", "c"]
+    assert [one.network for one in found] == asked
+    assert read_lines(Outcome, path) == found
+    sweep(path, ["d"], 8, 4, 1.0, -1.0, said.append, once=once)
+    assert said[-1] == "1 networks are left; the same command goes on"
+
+
+def test_the_slowest_come_first_and_failures_before_them() -> None:
+    rows = [outcome("fine", 2.0), outcome("slow", 0.8, low=0.75, high=0.86), outcome("none", None, reason="no memory")]
+    lines = summary(rows).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["none", "slow", "fine"]
+    assert "none (no memory)" in lines[0]
+    assert "0.80 [0.75, 0.86]" in lines[1]
+
+
+def test_a_record_s_times_are_told_as_speeds() -> None:
+    metrics = {metric.name: metric for metric in load(RECORD).metrics}
+    times = metrics["inference_latency_p50"]
+    row = row_of(times, "resnet34@fast")
+    assert times.ratio is not None
+    assert times.ratio.estimate is not None
+    assert row["ratio"] == pytest.approx(1 / times.ratio.estimate)
+    assert row["low"] < row["ratio"] < row["high"]
+    assert row["fast"] == "bf16-nhwc-compile-freeze-keep"
+    assert row_of(metrics["training_throughput"], "resnet34@fast")["fast"] == "amp-nhwc-eager-keep"
+
+
+@pytest.mark.slow
+def test_one_network_end_to_end() -> None:
+    found = presets.run_once("cifar_resnet18", 1, 1, 0.0, 600.0)
+    assert set(found.rows) == set(presets.TASKS)
+    assert all(row["ratio"] > 0 for row in found.rows.values()), found.rows
+    assert found.device
