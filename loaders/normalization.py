@@ -61,9 +61,8 @@ class OneImage:
         if self._per_image:
             row.copy_(standardize(image.permute(0, 2, 3, 1), row.dtype)[0].permute(1, 2, 0))
             return
-        # In float32 the row of the batch itself is the scratch: less memory is touched, more of it is in the cache.
-        floats = row.view(size, 3 * size) if row.dtype == torch.float32 else scratch
-        floats.view(size, size, 3).copy_(image[0].permute(1, 2, 0))
-        torch.addcmul(self._shift, floats, self._scale, out=floats)
-        if floats is scratch:
-            row.view(size, 3 * size).copy_(scratch)
+        scratch.view(size, size, 3).copy_(image[0].permute(1, 2, 0))
+        if row.dtype == torch.float32:
+            torch.addcmul(self._shift, scratch, self._scale, out=row.view(size, 3 * size))
+        else:
+            row.view(size, 3 * size).copy_(torch.addcmul(self._shift, scratch, self._scale, out=scratch))

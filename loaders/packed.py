@@ -41,6 +41,9 @@ from loaders.policies import FLIPS
 from loaders.threads import lone_threads
 from loaders.torchvision import Images, Key, Keys, Torchvision
 
+# Images that a thread resizes before it writes the first: a finished one is larger than all memory that resizing
+# takes, and drives that out of the cache.
+_BLOCK = 8
 _SAID = 20.0  # seconds between two lines about a packing that takes long
 
 Pixels = NDArray[np.uint8] | PackedImages
@@ -129,29 +132,35 @@ class _Cutter:
         self, rows: torch.Tensor, indices: list[int], places: list[list[int]], mirrored: list[bool], part: range
     ) -> None:
         """The images of `part` by their windows (see `_Stream._places`)."""
-        for i in part:
-            self._finish(self._window(indices[i], *places[i]), mirrored[i], rows[i])
+        for start in range(0, len(part), _BLOCK):
+            block = part[start : start + _BLOCK]
+            resized = [self._window(indices[i], mirrored[i], *places[i]) for i in block]
+            for i, image in zip(block, resized, strict=True):
+                self._finish(image, rows[i])
 
     def make(self, rows: torch.Tensor, keys: list[Key], part: range) -> None:
         """The images of `part` by the keys of the engine torchvision."""
         assert self._images is not None
         for i in part:
             pixels, _ = self._images[keys[i]]
-            self._finish(pixels.unsqueeze(0).permute(0, 3, 1, 2), False, rows[i])
+            self._finish(pixels.unsqueeze(0).permute(0, 3, 1, 2), rows[i])
 
-    def _window(self, index: int, top: int, left: int, height: int, width: int, tall: int, wide: int) -> torch.Tensor:
+    def _window(
+        self, index: int, mirror: bool, top: int, left: int, height: int, width: int, tall: int, wide: int
+    ) -> torch.Tensor:
         """A window resized to tall x wide, of which the centre is kept: uint8 [1, 3, size, size], channels last."""
         window = self._read(index, top, left, height, width)
         # The batch dimension is torch's and comes before the transposition: only then do the strides say channels-last,
         # without which the resize takes a slower path and answers in planes.
         image = torch.from_numpy(window).unsqueeze(0).permute(0, 3, 1, 2)
-        if (tall, wide) != (height, width):
-            image = interpolate(image, (tall, wide), mode="bilinear", antialias=True)
+        resize = (tall, wide) != (height, width)
+        # What is not resized still lies in the memory that the next image is read into.
+        image = interpolate(image, (tall, wide), mode="bilinear", antialias=True) if resize else image.clone()
         size = self._size
         if (tall, wide) != (size, size):
             top, left = round((tall - size) / 2), round((wide - size) / 2)
             image = image[:, :, top : top + size, left : left + size]
-        return image
+        return image.flip(-1) if mirror else image
 
     def _read(self, index: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """A window as it is stored, uint8 [height, width, 3]."""
@@ -169,11 +178,9 @@ class _Cutter:
         np.copyto(window.reshape(height, 3 * width), inside)
         return window
 
-    def _finish(self, image: torch.Tensor, mirror: bool, row: torch.Tensor) -> None:
-        """Mirror and normalise uint8 [1, 3, size, size], channels last, into its row of the batch."""
+    def _finish(self, image: torch.Tensor, row: torch.Tensor) -> None:
+        """Normalise uint8 [1, 3, size, size], channels last, into its row of the batch."""
         size = self._size
-        if mirror:
-            image = image.flip(-1)
         if self._normalize is None:
             row.copy_(image[0].permute(1, 2, 0))
         elif self._nchw:
