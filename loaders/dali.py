@@ -56,7 +56,7 @@ from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, shifts, wind
 from loaders.errors import DataError, undecodable
 from loaders.file_formats import all_named_jpeg
 from loaders.images import as_pnm, check, is_plain, is_plain_png, refuse_large
-from loaders.normalization import OneImage, normalized
+from loaders.normalization import OneImage, Scratch, normalized
 from loaders.options import LoaderOptions
 from loaders.policies import AUTOMATIC, BORDERED, FLIPS, PAINTING, Operation, autoaugment_images, parse
 from loaders.threads import lone_threads
@@ -535,7 +535,7 @@ class _Stream:
     def _fill(self, windows: Any, mirror: list[bool], rows: torch.Tensor, part: range) -> None:
         """Resize, mirror and normalise the windows of `part` into their rows of the batch."""
         size = self._options.size
-        scratch = torch.empty(size, 3 * size)
+        scratch, flat = Scratch(size), rows.view(len(rows), size, 3 * size)
         margin = self._options.eval_margin
         for i in part:
             # The batch dimension is added before the transposition: only then do the strides say channels-last, without
@@ -549,7 +549,7 @@ class _Stream:
                 image = image[:, :, top : top + size, left : left + size]
             if mirror[i]:
                 image = image.flip(-1)
-            self._normalize(image, rows[i], scratch)
+            self._normalize(image, flat[i], scratch)
 
 
 def decode_windows(dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> Iterator[int]:

@@ -38,8 +38,20 @@ def standardize(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return result.view(count, tall, wide, channels).permute(0, 3, 1, 2)
 
 
+class Scratch:
+    """What a thread needs for one image of `size` pixels, made once: float32, as rows and as planes."""
+
+    def __init__(self, size: int) -> None:
+        self.rows = torch.empty(size, 3 * size)
+        self.planes = self.rows.view(1, size, size, 3).permute(0, 3, 1, 2)
+
+
 class OneImage:
-    """`normalized` for one image at a time on the CPU, while it is in the cache, straight into the finished batch."""
+    """`normalized` for one image at a time on the CPU, while it is in the cache, straight into the finished batch.
+
+    Every call of torch gives up the interpreter's lock and takes it again, also those that only look at memory in
+    another way. In several threads these are what to save.
+    """
 
     def __init__(self, options: LoaderOptions) -> None:
         self._size, self._per_image = options.size, options.normalization == "per_image"
@@ -49,20 +61,19 @@ class OneImage:
             for values in scale_and_bias(options.mean, options.std)
         )
 
-    def __call__(self, image: torch.Tensor, row: torch.Tensor, scratch: torch.Tensor) -> None:
+    def __call__(self, image: torch.Tensor, rows: torch.Tensor, scratch: Scratch) -> None:
         """Normalise an image.
 
         Args:
             image: uint8 [1, 3, size, size] with channels last in memory.
-            row: gets the result: [size, size, 3] of a batch.
-            scratch: float32 [size, 3 * size], overwritten.
+            rows: get the result: [size, 3 * size], of a batch.
+            scratch: of this thread, overwritten.
         """
-        size = self._size
         if self._per_image:
-            row.copy_(standardize(image.permute(0, 2, 3, 1), row.dtype)[0].permute(1, 2, 0))
+            rows.copy_(standardize(image.permute(0, 2, 3, 1), rows.dtype).permute(0, 2, 3, 1).reshape(rows.shape))
             return
-        scratch.view(size, size, 3).copy_(image[0].permute(1, 2, 0))
-        if row.dtype == torch.float32:
-            torch.addcmul(self._shift, scratch, self._scale, out=row.view(size, 3 * size))
+        scratch.planes.copy_(image)
+        if rows.dtype == torch.float32:
+            torch.addcmul(self._shift, scratch.rows, self._scale, out=rows)
         else:
-            row.view(size, 3 * size).copy_(torch.addcmul(self._shift, scratch, self._scale, out=scratch))
+            rows.copy_(torch.addcmul(self._shift, scratch.rows, self._scale, out=scratch.rows))

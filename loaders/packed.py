@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -33,7 +33,7 @@ from loaders.cache import cache_folder, updating
 from loaders.datasets import Dataset
 from loaders.epochs import Batch, Engine, Epochs, evaluation_shape, flips, windows
 from loaders.errors import DataError
-from loaders.normalization import OneImage, normalized
+from loaders.normalization import OneImage, Scratch, normalized
 from loaders.options import LoaderOptions
 from loaders.packed_images import PackedImages, is_packed
 from loaders.packing import SHORT, UNFINISHED, pack, source_of
@@ -97,20 +97,20 @@ class _Pending:
     work: list[Future[None]]
 
 
-class _Scratch(threading.local):
+class _Memory(threading.local):
     """What a thread needs for one image; memory of this size would be asked from the system every time."""
 
     def __init__(self, size: int) -> None:
-        self.floats = torch.empty(size, 3 * size)
+        self.scratch = Scratch(size)
         self._bytes: dict[str, NDArray[np.uint8]] = {}
 
-    def take(self, name: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """Uninitialised uint8 of `shape`, in the same memory for the same name."""
-        count = shape[0] * shape[1] * shape[2]
+    def take(self, name: str, height: int, width: int) -> NDArray[np.uint8]:
+        """Uninitialised uint8 [height, 3 * width], in the same memory for the same name."""
+        count = height * width * 3
         memory = self._bytes.get(name)
         if memory is None or len(memory) < count:
             memory = self._bytes[name] = np.empty(count, np.uint8)
-        return memory[:count].reshape(shape)
+        return memory[:count].reshape(height, 3 * width)
 
 
 class _Cutter:
@@ -124,12 +124,17 @@ class _Cutter:
     def __init__(self, pixels: Pixels, images: Images | None, options: LoaderOptions) -> None:
         self._pixels, self._images = pixels, images
         self._size, self._nchw = options.size, options.layout == "nchw"
-        self._scratch = _Scratch(options.size)
+        self._memory = _Memory(options.size)
         # The device normalises what is sent to it: bytes are a quarter of the traffic of floats.
         self._normalize = OneImage(options) if options.device == "cpu" else None
 
     def cut(
-        self, rows: torch.Tensor, indices: list[int], places: list[list[int]], mirrored: list[bool], part: range
+        self,
+        rows: Sequence[torch.Tensor],
+        indices: list[int],
+        places: list[list[int]],
+        mirrored: list[bool],
+        part: range,
     ) -> None:
         """The images of `part` by their windows (see `_Stream._places`)."""
         for start in range(0, len(part), _BLOCK):
@@ -138,7 +143,7 @@ class _Cutter:
             for i, image in zip(block, resized, strict=True):
                 self._finish(image, rows[i])
 
-    def make(self, rows: torch.Tensor, keys: list[Key], part: range) -> None:
+    def make(self, rows: Sequence[torch.Tensor], keys: list[Key], part: range) -> None:
         """The images of `part` by the keys of the engine torchvision."""
         assert self._images is not None
         for i in part:
@@ -149,10 +154,10 @@ class _Cutter:
         self, index: int, mirror: bool, top: int, left: int, height: int, width: int, tall: int, wide: int
     ) -> torch.Tensor:
         """A window resized to tall x wide, of which the centre is kept: uint8 [1, 3, size, size], channels last."""
-        window = self._read(index, top, left, height, width)
-        # The batch dimension is torch's and comes before the transposition: only then do the strides say channels-last,
-        # without which the resize takes a slower path and answers in planes.
-        image = torch.from_numpy(window).unsqueeze(0).permute(0, 3, 1, 2)
+        # The strides of four dimensions say channels-last, without which the resize takes a slower path and answers in
+        # planes.
+        window = self._read(index, top, left, height, width).reshape(1, height, width, 3).transpose(0, 3, 1, 2)
+        image = torch.from_numpy(window)
         resize = (tall, wide) != (height, width)
         # What is not resized still lies in the memory that the next image is read into.
         image = interpolate(image, (tall, wide), mode="bilinear", antialias=True) if resize else image.clone()
@@ -163,32 +168,29 @@ class _Cutter:
         return image.flip(-1) if mirror else image
 
     def _read(self, index: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
-        """A window as it is stored, uint8 [height, width, 3]."""
+        """A window as it is stored, uint8 of height x width x 3 without gaps."""
         if not isinstance(self._pixels, PackedImages):
-            window: NDArray[np.uint8] = self._pixels[index, top : top + height, left : left + width]
-            return window
+            return np.ascontiguousarray(self._pixels[index, top : top + height, left : left + width])
         full = int(self._pixels.widths[index])
-        rows = self._scratch.take("rows", (height, full, 3))
+        rows = self._memory.take("rows", height, full)
         self._pixels.read_rows(index, top, rows)
         if width == full:
             return rows
-        window = self._scratch.take("window", (height, width, 3))
+        window = self._memory.take("window", height, width)
         # Whole rows of bytes: in three dimensions every pixel would be copied by itself.
-        inside = rows.reshape(height, 3 * full)[:, 3 * left : 3 * (left + width)]
-        np.copyto(window.reshape(height, 3 * width), inside)
+        np.copyto(window, rows[:, 3 * left : 3 * (left + width)])
         return window
 
-    def _finish(self, image: torch.Tensor, row: torch.Tensor) -> None:
-        """Normalise uint8 [1, 3, size, size], channels last, into its row of the batch."""
-        size = self._size
+    def _finish(self, image: torch.Tensor, rows: torch.Tensor) -> None:
+        """Normalise uint8 [1, 3, size, size], channels last, into its place in the batch (see `_Stream._images`)."""
         if self._normalize is None:
-            row.copy_(image[0].permute(1, 2, 0))
+            rows.copy_(image)
         elif self._nchw:
-            finished = torch.empty(size, size, 3, dtype=row.dtype)
-            self._normalize(image, finished, self._scratch.floats)
-            row.copy_(finished.permute(2, 0, 1))
+            finished = torch.empty(self._size, 3 * self._size, dtype=rows.dtype)
+            self._normalize(image, finished, self._memory.scratch)
+            rows.copy_(finished.view(self._size, self._size, 3).permute(2, 0, 1))
         else:
-            self._normalize(image, row, self._scratch.floats)
+            self._normalize(image, rows, self._memory.scratch)
 
 
 class _Stream:
@@ -268,8 +270,9 @@ class _Stream:
             rows = self._buffers.take(shape)
         if isinstance(self._pixels, PackedImages):
             self._pixels.check_unchanged()
+        images = self._images(rows)
         if self._keys is not None:
-            work = functools.partial(self._cutter.make, rows, self._keys(*place))
+            work = functools.partial(self._cutter.make, images, self._keys(*place))
         else:
             draws = self._epochs.draws(*place) if self._options.augmented else None
             places = self._places(indices, draws).tolist()
@@ -280,7 +283,7 @@ class _Stream:
             if isinstance(self._pixels, PackedImages):
                 for index, (top, _, height, *_rest) in zip(indices.tolist(), places, strict=True):
                     self._pixels.expect(index, top, height)
-            work = functools.partial(self._cutter.cut, rows, indices.tolist(), places, mirrored)
+            work = functools.partial(self._cutter.cut, images, indices.tolist(), places, mirrored)
         futures: list[Future[None]] = []
         if self._pool is None:
             work(range(count))
@@ -288,6 +291,12 @@ class _Stream:
             futures = [self._pool.submit(work, range(part, count, self._threads)) for part in range(self._threads)]
         self._ahead.append(_Pending(rows, self._labels[torch.from_numpy(indices)], futures))
         self._cursor = self._epochs.after(*place)
+
+    def _images(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The images of a batch one by one: rows of pixels [size, 3 * size], or what the memory order asks for."""
+        if self._device.type != "cpu":
+            return rows.permute(0, 3, 1, 2).unsqueeze(1).unbind()
+        return (rows if self._options.layout == "nchw" else rows.flatten(2)).unbind()
 
     def _places(self, indices: NDArray[np.int64], draws: NDArray[np.float64] | None) -> NDArray[np.int64]:
         """Of each image the window that is read and the size it is resized to, [n, 6]: see `_Cutter._window`."""
