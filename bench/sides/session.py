@@ -20,7 +20,6 @@ from bench.timing.steady import settle, slowed, warm_up
 from bench.timing.workload import Conditions, Workload
 from models import zoo
 from models.configuration import levers
-from models.dry_run import logits_of
 from models.project import named
 
 if TYPE_CHECKING:
@@ -151,6 +150,7 @@ class Session:
     def build(self, workloads: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> dict[str, Any]:
         """Build, then call each step once: the first call compiles."""
         from bench.timing.step import build, open_device
+        from models.dry_run import logits_of
 
         todo = [Workload.from_json(w) for w in workloads]
         # Before anything is allocated for them: what is there would be handed back all the same.

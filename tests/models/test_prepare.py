@@ -195,3 +195,32 @@ def test_no_graph_is_made_within_a_graph(
     gpu = Device("cuda", bf16=True, compiler=True)
     prepare(network("lenet"), parse(text, gpu, training), CPU, training, (2, 3, 32, 32), captured)
     assert asked == [mode]
+
+
+class Scaled(nn.Module):
+    """A network of one weight, whose class several networks share."""
+
+    def __init__(self, weight: float, breaks: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.breaks = breaks
+        nn.init.constant_(self.linear.weight, weight)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        means = images.mean((2, 3))
+        if self.breaks:
+            torch._dynamo.graph_break()
+        return self.linear(means)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("breaks", [False, True])
+def test_frozen_networks_of_a_class_and_images_of_other_sizes_are_told_apart(breaks: bool) -> None:
+    """Only the images are looked at when compiled code is entered: nothing else may decide what it answers."""
+    networks = [Scaled(weight, breaks) for weight in (1.0, 2.0)]
+    frozen = Configuration("fp32", "nhwc", "compile", freeze=True)
+    prepared = [prepare(copy.deepcopy(one), frozen, CPU, False, (2, 3, 8, 8)) for one in networks]
+    for shape in ((2, 3, 8, 8), (1, 3, 8, 8), (2, 3, 6, 6)):
+        images = torch.randn(shape)
+        for one, network in zip(prepared, networks, strict=True):
+            torch.testing.assert_close(one.forward(images), network(images))
