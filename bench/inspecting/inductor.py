@@ -38,6 +38,10 @@ class Kernel:
     bytes: float
 
 
+IN_CPP = "aoti_torch_cpu_"
+"""What stands before an operator's name where generated C++ code calls it."""
+
+
 def compile_again(step: Step) -> list[Kernel]:
     """Compile the step anew, with profiler ranges around its kernels; all their calls in order."""
     from torch._inductor import config, debug
@@ -61,7 +65,7 @@ def compile_again(step: Step) -> list[Kernel]:
         "fx_graph_cache": False,
     }
     if step.workload.network.freeze:
-        changed["freezing"] = True
+        changed |= {"freezing": True, "cpp_wrapper": step.workload.device == "cpu"}
     with config.patch(changed), patch.object(GraphLowering, "codegen", codegen):
         step.call()
         step.call()
@@ -93,7 +97,7 @@ def kernels_of(graph: Any, sources: Mapping[str, Sequence[str]]) -> Iterator[Ker
         noted = [computing(nodes[name]) for name in names if name in nodes]
         # Inductor may name what a node was made from along with it: a library's call is its first node, and a
         # generated kernel computes what no kernel before it has.
-        library = called.startswith(("torch.ops.", "extern_kernels.", "aten."))
+        library = called.startswith(("torch.ops.", "extern_kernels.", "aten.", IN_CPP))
         inside = noted[:1] if library else [node for node in noted if node not in done] or noted
         if not inside:
             continue
@@ -109,7 +113,9 @@ def kernels_of(graph: Any, sources: Mapping[str, Sequence[str]]) -> Iterator[Ker
 
 
 def profiled_name(called: str, graph: int | None) -> str:
-    """The profiler's name of what generated code calls `called`."""
+    """The profiler's name of what generated code calls `called`, as `own_name` has it."""
+    if called.startswith(IN_CPP):
+        return own_name(called)
     if called.startswith("torch.ops."):
         # The profiler names an operator without its overload.
         return "::".join(called.split(".")[2:4])
@@ -118,6 +124,16 @@ def profiled_name(called: str, graph: int | None) -> str:
     if called.startswith("aten."):
         return called.replace(".", "::", 1)
     return called if graph is None or not called.startswith("cpp") else f"graph_{graph}_{called}"
+
+
+def own_name(name: str) -> str:
+    """The operator's own name of a call that C++ code makes of it: mkldnn::_linear_pointwise."""
+    if not name.startswith(IN_CPP):
+        return name
+    bare = name.removeprefix(IN_CPP).removeprefix("mkldnn_")
+    library = "mkldnn" if "_pointwise" in bare else "mkl" if bare.startswith("_mkl") else "aten"
+    # A sum that the convolution adds to.
+    return f"{library}::{bare.replace('_binary', '')}"
 
 
 def layer_of(node: Any) -> str | None:

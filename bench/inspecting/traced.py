@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from bench.inspecting.counted import AUTOGRAD, LOSS, NETWORK, OPTIMISER, Tallies, Tally, count_work, ranges
-from bench.inspecting.inductor import Kernel, compile_again, graphs_so_far
+from bench.inspecting.inductor import Kernel, compile_again, graphs_so_far, own_name
 from bench.timing.clock import CLOCKS
 from bench.timing.step import Step
 
@@ -131,7 +131,10 @@ def record_events(step: Step, steps: int, file: str, module: nn.Module | None) -
         draft = Path(file).with_name(f".{Path(file).name}.{os.getpid()}.json.gz")
         profiler.export_chrome_trace(str(draft))
         draft.replace(file)
-    return list(profiler.events() or ()), seconds
+    events = list(profiler.events() or ())
+    for event in events:
+        event.name = own_name(event.name)
+    return events, seconds
 
 
 def _profiler_ranges() -> tuple[Callable[[str], None], Callable[[], None]]:

@@ -147,6 +147,14 @@ def test_the_layer_of_a_node(stack: Any, path: str | None) -> None:
 def test_names_as_the_profiler_writes_them() -> None:
     assert profiled_name("torch.ops.mkldnn._convolution_pointwise_.binary", 0) == "mkldnn::_convolution_pointwise_"
     assert profiled_name("extern_kernels.addmm", 0) == "aten::addmm"
+    in_cpp = {
+        "mkldnn__convolution_pointwise_binary_": "mkldnn::_convolution_pointwise_",
+        "mkldnn__convolution_pointwise": "mkldnn::_convolution_pointwise",
+        "_linear_pointwise": "mkldnn::_linear_pointwise",
+        "_mkl_linear": "mkl::_mkl_linear",
+        "addmm_out": "aten::addmm_out",
+    }
+    assert [profiled_name(f"aoti_torch_cpu_{name}", 0) for name in in_cpp] == list(in_cpp.values())
     assert profiled_name("cpp_fused_relu_1", 3) == "graph_3_cpp_fused_relu_1"
 
 
