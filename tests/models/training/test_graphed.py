@@ -160,7 +160,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     for module in (loop, step_module):
         monkeypatch.setattr(module, "GraphedUpdate", partial(GraphedUpdate, capture=recorder))
-    monkeypatch.setattr(preparing, "apply_compile", lambda model, mode, freeze: model)
+    monkeypatch.setattr(preparing, "apply_compile", lambda model, *_: model)
     return recorder
 
 
