@@ -166,7 +166,8 @@ def test_pillow_has_nothing_to_say_about_an_image_of_up_to_as_many(recwarn: pyte
     with opened(io.BytesIO(saved(white, "PNG"))) as image:
         assert image.size == white.size
         image.crop((0, 0, *image.size))
-    assert list(recwarn) == []
+    # Others may warn meanwhile, of what the garbage collector finds.
+    assert [one for one in recwarn if issubclass(one.category, Image.DecompressionBombWarning)] == []
 
 
 def test_only_the_end_of_the_picture_itself_counts_as_a_jpegs_end() -> None:
