@@ -15,17 +15,14 @@ from typing import Any
 
 from bench.processes import SOURCE
 from bench.screen import Say
+from bench.timing.workload import METRIC
 from results.errors import RecordError
 from results.lines import LineFile, read_lines
+from results.record import Metric
 from results.store import load
-from results.tables import Cell, render, to_json
+from results.tables import Cell, plural, render, to_json
 
-TASKS = {
-    "latency": "inference_latency_p50",
-    "inference": "inference_throughput",
-    "training": "training_throughput",
-}
-"""Task -> the metric whose ratio is told."""
+TASKS = ("latency", "inference", "training")
 
 
 @dataclass(frozen=True)
@@ -85,14 +82,14 @@ def run_once(network: str, batch: int, training_batch: int, budget: float, timeo
         else:
             commit = str((record.commit or {}).get("sha", ""))
             device = str(record.machine.get("fingerprint", {}).get("device", ""))
-            for task, name in TASKS.items():
-                for metric in record.metrics:
-                    if metric.name == name:
-                        rows[task] = row_of(metric, f"{network}@fast")
+            metrics = {metric.name: metric for metric in record.metrics}
+            rows |= {
+                task: row_of(metrics[METRIC[task]], f"{network}@fast") for task in TASKS if METRIC[task] in metrics
+            }
     return Outcome(network, batch, training_batch, commit, device, started, time.monotonic() - begin, rows)
 
 
-def row_of(metric: Any, fast: str) -> dict[str, Any]:
+def row_of(metric: Metric, fast: str) -> dict[str, Any]:
     """What a metric says of `fast`, the second operand."""
     if metric.ratio is None or metric.ratio.estimate is None:
         return {"reason": "; ".join(metric.notes) or "it could not be measured"}
@@ -130,7 +127,7 @@ def sweep(
     with LineFile(path) as file:
         for number, network in enumerate(left, 1):
             if time.monotonic() - begin > seconds:
-                say(f"{len(left) - number + 1} networks are left; the same command goes on")
+                say(f"{plural(len(left) - number + 1, 'network')} left; the same command goes on")
                 break
             outcome = once(network, batch, training_batch, budget, timeout)
             file.add(outcome)

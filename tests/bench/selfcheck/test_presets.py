@@ -33,7 +33,7 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert [one.network for one in found] == asked
     assert read_lines(Outcome, path) == found
     sweep(path, ["d"], 8, 4, 1.0, -1.0, said.append, once=once)
-    assert said[-1] == "1 networks are left; the same command goes on"
+    assert said[-1] == "1 network left; the same command goes on"
 
 
 def test_the_slowest_come_first_and_failures_before_them() -> None:
