@@ -17,7 +17,7 @@ from loaders.datasets import Dataset
 from loaders.errors import DataError, undecodable
 from loaders.images import decode, opened, orientation
 from loaders.options import LoaderOptions
-from loaders.packed_images import PackedImages
+from loaders.packed_images import PackedImages, side_of_all
 from loaders.packing import small_shape
 from loaders.threads import in_threads
 
@@ -55,10 +55,7 @@ class DeviceImages:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """[n, height, width, 3], 0 in place of a height or width that differs from image to image."""
-        tall, wide = (
-            int(sides[0]) if len(sides) and (sides == sides[0]).all() else 0 for sides in (self.heights, self.widths)
-        )
-        return len(self), tall, wide, 3
+        return len(self), side_of_all(self.heights), side_of_all(self.widths), 3
 
     @overload
     def __getitem__(self, index: int) -> NDArray[np.uint8]: ...

@@ -116,6 +116,11 @@ def pixels_header(count: int) -> bytes:
     return file.getvalue()
 
 
+def side_of_all(sides: NDArray[np.int64]) -> int:
+    """The height or width that all images have; 0 where they differ, or without any."""
+    return int(sides[0]) if len(sides) and (sides == sides[0]).all() else 0
+
+
 class _File:
     """`pixels.npy`, open for reading, which is to stay as it was when it was opened."""
 
@@ -228,10 +233,7 @@ class PackedImages:
     @cached_property
     def shape(self) -> tuple[int, int, int, int]:
         """[n, height, width, 3], 0 in place of a height or width that differs from image to image."""
-        tall, wide = (
-            int(sides[0]) if len(sides) and (sides == sides[0]).all() else 0 for sides in (self.heights, self.widths)
-        )
-        return len(self), tall, wide, 3
+        return len(self), side_of_all(self.heights), side_of_all(self.widths), 3
 
     @overload
     def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
