@@ -118,6 +118,14 @@ def apply_compile(model: nn.Module, mode: str, freeze: bool, lean: bool = False)
     return _first_differs(compiled, {"freezing": True}) if freeze else compiled
 
 
+def is_lean(configuration: Configuration, device: str) -> bool:
+    """Whether a network is compiled with the least that a call can cost; see `apply_compile`.
+
+    What is not frozen is compiled once for all networks of a class, which a look at each tells apart.
+    """
+    return device == "cpu" and configuration.freeze and configuration.compile == "compile"
+
+
 def _first_differs(compiled: Callable[[Tensor], Tensor], settings: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """The same, with these settings of the compiler during the first call."""
     call = compiled
@@ -212,8 +220,7 @@ def prepare(
         # The whole update of a training is captured (models.training.graphed), not each pass by itself.
         captured = captured or (training and configuration.compile == "graphs")
         modes = CAPTURED_MODES if captured else COMPILE_MODES
-        # What is not frozen is compiled once for all networks of a class, which a look at each tells apart.
-        lean = device.type == "cpu" and configuration.freeze and configuration.compile == "compile"
+        lean = is_lean(configuration, device.type)
         call = apply_compile(model, modes[configuration.compile], configuration.freeze, lean)
     autocast = configuration.numbers.autocast(training)
     cast = dtype_named(autocast) if autocast else None

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from bench.inspecting.counted import NETWORK, UNKNOWN, bytes_in, flops_of
 from bench.timing.step import Step
+from models.prepare import is_lean
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def compile_again(step: Step) -> list[Kernel]:
         "fx_graph_cache": False,
     }
     if step.workload.network.freeze:
-        changed |= {"freezing": True, "cpp_wrapper": step.workload.device == "cpu"}
+        changed |= {"freezing": True, "cpp_wrapper": is_lean(step.workload.network, step.workload.device)}
     with config.patch(changed), patch.object(GraphLowering, "codegen", codegen):
         step.call()
         step.call()
