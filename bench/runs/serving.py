@@ -30,6 +30,7 @@ from loaders.file_formats import FORMATS
 from loaders.images import MOST_PIXELS, opened, rgb
 from models import zoo
 from models.errors import install
+from models.project import named
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -203,6 +204,8 @@ def open_network(word: str, device: str, configuration: str, threads: int) -> Ne
     path = Path(word)
     if path.exists() and word not in zoo.names():
         return Network(word, Predictor.open(path, device, configuration, threads=threads))
+    if named(word).is_code:
+        raise UsageError(f"{word} has no weights: train it (bench train --model {word}), and serve the run's folder")
     if "/" in word or path.suffix:
         raise UsageError(f"{word} does not exist; name a checkpoint, a run's folder or a model")
     zoo.check(word)

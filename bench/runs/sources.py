@@ -35,6 +35,7 @@ from loaders.splits import UNDIVIDED_HOLDOUT
 from models import summary, zoo
 from models.configuration import Configuration
 from models.errors import ModelError
+from models.project import named as named_code
 from models.training.checkpoint import Card
 from models.training.distributed import World
 from models.training.recipe import Recipe
@@ -182,6 +183,8 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say,
         engine = fastest_engine(splits.train, recipe.augment, size, device)
     if engine != recipe.loader:
         say(f"loader: {engine}{why}")
+    if named_code(engine).is_code:
+        raise UsageError(f"{engine}: bench train takes the loaders of bench list loaders; yours is for bench compare")
     engines.check(engine)
     say_handed_over(engine, splits.train, say)
     parse_policy(recipe.augment)

@@ -109,6 +109,7 @@ def test_an_error_of_the_network_reaches_its_own_request_and_the_next_is_answere
     ("word", "words"),
     [
         ("none/of/these", "does not exist"),
+        ("mynet.py:Net", "mynet.py:Net has no weights: train it"),
         ("resnet1", "did you mean"),
         ("cifar_resnet18", "has no weights"),
     ],

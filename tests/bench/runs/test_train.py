@@ -284,6 +284,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
         (("train", "--model", "lenet", "--data", "DATA", "--set", "optimizer=sdg"), "sgd"),
         (("train", "--model", "lenet", "--data", "DATA", "--set", "model.depth=3"), "depth"),
         (("train", "--model", "lenet", "--data", "DATA", "--loader", "dalli"), "dali"),
+        (("train", "--model", "lenet", "--data", "DATA", "--loader", "mydata.py:load"), "yours is for bench compare"),
         (("train", "--model", "lenet", "--data", "DATA", "--config", "fats"), "fast"),
         (("train", "--model", "lenet", "--data", "DATA", "--name", "../up"), "folder name"),
         (("train", "--model", "lenet", "--data", "DATA", "--runs", "/proc/none"), "cannot write run folder"),
