@@ -9,9 +9,11 @@ from torch import Tensor
 
 from models import zoo
 from models.configuration import Configuration
+from models.errors import ModelError
 from models.evaluate import Forward, mirrored
 from models.prepare import Prepared, prepare
-from models.trained import restored
+from models.project import named
+from models.trained import Weights, restored
 from models.training import checkpoint
 from models.training.checkpoint import Card
 
@@ -46,19 +48,46 @@ class Classifier:
         return cls(card, prepared, prepared.forward if card.tta == "none" else mirrored(prepared.forward))
 
     @classmethod
-    def from_pretrained(cls, name: str, configuration: Configuration, device: torch.device) -> "Classifier":
-        """A network of torchvision with its first published ImageNet weights, downloaded if necessary.
+    def from_name(
+        cls,
+        name: str,
+        weights: Weights | None,
+        classes: Sequence[str],
+        size: int | None,
+        configuration: Configuration,
+        device: torch.device,
+    ) -> "Classifier":
+        """A network by its name, for images that are normalised as ImageNet's.
+
+        Args:
+            weights: of a file. Without, a network of torchvision has its first published ImageNet weights, which are
+                downloaded if necessary, and one of the user's own code is as that builds it.
+            size: of the images, in pixels; None for the network's own.
+            classes: their names; if there are none, those of ImageNet for 1000 logits, and numbers for others.
 
         Raises:
-            ModelError: there are none, or they cannot be downloaded.
+            ModelError: there are no weights, they do not fit, or they are for another number of classes.
         """
-        from models.torchvision import pretrained
+        from models.torchvision import imagenet_classes, pretrained
 
-        tensors, classes = pretrained(name)
-        model = zoo.build(name, len(classes))
-        checkpoint.put(model, dict(tensors), f"torchvision's weights for {name}")
-        size = zoo.default_size(name)
-        card = Card(model=name, classes=classes, size=size, data="imagenet")
+        torch.manual_seed(0)
+        if weights is not None:
+            outputs = weights.classes(name)
+            model = zoo.build(name, outputs)
+            weights.put(model, name)
+        elif named(name).is_code:
+            outputs = zoo.default_classes(name)
+            model = zoo.build(name)
+        else:
+            tensors = pretrained(name)
+            outputs = len(imagenet_classes())
+            model = zoo.build(name, outputs)
+            checkpoint.put(model, dict(tensors), f"torchvision's weights for {name}")
+        if classes and len(classes) != outputs:
+            raise ModelError(f"{name} has {outputs} logits, not one for each of {len(classes)} classes")
+        known = classes or (imagenet_classes() if outputs == len(imagenet_classes()) else map(str, range(outputs)))
+        size = size or zoo.default_size(name)
+        card = Card(model=name, classes=tuple(known), size=size)
         prepared = prepare(model, configuration, device, False, (1, 3, size, size))
         return cls(card, prepared, prepared.forward)
 

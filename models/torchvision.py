@@ -86,15 +86,23 @@ def published_top1(name: str) -> float | None:
     return None if percent is None else float(percent) / 100
 
 
-def pretrained(name: str) -> tuple[Mapping[str, torch.Tensor], tuple[str, ...]]:
-    """torchvision's first ImageNet weights of a network, and its class names; downloaded once to TORCH_HOME.
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, in the order of the logits of published weights."""
+    weights = _first_weights("resnet18")
+    return tuple(weights.meta["categories"])
+
+
+def pretrained(name: str) -> Mapping[str, torch.Tensor]:
+    """torchvision's first ImageNet weights of a network; downloaded once to TORCH_HOME.
 
     Raises:
         ModelError: there are none, or they cannot be downloaded.
     """
     weights = _first_weights(name)
     if weights is None:
-        raise ModelError(f"torchvision has no weights for {name}; name a checkpoint or a run's folder")
+        raise ModelError(
+            f"torchvision has no weights for {name}; give --weights FILE, or name a checkpoint or a run's folder"
+        )
     try:
         tensors: Mapping[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
@@ -103,8 +111,7 @@ def pretrained(name: str) -> tuple[Mapping[str, torch.Tensor], tuple[str, ...]]:
             "$TORCH_HOME/hub/checkpoints, or name a checkpoint"
         ) from error
     # The networks built here have no auxiliary classifiers.
-    own = {key: value for key, value in tensors.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
-    return own, tuple(weights.meta["categories"])
+    return {key: value for key, value in tensors.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
 
 
 def _first_weights(name: str) -> Any:

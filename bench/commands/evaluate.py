@@ -1,4 +1,4 @@
-"""`bench evaluate`: test a checkpoint on a labelled data set."""
+"""`bench evaluate`: test a network on a labelled data set."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("network", metavar="CHECKPOINT|MODEL")
 @shared("--data", required=True, help="Folder of the data set.")
 @click.option(
     "--split",
@@ -30,17 +30,21 @@ if TYPE_CHECKING:
     "--confusion", type=click.Path(path_type=Path), metavar="FILE", help="Write the matrix as .csv, .txt or .png."
 )
 @shared("--loader", default="auto", help="The engine that reads the images.")
+@shared("--weights")
+@shared("--size")
 @shared("--config")
 @shared("--batch", default=EVALUATION_BATCH, show_default=True, help="Images a step.")
 @place_options
 @format_options
 def command(
-    checkpoint: Path,
+    network: str,
     data: Path,
     split: str | None,
     predictions: Path | None,
     confusion: Path | None,
     loader: str,
+    weights: str | None,
+    size: int | None,
     configuration: str,
     batch: int,
     device: str,
@@ -48,14 +52,18 @@ def command(
     format: str,
     output: str,
 ) -> None:
-    """Test CHECKPOINT (a .safetensors file, or a run's folder) on the images of --data, each exactly once."""
+    """Test a network on the images of --data, each exactly once.
+
+    It is a checkpoint (a .safetensors file, or a run's folder), or a MODEL: one of torchvision with its published
+    weights, or any with --weights. The logits of a MODEL are taken for the classes of the data, in their order.
+    """
     for path in (output, predictions, confusion):
         if path is not None:
             check_output(str(path))
     if confusion is not None and confusion.suffix not in (".csv", ".txt", ".png", ".svg"):
         raise UsageError(f"--confusion {confusion}: the name must end in .csv, .txt, .png or .svg")
 
-    from bench.runs.predicting import Predictor, weights_used
+    from bench.runs.predicting import Predictor, WeightsUsed, checkpoint_of, weights_used
     from bench.runs.reporting import classified
     from bench.runs.sources import open_split
     from loaders.soundness import doubts, left_out
@@ -66,7 +74,9 @@ def command(
     dataset = open_split(data, split, screen.say)
     for line in (*left_out(dataset), *doubts(dataset, training=False)):
         screen.say(line)
-    predictor = Predictor.open(checkpoint, device, configuration, batch, threads)
+    path = checkpoint_of(network)
+    classes = () if path else dataset.classes
+    predictor = Predictor.open(network, device, configuration, batch, threads, weights, classes, size)
     evaluation = predictor.evaluate(dataset, loader, screen.say)
     names = predictor.classifier.card.classes
     report = classified(evaluation, names)
@@ -74,7 +84,11 @@ def command(
         write_predictions(predictions, [names[i] for i in evaluation.predicted.tolist()])
     if confusion is not None:
         _write_confusion(confusion, report)
-    used = weights_used(checkpoint, data, dataset)
+    used = (
+        weights_used(path, data, dataset)
+        if path
+        else WeightsUsed(f"{predictor.said}; unknown whether they were trained on these images", None)
+    )
     if format == "json":
         said = {
             "weights": used.text,

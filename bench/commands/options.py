@@ -50,6 +50,11 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "Weights for networks that come without: .safetensors, or a state dict (.pth). Default: random.",
     },
+    "--class-names": {
+        "type": click.Path(path_type=Path),
+        "metavar": "FILE",
+        "help": "One a line, for a MODEL. Default: ImageNet's for 1000 logits, numbers for others.",
+    },
     "--data": {"type": _FOLDER, "metavar": "DIR", "help": "JPEGs to load; default: a generated set like ImageNet's."},
     "--images": {
         "type": click.IntRange(0),
@@ -86,7 +91,7 @@ def stacked(*options: Decorator) -> Decorator:
     return decorate
 
 
-network_options = stacked(*(shared(name) for name in _SHARED if name not in ("--config", "--runs")))
+network_options = stacked(*(shared(name) for name in _SHARED if name not in ("--config", "--class-names", "--runs")))
 """A measurement of one network."""
 
 data_options = stacked(

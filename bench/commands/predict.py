@@ -5,25 +5,32 @@ from pathlib import Path
 import click
 
 from bench.commands.options import place_options, shared
+from bench.defaults import EVALUATION_BATCH
 from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 from bench.screen import Screen
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("network", metavar="CHECKPOINT|MODEL")
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--data", metavar="pickle:FILE", help="Unlabelled images: a pickle of arrays with the keys data and ids.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes an image.")
+@shared("--weights")
+@shared("--class-names")
+@shared("--size")
 @shared("--config")
 @place_options
 @click.option("--numbers", is_flag=True, help="With --data: class numbers in place of names.")
 @format_options
 def command(
-    checkpoint: Path,
+    network: str,
     images: tuple[Path, ...],
     data: str | None,
     top: int,
+    weights: str | None,
+    class_names: Path | None,
+    size: int | None,
     configuration: str,
     device: str,
     threads: int,
@@ -31,7 +38,10 @@ def command(
     format: str,
     output: str,
 ) -> int:
-    """Classify IMAGES with CHECKPOINT (a .safetensors file, or a run's folder): classes, confidences, milliseconds.
+    """Classify IMAGES with a network: classes, confidences, milliseconds.
+
+    It is a checkpoint (a .safetensors file, or a run's folder), or a MODEL: one of torchvision with its published
+    weights, or any with --weights.
 
     With --data pickle:FILE every image of the pickle is labelled, as a CSV of ID,Labels.
     """
@@ -41,12 +51,15 @@ def command(
     if data is not None and not data.startswith("pickle:"):
         raise UsageError(f"--data {data}: write pickle:FILE; for a labelled folder use bench evaluate")
 
-    from bench.runs.predicting import Predictor, predict
+    from bench.runs.predicting import Predictor, predict, read_classes
     from results.submissions import submission_csv
     from results.tables import Cell, bounded, quantity, render, to_json
 
     screen = Screen()
-    predictor = Predictor.open(checkpoint, device, configuration, threads=threads)
+    classes = read_classes(class_names)
+    predictor = Predictor.open(network, device, configuration, EVALUATION_BATCH, threads, weights, classes, size)
+    if predictor.said:
+        screen.say(f"weights: {predictor.said}")
     if data is not None:
         ids, predicted = predictor.label_pickle(Path(data.removeprefix("pickle:")))
         names = predictor.classifier.card.classes

@@ -27,11 +27,13 @@ from loaders.identity import identify
 from loaders.images import check, open_rgb
 from loaders.options import LoaderOptions
 from loaders.pil import transform_one
+from models import zoo
 from models.configuration import Choice, Configuration, parse
 from models.evaluate import Evaluation, evaluate
 from models.predict import Classifier, same_classes
 from models.prepare import device_facts, memory_format
-from models.trained import weights_file
+from models.project import named
+from models.trained import Weights, weights_file
 from models.training import checkpoint
 from models.training.distributed import World
 from models.training.recipe import load
@@ -53,33 +55,84 @@ def top_to_json(top: Top) -> list[dict[str, Any]]:
     return [{"class": name, "probability": p} for name, p in top]
 
 
+def checkpoint_of(source: str) -> Path | None:
+    """The path of a checkpoint or of a run's folder; None for the name of a network.
+
+    Raises UsageError: a path at which there is nothing, or nothing that classifies here.
+    """
+    path = Path(source)
+    if source in zoo.names() or named(source).is_code:
+        return None
+    if zoo.is_exported(source):
+        raise UsageError(f"{source} is an exported file, which bench compare takes; name what it was exported from")
+    if path.exists():
+        return path
+    if "/" in source or path.suffix:
+        raise UsageError(f"{source} does not exist; name a checkpoint, a run's folder or a network")
+    return None
+
+
+def read_classes(path: Path | None) -> tuple[str, ...]:
+    """The names in a file, one a line; none where there is no file. Raises UsageError: it cannot be read."""
+    if path is None:
+        return ()
+    try:
+        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--class-names {path} cannot be read: {error}") from error
+
+
+def _assumed(name: str, given: Weights | None, size: int) -> str:
+    """Where the weights of a named network come from, and how its images are prepared."""
+    if given is not None:
+        origin = f"those of {given.file}" + (f" ({given.unwrapped} taken)" if given.unwrapped else "")
+    elif named(name).is_code:
+        origin = "as its code makes them (give --weights FILE if these are random)"
+    else:
+        origin = "torchvision's published ones"
+    return f"{origin}; images of {size} px, normalised by ImageNet's mean and deviation"
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A classifier with what is needed to feed it.
 
     Attributes:
         options: how its images are read.
+        said: of a network that was named and not stored by a run: what its weights and its images are taken to be.
     """
 
     classifier: Classifier
     configuration: Configuration
     device: torch.device
     options: LoaderOptions
+    said: str = ""
 
     @classmethod
     def open(
-        cls, source: Path | str, device: str, configuration: str, batch: int = EVALUATION_BATCH, threads: int = 0
+        cls,
+        source: Path | str,
+        device: str,
+        configuration: str,
+        batch: int = EVALUATION_BATCH,
+        threads: int = 0,
+        weights: str | None = None,
+        classes: Sequence[str] = (),
+        size: int | None = None,
     ) -> "Predictor":
         """A network ready to classify images.
 
         Args:
-            source: path of a weights file or of a run's folder, or the name of a network of torchvision, which then
-                has its published weights.
+            source: path of a checkpoint or of a run's folder, or the name of a network.
             batch: images a step of an evaluation.
             threads: CPU threads; 0 for every usable core.
+            weights, classes, size: of a network that is named; see Classifier.from_name.
 
-        Raises ModelError: no such weights, damaged ones, or no such configuration or device.
+        Raises:
+            UsageError: there is no such checkpoint, or it is given what it has.
+            ModelError: no such weights, damaged ones, or no such configuration or device.
         """
+        path = checkpoint_of(str(source))
         place = World().device(choose_device(device))
         if threads:
             torch.set_num_threads(threads)
@@ -93,12 +146,19 @@ class Predictor:
         chosen = parse(configuration, device_facts(place), True)
         if chosen.keep:
             keep_memory()
-        if isinstance(source, Path):
-            classifier = Classifier.from_checkpoint(source, chosen, place)
+        given = None
+        if path is not None:
+            if weights or classes or size:
+                raise UsageError(f"{source} knows its weights, classes and size; leave out what says others")
+            classifier = Classifier.from_checkpoint(path, chosen, place)
         else:
-            classifier = Classifier.from_pretrained(source, chosen, place)
+            zoo.check(str(source))
+            given = Weights.read(weights) if weights else None
+            classifier = Classifier.from_name(str(source), given, classes, size, chosen, place)
         options = evaluation_options(classifier.card, chosen, place.type, batch, threads or usable_cores())
-        return cls(classifier, chosen, place, options)
+        return cls(
+            classifier, chosen, place, options, "" if path else _assumed(str(source), given, classifier.card.size)
+        )
 
     @cached_property
     def prepare(self) -> Callable[[Image.Image], Tensor]:

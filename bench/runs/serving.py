@@ -28,9 +28,7 @@ from bench.runs.predicting import Predictor, Top, top_to_json
 from loaders.errors import DataError, LargeError
 from loaders.file_formats import FORMATS
 from loaders.images import MOST_PIXELS, opened, rgb
-from models import zoo
 from models.errors import install
-from models.project import named
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -194,22 +192,6 @@ class Network:
         self.batches += 1
         for future, top in zip(futures, tops, strict=True):
             future.set_result((tuple(top), len(images)))
-
-
-def open_network(word: str, device: str, configuration: str, threads: int) -> Network:
-    """A checkpoint, a run's folder, or a network of torchvision with its published weights.
-
-    Raises UsageError, ModelError: it does not exist, or cannot be loaded.
-    """
-    path = Path(word)
-    if path.exists() and word not in zoo.names():
-        return Network(word, Predictor.open(path, device, configuration, threads=threads))
-    if named(word).is_code:
-        raise UsageError(f"{word} has no weights: train it (bench train --model {word}), and serve the run's folder")
-    if "/" in word or path.suffix:
-        raise UsageError(f"{word} does not exist; name a checkpoint, a run's folder or a model")
-    zoo.check(word)
-    return Network(word, Predictor.open(word, device, configuration, threads=threads))
 
 
 def classify(networks: Sequence[Network], data: bytes, limits: Limits) -> list[Answer]:

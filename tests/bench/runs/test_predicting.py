@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from bench.errors import UsageError
 from bench.runs import predicting
 from bench.runs.folder import DataFolders, RunRecord
 from bench.runs.predicting import FEWEST, SETTLE, WARM, Predictor, timed, weights_used
@@ -14,6 +17,7 @@ from bench.runs.provenance import RunImages
 from loaders.datasets import Dataset
 from models import zoo
 from models.configuration import has_glibc
+from models.errors import ModelError
 from models.training.checkpoint import BEST, LAST, Card, save_weights, weights_of
 from models.training.recipe import Recipe, to_toml
 from results.runs import RunSummary
@@ -39,6 +43,36 @@ def test_calls_are_repeated_as_long_as_they_are_worth_it(seconds: float, calls: 
     assert found == pytest.approx([seconds * (1 + (SETTLE + n) / 1000) for n in range(1, len(found) + 1)])
     # Of the same calls, so that a part is never longer than the whole.
     assert answering == pytest.approx([whole - seconds / 4 for whole in found])
+
+
+def test_a_network_of_one_s_own_has_the_weights_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes=1000):\n"
+        "        pooled = nn.AdaptiveAvgPool2d(4), nn.Flatten()\n"
+        "        super().__init__(*pooled, nn.Linear(48, num_classes))\n"
+    )
+    model = zoo.build("nets.py:Net", 2)
+    torch.save(model.state_dict(), "net.pth")
+    image = torch.rand(1, 3, 224, 224)
+    predictor = Predictor.open("nets.py:Net", "cpu", "naive", weights="net.pth")
+    assert predictor.classifier.card.classes == ("0", "1")
+    torch.testing.assert_close(predictor.classifier.forward(image), model(image))
+    assert predictor.said.startswith("those of net.pth; images of 224 px")
+    named = Predictor.open("nets.py:Net", "cpu", "naive", weights="net.pth", classes=("cat", "dog"))
+    assert {name for name, _ in named.classifier.top(image)[0]} == {"cat", "dog"}
+    small = Predictor.open("nets.py:Net", "cpu", "naive", weights="net.pth", size=32)
+    assert small.prepare(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
+    assert "if these are random" in Predictor.open("nets.py:Net", "cpu", "naive").said
+    with pytest.raises(ModelError, match="has 2 logits, not one for each of 3 classes"):
+        Predictor.open("nets.py:Net", "cpu", "naive", weights="net.pth", classes=("a", "b", "c"))
+    with pytest.raises(ModelError, match="there is no such file"):
+        Predictor.open("nets.py:Net", "cpu", "naive", weights="none.pth")
+    save_weights(Path(LAST), weights_of(model), Card("nets.py:Net", ("a", "b"), 224))
+    with pytest.raises(UsageError, match="knows its weights"):
+        Predictor.open(LAST, "cpu", "naive", weights="net.pth")
 
 
 def finished(folder: Path, data: Path, recipe: Recipe, evaluated: str) -> Path:

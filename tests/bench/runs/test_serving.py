@@ -27,7 +27,8 @@ from PIL import Image
 from bench.cli import app
 from bench.errors import UsageError
 from bench.runs import serving
-from bench.runs.serving import MIB, Limits, Network, RefusedError, listen, open_network, read_image
+from bench.runs.predicting import Predictor
+from bench.runs.serving import MIB, Limits, Network, RefusedError, listen, read_image
 from models import zoo
 from models.training.checkpoint import LAST, Card, save_weights, weights_of
 
@@ -98,6 +99,10 @@ def test_requests_that_wait_are_answered_together_and_each_gets_its_own() -> Non
     assert sum(sizes) == 11
 
 
+def open_network(word: str, device: str, configuration: str, threads: int) -> Network:
+    return Network(word, Predictor.open(word, device, configuration, threads=threads))
+
+
 def test_an_error_of_the_network_reaches_its_own_request_and_the_next_is_answered(checkpoint: Path) -> None:
     with closing(open_network(str(checkpoint), "cpu", "naive", 1)) as network:
         with pytest.raises(RuntimeError):
@@ -109,7 +114,8 @@ def test_an_error_of_the_network_reaches_its_own_request_and_the_next_is_answere
     ("word", "words"),
     [
         ("none/of/these", "does not exist"),
-        ("mynet.py:Net", "mynet.py:Net has no weights: train it"),
+        ("mynet.py:Net", "mynet.py does not exist"),
+        ("net.onnx", "is an exported file, which bench compare takes"),
         ("resnet1", "did you mean"),
         ("cifar_resnet18", "has no weights"),
     ],
