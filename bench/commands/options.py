@@ -106,7 +106,7 @@ recipe_options = stacked(
     shared("--batch", help="Images a step, over all processes."),
     click.option("--seed", type=click.IntRange(0), help="Fixes weights, order and augmentation."),
     shared("--size", help="Height and width in pixels."),
-    click.option("--loader", help="An engine of bench list loaders, auto or auto-resident."),
+    click.option("--loader", help="An engine of bench list loaders, auto, auto-resident, or your own: FILE.py:NAME."),
     shared("--config", default=None, show_default=False, help="Preset or levers: fast, naive, amp-nhwc-compile."),
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any recipe key; model.NAME for the network's."

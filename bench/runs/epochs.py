@@ -12,6 +12,7 @@ from bench.runs.predicting import Predictor
 from bench.runs.sources import split
 from bench.screen import Say
 from loaders.datasets import Dataset
+from models.project import named
 from models.training.checkpoint import read_card
 from models.training.recipe import load
 from results.errors import RecordError
@@ -45,7 +46,7 @@ def tester(opened: list[Dataset], device: str, threads: int) -> Tester:
         recipe = load(path.parent / RECIPE)
         splits = split(opened, recipe, lambda text: None)
         predictor = Predictor.open(path, device, recipe.configuration, threads=threads)
-        evaluation = predictor.evaluate(splits.test, recipe.loader)
+        evaluation = predictor.evaluate(splits.test, "auto" if named(recipe.loader).is_code else recipe.loader)
         return evaluation.top1, evaluation.loss
 
     return test

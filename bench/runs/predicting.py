@@ -19,7 +19,7 @@ from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
 from bench.runs.folder import RECIPE, RUN, RunRecord
 from bench.runs.provenance import RunImages, trained_on
-from bench.runs.sources import evaluation_options, fastest_engine, say_handed_over
+from bench.runs.sources import evaluated_as, evaluation_options, fastest_engine, say_handed_over
 from bench.screen import Say
 from loaders import engines
 from loaders.datasets import Dataset, open_unlabelled
@@ -155,6 +155,8 @@ class Predictor:
             zoo.check(str(source))
             given = Weights.read(weights) if weights else None
             classifier = Classifier.from_name(str(source), given, classes, size, chosen, place)
+            card = classifier.card
+            classifier = replace(classifier, card=replace(card, evaluation=evaluated_as(card.evaluation, card.size)))
         options = evaluation_options(classifier.card, chosen, place.type, batch, threads or usable_cores())
         return cls(
             classifier, chosen, place, options, "" if path else _assumed(str(source), given, classifier.card.size)
@@ -233,11 +235,13 @@ def weights_used(path: Path, data: Path, dataset: Dataset) -> WeightsUsed:
     if not (folder / RUN).is_file() or not (folder / RECIPE).is_file():
         return WeightsUsed(f"{which}; unknown whether it was trained on these images: no run beside it says so", None)
     recipe, images = load(folder / RECIPE), RunImages.load(folder)
+    if named(recipe.loader).is_code:
+        return WeightsUsed(f"{which}; unknown whether it was trained on these images: {recipe.loader} gave them", None)
     count, words = trained_on(images, dataset)
     if images is None:
         folders = RunRecord.load(folder).data
-        named = [Path(name).resolve() for name in (folders.folder, *folders.train) if name]
-        if dataset.split in ("train", "all") and data.resolve() in named:
+        places = [Path(name).resolve() for name in (folders.folder, *folders.train) if name]
+        if dataset.split in ("train", "all") and data.resolve() in places:
             words = "trained on these images, so too good"
     if words or images is None:
         return WeightsUsed(f"{which}; {words}", count)

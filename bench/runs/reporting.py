@@ -21,6 +21,7 @@ from bench.screen import Say
 from loaders.datasets import Dataset
 from models import diagram, summary
 from models.evaluate import Evaluation
+from models.project import named
 from models.training import checkpoint
 from results.classification import Classification
 from results.history import History
@@ -194,8 +195,9 @@ def _draw(run: Run, history: History) -> None:
         labels += [classes[i] for i in targets.tolist()]
         if len(labels) >= GRID:
             break
+    made = f"of {recipe.loader}" if named(recipe.loader).is_code else recipe.augment
     colours = _colours(torch.cat(images)[:GRID], run.feed)
-    figure = image_grid(colours, labels[:GRID], title=f"training images, {recipe.augment}")
+    figure = image_grid(colours, labels[:GRID], title=f"training images, {made}")
     save(figure, folder / "samples.png")
     layers = summary.summarise(recipe.model, recipe.classes, recipe.size, recipe.arguments)
     write_whole(folder / "layers.txt", layer_table(recipe.model, layers).encode())

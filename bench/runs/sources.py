@@ -8,6 +8,7 @@ import torch
 
 from bench.errors import UsageError
 from bench.runs.folder import DataFolders, named_folders
+from bench.runs.own_batches import OwnBatches, refuse_parts
 from bench.runs.provenance import RunImages
 from bench.screen import Say
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
@@ -36,6 +37,7 @@ from models import summary, zoo
 from models.configuration import Configuration
 from models.errors import ModelError
 from models.project import named as named_code
+from models.project import root
 from models.training.checkpoint import Card
 from models.training.distributed import World
 from models.training.recipe import Recipe
@@ -137,6 +139,9 @@ def compared(splits: Splits, images: RunImages, recipe: Recipe, say: Say) -> Spl
         uses.append(("test", splits.test, images.test))
     for line in (*soundness.doubtful_labels(splits.train, images.train), *identity.shared(uses)):
         say(line)
+    if named_code(recipe.loader).is_code:
+        # Which images it gives is not known.
+        return replace(splits, trained_on=None)
     test = images.test
     seen = round(int(test.among(images.trained).sum()) * test.images / max(1, len(test)))
     # Chosen by validation images that are test images under another name.
@@ -171,11 +176,7 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say,
     recipe = replace(recipe, classes=classes)
     size = recipe.size or (0 if named else _image_size(recipe, splits.train, say)) or zoo.default_size(recipe.model)
     _check_sizes(recipe, size)
-    evaluation = recipe.evaluation
-    if evaluation == "center" and size <= SMALL:
-        # Images of this size were cut out already: no margin is left to throw away.
-        evaluation = "whole"
-    recipe = replace(recipe, size=size, evaluation=evaluation)
+    recipe = replace(recipe, size=size, evaluation=evaluated_as(recipe.evaluation, size))
     engine, why = recipe.loader, ""
     if engine == "auto-resident":
         engine, why = _resident_if_it_fits(recipe, splits.train, device, shards)
@@ -184,10 +185,13 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say,
     if engine != recipe.loader:
         say(f"loader: {engine}{why}")
     if named_code(engine).is_code:
-        raise UsageError(f"{engine}: bench train takes the loaders of bench list loaders; yours is for bench compare")
-    engines.check(engine)
-    say_handed_over(engine, splits.train, say)
-    parse_policy(recipe.augment)
+        named_code(engine).check(root())
+        refuse_parts(engine, splits.held_out or bool(recipe.holdout), shards)
+        say(f"loader: {engine}, with its own augmentation and normalisation; {recipe.augment!r} is not applied")
+    else:
+        engines.check(engine)
+        say_handed_over(engine, splits.train, say)
+        parse_policy(recipe.augment)
     _check_batch(recipe, splits.train)
     return replace(recipe, loader=engine)
 
@@ -205,6 +209,11 @@ def _resident_if_it_fits(recipe: Recipe, train: Dataset, device: str, shards: in
     if needed <= SHARE * there:
         return "resident", f": the training images take {figures}"
     return "auto", f", not resident: the training images would take {figures}, more than half"
+
+
+def evaluated_as(evaluation: str, size: int) -> str:
+    """How images are brought to `size` pixels: small ones were cut out already, so no margin is left to throw away."""
+    return "whole" if evaluation == "center" and size <= SMALL else evaluation
 
 
 def _margin(evaluation: str) -> float:
@@ -352,18 +361,27 @@ class Feed:
             shards=world.size,
             stored_size=recipe.stored_size,
         )
-        self.splits = _decoded(splits, self.options) if recipe.loader == "resident" else splits
-        self._train: tuple[int, Loader] | None = None
+        # A loader of the user's gives training batches alone.
+        self._own = recipe.loader if named_code(recipe.loader).is_code else ""
+        self._engine = recipe.loader
+        if self._own:
+            self._engine = fastest_engine(splits.validation, "none", recipe.size, options.device)
+        self.splits = _decoded(splits, self.options) if self._engine == "resident" else splits
+        self._train: tuple[int, Loader | OwnBatches] | None = None
         self._validation: Loader | None = None
         self._alone: Loader | None = None
 
-    def train(self, size: int) -> Loader:
+    def train(self, size: int) -> Loader | OwnBatches:
         """Training batches at `size` pixels; the loader of another size is closed."""
         if self._train is not None and self._train[0] != size:
             self._train[1].close()
             self._train = None
-        if self._train is None:
-            engine = self.recipe.loader
+        if self._train is None and self._own:
+            options = replace(self.options, train=True, size=size)
+            train = self.splits.train
+            self._train = (size, OwnBatches(self._own, len(train.classes), len(train), options))
+        elif self._train is None:
+            engine = self._engine
             options = replace(self.options, train=True, random_eval=False, size=size)
             if engine == "resident" and size != self.recipe.size:
                 options = replace(options, stored_size=options.stored_size or self.recipe.size)
@@ -374,14 +392,14 @@ class Feed:
     def validation(self) -> Loader:
         """The validation images, each once an iteration."""
         if self._validation is None:
-            self._validation = engines.build(self.recipe.loader, self.splits.validation, self.options)
+            self._validation = engines.build(self._engine, self.splits.validation, self.options)
         return self._validation
 
     def all_of(self, dataset: Dataset) -> Loader:
         """A loader for one process alone over all of the images; the one handed out before is closed."""
         if self._alone is not None:
             self._alone.close()
-        self._alone = engines.build(self.recipe.loader, dataset, replace(self.options, shard=0, shards=1))
+        self._alone = engines.build(self._engine, dataset, replace(self.options, shard=0, shards=1))
         return self._alone
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ from models import zoo
 from models.configuration import Choice, Configuration, Device, parse
 from models.predict import Classifier, same_classes
 from models.prepare import device_facts
+from models.project import named
 from models.training import checkpoint
 from models.training.checkpoint import Card
 from models.training.distributed import World
@@ -306,6 +307,8 @@ def _restore(run: Run) -> list[str]:
         raise RunError(f"run {folder} cannot be resumed like this: {reason}")
     notes = training.load(weights, state)
     position = training.position
+    if position.batch_index and named(run.recipe.loader).is_code:
+        notes.append(f"note: {run.recipe.loader} begins a new pass: the rest of the epoch may have other images")
     return [*notes, f"resuming after epoch {position.epoch} of {run.recipe.epochs}, step {position.step}"]
 
 

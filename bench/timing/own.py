@@ -66,6 +66,7 @@ class OwnLoader:
         size: height and width, in pixels, that it is asked for.
         device: that it is asked for.
         prefetch: batches it holds ready.
+        source: the iterable that it was made as.
     """
 
     name: str
@@ -73,12 +74,12 @@ class OwnLoader:
     size: int
     device: str
     prefetch: int = QUEUED
-    _source: Any = None
+    source: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self._source = self._made()
-        if isinstance(self._source, torch.utils.data.DataLoader):
-            self.prefetch = self._source.num_workers * (self._source.prefetch_factor or 1)
+        self.source = self._made()
+        if isinstance(self.source, torch.utils.data.DataLoader):
+            self.prefetch = self.source.num_workers * (self.source.prefetch_factor or 1)
 
     def _made(self) -> Any:
         parsed = named(self.name)
@@ -99,18 +100,18 @@ class OwnLoader:
         """
         while True:
             batches = 0
-            for batch in self._source:
+            for batch in self.source:
                 yield self._checked(batch, batches)
                 batches += 1
             if not batches:
                 raise WorkloadError(f"{self.name} gave no batch in an epoch")
-            if iter(self._source) is self._source:
+            if iter(self.source) is self.source:
                 if not callable(code.load(named(self.name).base)):
                     raise WorkloadError(
                         f"{self.name} ended after {batches} batches and cannot be begun again; name a function that "
                         "makes it, or an iterable such as a DataLoader"
                     )
-                self._source = self._made()
+                self.source = self._made()
 
     def _checked(self, batch: Any, number: int) -> tuple[Tensor, Tensor]:
         if isinstance(batch, Mapping):
@@ -143,17 +144,23 @@ class OwnLoader:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Its batches as a network takes them: on its device, in its dtype and layout. Raises as iterating."""
         for images, labels in self:
-            if list(images.shape[1:]) != [3, size, size]:
-                raise WorkloadError(f"{self.name} gives images {list(images.shape)}, and the network takes {size} px")
             # Speed does not depend on which label an image has, only on there being a logit for it.
             yield (
-                images.to(device, dtype, non_blocking=True).contiguous(memory_format=layout),
+                self.taken(images, size, device, dtype, layout),
                 labels.to(device, non_blocking=True).long() % classes,
             )
 
+    def taken(
+        self, images: Tensor, size: int, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
+    ) -> Tensor:
+        """Images as a network takes them. Raises WorkloadError: they have another shape."""
+        if list(images.shape[1:]) != [3, size, size]:
+            raise WorkloadError(f"{self.name} gives images {list(images.shape)}, and the network takes {size} px")
+        return images.to(device, dtype, non_blocking=True).contiguous(memory_format=layout)
+
     def close(self) -> None:
         """Let go of it: its own threads and processes end with it."""
-        self._source = ()
+        self.source = ()
 
 
 @dataclass

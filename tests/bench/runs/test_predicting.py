@@ -15,6 +15,7 @@ from bench.runs.folder import DataFolders, RunRecord
 from bench.runs.predicting import FEWEST, SETTLE, WARM, Predictor, timed, weights_used
 from bench.runs.provenance import RunImages
 from loaders.datasets import Dataset
+from loaders.options import EVAL_MARGIN
 from models import zoo
 from models.configuration import has_glibc
 from models.errors import ModelError
@@ -65,6 +66,7 @@ def test_a_network_of_one_s_own_has_the_weights_of_a_file(tmp_path: Path, monkey
     assert {name for name, _ in named.classifier.top(image)[0]} == {"cat", "dog"}
     small = Predictor.open("nets.py:Net", "cpu", "naive", weights="net.pth", size=32)
     assert small.prepare(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
+    assert (small.options.eval_margin, predictor.options.eval_margin) == (1, EVAL_MARGIN)
     assert "if these are random" in Predictor.open("nets.py:Net", "cpu", "naive").said
     with pytest.raises(ModelError, match="has 2 logits, not one for each of 3 classes"):
         Predictor.open("nets.py:Net", "cpu", "naive", weights="net.pth", classes=("a", "b", "c"))

@@ -284,7 +284,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
         (("train", "--model", "lenet", "--data", "DATA", "--set", "optimizer=sdg"), "sgd"),
         (("train", "--model", "lenet", "--data", "DATA", "--set", "model.depth=3"), "depth"),
         (("train", "--model", "lenet", "--data", "DATA", "--loader", "dalli"), "dali"),
-        (("train", "--model", "lenet", "--data", "DATA", "--loader", "mydata.py:load"), "yours is for bench compare"),
+        (("train", "--model", "lenet", "--data", "DATA", "--loader", "mydata.py:load"), "mydata.py does not exist"),
         (("train", "--model", "lenet", "--data", "DATA", "--config", "fats"), "fast"),
         (("train", "--model", "lenet", "--data", "DATA", "--name", "../up"), "folder name"),
         (("train", "--model", "lenet", "--data", "DATA", "--runs", "/proc/none"), "cannot write run folder"),
@@ -316,6 +316,71 @@ def test_bad_input_is_one_line_that_names_it(
     assert message in str(done.exception)
     assert "\n" not in str(done.exception)
     assert not Path("runs").exists()
+
+
+OWN_LOADER = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def learnable(batch, size, images=96):
+    labels = torch.arange(images) % 4
+    pixels = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0))
+    pixels[:, 0, 0, 0] = labels * 1.0
+    return DataLoader(TensorDataset(pixels, labels), batch, shuffle=True)
+
+
+def stream(batch, size):
+    while True:
+        yield torch.zeros(batch, 3, size, size), torch.zeros(batch, dtype=torch.long)
+
+
+def foreign(batch, size):
+    yield torch.zeros(batch, 3, size, size), torch.full((batch,), 4)
+"""
+
+
+def test_a_loader_of_one_s_own_gives_the_training_batches(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ownloaders.py").write_text(OWN_LOADER)
+    words = ("--loader", "ownloaders.py:learnable", "--epochs", 3, "--config", "naive")
+    done = train(data, tmp_path, "whole", *words)
+    assert done.exception is None, done.exception
+    assert "with its own augmentation and normalisation" in done.stderr
+    steps = load_steps(tmp_path / "whole" / "steps.csv")
+    assert len(steps) == 3 * 6, "as many as it gives"
+    assert read(tmp_path / "whole" / "summary.json")["test_images_trained_on"] is None
+    said = ok("evaluate", tmp_path / "whole", "--data", data, "--threads", 1).stderr
+    assert "unknown whether it was trained on these images: ownloaders.py:learnable gave them" in said
+    # Whole epochs come again after a stop, because torch's random numbers do; and what is left of one is trained.
+    stopped = train(data, tmp_path, "cut", *words, "--max-minutes", 1e-6, "--no-report")
+    assert "stopped" in stopped.stderr
+    again = ok("train", "--resume", tmp_path / "cut", "--no-report", "--max-minutes", 0)
+    assert "ownloaders.py:learnable begins a new pass" in again.stderr
+    assert [step.step for step in load_steps(tmp_path / "cut" / "steps.csv")] == [*range(1, 19)]
+    stream = trained(data, tmp_path, "stream", "--loader", "ownloaders.py:stream", "--epochs", 1, "--config", "naive")
+    assert len(load_steps(stream / "steps.csv")) == 96 // 16, "as many as the images of the data are"
+
+
+@pytest.mark.parametrize(
+    ("loader", "words", "message"),
+    [
+        ("learnable[images=90]", (), "the last batch of ownloaders.py:learnable[images=90] has 10 images only"),
+        ("foreign", (), "gives labels from 4 to 4, and the data has 4 classes"),
+        ("lernable", (), "learnable"),
+        ("learnable", ("--set", "holdout=0.2"), "--data needs validation or test images"),
+    ],
+)
+def test_what_is_wrong_with_a_loader_of_one_s_own_is_said(
+    loader: str, words: tuple[str, ...], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ownloaders.py").write_text(OWN_LOADER)
+    done = train(data, tmp_path, "r", "--loader", f"ownloaders.py:{loader}", "--epochs", 1, "--config", "naive", *words)
+    assert isinstance(done.exception, REPORTED), done.exception
+    assert message in str(done.exception)
 
 
 def test_a_run_on_generated_images_says_so(tmp_path: Path) -> None:
