@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,15 +50,25 @@ _SAID = 20.0  # seconds between two lines about a packing that takes long
 Pixels = NDArray[np.uint8] | PackedImages
 
 
+def shorter_side(options: LoaderOptions) -> int:
+    """Pixels that images keep: the same for every size up to 224, also for a training whose sizes grow."""
+    return max(SHORT, round(options.size * options.eval_margin))
+
+
+def cached_at(dataset: Dataset, options: LoaderOptions) -> Path:
+    """The folder that holds the data set's images packed, if they have been."""
+    return cache_folder() / "packed" / source_of(_each_once(dataset), shorter_side(options), options.exif)
+
+
+def _each_once(dataset: Dataset) -> Dataset:
+    """Its files, without those that a measurement repeats to fill its epochs."""
+    files = tuple(dict.fromkeys(dataset.need_files("packed")))
+    return Dataset(dataset.name, dataset.root, "all", files, (0,) * len(files), ("",))
+
+
 def _cached(dataset: Dataset, options: LoaderOptions) -> Dataset:
     """The files as packed images from the cache folder, where they are put if they are not there yet."""
-    # A measurement repeats a short set to fill its epochs.
-    places = {path: place for place, path in enumerate(dict.fromkeys(dataset.need_files("packed")))}
-    files = tuple(places)
-    plain = Dataset(dataset.name, dataset.root, "all", files, (0,) * len(files), ("",))
-    # The same for every size up to 224, also for a training whose sizes grow.
-    short = max(SHORT, round(options.size * options.eval_margin))
-    folder = cache_folder() / "packed" / source_of(plain, short, options.exif)
+    plain, short, folder = _each_once(dataset), shorter_side(options), cached_at(dataset, options)
     if not is_packed(folder):
         with updating(folder):
             if not is_packed(folder):
@@ -67,7 +78,8 @@ def _cached(dataset: Dataset, options: LoaderOptions) -> Dataset:
                 parts = [(plain, ("all",))]
                 pack(parts, folder, short, options.exif, threads, resume, True, said.line, said.progress)
     images = PackedImages(str(folder))
-    if files != dataset.files:
+    if plain.files != dataset.files:
+        places = {path: place for place, path in enumerate(plain.files)}
         images = images[np.array([places[path] for path in dataset.files], np.int64)]
     return replace(dataset, files=(), pixels=images)
 

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from bench.errors import UsageError
+from bench.machine.cpu import usable_cores
 from bench.runs.folder import DataFolders, named_folders
 from bench.runs.own_batches import OwnBatches, refuse_parts
+from bench.runs.packing import read_packed
 from bench.runs.provenance import RunImages
 from bench.screen import Say
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
@@ -182,6 +184,10 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say,
         engine, why = _resident_if_it_fits(recipe, splits.train, device, shards)
     if engine == "auto":
         engine = fastest_engine(splits.train, recipe.augment, size, device)
+        if engine in ("dali", "torchvision") and device == "cpu" and shards == 1:
+            others = {id(part): len(part) for part in (splits.validation, splits.test)}
+            pays = read_packed(engine, splits.train, sum(others.values()), recipe.epochs, _options(recipe))
+            engine, why = ("packed", f", {pays}") if pays else (engine, why)
     if engine != recipe.loader:
         say(f"loader: {engine}{why}")
     if named_code(engine).is_code:
@@ -198,9 +204,7 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say,
 
 def _resident_if_it_fits(recipe: Recipe, train: Dataset, device: str, shards: int) -> tuple[str, str]:
     """The engine resident, if the training images take at most half of the device's memory, or "auto"; and why."""
-    options = LoaderOptions(
-        size=recipe.size, stored_size=recipe.stored_size, exif=recipe.exif, eval_margin=_margin(recipe.evaluation)
-    )
+    options = _options(recipe)
     # On a CPU the processes share one memory.
     needed = kept_bytes(train, options) // (shards if device.startswith("cuda") else 1)
     # Not what is free just now: all processes must come to one answer, and a resumed run to that of before.
@@ -209,6 +213,18 @@ def _resident_if_it_fits(recipe: Recipe, train: Dataset, device: str, shards: in
     if needed <= SHARE * there:
         return "resident", f": the training images take {figures}"
     return "auto", f", not resident: the training images would take {figures}, more than half"
+
+
+def _options(recipe: Recipe) -> LoaderOptions:
+    """How the loader of a training reads, before its device and precision are known."""
+    return LoaderOptions(
+        size=recipe.size,
+        stored_size=recipe.stored_size,
+        exif=recipe.exif,
+        eval_margin=_margin(recipe.evaluation),
+        augment=recipe.augment,
+        threads=usable_cores(),
+    )
 
 
 def evaluated_as(evaluation: str, size: int) -> str:

@@ -104,8 +104,9 @@ class Recipe:
             "random" repeats the mistake of evaluating on randomly cropped and flipped images.
         evaluate_every: epochs between validations; 0 validates after the last epoch only.
         select: which weights are tested in the end: those "best" in validation, or the "last".
-        loader: an engine of `bench list loaders`; "auto", the fastest that reads the files; or "auto-resident", the
-            engine resident where the training images take at most half of the device's memory, otherwise as "auto".
+        loader: an engine of `bench list loaders`; "auto", the fastest that reads the files (on a CPU packed, where a
+            trial on some images shows that it saves more than packing costs); or "auto-resident", the engine resident
+            where the training images take at most half of the device's memory, otherwise as "auto".
         stored_size: resident keeps images with a shorter side of at most this; 0 is what an evaluation resizes it to.
         configuration: precision, layout and compilation: a preset or levers, as in MODEL@CONFIGURATION.
         augment: words of `bench data show --list` joined by +.
