@@ -249,7 +249,8 @@ class _Work:
             self.entries["turned"] = [turned for _, _, turned in shapes]
         self.bytes = int(self._lengths().sum())
         if self.bytes == 0:
-            raise DataError(f"none of the {len(self.dataset)} images of {self.dataset.name} is one: bench data check")
+            wrong = self._one(0)
+            raise self._none_decoded(0, wrong or "it has no pixels")
 
     def _lengths(self) -> NDArray[np.int64]:
         lengths: NDArray[np.int64] = self.entries["height"].astype(np.int64) * self.entries["width"] * 3
@@ -376,8 +377,7 @@ class _Work:
         """Write the index of what was decoded, and what else belongs to it."""
         done = self.entries[self.entries["done"] == 1]
         if not len(done):
-            some = next(iter(self._wrong.values()))
-            raise DataError(f"none of the {len(self.entries)} images of {self.dataset.name} can be decoded: {some}")
+            raise self._none_decoded(*next(iter(self._wrong.items())))
         index = np.zeros(len(done), ROW)
         for name in ROW.names or ():
             index[name] = done[name]
@@ -405,6 +405,14 @@ class _Work:
             _sync_folder(self._folder / name)
         _sync_folder(self._folder)
         return Packed(dataset.name, len(done), undecodable)
+
+    def _none_decoded(self, index: int, wrong: str) -> DataError:
+        """What is raised where not one image can be packed, one of them named."""
+        dataset = self.dataset
+        return DataError(
+            f"not one image of {dataset.name} can be decoded ({dataset.files[index]}: {wrong}, for example); "
+            "find all with: bench data check"
+        )
 
     def clear(self, out: Path) -> None:
         """Remove the journal: the folder, now `out`, is whole."""

@@ -4,6 +4,7 @@ All readers have to see the same 8-bit RGB pixels, or to refuse the file. evalua
 the answers of a network that knows colours only, the engines by every pixel.
 """
 
+import os
 import re
 import sys
 import tempfile
@@ -43,7 +44,7 @@ from models.training.checkpoint import Card  # noqa: E402
 
 PAGE = ROOT / "IMAGES.md"
 BLOCK = re.compile(r"(<!--table-->\n).*?(<!--/table-->)", re.DOTALL)
-ENGINES = ("resident", "torchvision", "pil", "dali", "spdl")
+ENGINES = ("resident", "torchvision", "packed", "pil", "dali", "spdl")
 COMMANDS = ("data check", "evaluate", "predict", "serve")
 READERS = (*ENGINES, *COMMANDS)
 RIGHT, REFUSED, READABLE, UNTRIED = "right", "refused", "readable", "not tried"
@@ -145,9 +146,10 @@ def tried(reader: str) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody reads the times of predict here."""
+def _few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads the times of predict here, nor what packed keeps."""
     monkeypatch.setattr(predicting, "WARM", predicting.FEWEST)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -196,6 +198,7 @@ def rows() -> list[str]:
     predicting.WARM = predicting.FEWEST
     found: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
         for number, (name, odd) in enumerate(FILES.items()):
             path = place(odd, Path(folder) / str(number))
             found[name] = [judged(reader, odd, path) if tried(reader) else UNTRIED for reader in READERS]
