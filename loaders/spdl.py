@@ -114,9 +114,9 @@ class Spdl(Engine):
         from spdl.pipeline import PipelineBuilder
 
         options, threads = self._options, max(1, self._options.threads)
+        builder: Any = PipelineBuilder()
         pipeline = (
-            PipelineBuilder()
-            .add_source(self._keys(epoch, first))
+            builder.add_source(self._keys(epoch, first))
             .pipe(self._work, concurrency=threads, output_order="input")
             .aggregate(options.batch)
             .pipe(_join)

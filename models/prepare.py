@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.batch_norm import quicken_batch_norm
 from models.configuration import ONLY_INFERS, Configuration, Device
 from models.depthwise import adapt_depthwise
 from models.dropout import quicken_dropout
@@ -214,7 +215,7 @@ def prepare(
     model = apply_layout(model, configuration.layout).to(dtype_named(configuration.numbers.weights(training)))
     # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.
     if training and device.type == "cpu" and not configuration.compiles and not configuration.plain:
-        model = adapt_depthwise(adapt_small_maps(quicken_dropout(model)))
+        model = adapt_depthwise(adapt_small_maps(quicken_dropout(quicken_batch_norm(model))))
     call: Callable[[Tensor], Tensor] = model
     if configuration.compiles:
         # The whole update of a training is captured (models.training.graphed), not each pass by itself.

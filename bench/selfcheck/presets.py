@@ -23,6 +23,7 @@ from results.store import load
 from results.tables import Cell, plural, render, to_json
 
 TASKS = ("latency", "inference", "training")
+INTERRUPTED = 130  # exit code
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def run_once(network: str, batch: int, training_batch: int, budget: float, timeo
                 timeout=timeout,
                 check=False,
             )
+            if done.returncode == INTERRUPTED:
+                raise KeyboardInterrupt
             said = (done.stderr.strip().splitlines() or [""])[-1]
         except subprocess.TimeoutExpired:
             said = f"did not end within {timeout:.0f} s"
