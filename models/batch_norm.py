@@ -1,4 +1,4 @@
-"""Batch normalisation at the speed of memory for training on a CPU, with the sum and the ReLU behind it.
+"""Batch normalisation at the speed of memory, for training on a CPU, with sum and ReLU behind it.
 
 torch's own reads and writes bfloat16 in channels-last order at about half of what memory gives, and ReLU and addition
 read and write everything once more, in the backward pass too. Here a pass over the input gives the sums, a second one
