@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bench.errors import UsageError
 from bench.output import check_output, format_options, write
 
 # What a recipe says besides its line: the data it is for, and what its study published for such a run.
@@ -89,16 +90,24 @@ KINDS: dict[str, Callable[[], Entries]] = {
 
 @click.command()
 @click.argument("kind", type=click.Choice(list(KINDS)), required=False)
+@click.option("--speed", is_flag=True, help="Of models: how many times as fast as naive the preset fast is.")
 @format_options
-def command(kind: str | None, format: str, output: str) -> None:
+def command(kind: str | None, speed: bool, format: str, output: str) -> None:
     """List models, levers (and presets), loaders, kernels, recipes and workloads; without KIND all of them.
 
     `bench list recipes` also shows each recipe's data set and epochs, and what was published of the run it reproduces:
     accuracy (of the last epoch, or of the best where only that is known), epochs and time.
+
+    `bench list models --speed` shows what was published of the machines that README describes.
     """
     from results.tables import render, to_json
 
     check_output(output)
+    if speed:
+        if kind not in (None, "models"):
+            raise UsageError(f"--speed is of models, not of {kind}")
+        write(_speed(format), output)
+        return
     listed = {name: KINDS[name]() for name in ([kind] if kind else KINDS)}
     if format == "json":
         write(to_json(listed), output)
@@ -108,6 +117,22 @@ def command(kind: str | None, format: str, output: str) -> None:
         write(render(["kind", *columns], rows, format), output)
     else:
         write("\n".join(_table(name, entries, format) for name, entries in listed.items()), output)
+
+
+def _speed(format: str) -> str:
+    """How `fast` did beside `naive` where it was published."""
+    from results.presets import published, summary
+
+    outcomes = published()
+    if format != "text":
+        return summary(outcomes, format)
+    machines = sorted({(outcome.device, outcome.batch, outcome.training_batch) for outcome in outcomes})
+    return "\n".join(
+        f"Images a second of fast over those of naive, with 95 % intervals, the lowest first: {device}, batch {batch}, "
+        f"in training {training}; latency is of one image.\n\n"
+        + summary([one for one in outcomes if (one.device, one.batch, one.training_batch) == (device, batch, training)])
+        for device, batch, training in machines
+    )
 
 
 def _table(kind: str, entries: Entries, format: str) -> str:

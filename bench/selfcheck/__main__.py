@@ -256,9 +256,10 @@ def presets(
     output: str,
 ) -> None:
     """Compare `fast` with `naive` for every network, and list how many times as fast it is, the lowest first."""
-    from bench.selfcheck.presets import summary, sweep
+    from bench.selfcheck.presets import sweep
     from models import zoo
     from models.names import split
+    from results.presets import summary
 
     check_output(output)
     check_output(str(file))

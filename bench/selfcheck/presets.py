@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,12 @@ from bench.screen import Say
 from bench.timing.workload import METRIC
 from results.errors import RecordError
 from results.lines import LineFile, read_lines
+from results.presets import TASKS, Outcome, told
 from results.record import Metric
 from results.store import load
-from results.tables import Cell, plural, render, to_json
+from results.tables import plural
 
-TASKS = ("latency", "inference", "training")
 INTERRUPTED = 130  # exit code
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One network.
-
-    Attributes:
-        network: its name.
-        batch, training_batch: images a step in inference and in training.
-        commit, device: of the record.
-        started: Unix time, seconds.
-        seconds: how long it took.
-        rows: task -> "fast", what the preset stood for; "ratio", how many times as fast as naive, with "low" and "high"
-            of its 95 % interval (None below six blocks); or "reason", why there is none.
-    """
-
-    network: str
-    batch: int
-    training_batch: int
-    commit: str
-    device: str
-    started: float
-    seconds: float
-    rows: dict[str, dict[str, Any]]
 
 
 def run_once(network: str, batch: int, training_batch: int, budget: float, timeout: float) -> Outcome:
@@ -135,27 +110,6 @@ def sweep(
             outcome = once(network, batch, training_batch, budget, timeout)
             file.add(outcome)
             outcomes.append(outcome)
-            told = ", ".join(f"{task} {_told(row)}" for task, row in outcome.rows.items())
-            say(f"{number} of {len(left)}: {network}: {told}; {outcome.seconds:.0f} s")
+            found = ", ".join(f"{task} {told(row)}" for task, row in outcome.rows.items())
+            say(f"{number} of {len(left)}: {network}: {found}; {outcome.seconds:.0f} s")
     return outcomes
-
-
-def summary(outcomes: Sequence[Outcome], format: str = "text") -> str:
-    """A row for each network: how many times as fast as naive in each task; those with the lowest come first."""
-    if format == "json":
-        return to_json([asdict(outcome) for outcome in outcomes])
-    rows: list[list[Cell]] = [
-        [outcome.network, *(_told(outcome.rows[task]) for task in TASKS)] for outcome in sorted(outcomes, key=_lowest)
-    ]
-    return render(["fast / naive", *TASKS], rows, format)
-
-
-def _lowest(outcome: Outcome) -> float:
-    return min((row["ratio"] for row in outcome.rows.values() if row.get("ratio") is not None), default=0.0)
-
-
-def _told(row: dict[str, Any]) -> str:
-    if row.get("ratio") is None:
-        return f"none ({row['reason']})"
-    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None and row["high"] is not None else ""
-    return f"{row['ratio']:.2f}{interval}"

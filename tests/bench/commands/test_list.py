@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from bench.commands.list import KINDS, command
 from models import zoo
 from models.configuration import PRESETS, levers
+from results import presets
 
 
 def invoke(*arguments: str):
@@ -47,6 +48,19 @@ def test_all_kinds_are_listed_without_an_argument():
 def test_a_kind_without_members_says_so(monkeypatch):
     monkeypatch.setitem(KINDS, "recipes", list)
     assert invoke("recipes").stdout == "recipes: none\n"
+
+
+def test_speed_is_what_was_published(monkeypatch):
+    row = {"ratio": 2.0, "low": 1.9, "high": 2.1, "fast": "amp-nhwc-eager"}
+    rows = dict.fromkeys(presets.TASKS, row)
+    found = [presets.Outcome(name, 8, 4, "c0ffee", device, 0.0, 1.0, rows) for name, device in (("a", "X"), ("b", "Y"))]
+    monkeypatch.setattr(presets, "published", lambda: found)
+    said = invoke("models", "--speed").stdout
+    assert said.count("fast / naive") == 2, "a table for each machine"
+    assert said.index("X, batch 8, in training 4") < said.index("\na ") < said.index("Y, batch 8") < said.index("\nb ")
+    assert "2.00 [1.90, 2.10]" in said
+    assert len(json.loads(invoke("models", "--speed", "--format", "json").stdout)) == 2
+    assert "--speed is of models, not of recipes" in str(invoke("recipes", "--speed").exception)
 
 
 def test_an_unknown_kind_is_a_usage_error():

@@ -1,13 +1,15 @@
 """The sweep over networks, without a measurement: what is kept, continued and told."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.selfcheck import presets
-from bench.selfcheck.presets import Outcome, row_of, summary, sweep
+from bench.selfcheck.presets import row_of, sweep
 from results.lines import read_lines
+from results.presets import TASKS, Outcome, summary
 from results.store import load
 
 RECORD = Path(__file__).parents[3] / "results/published/intel-xeon-amx-2-cores/resnet34-naive-fast.json"
@@ -15,7 +17,7 @@ RECORD = Path(__file__).parents[3] / "results/published/intel-xeon-amx-2-cores/r
 
 def outcome(network: str, ratio: float | None, **row: Any) -> Outcome:
     told = {"ratio": ratio, "low": None, "high": None, "fast": "amp-nhwc-eager", **row}
-    return Outcome(network, 8, 4, "c0ffee", "a CPU", 0.0, 1.0, dict.fromkeys(presets.TASKS, told))
+    return Outcome(network, 8, 4, "c0ffee", "a CPU", 0.0, 1.0, dict.fromkeys(TASKS, told))
 
 
 def test_a_sweep_goes_on_where_it_ended(tmp_path: Path) -> None:
@@ -34,6 +36,15 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert read_lines(Outcome, path) == found
     sweep(path, ["d"], 8, 4, 1.0, -1.0, said.append, once=once)
     assert said[-1] == "1 network left; the same command goes on"
+
+
+def test_an_interrupt_ends_the_sweep_and_leaves_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        presets.subprocess, "run", lambda *words, **options: subprocess.CompletedProcess([], 130, "", "")
+    )
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "presets.jsonl", ["a", "b"], 8, 4, 1.0, 1e9, lambda text: None)
+    assert read_lines(Outcome, tmp_path / "presets.jsonl") == []
 
 
 def test_the_slowest_come_first_and_failures_before_them() -> None:
@@ -59,6 +70,6 @@ def test_a_record_s_times_are_told_as_speeds() -> None:
 @pytest.mark.slow
 def test_one_network_end_to_end() -> None:
     found = presets.run_once("cifar_resnet18", 1, 1, 0.0, 600.0)
-    assert set(found.rows) == set(presets.TASKS)
+    assert set(found.rows) == set(TASKS)
     assert all(row["ratio"] > 0 for row in found.rows.values()), found.rows
     assert found.device
