@@ -185,7 +185,8 @@ def opened(source: "str | io.BytesIO", most: int = MOST_PIXELS) -> Image.Image:
         DataError: it is no image; and whatever Pillow raises.
     """
     # Pillow warns from half of the pixels on that it takes. Once is enough: a new filter lets all else be said again.
-    if not any(entry[2] is Image.DecompressionBombWarning for entry in warnings.filters):
+    concerned = (entry[0] for entry in warnings.filters if issubclass(Image.DecompressionBombWarning, entry[2]))
+    if next(concerned, None) != "ignore":
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         image = Image.open(source, formats=PILLOW)

@@ -1,6 +1,7 @@
 """Unreadable files are all found, with a reason, and refused; readable ones come as three planes of bytes."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,9 @@ def test_an_image_with_too_many_pixels_is_refused_for_that(odd: Odd, tmp_path: P
 
 
 def test_pillow_has_nothing_to_say_about_an_image_of_up_to_as_many(recwarn: pytest.WarningsRecorder) -> None:
+    # Asked to be quiet once, and overruled since.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.simplefilter("default")
     white = Image.new("1", (MOST_PIXELS // 10_000, 10_000), 1)
     with opened(io.BytesIO(saved(white, "PNG"))) as image:
         assert image.size == white.size

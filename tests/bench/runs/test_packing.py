@@ -44,12 +44,11 @@ def test_packing_must_pay(
 def test_a_set_that_is_packed_already_costs_nothing(
     train: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(packing, "measured", lambda *words: Trial(250, 1000, 0.001, 10**12))
     options = LoaderOptions()
     assert read_packed("dali", train, 10, 10_000, options) is None
     place = cached_at(train, options)
-    place.parent.mkdir(parents=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     pack([(train, ("all",))], place)
     said = read_packed("dali", train, 10, 10_000, options)
     assert said is not None
