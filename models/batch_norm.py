@@ -1,13 +1,14 @@
-"""Batch normalisation at the speed of memory, for training on a CPU, with sum and ReLU behind it.
+"""Batch normalisation for training on a CPU, in two passes each way, with sum and ReLU behind it.
 
-torch's own reads and writes bfloat16 in channels-last order at about half of what memory gives, and ReLU and addition
-read and write everything once more, in the backward pass too. Here a pass over the input gives the sums, a second one
-the finished output; the backward pass is two as well. batch_norm.cpp does it, compiled when a training begins.
+What it costs is reading and writing, and an addition and a ReLU behind torch's own read and write everything once more,
+in the backward pass too. Here one pass over the input gives the sums and a second one the finished output; the backward
+pass is two as well. batch_norm.cpp does it, compiled when a training begins.
 """
 
 import ctypes
 import functools
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -23,27 +24,35 @@ from torch.autograd.function import once_differentiable
 
 SOURCE = Path(__file__).with_name("batch_norm.cpp")
 FLAGS = (
-    *("-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC"),
+    *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     # None of them lets what is no number vanish.
     *("-fno-math-errno", "-fno-trapping-math"),
+    *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
 )
+MARK = "only_marks"
+"""Attribute of a hook that looks at no tensor: what it is hooked to may be joined with what follows."""
 NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled functions; None where no g++ is there, whose OpenMP is the one that torch brings."""
-    compiler = os.environ.get("CXX", "g++")
+def library() -> ctypes.CDLL | str:
+    """The compiled functions; or why there are none."""
+    compiler = os.environ.get("CXX") or "g++"
     if "g++" not in Path(compiler).name or shutil.which(compiler) is None:
-        return None
+        # Another compiler would bring an OpenMP of its own, whose threads would stand beside those of torch.
+        return "there is no g++"
     with tempfile.TemporaryDirectory(prefix="pixbench-") as folder:
         output = Path(folder, "batch_norm.so")
         # A second to compile: less than keeping it for later could go wrong.
-        done = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(output)], capture_output=True, check=False)
+        done = subprocess.run(
+            [compiler, *FLAGS, str(SOURCE), "-o", str(output)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            return f"{compiler} failed ({next(iter(done.stderr.splitlines()), done.returncode)})"
         try:
-            return ctypes.CDLL(str(output)) if done.returncode == 0 else None
-        except OSError:
-            return None
+            return ctypes.CDLL(str(output))
+        except OSError as error:
+            return f"it cannot be loaded ({error})"
 
 
 def _call(name: str, dtype: torch.dtype, tensors: list[Tensor | None], numbers: list[float | int]) -> None:
@@ -53,6 +62,59 @@ def _call(name: str, dtype: torch.dtype, tensors: list[Tensor | None], numbers: 
     getattr(library(), f"{name}_{NAMES[dtype]}")(*addresses, *values)
 
 
+# Operators, so that profilers and counters see them.
+_OPERATORS: Any = torch.library.Library("pixbench", "FRAGMENT")  # type: ignore[no-untyped-call]
+_OPERATORS.define(
+    "batch_norm(Tensor images, Tensor? other, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, "
+    "Tensor(b!)? running_var, float eps, float share, bool rectify) -> (Tensor, Tensor, Tensor)"
+)
+_OPERATORS.define(
+    "batch_norm_backward(Tensor coming, Tensor? result, Tensor images, Tensor? weight, Tensor mean, Tensor inverse, "
+    "bool masks) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _forward(
+    images: Tensor,
+    other: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    share: float,
+    rectify: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, the mean and 1 / deviation of each channel; running statistics are moved by `share`."""
+    result, channels = torch.empty_like(images), images.shape[1]
+    mean, inverse = torch.empty(channels), torch.empty(channels)
+    tensors = [images, other, result, weight, bias, mean, inverse, running_mean, running_var]
+    _call("forward", images.dtype, tensors, [eps, share, images.numel() // channels, channels, int(rectify)])
+    return result, mean, inverse
+
+
+def _backward(
+    coming: Tensor,
+    result: Tensor | None,
+    images: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    inverse: Tensor,
+    masks: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of images, of what was added (empty unless `masks`), of weight and of bias."""
+    of_images, channels = torch.empty_like(images), images.shape[1]
+    of_other = torch.empty_like(images) if masks else torch.empty(0)
+    of_weight, of_bias = torch.empty(channels), torch.empty(channels)
+    tensors = [coming, result, images, of_images, of_other if masks else None, weight, mean, inverse]
+    _call("backward", images.dtype, [*tensors, of_weight, of_bias], [images.numel() // channels, channels])
+    return of_images, of_other, of_weight, of_bias
+
+
+_OPERATORS.impl("batch_norm", _forward, "CPU")
+_OPERATORS.impl("batch_norm_backward", _backward, "CPU")
+
+
 class _BatchNorm(torch.autograd.Function):
     """Training batch normalisation of channels-last images, then + other, then ReLU."""
 
@@ -60,14 +122,12 @@ class _BatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, images: Tensor, other: Tensor | None, weight: Tensor | None, bias: Tensor | None, rest: "_Rest"
     ) -> Tensor:
-        result = torch.empty_like(images)
-        channels = images.shape[1]
-        mean, inverse = torch.empty(2, channels)
-        running = [rest.running_mean, rest.running_var]
-        tensors = [images, other, result, weight, bias, mean, inverse, *running]
-        numbers = [rest.eps, rest.share, images.numel() // channels, channels, int(rest.rectify)]
-        _call("forward", images.dtype, tensors, numbers)
-        ctx.save_for_backward(images, result if rest.rectify else None, weight, mean, inverse)
+        running = (rest.running_mean, rest.running_var)
+        computed = torch.ops.pixbench.batch_norm(
+            images, other, weight, bias, *running, rest.eps, rest.share, rest.rectify
+        )
+        result: Tensor = computed[0]
+        ctx.save_for_backward(images, result if rest.rectify else None, weight, *computed[1:])
         ctx.has_bias = bias is not None
         return result
 
@@ -76,17 +136,18 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *coming: Tensor) -> tuple[Tensor | None, ...]:
         images, result, weight, mean, inverse = ctx.saved_tensors
         gradient = coming[0].to(images.dtype).contiguous(memory_format=torch.channels_last)
-        of_images = torch.empty_like(images)
-        of_other = None
-        if ctx.needs_input_grad[1]:
-            of_other = gradient if result is None else torch.empty_like(images)
-        masked = None if result is None else of_other
-        of_weight = None if weight is None else torch.empty_like(weight)
-        of_bias = torch.empty_like(mean) if ctx.has_bias else None
-        tensors = [gradient, result, images, of_images, masked, weight, mean, inverse, of_weight, of_bias]
-        channels = images.shape[1]
-        _call("backward", images.dtype, tensors, [images.numel() // channels, channels])
-        return of_images, of_other, of_weight, of_bias, None
+        adds = ctx.needs_input_grad[1]
+        masks = adds and result is not None
+        of_images, of_other, of_weight, of_bias = torch.ops.pixbench.batch_norm_backward(
+            gradient, result, images, weight, mean, inverse, masks
+        )
+        return (
+            of_images,
+            (of_other if masks else gradient) if adds else None,
+            None if weight is None else of_weight,
+            of_bias if ctx.has_bias else None,
+            None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +164,7 @@ class _Rest:
 class QuickBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose training passes are those above, for channels-last images in bfloat16 or fp32."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return self.followed(input)
-
-    def followed(self, input: Tensor, other: Tensor | None = None, rectify: bool = False) -> Tensor:
+    def forward(self, input: Tensor, other: Tensor | None = None, rectify: bool = False) -> Tensor:
         """Normalised, plus `other`, ReLU of it: [N, C, H, W], each only if asked for."""
         if not self._quick(input, other):
             result = super().forward(input)
@@ -156,7 +214,7 @@ def normalized(norm: nn.Module, images: Tensor, activation: nn.Module, other: Te
         and not _watched(norm)
         and not _watched(activation)
     ):
-        return norm.followed(images, other, True)
+        return norm(images, other, True)  # type: ignore[no-any-return]
     result: Tensor = norm(images)
     if other is not None:
         result += other
@@ -164,10 +222,9 @@ def normalized(norm: nn.Module, images: Tensor, activation: nn.Module, other: Te
 
 
 def _watched(module: nn.Module) -> bool:
-    """Whether somebody wants to see what goes into a module or comes out of it."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    """Whether somebody wants to see what goes into a module or comes out of it; see MARK."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(not hasattr(hook, MARK) for kind in hooks for hook in kind.values())
 
 
 def _sequence(self: nn.Sequential, input: Any) -> Any:
@@ -213,14 +270,20 @@ def _forward_of(kind: type[nn.Module]) -> Callable[..., Any] | None:
     return next((forward for name, forward in known.items() if kind is getattr(resnet, name, None)), None)
 
 
-def quicken_batch_norm(model: nn.Module) -> nn.Module:
+def quicken_batch_norm(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """Make the batch normalisations of a network quick, in place; parameters, buffers and their names stay.
 
     A ReLU is joined with the normalisation before it where nothing else can see what is between them: in an
     nn.Sequential and in torchvision's ResNets.
+
+    Returns:
+        the network, and a note if it stays as it was because nothing can be compiled here.
     """
-    if library() is None:
-        return model
+    if not any(type(module) is nn.BatchNorm2d for module in model.modules()):
+        return model, ()
+    compiled = library()
+    if isinstance(compiled, str):
+        return model, (f"batch normalisation is torch's own, which is slower: {compiled}",)
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = QuickBatchNorm2d
@@ -232,4 +295,4 @@ def quicken_batch_norm(model: nn.Module) -> nn.Module:
             # Called as before, so that nothing that asks for a class or its name sees another.
             attributes = {"forward": forward, "__module__": kind.__module__}
             module.__class__ = kinds.setdefault(kind, type(kind.__name__, (kind,), attributes))
-    return model
+    return model, ()

@@ -213,9 +213,11 @@ def prepare(
     if configuration.freeze and not configuration.compiles:
         model = fold_batch_norm(model)
     model = apply_layout(model, configuration.layout).to(dtype_named(configuration.numbers.weights(training)))
+    notes: tuple[str, ...] = ()
     # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.
     if training and device.type == "cpu" and not configuration.compiles and not configuration.plain:
-        model = adapt_depthwise(adapt_small_maps(quicken_dropout(quicken_batch_norm(model))))
+        model, notes = quicken_batch_norm(model)
+        model = adapt_depthwise(adapt_small_maps(quicken_dropout(model)))
     call: Callable[[Tensor], Tensor] = model
     if configuration.compiles:
         # The whole update of a training is captured (models.training.graphed), not each pass by itself.
@@ -232,4 +234,4 @@ def prepare(
         with guard, torch.autocast(device.type, cast or torch.bfloat16, enabled=cast is not None):
             return call(images)
 
-    return Prepared(model, forward, dtype_named(configuration.dtype), memory_format(configuration.layout), cast)
+    return Prepared(model, forward, dtype_named(configuration.dtype), memory_format(configuration.layout), cast, notes)

@@ -288,7 +288,7 @@ _PLAIN = {
     "linear layers": ("linear_pointwise", "addmm"),
     "batch-norm": (
         *("batch_norm", "native_batch_norm", "native_batch_norm_legit", "batch_norm_with_update"),
-        *("cudnn_batch_norm", "BatchNorm"),
+        "cudnn_batch_norm",
     ),
     "ReLU": ("relu", "threshold"),
     "SiLU": ("silu",),
@@ -306,8 +306,7 @@ def plain_name(name: str) -> str:
     bare = name.rsplit("::", 1)[-1].split(".")[0]
     if bare == "_convolution_pointwise_":
         return "convolution with sum"
-    # Functions of Python's are called by their class: BatchNormBackward.
-    stem, backward, _ = bare.strip("_").replace("Backward", "_backward").partition("_backward")
+    stem, backward, _ = bare.strip("_").partition("_backward")
     if stem in _WORDS:
         return _WORDS[stem] + backward.replace("_", " ")
     return f"the fused kernel {bare}" if "_fused_" in bare else bare.strip("_").replace("_", " ")

@@ -1,16 +1,20 @@
 """Quick batch normalisation on a CPU: the numbers of torch's own, with the addition and the ReLU behind it."""
 
 import copy
+import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
+from bench.inspecting.counted import Tallies, WorkCounter, ranges
 from models import batch_norm
 from models.batch_norm import QuickBatchNorm2d, library, quicken_batch_norm
+from results.profile import plain_name
 
-pytestmark = pytest.mark.skipif(library() is None, reason="needs g++")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
 def images(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -30,6 +34,7 @@ def layers(channels: int, **options: object) -> tuple[nn.BatchNorm2d, QuickBatch
     return plain, quick
 
 
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("other", [False, True])
 @pytest.mark.parametrize("rectify", [False, True])
@@ -45,7 +50,7 @@ def test_outputs_gradients_and_statistics_are_torch_s(
     expected = expected + exact_added if other else expected
     expected = expected.relu() if rectify else expected
     expected.backward(coming.double())
-    found = quick.followed(x, added if other else None, rectify)
+    found = quick(x, added if other else None, rectify)
     found.backward(coming)
     pairs = [(found, expected), (x.grad, exact.grad), (added.grad, exact_added.grad)]
     pairs += [(quick.weight.grad, plain.weight.grad), (quick.bias.grad, plain.bias.grad)]
@@ -61,6 +66,7 @@ def test_outputs_gradients_and_statistics_are_torch_s(
     assert found.dtype is dtype
 
 
+@needs_compiler
 @pytest.mark.parametrize("options", [{"momentum": None}, {"affine": False}, {"track_running_stats": False}])
 def test_options_of_the_layer_are_kept(options: dict[str, object]) -> None:
     plain, quick = layers(8, **options)
@@ -71,6 +77,7 @@ def test_options_of_the_layer_are_kept(options: dict[str, object]) -> None:
         torch.testing.assert_close(quick.get_buffer(name), buffer, rtol=1e-5, atol=1e-5)
 
 
+@needs_compiler
 def test_what_does_not_suit_goes_torch_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, quick = layers(8)
     monkeypatch.setattr(batch_norm, "_call", lambda *words: pytest.fail("called"))
@@ -79,28 +86,30 @@ def test_what_does_not_suit_goes_torch_s_way(monkeypatch: pytest.MonkeyPatch) ->
     for layer in (plain, quick):
         layer.eval()
     x = images(2, 8, 5, 5)
-    assert torch.equal(quick.followed(x, x, True), torch.relu(plain(x) + x))
+    assert torch.equal(quick(x, x, True), torch.relu(plain(x) + x))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         quick.train()(images(1, 8, 1, 1))
 
 
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_none(value: float, dtype: torch.dtype) -> None:
     x = images(2, 8, 4, 4, dtype=dtype).detach()
     x[0, 3, 0, 0] = value
-    found = layers(8)[1].followed(x.requires_grad_(), None, True)
+    found = layers(8)[1](x.requires_grad_(), None, True)
     assert found[:, 3].isnan().all()
     assert not found[:, :3].isnan().any()
 
 
+@needs_compiler
 def test_equal_steps_give_equal_bits() -> None:
     _, quick = layers(24)
     x = images(8, 24, 20, 20, dtype=torch.bfloat16)
     runs = []
     for _ in range(3):
         x.grad = None
-        found = quick.followed(x, None, True)
+        found = quick(x, None, True)
         found.backward(torch.ones_like(found))
         runs.append((found, x.grad))
     for found, gradient in runs[1:]:
@@ -129,11 +138,13 @@ class Own(nn.Module):
         return y
 
 
+@needs_compiler
 @pytest.mark.parametrize("build", [resnet18, resnet50, Own])
 def test_networks_answer_as_before(build: type[nn.Module]) -> None:
     torch.manual_seed(0)
     plain = build().train().to(memory_format=torch.channels_last)
-    quick = quicken_batch_norm(copy.deepcopy(plain))
+    quick, notes = quicken_batch_norm(copy.deepcopy(plain))
+    assert notes == ()
     assert not any(type(module) is nn.BatchNorm2d for module in quick.modules())
     assert list(quick.state_dict()) == list(plain.state_dict())
     exact = copy.deepcopy(plain).double()
@@ -150,6 +161,7 @@ def test_networks_answer_as_before(build: type[nn.Module]) -> None:
     torch.testing.assert_close(again(x), quick(x))
 
 
+@needs_compiler
 def test_hooks_between_normalisation_and_relu_see_what_they_saw() -> None:
     model = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())
     quicken_batch_norm(model)
@@ -161,12 +173,39 @@ def test_hooks_between_normalisation_and_relu_see_what_they_saw() -> None:
     assert (seen[0] < 0).any()
 
 
-def test_without_a_compiler_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "/nonexistent/g++")
+@needs_compiler
+def test_marks_around_layers_change_nothing_and_operators_are_seen() -> None:
+    model, _ = quicken_batch_norm(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
+    tallies = Tallies()
+    running: list[str] = []
+    with ranges(model, running.append, running.pop), WorkCounter(tallies):
+        model(images(2, 4, 3, 3)).sum().backward()
+    assert {"pixbench::batch_norm", "pixbench::batch_norm_backward"} <= set(tallies.operators)
+    assert not any("relu" in name or "threshold" in name for name in tallies.operators)
+    assert plain_name("pixbench::batch_norm_backward") == "batch-norm backward"
+
+
+@pytest.fixture
+def anew() -> Iterator[None]:
     library.cache_clear()
-    try:
-        model = quicken_batch_norm(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
-        assert type(model) is nn.Sequential
-        assert type(model[0]) is nn.BatchNorm2d
-    finally:
-        library.cache_clear()
+    yield
+    library.cache_clear()
+
+
+@pytest.mark.usefixtures("anew")
+def test_without_a_compiler_nothing_changes_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/g++")
+    model, notes = quicken_batch_norm(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
+    assert type(model) is nn.Sequential
+    assert type(model[0]) is nn.BatchNorm2d
+    assert notes == ("batch normalisation is torch's own, which is slower: there is no g++",)
+    assert quicken_batch_norm(nn.Sequential(nn.ReLU()))[1] == ()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("anew")
+def test_a_compiler_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_norm, "FLAGS", ("--no-such-flag",))
+    _, (note,) = quicken_batch_norm(nn.Sequential(nn.BatchNorm2d(4)))
+    assert "g++ failed" in note
+    assert "no-such-flag" in note
