@@ -58,14 +58,15 @@ class Trial:
         return images / self.decoding - images / self.packed
 
 
-def read_packed(engine: str, train: Dataset, other: int, epochs: int, options: LoaderOptions) -> str | None:
+def read_packed(engine: str, train: Dataset, other: int, epochs: float, options: LoaderOptions) -> str | None:
     """Why the engine packed takes the place of `engine` in a training, in words; None where it does not.
 
     Args:
         other: images beside the training images that will be packed too.
+        epochs: how often each training image will be read.
         options: of the training's loader, on a CPU.
     """
-    images = epochs * len(train)
+    images = round(epochs * len(train))
     if images <= FEW or not train.files:
         return None
     place = cached_at(train, options)
@@ -83,7 +84,7 @@ def read_packed(engine: str, train: Dataset, other: int, epochs: int, options: L
     rates = f"{trial.packed:,.0f} images/s here, {engine} {trial.decoding:,.0f}"
     once = "the set is packed already" if there else f"packing takes about {duration(cost)} and {size_text(needed)}"
     return (
-        f"{rates}; {once}, {epochs} epochs save about {duration(saved)}. Windows are cut from images of "
+        f"{rates}; {once}, {epochs:g} epochs save about {duration(saved)}. Windows are cut from images of "
         f"{shorter_side(options)} px; --loader {engine} decodes the files anew"
     )
 

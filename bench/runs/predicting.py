@@ -77,20 +77,26 @@ def read_classes(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--class-names {path} cannot be read: {error}") from error
+        names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise UsageError(f"--class-names {path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"--class-names {path} is no text in UTF-8") from None
+    if not names:
+        raise UsageError(f"--class-names {path} names no class")
+    return names
 
 
-def _assumed(name: str, given: Weights | None, size: int) -> str:
-    """Where the weights of a named network come from, and how its images are prepared."""
+def _assumed(name: str, given: Weights | None, size: int, named_classes: bool, logits: int) -> str:
+    """Where the weights of a named network come from, how its images are prepared, and what its logits are for."""
     if given is not None:
         origin = f"those of {given.file}" + (f" ({given.unwrapped} taken)" if given.unwrapped else "")
     elif named(name).is_code:
         origin = "as its code makes them (give --weights FILE if these are random)"
     else:
         origin = "torchvision's published ones"
-    return f"{origin}; images of {size} px, normalised by ImageNet's mean and deviation"
+    for_what = "" if named_classes else "; logits for ImageNet's classes" if logits == 1000 else "; classes by number"
+    return f"{origin}; images of {size} px, normalised by ImageNet's mean and deviation{for_what}"
 
 
 @dataclass(frozen=True)
@@ -158,9 +164,9 @@ class Predictor:
             card = classifier.card
             classifier = replace(classifier, card=replace(card, evaluation=evaluated_as(card.evaluation, card.size)))
         options = evaluation_options(classifier.card, chosen, place.type, batch, threads or usable_cores())
-        return cls(
-            classifier, chosen, place, options, "" if path else _assumed(str(source), given, classifier.card.size)
-        )
+        card = classifier.card
+        said = "" if path else _assumed(str(source), given, card.size, bool(classes), len(card.classes))
+        return cls(classifier, chosen, place, options, said)
 
     @cached_property
     def prepare(self) -> Callable[[Image.Image], Tensor]:

@@ -186,7 +186,9 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say,
         engine = fastest_engine(splits.train, recipe.augment, size, device)
         if engine in ("dali", "torchvision") and device == "cpu" and shards == 1:
             others = {id(part): len(part) for part in (splits.validation, splits.test)}
-            pays = read_packed(engine, splits.train, sum(others.values()), recipe.epochs, _options(recipe))
+            pays = read_packed(
+                engine, splits.train, sum(others.values()), recipe.epochs / recipe.divide, _options(recipe)
+            )
             engine, why = ("packed", f", {pays}") if pays else (engine, why)
     if engine != recipe.loader:
         say(f"loader: {engine}{why}")

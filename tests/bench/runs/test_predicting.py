@@ -12,7 +12,7 @@ from PIL import Image
 from bench.errors import UsageError
 from bench.runs import predicting
 from bench.runs.folder import DataFolders, RunRecord
-from bench.runs.predicting import FEWEST, SETTLE, WARM, Predictor, timed, weights_used
+from bench.runs.predicting import FEWEST, SETTLE, WARM, Predictor, read_classes, timed, weights_used
 from bench.runs.provenance import RunImages
 from loaders.datasets import Dataset
 from loaders.options import EVAL_MARGIN
@@ -67,6 +67,8 @@ def test_a_network_of_one_s_own_has_the_weights_of_a_file(tmp_path: Path, monkey
     small = Predictor.open("nets.py:Net", "cpu", "naive", weights="net.pth", size=32)
     assert small.prepare(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
     assert (small.options.eval_margin, predictor.options.eval_margin) == (1, EVAL_MARGIN)
+    assert "classes by number" in predictor.said
+    assert "classes by number" not in named.said
     assert "if these are random" in Predictor.open("nets.py:Net", "cpu", "naive").said
     with pytest.raises(ModelError, match="has 2 logits, not one for each of 3 classes"):
         Predictor.open("nets.py:Net", "cpu", "naive", weights="net.pth", classes=("a", "b", "c"))
@@ -75,6 +77,19 @@ def test_a_network_of_one_s_own_has_the_weights_of_a_file(tmp_path: Path, monkey
     save_weights(Path(LAST), weights_of(model), Card("nets.py:Net", ("a", "b"), 224))
     with pytest.raises(UsageError, match="knows its weights"):
         Predictor.open(LAST, "cpu", "naive", weights="net.pth")
+
+
+def test_class_names_are_a_text_with_a_name_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    assert read_classes(None) == ()
+    for content, message in ((b"", "names no class"), (b"\xff\xfe", "no text"), (None, "cannot be read")):
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UsageError, match=message):
+            read_classes(path)
+    path.write_text("cat\n\n dog \n")
+    assert read_classes(path) == ("cat", "dog")
 
 
 def finished(folder: Path, data: Path, recipe: Recipe, evaluated: str) -> Path:

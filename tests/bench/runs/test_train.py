@@ -18,9 +18,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from bench.cli import app
-from bench.errors import REPORTED
+from bench.errors import REPORTED, UsageError
 from bench.locks import hold
 from bench.runs import request, training
+from bench.runs.own_batches import refuse_parts
 from bench.runs.sources import Feed
 from bench.runs.training import TrainingLog, configured
 from loaders import engines, separable
@@ -381,6 +382,11 @@ def test_what_is_wrong_with_a_loader_of_one_s_own_is_said(
     done = train(data, tmp_path, "r", "--loader", f"ownloaders.py:{loader}", "--epochs", 1, "--config", "naive", *words)
     assert isinstance(done.exception, REPORTED), done.exception
     assert message in str(done.exception)
+
+
+def test_processes_do_not_share_a_loader_of_one_s_own() -> None:
+    with pytest.raises(UsageError, match="trains in one process"):
+        refuse_parts("ownloaders.py:stream", False, 2)
 
 
 def test_a_run_on_generated_images_says_so(tmp_path: Path) -> None:
