@@ -2,7 +2,9 @@
 
 import copy
 import shutil
+import sys
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from bench.inspecting.counted import Tallies, WorkCounter, ranges
+from bench.inspecting.exact import OperatorCounter
 from models import batch_norm
 from models.batch_norm import QuickBatchNorm2d, library, quicken_batch_norm
 from results.profile import plain_name
@@ -183,6 +186,28 @@ def test_marks_around_layers_change_nothing_and_operators_are_seen() -> None:
     assert {"pixbench::batch_norm", "pixbench::batch_norm_backward"} <= set(tallies.operators)
     assert not any("relu" in name or "threshold" in name for name in tallies.operators)
     assert plain_name("pixbench::batch_norm_backward") == "batch-norm backward"
+
+
+@needs_compiler
+def test_two_commits_in_one_process_have_operators_of_their_own() -> None:
+    spec = spec_from_file_location("batch_norm_of_another_commit", batch_norm.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    other = module_from_spec(spec)
+    sys.modules[spec.name] = other
+    try:
+        spec.loader.exec_module(other)
+        assert other.NAMESPACE != batch_norm.NAMESPACE
+        counted = []
+        for module in (batch_norm, other):
+            model, _ = module.quicken_batch_norm(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
+            with OperatorCounter() as counter:
+                model(images(2, 4, 3, 3)).sum().backward()
+            counted.append(counter.counts)
+        assert counted[0] == counted[1], "the same facts of both"
+        assert counted[0]["pixbench.batch_norm.default"] == 1
+    finally:
+        del sys.modules[spec.name]
 
 
 @pytest.fixture
