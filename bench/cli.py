@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bench.processes import take_interrupts
+from bench.processes import is_interrupt, take_interrupts
 
 # name -> (where the click command lives, the line `bench --help` shows)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -157,10 +157,10 @@ def run(program: click.Command, name: str, arguments: list[str] | None = None, a
         # None of ours: code of the user's, a network or a loader, wanted to end the program.
         _say(f"{name}: what was run called exit({'' if error.code is None else error.code!r})")
         _leave(2)
-    except (KeyboardInterrupt, click.Abort):
-        _say(f"{name}: interrupted{after}")
-        _leave(130)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, click.Abort) or is_interrupt(error):
+            _say(f"{name}: interrupted{after}")
+            _leave(130)
         _fail(name, error)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -177,7 +177,7 @@ def _invoked(program: click.Command, name: str, arguments: list[str] | None) -> 
         return done.exit_code
 
 
-def _fail(name: str, error: Exception) -> NoReturn:
+def _fail(name: str, error: BaseException) -> NoReturn:
     if isinstance(error, BrokenPipeError) and _reader_left():
         # The reader (head, less) went away: not an error of ours, but nothing more can be written.
         _leave(0)
@@ -190,7 +190,7 @@ def _fail(name: str, error: Exception) -> NoReturn:
     _leave(2)
 
 
-def _ending(error: Exception) -> str:
+def _ending(error: BaseException) -> str:
     """What is said of the error that ended a program: one line, and where its traceback is if nobody worded it."""
     from bench.errors import GONE, REPORTED, WorkerError, explained
     from loaders.cache import usual_folder

@@ -79,6 +79,16 @@ def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is a KeyboardInterrupt, or what became of one.
+
+    Raised while `threading.Condition` gives its lock back or takes it again, as in each wait for a thread's result, a
+    KeyboardInterrupt ends as the RuntimeError of a lock that nobody holds.
+    """
+    became = isinstance(error, RuntimeError) and "un-acquired lock" in str(error)
+    return isinstance(error, KeyboardInterrupt) or (became and isinstance(error.__context__, KeyboardInterrupt))
+
+
 def _interrupt_soon() -> None:
     signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.02)

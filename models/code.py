@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -171,8 +172,7 @@ def _claim(folder: Path, around: Sequence[Path] = ()) -> str:
         names = _names_in(folder)
         taken = {*sys.stdlib_module_names, *OURS, *(name for name in sys.modules if "." not in name)}
         if elsewhere() or names & taken or any(outer.values()):
-            number = sum(bool(alias) for alias in _aliases.values())
-            alias = f"pixbench_code{number or ''}"
+            alias = next(f"pixbench_code{n or ''}" for n in count() if f"pixbench_code{n or ''}" not in sys.modules)
             beside(
                 alias, folder, names, {name: one for place, one in outer.items() if one for name in _names_in(place)}
             )

@@ -89,6 +89,7 @@ def pack(folder: Path, out: Path, short: int, exif: str, threads: int | None, re
     Images that cannot be decoded are left out and listed; the exit code is then 1.
     """
     from bench.locks import hold
+    from bench.processes import is_interrupt
     from bench.screen import Screen
     from loaders import packing
     from results.tables import page, render
@@ -112,8 +113,9 @@ def pack(folder: Path, out: Path, short: int, exif: str, threads: int | None, re
                 say=screen.say,
                 progress=lambda done, images: screen.steps("packing", done, images, tenths=True),
             )
-        except KeyboardInterrupt:
-            screen.say("stopped; what is done is kept: the same command goes on with --resume")
+        except BaseException as error:
+            if is_interrupt(error):
+                screen.say("stopped; what is done is kept: the same command goes on with --resume")
             raise
         finally:
             screen.clear()

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from bench.processes import bench_command, bench_environment, interrupt, stop_requests
+from bench.processes import bench_command, bench_environment, interrupt, is_interrupt, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -23,6 +24,23 @@ def test_the_first_signal_asks_and_the_second_raises(number: signal.Signals) -> 
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
+
+
+def test_an_interrupt_within_a_wait_for_a_thread_is_still_one() -> None:
+    condition = threading.Condition()
+
+    def wait() -> None:
+        # As if the signal came just after the lock was given back.
+        with condition:
+            condition.release()
+            raise KeyboardInterrupt
+
+    with pytest.raises(RuntimeError) as became:
+        wait()
+    assert is_interrupt(became.value)
+    with pytest.raises(RuntimeError) as bug:
+        condition.release()
+    assert not is_interrupt(bug.value)
 
 
 def test_an_interrupt_waits_until_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -126,6 +127,13 @@ def test_names_that_are_taken_are_imported_beside_what_has_them() -> None:
     assert width("third/nets.py:Net") == (4, 7)
     assert sys.modules["models"] is ours
     assert not hasattr(sys.modules["random"], "WIDTH")
+
+
+def test_a_name_that_another_has_left_in_this_process_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pixbench_code", ModuleType("pixbench_code"))
+    put("models/nets.py", NET.format(blocks="models.widths"))
+    put("models/widths.py", "WIDTH = 6")
+    assert width("models/nets.py:Net") == (6, 7)
 
 
 def test_a_file_finds_the_modules_of_the_folder_that_bench_is_started_in() -> None:

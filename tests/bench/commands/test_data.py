@@ -244,7 +244,7 @@ def test_a_packing_that_was_ended_goes_on(ending: signal.Signals, many: Path, tm
     process.send_signal(ending)
     _, said = process.communicate(timeout=120)
     if ending == signal.SIGINT:
-        assert process.returncode == 130
+        assert process.returncode == 130, said
         assert "the same command goes on with --resume" in said
     assert not (tmp_path / "out").exists()
     done = int(np.load(journal)["done"].sum())
