@@ -13,13 +13,12 @@ import torch
 
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from kernels.runtime import (
-    FUSED,
     HAS_TRITON,
     Operation,
     check_output_dtype,
     choose_implementation,
     empty_channels_last,
-    on_device_of,
+    launch,
     scale_and_bias,
 )
 
@@ -203,11 +202,9 @@ def _augment_triton(
     if out.numel():
         block = 1024
         scale, bias = scale_and_bias(mean, std)
-        with on_device_of(images):
-            _augment_kernel[(batch, triton.cdiv(side * side * 3, block))](
-                images, table, out, side, *scale, *bias, *_colour(mean),
-                REFLECT=border == "reflect", BLOCK=block, **FUSED,
-            )  # fmt: skip
+        grid = (batch, triton.cdiv(side * side * 3, block))
+        arguments = (images, table, out, side, *scale, *bias, *_colour(mean))
+        launch(_augment_kernel, grid, arguments, {"REFLECT": border == "reflect", "BLOCK": block})
     return out
 
 

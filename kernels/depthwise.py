@@ -4,11 +4,13 @@ This is the inner part of EfficientNet's bottleneck (Tan and Le 2019) with batch
 out it is a convolution, an activation and a mean, each of which reads or writes the widest tensor of the block and
 computes next to nothing. Here that tensor is read once and written once, and the sums are made on the way.
 
-Channels are last in memory, so neighbouring lanes hold neighbouring channels. A program makes up to four rows of a few
-columns: each loaded row of pixels serves every output row that its window reaches. Of a 5 x 5 kernel two rows of output
-load 6 rows instead of 10, four load 8 instead of 20.
+Channels are last in memory, so neighbouring lanes hold neighbouring channels, four each. A lane makes a tile of a few
+rows and columns: a pixel that it has loaded and converted serves every output of the tile whose window holds it, and a
+weight serves all columns. All sizes are constants of the compiled kernel, so that an address is a base and a fixed
+distance, and what lies beyond an edge is known where it cannot happen.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -16,14 +18,13 @@ import torch
 from torch.nn import functional
 
 from kernels.runtime import (
-    FUSED,
     HAS_TRITON,
     Operation,
     channels_last,
     check_feature_maps,
     choose_implementation,
     empty_channels_last,
-    on_device_of,
+    launch,
 )
 
 ACTIVATIONS = ("none", "relu", "silu")
@@ -35,27 +36,41 @@ if HAS_TRITON:
     import triton.language as tl
 
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-    def _weighted(pixels, weight_ptr, tap, channels, c, known):  # type: ignore[no-untyped-def]
-        """Pixels times their channel's weight at position `tap` of the window."""
-        weights = tl.load(weight_ptr + tap * channels + c, mask=known, other=0.0)
-        return pixels * weights.to(tl.float32)[None, :]
-
-    @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-    def _stored(  # type: ignore[no-untyped-def]
-        total, bias, out_ptr, x, y, tall, wide, channels, c, known, ACTIVATION: tl.constexpr
-    ):
-        """Adds the bias, activates and writes a row of output; returns its sum over the row."""
-        value = total + bias[None, :]
+    def _activated(value, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
         if ACTIVATION == "silu":
-            value = value / (1 + tl.exp(-value))
+            # The sigmoid as the square of a root: on a GPU two instructions where a division is six.
+            root = tl.rsqrt(1 + tl.exp2(value * -1.4426950408889634))
+            value = value * root * root
         elif ACTIVATION == "relu":
             value = tl.maximum(value, 0.0)
-        inside = (x < tl.where(y < tall, wide, 0))[:, None]
-        # Beyond the image 0, which adds nothing to the sum.
-        value = tl.where(inside, value, 0.0)
-        places = out_ptr + (x * channels)[:, None] + c[None, :] + y * (wide * channels)
-        tl.store(places, value.to(out_ptr.dtype.element_ty), mask=inside & known[None, :])
-        return tl.sum(value, 0)
+        return value
+
+    @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+    def loaded_line(  # type: ignore[no-untyped-def]
+        pixels_ptr,
+        row,
+        x,
+        known,
+        CHANNELS: tl.constexpr,
+        WIDE: tl.constexpr,
+        FIRST: tl.constexpr,
+        COUNT: tl.constexpr,
+        # Columns of these numbers are inside every image.
+        INSIDE: tl.constexpr,
+        END: tl.constexpr,
+        WHOLE: tl.constexpr,
+    ):
+        """COUNT neighbouring pixels of a row as float32, from the FIRST beside `x` on; 0 beyond the image."""
+        line: tl.tuple = ()
+        for j in tl.static_range(COUNT):
+            there = row
+            if FIRST + j < INSIDE or FIRST + j >= END:
+                there = row & (x + (FIRST + j) >= 0) & (x + (FIRST + j) < WIDE)
+            mask = there[:, None]
+            if not WHOLE:
+                mask = mask & known[None, :]
+            line += (tl.load(pixels_ptr + (FIRST + j) * CHANNELS, mask=mask, other=0.0).to(tl.float32),)
+        return line
 
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
     def _depthwise_kernel(  # type: ignore[no-untyped-def]
@@ -64,68 +79,79 @@ if HAS_TRITON:
         bias_ptr,
         out_ptr,
         sums_ptr,
-        channels,
-        tall_in,
-        wide_in,
-        tall,
-        wide,
-        tiles_y,
-        tiles_x,
+        CHANNELS: tl.constexpr,
+        TALL_IN: tl.constexpr,
+        WIDE_IN: tl.constexpr,
+        TALL: tl.constexpr,
+        WIDE: tl.constexpr,
         KERNEL: tl.constexpr,
         STRIDE: tl.constexpr,
         ACTIVATION: tl.constexpr,
+        BIAS: tl.constexpr,
+        SUMS: tl.constexpr,
         ROWS: tl.constexpr,
-        BLOCK_X: tl.constexpr,
-        BLOCK_C: tl.constexpr,
+        COLUMNS: tl.constexpr,
+        TILES: tl.constexpr,
+        BLOCK: tl.constexpr,
     ):
         PAD: tl.constexpr = KERNEL // 2
-        STEP: tl.constexpr = STRIDE * KERNEL
-        tile = tl.program_id(0)
-        image = (tile // (tiles_y * tiles_x)).to(tl.int64)
-        within = tile % (tiles_y * tiles_x)
-        y = (within // tiles_x) * ROWS
-        x = (within % tiles_x) * BLOCK_X + tl.arange(0, BLOCK_X)
-        c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-        known = c < channels
+        ACROSS: tl.constexpr = (WIDE + COLUMNS - 1) // COLUMNS
+        DOWN: tl.constexpr = (TALL + ROWS - 1) // ROWS
+        GROUPS: tl.constexpr = (ACROSS * DOWN + TILES - 1) // TILES
+        BLOCKS: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
+        # Where a tile's own pixels are all inside, only those of its border have to be looked at.
+        END: tl.constexpr = STRIDE * COLUMNS if WIDE % COLUMNS == 0 and WIDE_IN == WIDE * STRIDE else 0
+        WHOLE: tl.constexpr = CHANNELS % BLOCK == 0
+        program = tl.program_id(0)
+        # Programs that follow each other read the same lines of memory.
+        c = program % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+        known = c < CHANNELS
+        image = program // (BLOCKS * GROUPS)
+        group = program // BLOCKS % GROUPS
+        tile = group * TILES + tl.arange(0, TILES)
+        y = tile // ACROSS * ROWS
+        x = tile % ACROSS * COLUMNS
 
-        x_ptr += image * tall_in * wide_in * channels
-        row0 = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
-        row1 = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
-        row2 = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
-        row3 = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
+        place = image.to(tl.int64) * (TALL_IN * WIDE_IN) + ((y * STRIDE - PAD) * WIDE_IN + x * STRIDE)
+        pixels = x_ptr + (place * CHANNELS)[:, None] + c[None, :]
+        totals = (tl.zeros((TILES, BLOCK), tl.float32),) * (ROWS * COLUMNS)
         for i in tl.static_range((ROWS - 1) * STRIDE + KERNEL):
             y_in = y * STRIDE - PAD + i
-            # Beyond the image a row has no pixels.
-            end_in = tl.where((y_in >= 0) & (y_in < tall_in), wide_in, 0)
-            for j in tl.static_range(KERNEL):
-                x_in = x * STRIDE - PAD + j
-                there = (x_in >= 0) & (x_in < end_in)
-                pixels = tl.load(
-                    x_ptr + ((y_in * wide_in + x_in) * channels)[:, None] + c[None, :],
-                    mask=there[:, None] & known[None, :],
-                    other=0.0,
-                ).to(tl.float32)
-                # Which weight this pixel meets in each row of output is known when the kernel is compiled.
-                if i < KERNEL:
-                    row0 += _weighted(pixels, weight_ptr, i * KERNEL + j, channels, c, known)
-                if ROWS > 1 and i >= STRIDE and i < STRIDE + KERNEL:
-                    row1 += _weighted(pixels, weight_ptr, i * KERNEL + j - STEP, channels, c, known)
-                if ROWS > 2 and i >= 2 * STRIDE and i < 2 * STRIDE + KERNEL:
-                    row2 += _weighted(pixels, weight_ptr, i * KERNEL + j - 2 * STEP, channels, c, known)
-                if ROWS > 3 and i >= 3 * STRIDE and i < 3 * STRIDE + KERNEL:
-                    row3 += _weighted(pixels, weight_ptr, i * KERNEL + j - 3 * STEP, channels, c, known)
+            line = loaded_line(
+                pixels + i * (WIDE_IN * CHANNELS), (y_in >= 0) & (y_in < TALL_IN), x * STRIDE, known,
+                CHANNELS, WIDE_IN, -PAD, (COLUMNS - 1) * STRIDE + KERNEL, 0, END, WHOLE,
+            )  # fmt: skip
+            # Which weight this row meets in each row of output is known when the kernel is compiled.
+            for r in tl.static_range(ROWS):
+                if i >= r * STRIDE and i < r * STRIDE + KERNEL:
+                    for j in tl.static_range(KERNEL):
+                        taps = weight_ptr + ((i - r * STRIDE) * KERNEL + j) * CHANNELS + c
+                        tap = tl.load(taps, mask=known, other=0.0)[None, :]
+                        changed = totals[: r * COLUMNS]
+                        for q in tl.static_range(COLUMNS):
+                            changed += (totals[r * COLUMNS + q] + line[q * STRIDE + j] * tap,)
+                        totals = changed + totals[(r + 1) * COLUMNS :]
 
-        bias = tl.load(bias_ptr + c, mask=known, other=0.0).to(tl.float32)
-        out_ptr += image * tall * wide * channels
-        total = _stored(row0, bias, out_ptr, x, y, tall, wide, channels, c, known, ACTIVATION)
-        if ROWS > 1:
-            total += _stored(row1, bias, out_ptr, x, y + 1, tall, wide, channels, c, known, ACTIVATION)
-        if ROWS > 2:
-            total += _stored(row2, bias, out_ptr, x, y + 2, tall, wide, channels, c, known, ACTIVATION)
-        if ROWS > 3:
-            total += _stored(row3, bias, out_ptr, x, y + 3, tall, wide, channels, c, known, ACTIVATION)
-        # Each program has a place of its own: atomic additions would sum in a different order each time.
-        tl.store(sums_ptr + tile.to(tl.int64) * channels + c, total, mask=known)
+        bias = tl.zeros((BLOCK,), tl.float32)
+        if BIAS:
+            bias += tl.load(bias_ptr + c, mask=known, other=0.0).to(tl.float32)
+        place = image.to(tl.int64) * (TALL * WIDE) + (y * WIDE + x)
+        out = out_ptr + (place * CHANNELS)[:, None] + c[None, :]
+        total = tl.zeros((TILES, BLOCK), tl.float32)
+        for r in tl.static_range(ROWS):
+            for q in tl.static_range(COLUMNS):
+                inside = y + r < TALL
+                if WIDE % COLUMNS != 0:
+                    inside = inside & (x + q < WIDE)
+                value = _activated(totals[r * COLUMNS + q] + bias[None, :], ACTIVATION)
+                if SUMS:
+                    total += tl.where(inside[:, None], value, 0.0)
+                value = value.to(out_ptr.dtype.element_ty)
+                tl.store(out + (r * WIDE + q) * CHANNELS, value, mask=inside[:, None] & known[None, :])
+        if SUMS:
+            # Each program has a place of its own: atomic additions would sum in a different order each time.
+            part = (image * GROUPS + group).to(tl.int64)
+            tl.store(sums_ptr + part * CHANNELS + c, tl.sum(total, 0), mask=known)
 
 
 def depthwise(
@@ -188,46 +214,88 @@ def _depthwise_torch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     return channels_last(out), out.sum((2, 3), dtype=torch.float32)
 
 
-def depthwise_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str) -> Result:
-    """The kernel; arguments as for `depthwise`."""
+def _depthwise_triton(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, activation: str
+) -> Result:
     x = channels_last(x)
     B, C, H, W = x.shape
-    # Of an odd kernel with a border of half its side.
-    tall, wide = (H - 1) // stride + 1, (W - 1) // stride + 1
-    out = empty_channels_last((B, C, tall, wide), x.dtype, x.device)
+    out = empty_channels_last((B, C, *strided(H, W, stride)), x.dtype, x.device)
     if not out.numel():
         return out, torch.zeros((B, C), dtype=torch.float32, device=x.device)
-    rows, block_x, block_c = blocks(C, tall, wide)
-    tiles_y, tiles_x = triton.cdiv(tall, rows), triton.cdiv(wide, block_x)
-    sums = torch.empty((B, tiles_y * tiles_x, C), dtype=torch.float32, device=x.device)
-    with on_device_of(x):
-        _depthwise_kernel[(B * tiles_y * tiles_x, triton.cdiv(C, block_c))](
-            x, by_position(weight), bias.contiguous(), out, sums, C, H, W, tall, wide, tiles_y, tiles_x,
-            KERNEL=weight.shape[2], STRIDE=stride, ACTIVATION=activation,
-            ROWS=rows, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4, **FUSED,
-        )  # fmt: skip
+    sums = torch.empty((B, groups(out, stride), C), dtype=torch.float32, device=x.device)
+    convolve(x, by_position(weight), out, stride, bias.contiguous(), activation, sums)
     return out, sums.sum(1)
 
 
-def by_position(weight: torch.Tensor) -> torch.Tensor:
-    """Weights [C, 1, k, k] as [k * k, C]: all channels of a position side by side, as the pixels are."""
-    return weight.flatten(1).t().contiguous()
+def convolve(
+    x: torch.Tensor,
+    taps: torch.Tensor,
+    out: torch.Tensor,
+    stride: int,
+    bias: torch.Tensor | None = None,
+    activation: str = "none",
+    sums: torch.Tensor | None = None,
+) -> None:
+    """Launch the kernel.
 
-
-def blocks(channels: int, tall: int, wide: int) -> tuple[int, int, int]:
-    """Rows, columns and channels of a program: (1, 2 or 4, 8, 16 to 128).
-
-    Sides of 7, 14, 28, 56 and 112 pixels waste an eighth of the columns at most with 8 of them.
+    Args:
+        x, out: [B, C, H, W] with channels last in memory; `out` is written.
+        taps: float32 [k * k, C], see `by_position`.
+        sums: float32 [B, groups(out, stride), C], written: the sums over parts of each image.
     """
-    return (1 if tall < 2 else 2 if tall < 16 else 4), 8, channel_block(channels)
+    B, C, H, W = x.shape
+    tall, wide = out.shape[2:]
+    rows, columns = tile(tall, wide, stride)
+    constants = {
+        **{"CHANNELS": C, "TALL_IN": H, "WIDE_IN": W, "TALL": tall, "WIDE": wide},
+        **{"KERNEL": math.isqrt(len(taps)), "STRIDE": stride, "ACTIVATION": activation},
+        **{"BIAS": bias is not None, "SUMS": sums is not None, "ROWS": rows, "COLUMNS": columns},
+        **{"TILES": TILES, "BLOCK": BLOCK},
+    }
+    # Where there is no bias and no place for sums, any tensor: it is not looked at.
+    arguments = (x, taps, taps if bias is None else bias, out, taps if sums is None else sums)
+    launch(_depthwise_kernel, (B * groups(out, stride) * blocks(C),), arguments, constants, warps=1)
 
 
-def channel_block(channels: int) -> int:
-    """The widest block, 16 to 128, that leaves an eighth of the channels idle at most."""
-    return next((width for width in (128, 64, 32) if -channels % width <= channels / 8), 16)
+# A warp of 32 lanes with four channels each: of bfloat16 8 bytes a load, and registers enough for a tile of outputs.
+TILES, BLOCK = 8, 16
 
 
-DEPTHWISE = Operation("depthwise", _depthwise_torch, depthwise_triton)
+def strided(height: int, width: int, stride: int) -> tuple[int, int]:
+    """Height and width of the output of an odd kernel with a border of half its side."""
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def tile(tall: int, wide: int, stride: int, most: int = 8) -> tuple[int, int]:
+    """Rows and columns of output that a lane makes, for an output of this height and width.
+
+    Two rows share the lines between them, of which a stride of 2 leaves few. Of up to `most` columns those that leave
+    the least of the last tile idle: 7 for sides of 7, 14, 28, 56 and 112 pixels.
+    """
+    rows = 2 if stride == 1 and (tall % 2 == 0 or tall >= 16) else 1
+    columns = min(range(min(wide, most), min(wide, most // 2) - 1, -1), key=lambda count: -wide % count)
+    return rows, columns
+
+
+def groups(out: torch.Tensor, stride: int) -> int:
+    """How many programs share the pixels of an image."""
+    tall, wide = out.shape[2:]
+    rows, columns = tile(tall, wide, stride)
+    return -(-(-(-tall // rows) * -(-wide // columns)) // TILES)
+
+
+def blocks(channels: int) -> int:
+    """How many programs share the channels of a pixel."""
+    return -(-channels // BLOCK)
+
+
+def by_position(weight: torch.Tensor) -> torch.Tensor:
+    """Weights [C, 1, k, k] as float32 [k * k, C]: all channels of a position side by side, as the pixels are."""
+    flat = weight.flatten(1).t()
+    return torch.empty_like(flat, dtype=torch.float32, memory_format=torch.contiguous_format).copy_(flat)
+
+
+DEPTHWISE = Operation("depthwise", _depthwise_torch, _depthwise_triton)
 
 
 def example(

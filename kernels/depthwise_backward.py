@@ -4,9 +4,12 @@ Libraries have fast depthwise convolutions for some shapes only (pytorch issues 
 above all the gradient of their few weights, by algorithms made for dense ones. There is little to compute, so each pass
 is written as what it is: a weighted sum of neighbouring pixels, read where they lie with channels last.
 
-The gradient of the weights is a sum over all pixels of the batch. Each program computes one part of it for a row of the
-kernel and a block of channels; parts have places of their own and are added up afterwards, so that the result does not
-depend on the order in which programs finish.
+The gradient of the input is itself such a convolution, with the weights in reverse order; where the stride is 2, each
+pixel of the input meets a quarter of the weights, which ones is known when the kernel is compiled.
+
+The gradient of the weights is a sum over all pixels of the batch. Each program holds the sums of all weights of its
+channels, so that both tensors are read once, and goes through one part of the pixels; parts have places of their own
+and are added up afterwards, so that the result does not depend on the order in which programs finish.
 """
 
 from collections.abc import Callable
@@ -15,15 +18,14 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from kernels.depthwise import by_position, channel_block, check_depthwise, depthwise_triton
+from kernels.depthwise import BLOCK, TILES, blocks, by_position, check_depthwise, convolve, strided, tile
 from kernels.runtime import (
-    FUSED,
     HAS_TRITON,
     Operation,
     channels_last,
     choose_implementation,
     empty_channels_last,
-    on_device_of,
+    launch,
 )
 
 LARGEST = 7
@@ -33,122 +35,127 @@ if HAS_TRITON:
     import triton
     import triton.language as tl
 
+    from kernels.depthwise import loaded_line
+
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
     def _grad_input_kernel(  # type: ignore[no-untyped-def]
         grad_ptr,
         weight_ptr,
         out_ptr,
-        channels,
-        tall_in,
-        wide_in,
-        tall,
-        wide,
-        tiles_x,
+        CHANNELS: tl.constexpr,
+        TALL_IN: tl.constexpr,
+        WIDE_IN: tl.constexpr,
+        TALL: tl.constexpr,
+        WIDE: tl.constexpr,
         KERNEL: tl.constexpr,
-        STRIDE: tl.constexpr,
-        BLOCK_X: tl.constexpr,
-        BLOCK_C: tl.constexpr,
+        COLUMNS: tl.constexpr,
+        TILES: tl.constexpr,
+        BLOCK: tl.constexpr,
     ):
+        """Of a stride of 2: a lane makes two rows of the input from one row of gradients and its neighbours."""
         PAD: tl.constexpr = KERNEL // 2
-        tile = tl.program_id(0)
-        image = (tile // (tall_in * tiles_x)).to(tl.int64)
-        within = tile % (tall_in * tiles_x)
-        y = within // tiles_x
-        x = (within % tiles_x) * BLOCK_X + tl.arange(0, BLOCK_X)
-        c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-        known = c < channels
-        grad_ptr += image * tall * wide * channels
-        total = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
-        for i in tl.static_range(KERNEL):
-            # The output row, if any, that reached this pixel with its i-th row of weights.
-            reach = y + PAD - i
-            y_out = reach // STRIDE
-            end = tl.where((reach >= 0) & (reach % STRIDE == 0) & (y_out < tall), wide, 0)
-            for j in tl.static_range(KERNEL):
-                along = x + PAD - j
-                x_out = along // STRIDE
-                there = (along >= 0) & (along % STRIDE == 0) & (x_out < end)
-                grads = tl.load(
-                    grad_ptr + ((y_out * wide + x_out) * channels)[:, None] + c[None, :],
-                    mask=there[:, None] & known[None, :],
-                    other=0.0,
-                ).to(tl.float32)
-                taps = tl.load(weight_ptr + (i * KERNEL + j) * channels + c, mask=known, other=0.0)
-                total += grads * taps.to(tl.float32)[None, :]
-        places = image * tall_in * wide_in * channels + ((y * wide_in + x) * channels)[:, None] + c[None, :]
-        tl.store(out_ptr + places, total.to(out_ptr.dtype.element_ty), mask=(x < wide_in)[:, None] & known[None, :])
+        # Gradients that reach an even and the odd pixel beside it: from LOW to HIGH places further on.
+        LOW: tl.constexpr = -(PAD // 2)
+        HIGH: tl.constexpr = (PAD + 1) // 2
+        ACROSS: tl.constexpr = (WIDE + COLUMNS - 1) // COLUMNS
+        GROUPS: tl.constexpr = (ACROSS * TALL + TILES - 1) // TILES
+        BLOCKS: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
+        END: tl.constexpr = COLUMNS if WIDE % COLUMNS == 0 else 0
+        program = tl.program_id(0)
+        c = program % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+        known = c < CHANNELS
+        image = program // (BLOCKS * GROUPS)
+        tile = program // BLOCKS % GROUPS * TILES + tl.arange(0, TILES)
+        y = tile // ACROSS
+        x = tile % ACROSS * COLUMNS
 
-    @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-    def _seen(  # type: ignore[no-untyped-def]
-        x_ptr, grads, base, x_in, wide_in, row, c, known, channels
-    ):
-        """Gradients times the pixels that one tap saw."""
-        there = row & (x_in >= 0) & (x_in < wide_in)
-        pixels = tl.load(
-            x_ptr + ((base + x_in) * channels)[:, None] + c[None, :], mask=there[:, None] & known[None, :], other=0.0
-        )
-        return grads * pixels.to(tl.float32)
+        place = image.to(tl.int64) * (TALL * WIDE) + (y * WIDE + x)
+        grads = grad_ptr + (place * CHANNELS)[:, None] + c[None, :]
+        totals = (tl.zeros((TILES, BLOCK), tl.float32),) * (4 * COLUMNS)
+        for d in tl.static_range(LOW, HIGH + 1):
+            line = loaded_line(
+                grads + d * (WIDE * CHANNELS), (y + d >= 0) & (y + d < TALL), x, known,
+                CHANNELS, WIDE, LOW, COLUMNS + HIGH - LOW, 0, END, CHANNELS % BLOCK == 0,
+            )  # fmt: skip
+            for e in tl.static_range(2):
+                if e + PAD - 2 * d >= 0 and e + PAD - 2 * d < KERNEL:
+                    for j in tl.static_range(KERNEL):
+                        taps = weight_ptr + ((e + PAD - 2 * d) * KERNEL + j) * CHANNELS + c
+                        tap = tl.load(taps, mask=known, other=0.0)[None, :]
+                        changed = totals[: e * 2 * COLUMNS]
+                        for q in tl.static_range(2 * COLUMNS):
+                            total = totals[e * 2 * COLUMNS + q]
+                            if (q + PAD + j) % 2 == 0:
+                                total += line[(q + PAD - j) // 2 - LOW] * tap
+                            changed += (total,)
+                        totals = changed + totals[(e + 1) * 2 * COLUMNS :]
+
+        place = image.to(tl.int64) * (TALL_IN * WIDE_IN) + (y * WIDE_IN + x) * 2
+        out = out_ptr + (place * CHANNELS)[:, None] + c[None, :]
+        for e in tl.static_range(2):
+            for q in tl.static_range(2 * COLUMNS):
+                inside = 2 * y + e < TALL_IN
+                if WIDE_IN != 2 * COLUMNS * ACROSS:
+                    inside = inside & (2 * x + q < WIDE_IN)
+                value = totals[e * 2 * COLUMNS + q].to(out_ptr.dtype.element_ty)
+                tl.store(out + (e * WIDE_IN + q) * CHANNELS, value, mask=inside[:, None] & known[None, :])
 
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
     def _grad_weight_kernel(  # type: ignore[no-untyped-def]
         grad_ptr,
         x_ptr,
-        out_ptr,
-        pixels,
-        channels,
-        tall_in,
-        wide_in,
-        tall,
-        wide,
-        steps,
+        sums_ptr,
+        images,
+        STEPS: tl.constexpr,
+        CHANNELS: tl.constexpr,
+        TALL_IN: tl.constexpr,
+        WIDE_IN: tl.constexpr,
+        TALL: tl.constexpr,
+        WIDE: tl.constexpr,
         KERNEL: tl.constexpr,
         STRIDE: tl.constexpr,
-        BLOCK_P: tl.constexpr,
-        BLOCK_C: tl.constexpr,
+        COLUMNS: tl.constexpr,
+        TILES: tl.constexpr,
+        BLOCK: tl.constexpr,
     ):
         PAD: tl.constexpr = KERNEL // 2
-        part = tl.program_id(0)
-        i = tl.program_id(1)
-        c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
-        known = c < channels
-        tap0 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-        tap1 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-        tap2 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-        tap3 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-        tap4 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-        tap5 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-        tap6 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-        for step in range(steps):
-            p = (part.to(tl.int64) * steps + step) * BLOCK_P + tl.arange(0, BLOCK_P)
-            inside = p < pixels
-            x = (p % wide) * STRIDE - PAD
-            y_in = (p // wide % tall) * STRIDE - PAD + i
-            row = inside & (y_in >= 0) & (y_in < tall_in)
-            base = (p // (wide * tall) * tall_in + y_in) * wide_in
-            grads = tl.load(
-                grad_ptr + (p * channels)[:, None] + c[None, :], mask=row[:, None] & known[None, :], other=0.0
-            ).to(tl.float32)
-            tap0 += _seen(x_ptr, grads, base, x, wide_in, row, c, known, channels)
-            if KERNEL > 1:
-                tap1 += _seen(x_ptr, grads, base, x + 1, wide_in, row, c, known, channels)
-                tap2 += _seen(x_ptr, grads, base, x + 2, wide_in, row, c, known, channels)
-            if KERNEL > 3:
-                tap3 += _seen(x_ptr, grads, base, x + 3, wide_in, row, c, known, channels)
-                tap4 += _seen(x_ptr, grads, base, x + 4, wide_in, row, c, known, channels)
-            if KERNEL > 5:
-                tap5 += _seen(x_ptr, grads, base, x + 5, wide_in, row, c, known, channels)
-                tap6 += _seen(x_ptr, grads, base, x + 6, wide_in, row, c, known, channels)
-        places = out_ptr + ((part * KERNEL + i) * KERNEL).to(tl.int64) * channels + c
-        tl.store(places, tl.sum(tap0, 0), mask=known)
-        if KERNEL > 1:
-            tl.store(places + channels, tl.sum(tap1, 0), mask=known)
-            tl.store(places + 2 * channels, tl.sum(tap2, 0), mask=known)
-        if KERNEL > 3:
-            tl.store(places + 3 * channels, tl.sum(tap3, 0), mask=known)
-            tl.store(places + 4 * channels, tl.sum(tap4, 0), mask=known)
-        if KERNEL > 5:
-            tl.store(places + 5 * channels, tl.sum(tap5, 0), mask=known)
-            tl.store(places + 6 * channels, tl.sum(tap6, 0), mask=known)
+        ACROSS: tl.constexpr = (WIDE + COLUMNS - 1) // COLUMNS
+        BLOCKS: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
+        END: tl.constexpr = STRIDE * COLUMNS if WIDE % COLUMNS == 0 and WIDE_IN == WIDE * STRIDE else 0
+        WHOLE: tl.constexpr = CHANNELS % BLOCK == 0
+        part = tl.program_id(0) // BLOCKS
+        c = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+        known = c < CHANNELS
+        sums = (tl.zeros((TILES, BLOCK), tl.float32),) * (KERNEL * KERNEL)
+        for step in range(STEPS):
+            tile = (part * STEPS + step) * TILES + tl.arange(0, TILES)
+            image = tile // (ACROSS * TALL)
+            y = tile // ACROSS % TALL
+            x = tile % ACROSS * COLUMNS
+            real = image < images
+            place = (image.to(tl.int64) * TALL + y) * WIDE + x
+            grads = loaded_line(
+                grad_ptr + (place * CHANNELS)[:, None] + c[None, :], real, x, known,
+                CHANNELS, WIDE, 0, COLUMNS, 0, COLUMNS if WIDE % COLUMNS == 0 else 0, WHOLE,
+            )  # fmt: skip
+            place = (image.to(tl.int64) * TALL_IN + (y * STRIDE - PAD)) * WIDE_IN + x * STRIDE
+            pixels = x_ptr + (place * CHANNELS)[:, None] + c[None, :]
+            for i in tl.static_range(KERNEL):
+                y_in = y * STRIDE - PAD + i
+                line = loaded_line(
+                    pixels + i * (WIDE_IN * CHANNELS), real & (y_in >= 0) & (y_in < TALL_IN), x * STRIDE, known,
+                    CHANNELS, WIDE_IN, -PAD, (COLUMNS - 1) * STRIDE + KERNEL, 0, END, WHOLE,
+                )  # fmt: skip
+                changed = sums[: i * KERNEL]
+                for j in tl.static_range(KERNEL):
+                    total = sums[i * KERNEL + j]
+                    for q in tl.static_range(COLUMNS):
+                        total += grads[q] * line[q * STRIDE + j]
+                    changed += (total,)
+                sums = changed + sums[(i + 1) * KERNEL :]
+        places = sums_ptr + part.to(tl.int64) * (KERNEL * KERNEL * CHANNELS) + c
+        for tap in tl.static_range(KERNEL * KERNEL):
+            tl.store(places + tap * CHANNELS, tl.sum(sums[tap], 0), mask=known)
 
 
 def depthwise_convolution(
@@ -189,8 +196,13 @@ def _forward_torch(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.
 
 
 def _forward_triton(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
-    """The kernel that inference uses, without bias and activation."""
-    return depthwise_triton(x, weight, weight.new_zeros(x.shape[1]), stride, "none")[0]
+    """The kernel that inference uses, without bias, activation and sums."""
+    x = channels_last(x)
+    B, C, H, W = x.shape
+    out = empty_channels_last((B, C, *strided(H, W, stride)), x.dtype, x.device)
+    if out.numel():
+        convolve(x, by_position(weight), out, stride)
+    return out
 
 
 def _backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, wanted: int) -> torch.Tensor:
@@ -214,14 +226,18 @@ def _grad_input_triton(grad: torch.Tensor, weight: torch.Tensor, stride: int, he
     grad = channels_last(grad)
     B, C, tall, wide = grad.shape
     out = empty_channels_last((B, C, height, width), grad.dtype, grad.device)
-    if out.numel():
-        block_x, block_c = 8, channel_block(C)
-        tiles_x = triton.cdiv(width, block_x)
-        with on_device_of(grad):
-            _grad_input_kernel[(B * height * tiles_x, triton.cdiv(C, block_c))](
-                grad, by_position(weight), out, C, height, width, tall, wide, tiles_x,
-                KERNEL=weight.shape[2], STRIDE=stride, BLOCK_X=block_x, BLOCK_C=block_c, num_warps=4, **FUSED,
-            )  # fmt: skip
+    if not out.numel():
+        return out
+    taps = by_position(weight)
+    if stride == 1:
+        convolve(grad, taps.flip(0), out, 1)
+        return out
+    # The outputs of a lane are four times its columns.
+    columns = tile(tall, wide, stride, 4)[1]
+    programs = B * -(-(tall * -(-wide // columns)) // TILES) * blocks(C)
+    constants = {"CHANNELS": C, "TALL_IN": height, "WIDE_IN": width, "TALL": tall, "WIDE": wide}
+    shape = {"KERNEL": weight.shape[2], "COLUMNS": columns, "TILES": TILES, "BLOCK": BLOCK}
+    launch(_grad_input_kernel, (programs,), (grad, taps, out), constants | shape, warps=1)
     return out
 
 
@@ -235,25 +251,43 @@ def _grad_weight_triton(grad: torch.Tensor, x: torch.Tensor, stride: int, side: 
     """[C, 1, side, side] in the dtype of `x`; summed in float32."""
     grad, x = channels_last(grad), channels_last(x)
     B, C, tall, wide = grad.shape
-    pixels = B * tall * wide
     if not grad.numel():
         return x.new_zeros(C, 1, side, side)
-    block_p, block_c = 16, min(64, channel_block(C))
-    steps = steps_of(pixels, block_p)
-    parts = triton.cdiv(pixels, block_p * steps)
+    # At a stride of 2 the pixels that a row of outputs sees take more registers.
+    columns = tile(tall, wide, stride, 8 if stride == 1 else 4)[1]
+    # All sums of a kernel are in registers: of 7 x 7 weights for two channels a lane instead of four.
+    together = TILES if side <= 5 else TILES // 2
+    tiles = -(-(B * tall * -(-wide // columns)) // together)
+    steps = steps_of(tiles, blocks(C))
+    parts = -(-tiles // steps)
     sums = torch.empty((parts, side * side, C), dtype=torch.float32, device=x.device)
-    with on_device_of(x):
-        _grad_weight_kernel[(parts, side, triton.cdiv(C, block_c))](
-            grad, x, sums, pixels, C, x.shape[2], x.shape[3], tall, wide, steps,
-            KERNEL=side, STRIDE=stride, BLOCK_P=block_p, BLOCK_C=block_c, num_warps=4, **FUSED,
-        )  # fmt: skip
+    constants = {
+        "STEPS": steps,
+        "CHANNELS": C,
+        "TALL_IN": x.shape[2],
+        "WIDE_IN": x.shape[3],
+        "TALL": tall,
+        "WIDE": wide,
+    }
+    shape = {"KERNEL": side, "STRIDE": stride, "COLUMNS": columns, "TILES": together, "BLOCK": BLOCK}
+    # The loads of a step are under way at the same time; those of the next would take registers that are not there.
+    grid, arguments = (parts * blocks(C),), (grad, x, sums, B)
+    launch(_grad_weight_kernel, grid, arguments, constants | shape, warps=1, stages=1, passes=steps)
     return sums.sum(0).t().reshape(C, 1, side, side).to(x.dtype)
 
 
-def steps_of(pixels: int, block: int) -> int:
-    """Blocks of pixels that a program sums up: a few hundred programs for each block of channels, 64 blocks at most."""
-    return max(1, min(64, pixels // (block * 256)))
+def steps_of(tiles: int, blocks: int) -> int:
+    """Groups of tiles that a program sums up: as many as leave a few programs for each place that a GPU has for them.
 
+    Args:
+        tiles: groups of tiles of the batch.
+        blocks: of channels, each with programs of its own.
+    """
+    return max(1, tiles * blocks // PROGRAMS)
+
+
+PROGRAMS = 4096
+"""132 multiprocessors run about 10 programs of so many registers each at a time."""
 
 FORWARD = Operation("depthwise_convolution", _forward_torch, _forward_triton)
 GRAD_INPUT = Operation("depthwise_grad_input", _grad_input_torch, _grad_input_triton)

@@ -13,13 +13,12 @@ import torch
 
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from kernels.runtime import (
-    FUSED,
     HAS_TRITON,
     Operation,
     check_output_dtype,
     choose_implementation,
     empty_channels_last,
-    on_device_of,
+    launch,
     scale_and_bias,
 )
 
@@ -106,10 +105,8 @@ def _normalize_triton(
     if count:
         block = 4096
         scale, bias = scale_and_bias(mean, std)
-        with on_device_of(images):
-            _normalize_kernel[(triton.cdiv(count, block),)](
-                images, out, count, *scale, *bias, BLOCK=block, num_warps=8, **FUSED
-            )
+        grid = (triton.cdiv(count, block),)
+        launch(_normalize_kernel, grid, (images, out, count, *scale, *bias), {"BLOCK": block}, warps=8)
     return out
 
 

@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional
 
 from kernels.runtime import (
-    FUSED,
     HAS_TRITON,
     INTERPRETED,
     Operation,
@@ -20,7 +19,7 @@ from kernels.runtime import (
     check_feature_maps,
     choose_implementation,
     empty_channels_last,
-    on_device_of,
+    launch,
 )
 
 if HAS_TRITON:
@@ -36,9 +35,9 @@ if HAS_TRITON:
         residual_ptr,
         out_ptr,
         pixels,
-        pixels_an_image,
-        channels_in,
-        channels_out,
+        PIXELS_AN_IMAGE: tl.constexpr,
+        CHANNELS_IN: tl.constexpr,
+        CHANNELS_OUT: tl.constexpr,
         RESIDUAL: tl.constexpr,
         EXACT: tl.constexpr,
         BLOCK_M: tl.constexpr,
@@ -46,29 +45,30 @@ if HAS_TRITON:
         BLOCK_K: tl.constexpr,
     ):
         # All blocks of output channels of the same pixels run next to each other: the pixels come from the cache.
-        blocks_n = tl.cdiv(channels_out, BLOCK_N)
-        m = (tl.program_id(0) // blocks_n).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-        n = (tl.program_id(0) % blocks_n) * BLOCK_N + tl.arange(0, BLOCK_N)
-        real_m, real_n = m < pixels, n < channels_out
-        image = m // pixels_an_image
+        BLOCKS: tl.constexpr = (CHANNELS_OUT + BLOCK_N - 1) // BLOCK_N
+        m = tl.program_id(0) // BLOCKS * BLOCK_M + tl.arange(0, BLOCK_M)
+        n = tl.program_id(0) % BLOCKS * BLOCK_N + tl.arange(0, BLOCK_N)
+        real_m, real_n = m < pixels, n < CHANNELS_OUT
+        image = m // PIXELS_AN_IMAGE
+        ks = tl.arange(0, BLOCK_K)
+        x_ptrs = x_ptr + (m.to(tl.int64) * CHANNELS_IN)[:, None] + ks[None, :]
+        scale_ptrs = scale_ptr + (image * CHANNELS_IN)[:, None] + ks[None, :]
+        # The weight's rows are output channels; reading across them needs no transposed copy.
+        weight_ptrs = weight_ptr + (n * CHANNELS_IN)[None, :] + ks[:, None]
         total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        for start in range(0, channels_in, BLOCK_K):
-            k = start + tl.arange(0, BLOCK_K)
-            real_k = k < channels_in
+        for start in range(0, CHANNELS_IN, BLOCK_K):
+            real_k = ks < CHANNELS_IN - start
             mask = real_m[:, None] & real_k[None, :]
-            x = tl.load(x_ptr + m[:, None] * channels_in + k[None, :], mask=mask, other=0.0)
-            scale = tl.load(scale_ptr + image[:, None] * channels_in + k[None, :], mask=mask, other=0.0)
+            x = tl.load(x_ptrs + start, mask=mask, other=0.0)
+            scale = tl.load(scale_ptrs + start, mask=mask, other=0.0)
             scaled = (x.to(tl.float32) * scale.to(tl.float32)).to(x_ptr.dtype.element_ty)
-            # The weight's rows are output channels; reading across them needs no transposed copy.
-            weight = tl.load(
-                weight_ptr + n[None, :] * channels_in + k[:, None], mask=real_k[:, None] & real_n[None, :], other=0.0
-            )
+            weight = tl.load(weight_ptrs + start, mask=real_k[:, None] & real_n[None, :], other=0.0)
             if EXACT:
                 total = tl.dot(scaled.to(tl.float32), weight.to(tl.float32), total, input_precision="ieee")
             else:
                 total = tl.dot(scaled, weight, total)
         total += tl.load(bias_ptr + n, mask=real_n, other=0.0).to(tl.float32)[None, :]
-        places = m[:, None] * channels_out + n[None, :]
+        places = (m.to(tl.int64) * CHANNELS_OUT)[:, None] + n[None, :]
         inside = real_m[:, None] & real_n[None, :]
         if RESIDUAL:
             total += tl.load(residual_ptr + places, mask=inside, other=0.0).to(tl.float32)
@@ -142,12 +142,18 @@ def _pointwise_triton(
     added = out if residual is None else channels_last(residual)
     # Triton's interpreter would multiply the bits of bfloat16 as integers.
     exact = x.dtype == torch.float32 or INTERPRETED
-    with on_device_of(x):
-        _pointwise_kernel[(triton.cdiv(pixels, block_m) * triton.cdiv(N, block_n),)](
-            x, scale.contiguous(), weight.contiguous(), bias.contiguous(), added, out, pixels, H * W, C, N,
-            RESIDUAL=residual is not None, EXACT=exact,
-            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=4, num_stages=3, **FUSED,
-        )  # fmt: skip
+    constants = {
+        **{"PIXELS_AN_IMAGE": H * W, "CHANNELS_IN": C, "CHANNELS_OUT": N, "RESIDUAL": residual is not None},
+        **{"EXACT": exact, "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k},
+    }
+    launch(
+        _pointwise_kernel,
+        (triton.cdiv(pixels, block_m) * triton.cdiv(N, block_n),),
+        (x, scale.contiguous(), weight.contiguous(), bias.contiguous(), added, out, pixels),
+        constants,
+        warps=8 if block_n == 128 else 4,
+        passes=triton.cdiv(C, block_k),
+    )
     return out
 
 

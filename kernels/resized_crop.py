@@ -18,13 +18,12 @@ import torch
 
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from kernels.runtime import (
-    FUSED,
     HAS_TRITON,
     Operation,
     check_output_dtype,
     choose_implementation,
     empty_channels_last,
-    on_device_of,
+    launch,
     scale_and_bias,
 )
 
@@ -233,10 +232,9 @@ def _resized_crop_triton(
     if out.numel():
         rows, lanes = TILE
         scale, bias = scale_and_bias(mean, std)
-        with on_device_of(pixels):
-            _resized_crop_kernel[(len(table), triton.cdiv(size, rows), triton.cdiv(size * 3, lanes))](
-                pixels, table, out, size, *scale, *bias, BYTES=dtype == torch.uint8, ROWS=rows, LANES=lanes, **FUSED
-            )
+        grid = (len(table), triton.cdiv(size, rows), triton.cdiv(size * 3, lanes))
+        constants = {"BYTES": dtype == torch.uint8, "ROWS": rows, "LANES": lanes}
+        launch(_resized_crop_kernel, grid, (pixels, table, out, size, *scale, *bias), constants)
     return out
 
 

@@ -1,10 +1,13 @@
 """What kernels share: which implementation runs where, and how torch.compile keeps them whole."""
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
@@ -40,9 +43,71 @@ def choose_implementation(implementation: str | None, device: torch.device) -> s
         raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, not {implementation!r}")
     if implementation == "triton" and not HAS_TRITON:
         raise ValueError("implementation 'triton' needs Triton, which is not installed")
-    if implementation == "triton" and device.type != "cuda" and not INTERPRETED:
+    # On "meta", where nothing is computed, a launch is only noted.
+    if implementation == "triton" and device.type not in ("cuda", "meta") and not INTERPRETED:
         raise ValueError(f"implementation 'triton' needs a CUDA device, not {device}; use 'torch' there")
     return implementation
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A start of a kernel.
+
+    Attributes:
+        kernel: Triton's function.
+        grid: how many programs, in up to three dimensions.
+        arguments: its tensors and numbers, in its order.
+        constants: what it is compiled for, by name.
+        warps: of a program.
+        stages: passes of its loop whose loads are under way at once.
+        passes: of the kernel's loop where it has one and that is known before it runs, else 0.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+    passes: int
+
+
+_noted: ContextVar[list[Launch] | None] = ContextVar("noted", default=None)
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[Launch]]:
+    """Yields a list of what is launched within the block on tensors of the device "meta"."""
+    launches: list[Launch] = []
+    token = _noted.set(launches)
+    try:
+        yield launches
+    finally:
+        _noted.reset(token)
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    warps: int = 4,
+    stages: int = 3,
+    passes: int = 0,
+) -> None:
+    """Start a kernel on the device of its first argument, a tensor; arguments as for `Launch`.
+
+    On "meta" nothing is started, as torch's own operators compute nothing there.
+    """
+    device = arguments[0].device
+    if device.type == "meta":
+        noted = _noted.get()
+        if noted is not None:
+            noted.append(Launch(kernel, grid, arguments, constants, warps, stages, passes))
+        return
+    # Triton launches on the current device, which need not be the one the data is on.
+    with torch.cuda.device(device if device.type == "cuda" else -1):
+        kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages, **FUSED)
 
 
 class Operation(Generic[Arguments, Result]):
@@ -114,11 +179,6 @@ def empty_channels_last(shape: Sequence[int], dtype: torch.dtype, device: torch.
 def channels_last(tensor: torch.Tensor) -> torch.Tensor:
     """`tensor`, [B, C, H, W], with channels last in memory; copied if they are not."""
     return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def on_device_of(tensor: torch.Tensor) -> torch.cuda.device:
-    """A context: Triton launches on the current device, which need not be the one the data is on."""
-    return torch.cuda.device(tensor.device if tensor.is_cuda else -1)
 
 
 def scale_and_bias(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -1,8 +1,10 @@
 """Applies a Configuration to a network: one function a lever, and one that calls them in order."""
 
 import contextlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,6 +103,19 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 COMPILE_MODES = {"compile": "default", "graphs": "reduce-overhead", "autotune": "max-autotune"}
 # Where whoever calls the network captures it together with what is around it.
 CAPTURED_MODES = {"compile": "default", "graphs": "default", "autotune": "max-autotune-no-cudagraphs"}
+
+
+def remove_unfinished(message: str) -> bool:
+    """Remove a library that an error says is cut short from torch's cache; whether there was one.
+
+    A compilation that was killed leaves one, and torch, which looks only whether it is there, fails from then on
+    (pytorch issue 180841).
+    """
+    found = re.search(r"(/\S+\.so): (file too short|invalid ELF header)", message)
+    if not found or not Path(found[1]).is_file():
+        return False
+    Path(found[1]).unlink(missing_ok=True)
+    return True
 
 
 def apply_compile(model: nn.Module, mode: str, freeze: bool, lean: bool = False) -> Callable[[Tensor], Tensor]:
@@ -232,6 +247,11 @@ def prepare(
         # no_grad, not inference_mode: inductor only freezes weights it may treat as constants under no_grad.
         guard = contextlib.nullcontext() if training else torch.no_grad()
         with guard, torch.autocast(device.type, cast or torch.bfloat16, enabled=cast is not None):
-            return call(images)
+            while True:
+                try:
+                    return call(images)
+                except Exception as error:
+                    if not (configuration.compiles and remove_unfinished(str(error))):
+                        raise
 
     return Prepared(model, forward, dtype_named(configuration.dtype), memory_format(configuration.layout), cast, notes)

@@ -8,7 +8,7 @@ from interpreted import DEVICE, runs_kernels
 from torch.nn import functional
 
 from kernels import depthwise as module
-from kernels.depthwise import ACTIVATIONS, blocks, depthwise
+from kernels.depthwise import ACTIVATIONS, depthwise, tile
 from kernels.runtime import DTYPES, INTERPRETED
 
 # Batch, channels, height, width, side of the kernel, stride.
@@ -21,16 +21,17 @@ SHAPES = [
     (0, 8, 4, 4, 3, 1),
 ]
 LARGE = [(4, 240, 28, 28, 5, 1), (3, 96, 112, 112, 3, 2)]
-# Shapes with a number of rows that a program makes: each of 1, 2 and 4 at each stride, rows, columns and channels that
-# fill no block, and each activation and dtype; few pixels, because the interpreter is slow.
-SMALL: list[tuple[tuple[int, ...], int, str, torch.dtype]] = [
-    ((1, 1, 1, 1, 3, 1), 1, "none", torch.float32),
-    ((2, 1, 3, 3, 3, 2), 1, "silu", torch.float16),
-    ((2, 3, 5, 9, 3, 2), 2, "silu", torch.bfloat16),
-    ((1, 17, 5, 2, 3, 1), 4, "relu", torch.float16),
-    ((1, 3, 9, 4, 5, 2), 4, "silu", torch.float32),
-    ((1, 2, 2, 2, 7, 1), 2, "none", torch.bfloat16),
-    ((0, 8, 4, 4, 3, 1), 1, "relu", torch.float32),
+# Shapes with the rows and columns that a lane makes: each of 1 and 2 rows, at each stride, rows, columns and channels
+# that fill no tile, and each activation and dtype; few pixels, because the interpreter is slow.
+SMALL: list[tuple[tuple[int, ...], tuple[int, int], str, torch.dtype]] = [
+    ((1, 1, 1, 1, 3, 1), (1, 1), "none", torch.float32),
+    ((2, 1, 3, 3, 3, 2), (1, 2), "silu", torch.float16),
+    ((2, 3, 5, 9, 3, 2), (2, 3), "silu", torch.bfloat16),
+    ((1, 17, 5, 2, 3, 1), (2, 2), "relu", torch.float16),
+    ((1, 3, 9, 4, 5, 2), (3, 2), "silu", torch.float32),
+    ((1, 2, 2, 2, 7, 1), (2, 1), "none", torch.bfloat16),
+    ((1, 16, 6, 8, 5, 1), (2, 4), "silu", torch.bfloat16),
+    ((0, 8, 4, 4, 3, 1), (1, 4), "relu", torch.float32),
 ]
 # Of the result relative to its largest number: half a unit in the last place, and for the twin also of what is in
 # between, since PyTorch rounds before it activates.
@@ -87,11 +88,15 @@ def check_kernel(shape: tuple[int, ...], activation: str, dtype: torch.dtype) ->
 
 
 @runs_kernels
-@pytest.mark.parametrize(("shape", "rows", "activation", "dtype"), SMALL, ids=str)
-def test_kernel_equals_the_definition_with_any_number_of_rows(
-    shape: tuple[int, ...], rows: int, activation: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("shape", "tile", "activation", "dtype"), SMALL, ids=str)
+def test_kernel_equals_the_definition_with_any_tile(
+    shape: tuple[int, ...],
+    tile: tuple[int, int],
+    activation: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "blocks", lambda channels, tall, wide: (rows, 8, 16))
+    monkeypatch.setattr(module, "tile", lambda *_: tile)
     check_kernel(shape, activation, dtype)
 
 
@@ -103,11 +108,19 @@ def test_kernel_equals_the_definition(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "tall", "expected"),
-    [(32, 112, (4, 8, 32)), (96, 56, (4, 8, 32)), (1152, 7, (2, 8, 128)), (672, 14, (2, 8, 64)), (3, 1, (1, 8, 16))],
+    ("side", "stride", "expected"),
+    [
+        (112, 1, (2, 8)),
+        (28, 1, (2, 7)),
+        (14, 2, (1, 7)),
+        (7, 1, (1, 7)),
+        (17, 1, (2, 6)),
+        (3, 1, (1, 3)),
+        (1, 2, (1, 1)),
+    ],
 )
-def test_blocks_leave_little_idle(channels: int, tall: int, expected: tuple[int, int, int]) -> None:
-    assert blocks(channels, tall, tall) == expected
+def test_tiles_leave_little_idle(side: int, stride: int, expected: tuple[int, int]) -> None:
+    assert tile(side, side, stride) == expected
 
 
 X, WEIGHT, BIAS = made((2, 3, 5, 9, 3, 2), torch.float32)

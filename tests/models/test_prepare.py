@@ -1,7 +1,11 @@
 """Each fast path against its slow twin."""
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from models.configuration import Configuration, Device, parse
 from models.errors import ModelError
 from models.prepare import Prepared, fold_batch_norm, prepare, set_switches
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 ANY = Device("cpu", bf16=True, compiler=True)
 # Largest error as a share of the largest logit: bfloat16 keeps 8 bits, so one rounding is 0.4 %.
@@ -224,3 +229,29 @@ def test_frozen_networks_of_a_class_and_images_of_other_sizes_are_told_apart(bre
         images = torch.randn(shape)
         for one, network in zip(prepared, networks, strict=True):
             torch.testing.assert_close(one.forward(images), network(images))
+
+
+FIRST_STEP = """
+import torch
+from torch import nn
+from models.configuration import Configuration
+from models.prepare import prepare
+network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(144, 2))
+compiled = Configuration("fp32", "nhwc", "compile", freeze=True)
+print(prepare(network, compiled, torch.device("cpu"), False, (2, 3, 8, 8)).forward(torch.zeros(2, 3, 8, 8)).shape)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_compilation_left_is_compiled_again(tmp_path: Path) -> None:
+    def first_step() -> str:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-P", "-c", FIRST_STEP]
+        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    first_step()
+    libraries = list(tmp_path.rglob("*.so"))
+    assert libraries
+    for library in libraries:
+        library.write_bytes(b"")
+    assert first_step() == "torch.Size([2, 2])\n"
