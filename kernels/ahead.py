@@ -4,6 +4,7 @@ Triton's wheel carries the assembler and disassembler of CUDA. What a kernel is 
 "meta", where nothing is computed, so that what is compiled here is what a GPU would compile for the same tensors.
 """
 
+import math
 import re
 import subprocess
 import tempfile
@@ -17,9 +18,11 @@ from typing import Any
 import torch
 
 from kernels import catalogue, depthwise, depthwise_backward, pointwise
-from kernels.runtime import FUSED, Launch, noting
+from kernels.runtime import FUSED, HAS_TRITON, Launch, noting
 
 BATCH = 256
+STARTED = 4
+"""Instructions of a warp that a multiprocessor starts in a cycle."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Gpu:
     """A GPU by its data sheet.
 
     Attributes:
-        multiprocessors: each starts an instruction of four warps every cycle.
+        multiprocessors: each starts instructions of four warps in a cycle.
         clock: cycles a second, at most.
         bandwidth: bytes a second.
     """
@@ -44,24 +47,24 @@ GPUS = {80: Gpu("A100", 108, 1.41e9, 2.039e12), 90: Gpu("H200", 132, 1.98e9, 4.8
 
 @dataclass(frozen=True)
 class Compiled:
-    """A launch as it would run on a GPU.
+    """A kernel as a GPU would run it.
 
     Attributes:
         kernel: the name of its function.
-        shape: of its first tensor and of what it is compiled for.
+        what: what it computes: sizes of an image's tensors, a window's side and stride.
         architecture: compute capability, 90 for 9.0.
         count: how often the network launches it so.
         registers: of a lane.
         spilled: bytes of a lane that did not fit into registers.
         shared: bytes of a program.
-        instructions: for each number of its result (of the gradients that it sums, where it sums them); None where a
-            loop's length depends on the data.
-        seconds: those instructions over what the GPU starts a second.
-        floor: seconds in which the GPU's memory reads and writes every tensor of the launch once.
+        instructions: of a lane for each number of its result (of the gradients that it sums, where it sums them); None
+            where a loop's length depends on the data.
+        seconds: in which the GPU can start all of them.
+        floor: seconds in which its memory can read and write every tensor of the launch once.
     """
 
     kernel: str
-    shape: str
+    what: str
     architecture: int
     count: int
     registers: int
@@ -73,45 +76,63 @@ class Compiled:
 
 
 def compiled(name: str, architecture: int) -> list[Compiled]:
-    """What a kernel of the catalogue launches for EfficientNet-B0 at batch 256 (in training for `depthwise_backward`),
-    or for its example where that network does not need it; bfloat16 everywhere.
+    """What a kernel of the catalogue launches in EfficientNet-B0 at batch 256, or in its example if not there.
+
+    Element types are bfloat16; `depthwise_backward` is training, `depthwise` and `pointwise` are inference.
 
     Raises:
-        ValueError: no such kernel or architecture.
+        ValueError: no such kernel or architecture, or Triton is not installed.
     """
-    catalogue.describe(name)
     if architecture not in GPUS:
         raise ValueError(f"architecture must be one of {', '.join(map(str, GPUS))}, not {architecture}")
-    found: dict[str, tuple[Launch, int]] = {}
-    for call in _calls(name):
-        with noting() as launches:
+    return [_measured(what, launch, architecture, count) for what, launch, count in launches(name)]
+
+
+def launches(name: str) -> list[tuple[str, Launch, int]]:
+    """What `compiled` compiles: each launch with what it computes, and how often the network has it.
+
+    Raises:
+        ValueError: no such kernel, or Triton is not installed.
+    """
+    catalogue.describe(name)
+    if not HAS_TRITON:
+        raise ValueError("kernels are compiled by Triton, which is not installed")
+    found: dict[tuple[str, str], tuple[Launch, int]] = {}
+    for what, call in _calls(name):
+        with noting() as noted:
             call()
-        for launch in launches:
-            key = _shape(launch)
+        for launch in noted:
+            key = (launch.kernel.__name__, what)
             found[key] = (launch, found[key][1] + 1 if key in found else 1)
-    return [_measured(launch, shape, architecture, count) for shape, (launch, count) in found.items()]
+    return [(what, launch, count) for (_, what), (launch, count) in found.items()]
 
 
-def _calls(name: str) -> Iterator[Callable[[], object]]:
+def _calls(name: str) -> Iterator[tuple[str, Callable[[], object]]]:
     if name not in ("depthwise", "depthwise_backward", "pointwise"):
-        # resident's own data sets: CIFAR's sides for the one that moves pixels, ImageNet's for the rest.
-        yield catalogue.example(name, "triton", BATCH, 32 if name == "augment" else 224, "bfloat16", "meta")
+        # The sides of what resident keeps: CIFAR's where pixels are moved, ImageNet's where images are resized.
+        side = 32 if name == "augment" else 224
+        yield f"3 x {side} x {side}", catalogue.example(name, "triton", BATCH, side, "bfloat16", "meta")
         return
     for channels, side, kernel, stride, out, residual in bottlenecks():
         after = (side - 1) // stride + 1
         x, y = _maps(channels, side), _maps(channels, after)
         weight = _empty(channels, 1, kernel, kernel)
+        what = f"{channels} x {side} x {side}, {kernel} x {kernel}, stride {stride}"
         if name == "depthwise":
             run = depthwise.DEPTHWISE.implementations["triton"]
-            yield partial(run, x, weight, _empty(channels), stride, "silu")
+            yield what, partial(run, x, weight, _empty(channels), stride, "silu")
         elif name == "pointwise":
-            project = pointwise.SCALED_POINTWISE.implementations["triton"]
             added = _maps(out, after) if residual else None
-            yield partial(project, y, _empty(BATCH, channels), _empty(out, channels, 1, 1), _empty(out), added)
+            what = f"{channels} to {out} x {after} x {after}{', added' if residual else ''}"
+            run_project = pointwise.SCALED_POINTWISE.implementations["triton"]
+            scale, weights, bias = _empty(BATCH, channels), _empty(out, channels, 1, 1), _empty(out)
+            yield what, partial(run_project, y, scale, weights, bias, added)
         else:
-            yield partial(depthwise_backward.FORWARD.implementations["triton"], x, weight, stride)
-            yield partial(depthwise_backward.GRAD_INPUT.implementations["triton"], y, weight, stride, side, side)
-            yield partial(depthwise_backward.GRAD_WEIGHT.implementations["triton"], y, x, stride, kernel)
+            of_input = depthwise_backward.GRAD_INPUT.implementations["triton"]
+            of_weight = depthwise_backward.GRAD_WEIGHT.implementations["triton"]
+            yield f"{what}, forward", partial(depthwise_backward.FORWARD.implementations["triton"], x, weight, stride)
+            yield f"{what}, of the input", partial(of_input, y, weight, stride, side, side)
+            yield f"{what}, of the weights", partial(of_weight, y, x, stride, kernel)
 
 
 def bottlenecks() -> Iterator[tuple[int, int, int, int, int, bool]]:
@@ -141,31 +162,36 @@ def _maps(channels: int, side: int) -> torch.Tensor:
     return _empty(BATCH, channels, side, side).contiguous(memory_format=torch.channels_last)
 
 
-def _shape(launch: Launch) -> str:
-    known = " ".join(f"{name}={value}" for name, value in launch.constants.items())
-    return f"{list(launch.arguments[0].shape)} {known}"
-
-
-def _measured(launch: Launch, shape: str, architecture: int, count: int) -> Compiled:
+def _measured(what: str, launch: Launch, architecture: int, count: int) -> Compiled:
     gpu = GPUS[architecture]
-    cubin = binary(launch, architecture)
-    usage, once, repeated = read(cubin)
-    names = launch.kernel.arg_names
-    tensors = {name: value for name, value in zip(names, launch.arguments, strict=False) if torch.is_tensor(value)}
-    programs = 1
-    for extent in launch.grid:
-        programs *= extent
+    usage, once, repeated = read(binary(launch, architecture))
+    tensors = {
+        name: value
+        for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False)
+        if isinstance(value, torch.Tensor)
+    }
     instructions = seconds = None
     if not repeated or launch.passes:
-        each = once + repeated * launch.passes
-        total = float(each * programs * launch.warps)
-        seconds = total / (gpu.multiprocessors * 4 * gpu.clock)
-        instructions = total * 32 / tensors["out_ptr" if "out_ptr" in tensors else "grad_ptr"].numel()
-    floor = sum(tensor.numel() * tensor.element_size() for tensor in set(tensors.values())) / gpu.bandwidth
+        warps = math.prod(launch.grid) * launch.warps
+        started = float(warps * (once + repeated * launch.passes))
+        seconds = started / (gpu.multiprocessors * STARTED * gpu.clock)
+        instructions = started * 32 / tensors["out_ptr" if "out_ptr" in tensors else "grad_ptr"].numel()
+    # Where a kernel has no use for a tensor it is given another one again.
+    moved = sum(
+        tensor.numel() * tensor.element_size() for tensor in {id(each): each for each in tensors.values()}.values()
+    )
     return Compiled(
-        launch.kernel.__name__.strip("_"), shape, architecture, count,
-        usage["REG"], usage["STACK"] + usage["LOCAL"], usage["SHARED"], instructions, seconds, floor,
-    )  # fmt: skip
+        launch.kernel.__name__.strip("_"),
+        what,
+        architecture,
+        count,
+        usage["REG"],
+        usage["STACK"] + usage["LOCAL"],
+        usage["SHARED"],
+        instructions,
+        seconds,
+        moved / gpu.bandwidth,
+    )
 
 
 def binary(launch: Launch, architecture: int) -> bytes:

@@ -91,14 +91,18 @@ KINDS: dict[str, Callable[[], Entries]] = {
 @click.command()
 @click.argument("kind", type=click.Choice(list(KINDS)), required=False)
 @click.option("--speed", is_flag=True, help="Of models: how many times as fast as naive the preset fast is.")
+@click.option("--compiled", is_flag=True, help="Of kernels: what GPUs would run, compiled here without any GPU.")
 @format_options
-def command(kind: str | None, speed: bool, format: str, output: str) -> None:
+def command(kind: str | None, speed: bool, compiled: bool, format: str, output: str) -> None:
     """List models, levers (and presets), loaders, kernels, recipes and workloads; without KIND all of them.
 
     `bench list recipes` also shows each recipe's data set and epochs, and what was published of the run it reproduces:
     accuracy (of the last epoch, or of the best where only that is known), epochs and time.
 
     `bench list models --speed` shows what was published of the machines that README describes.
+
+    `bench list kernels --compiled` compiles for an A100 and an H200 what EfficientNet-B0 launches at batch 256, and
+    shows registers, spilled bytes, and the time in which the GPU can start the instructions beside that of its memory.
     """
     from results.tables import render, to_json
 
@@ -107,6 +111,11 @@ def command(kind: str | None, speed: bool, format: str, output: str) -> None:
         if kind not in (None, "models"):
             raise UsageError(f"--speed is of models, not of {kind}")
         write(_speed(format), output)
+        return
+    if compiled:
+        if kind not in (None, "kernels"):
+            raise UsageError(f"--compiled is of kernels, not of {kind}")
+        write(_compiled(format), output)
         return
     listed = {name: KINDS[name]() for name in ([kind] if kind else KINDS)}
     if format == "json":
@@ -133,6 +142,40 @@ def _speed(format: str) -> str:
         + summary([one for one in outcomes if (one.device, one.batch, one.training_batch) == (device, batch, training)])
         for device, batch, training in machines
     )
+
+
+def _compiled(format: str) -> str:
+    """Every kernel as GPUs would run it."""
+    from dataclasses import asdict
+
+    from bench.screen import Screen
+    from kernels import ahead, catalogue
+    from results.tables import Cell, render, to_json
+
+    screen = Screen()
+    found = []
+    for name in catalogue.names():
+        for architecture in ahead.GPUS:
+            screen.progress(f"{name} for an {ahead.GPUS[architecture].name}")
+            try:
+                found += ahead.compiled(name, architecture)
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+    screen.clear()
+    if format == "json":
+        return to_json([asdict(each) for each in found])
+    headers = ["kernel", "of", "for", "times", "registers", "spilled", "shared", "instructions", "starting", "memory"]
+    rows: list[list[Cell]] = [
+        [
+            *(each.kernel, each.what, ahead.GPUS[each.architecture].name, each.count),
+            *(each.registers, each.spilled, each.shared),
+            "" if each.instructions is None else f"{each.instructions:.1f}",
+            "" if each.seconds is None else f"{each.seconds * 1e6:.1f} us",
+            f"{each.floor * 1e6:.1f} us",
+        ]
+        for each in found
+    ]
+    return render(headers, rows, format)
 
 
 def _table(kind: str, entries: Entries, format: str) -> str:

@@ -1,18 +1,15 @@
 """Windows out of images of many sizes: the weighted sums that the filter says, close to torchvision's bytes."""
 
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from interpreted import DEVICE, ROUNDING, runs_kernels
 from torchvision.transforms.v2 import functional as transform
 
-from kernels import resized_crop as module
+from kernels import ahead
 from kernels.formats import IMAGENET_MEAN, IMAGENET_STD
 from kernels.resized_crop import COLUMNS, resized_crop, taps
-from kernels.runtime import HAS_TRITON, INTERPRETED
+from kernels.runtime import DTYPES, HAS_TRITON, INTERPRETED, noting
 
 SHAPES = ((20, 27), (23, 15), (5, 8), (1, 1))
 # Image, top, left, height, width, mirror. Enlarged, made smaller, both at once, whole images, single pixels and lines.
@@ -155,29 +152,15 @@ def test_an_image_as_it_is_stays_as_it_is() -> None:
 
 
 @pytest.mark.skipif(INTERPRETED or not HAS_TRITON, reason="in a process that interprets, or without Triton")
-@pytest.mark.parametrize("out", ["bf16", "fp16", "fp32", "u8"])
-@pytest.mark.parametrize("architecture", [80, 90])
-def test_compiled_for_a_gpu_it_spills_no_register(architecture: int, out: str, tmp_path: Path) -> None:
-    """An A100 and an H100 or H200; compiling needs none of them."""
-    import triton
-    from triton import knobs
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    kernel = module._resized_crop_kernel
-    types = dict.fromkeys(kernel.arg_names, "fp32")
-    types |= {"pixels_ptr": "*u8", "table_ptr": "*i64", "out_ptr": f"*{out}", "size": "i32"}
-    constants = dict(zip(("BYTES", "ROWS", "LANES"), (out == "u8", *module.TILE), strict=True))
-    source = ASTSource(fn=kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=module.FUSED)
-    path = tmp_path / "kernel.cubin"
-    path.write_bytes(compiled.asm["cubin"])
-    usage = subprocess.run(
-        [knobs.nvidia.cuobjdump.path, "-res-usage", path], capture_output=True, text=True, check=True
-    ).stdout
-    assert "_resized_crop_kernel" in usage
-    assert "STACK:0 " in usage
-    assert "LOCAL:0 " in usage
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.uint8], ids=str)
+@pytest.mark.parametrize("architecture", ahead.GPUS)
+def test_compiled_for_a_gpu_it_spills_no_register(architecture: int, dtype: torch.dtype) -> None:
+    with noting() as launches:
+        resized_crop(PIXELS.to("meta"), table(8).to("meta"), 8, 3, dtype=dtype, implementation="triton")
+    [launch] = launches
+    used, _, _ = ahead.read(ahead.binary(launch, architecture))
+    assert used["REG"] > 0
+    assert used["STACK"] == used["LOCAL"] == 0
 
 
 @pytest.mark.parametrize(
