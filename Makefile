@@ -23,7 +23,7 @@ help:
 	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
 	@echo 'make bench     run the benchmark matrix under pytest; results go to .benchmarks/'
 	@echo 'make smoke     run each benchmark of the matrix once, without timing it'
-	@echo 'make gpu       measure a GPU machine in under 9 minutes (PART=loaders, ARGS="--out DIR"; DEVICE=cpu is a trial)'
+	@echo 'make gpu       measure a GPU machine in 12 minutes (PART=training, ARGS="--cifar DIR"; DEVICE=cpu is a trial)'
 	@echo 'make doctor    describe this machine and what would spoil a measurement on it'
 	@echo 'make test      run the tests, except the slow ones'
 	@echo 'make test-all  run all tests'

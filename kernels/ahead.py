@@ -1,4 +1,4 @@
-"""Kernels compiled for GPUs that are not there: registers, spills, shared memory and instructions, without any GPU.
+"""Kernels compiled for GPUs that are not there: registers, spills and instructions.
 
 Triton's wheel carries the assembler and disassembler of CUDA. What a kernel is launched with is noted on torch's device
 "meta", where nothing is computed, so that what is compiled here is what a GPU would compile for the same tensors.

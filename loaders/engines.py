@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # name -> (module, its class or function, one line); a module whose library may be missing has a function `missing`.
 ENGINES: dict[str, tuple[str, str, str]] = {
     "dali": ("loaders.dali", "Dali", "NVIDIA DALI: decodes only the random crop, on CPU threads or on the GPU"),
+    "nvjpeg": ("loaders.nvjpeg", "Nvjpeg", "torchvision's decode_jpeg, on a GPU NVIDIA's, and one kernel for the rest"),
     "packed": (
         "loaders.packed",
         "Packed",
@@ -40,6 +41,7 @@ ENGINES: dict[str, tuple[str, str, str]] = {
 # Operations of loaders.policies that an engine does not have.
 LACKING: dict[str, tuple[str, ...]] = {
     "dali": ("perspective",),
+    "nvjpeg": (),
     "packed": (),
     "pil": (),
     "resident": (),

@@ -30,7 +30,7 @@ class FileFormat:
     native: tuple[str, ...]
 
 
-_ALL = ("dali", "packed", "pil", "resident", "spdl", "torchvision")
+_ALL = ("dali", "nvjpeg", "packed", "pil", "resident", "spdl", "torchvision")
 # DALI reads more, but wrong where float samples are clipped, 0 is white in 16 bits, or white is not 255.
 FORMATS = (
     FileFormat("JPEG", "JPEG", re.compile(rb"\xff\xd8\xff"), (".jpg", ".jpeg", ".jfif"), _ALL),

@@ -13,6 +13,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -33,13 +34,19 @@ from loaders.options import LoaderOptions
 DEFAULT_LOAD = 0.65
 HEADERS = 512  # files that are opened to find the largest image
 CHECKED = 4  # batches that are compared
-PROBE_SECONDS = 180.0
-WAYS = ("mixed", "mixed-whole")  # of decoding on the GPU, the faster one first
+PROBE_SECONDS = 30.0
+# Of decoding on the GPU. Whole images first: decoding windows is what crashes (NVIDIA/nvImageCodec issue 55), and a
+# probe that hangs takes its time from whoever has a GPU for minutes.
+WAYS = ("mixed-whole", "mixed")
 TILES = 8  # along each side of an image
 # In grey levels, of a tile's mean. Two decoders differ in their inverse DCT and in how they enlarge the colour planes,
 # by one or two; a block that is missing, shifted, or another image's, by dozens.
 MOST_DIFFERENCE = 16.0
 FILE = "hw_decoder_load.json"
+
+
+class WrongPixelsError(DataError):
+    """What a GPU decodes is not what the file holds."""
 
 
 def key_of(device: torch.device) -> str:
@@ -116,22 +123,27 @@ def on_gpu(options: LoaderOptions, dataset: Dataset, load: float | None, way: st
 
 
 def decoding_there(engine: str, options: LoaderOptions, dataset: Dataset) -> LoaderOptions:
-    """The options with which an engine reads a set fastest: DALI on a GPU decodes there, after a comparison.
+    """The options with which an engine reads a set fastest: dali and nvjpeg decode on a GPU, after a comparison.
 
-    The CPU decodes for a GPU on which no way of decoding works.
-
-    Raises:
-        DataError: the GPU's pixels differ from the CPU's.
+    The CPU decodes for a GPU on which no way of decoding works, or gives other pixels than the CPU; that is said.
     """
-    if engine != "dali" or not options.device.startswith("cuda"):
+    if engine not in ("dali", "nvjpeg") or not options.device.startswith("cuda"):
         return options
-    key = key_of(torch.device(options.device))
-    way = way_of(key, dataset, options)
-    if way == "cpu":
-        return options
-    options = on_gpu(options, dataset, remembered(key), way)
-    # Before anything is timed or trained: fast and wrong is not fast.
-    check(dataset, options)
+    if engine == "nvjpeg":
+        tried = [replace(options, decoder="mixed-whole")]
+    else:
+        key = key_of(torch.device(options.device))
+        way = way_of(key, dataset, options)
+        usable = WAYS[WAYS.index(way) :] if way in WAYS else ()
+        tried = [on_gpu(options, dataset, remembered(key), each) for each in usable]
+    for there in tried:
+        try:
+            # Before anything is timed or trained: fast and wrong is not fast.
+            check(dataset, there, engine)
+        except WrongPixelsError as error:
+            print(f"note: {error}", file=sys.stderr)
+            continue
+        return there
     return options
 
 
@@ -187,7 +199,7 @@ def tile_differences(images: Tensor, expected: Tensor, std: tuple[float, float, 
     return torch.where(largest.isfinite(), largest, torch.inf)
 
 
-def check(dataset: Dataset, options: LoaderOptions) -> float:
+def check(dataset: Dataset, options: LoaderOptions, engine: str = "dali") -> float:
     """Decode some batches on the GPU and on the CPU, and compare.
 
     CMYK files are left out: decoders do not agree on their red, green and blue.
@@ -196,7 +208,8 @@ def check(dataset: Dataset, options: LoaderOptions) -> float:
         the largest difference of a tile, in grey levels.
 
     Raises:
-        DataError: an image differs by more than decoders may; with its number.
+        WrongPixelsError: an image differs by more than decoders may; with its number.
+        DataError: no file can be compared.
     """
     count = CHECKED * options.batch
     comparable = (number for number, image in _opened(dataset.files) if image.mode in ("L", "RGB"))
@@ -208,7 +221,7 @@ def check(dataset: Dataset, options: LoaderOptions) -> float:
     # Windows and mirrors only: automatic augmentations draw their own numbers, each pipeline others.
     plain = replace(options, augment="standard")
     for decoder in (options.decoder, "cpu"):
-        loader = engines.build("dali", dataset, replace(plain, decoder=decoder))
+        loader = engines.build(engine, dataset, replace(plain, decoder=decoder))
         try:
             # A copy of each: the loader uses its buffers again.
             batches.append(torch.cat([images.float().cpu() for images, _ in islice(loader, CHECKED)]))
@@ -218,9 +231,9 @@ def check(dataset: Dataset, options: LoaderOptions) -> float:
     worst = int(differences.argmax())
     if differences[worst] > MOST_DIFFERENCE:
         wrong = int((differences > MOST_DIFFERENCE).sum())
-        raise DataError(
+        raise WrongPixelsError(
             f"{wrong} of {len(differences)} images decoded by the GPU differ from the CPU's, number {worst} by "
-            f"{differences[worst]:.0f} grey levels: do not use decoder {options.decoder} (hw_decoder_load "
-            f"{options.hw_decoder_load:g}) here"
+            f"{differences[worst]:.0f} grey levels: decoder {options.decoder} (hw_decoder_load "
+            f"{options.hw_decoder_load:g}) is not used here"
         )
     return float(differences[worst])

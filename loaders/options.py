@@ -62,6 +62,7 @@ class LoaderOptions:
 
         decoder: dali: "cpu", or "mixed" for nvJPEG and the JPEG engine of the GPU, which decode only the window where
             they can; "mixed-whole", for GPUs on which that fails, decodes whole images and cuts the windows out.
+            nvjpeg: with any but "cpu" the device decodes.
         resize: dali on the CPU: "torch" (uint8, antialiased, vectorised) or "dali" (its own operator).
         hw_decoder_load: dali mixed: share of the images given to the GPU's JPEG engine, 0..1.
         preallocate_width, preallocate_height: dali mixed: largest image expected, pixels; 0 allocates on demand.

@@ -139,19 +139,19 @@ class Squares(Engine):
         """See loaders.epochs.Engine; there is nothing to stop."""
 
 
-class OwnAspect(Engine):
-    """Images of many sizes, in one buffer."""
+class Windows:
+    """Makes a finished batch of images of many sizes that lie in one buffer on a device.
 
-    def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
-        if options.shards > 1:
-            epochs.draw_from_part()
-        self._images = _kept(dataset, options)
-        self._labels = np.asarray(dataset.labels, np.int64)
+    Args:
+        options, epochs: of the loader.
+        standard_policy: what the policy "standard" stands for.
+    """
+
+    def __init__(self, options: LoaderOptions, epochs: Epochs, standard_policy: str) -> None:
         self._options, self._epochs = options, epochs
-        self._device = self._images.pixels.device
         # torchvision resizes an image on a CPU in 0.3 ms; the kernel's twin, which does batches, takes 29.
-        self._one_by_one = self._device.type == "cpu"
-        operations = options.operations(standard("resident", options.stored_size or options.size))
+        self._one_by_one = torch.device(options.device).type == "cpu"
+        operations = options.operations(standard_policy)
         self._area = operations[0].value if operations and operations[0].name == "resized_crop" else None
         rest = [operation.name for operation in operations if operation.name != "resized_crop"]
         # A mirrored window costs nothing more; what else a policy does is done to the bytes of the windows.
@@ -160,50 +160,45 @@ class OwnAspect(Engine):
             Augmentation(options, epochs, options.size, cropped=True) if rest and self._flip is None else None
         )
 
-    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """See loaders.epochs.Engine."""
+    def __call__(self, images: DeviceImages, epoch: int, batch: int) -> torch.Tensor:
+        """[batch, 3, size, size] of the images of a batch, in its order."""
         options = self._options
-        for number in range(first, self._epochs.batches):
-            indices = self._epochs.indices(epoch, number)
-            labels = torch.from_numpy(self._labels[indices]).to(self._device, non_blocking=True)
-            table = self._table(indices, epoch, number)
-            if self._one_by_one or self._augmentation is not None or options.normalization != "fixed":
-                images = self._changed(self._bytes(table), epoch, number)
-            else:
-                images = self._cut(table, dtype_of(options.dtype))
-                images = images.contiguous() if options.layout == "nchw" else images
-            yield images, labels
+        table = self._table(images, epoch, batch)
+        if self._one_by_one or self._augmentation is not None or options.normalization != "fixed":
+            return self._changed(self._bytes(images.pixels, table), epoch, batch)
+        cut = self._cut(images.pixels, table, dtype_of(options.dtype))
+        return cut.contiguous() if options.layout == "nchw" else cut
 
-    def _table(self, indices: NDArray[np.int64], epoch: int, batch: int) -> NDArray[np.int64]:
+    def _table(self, images: DeviceImages, epoch: int, batch: int) -> NDArray[np.int64]:
         """What kernels.resized_crop makes a batch of, [batch, 9], see its COLUMNS."""
-        kept, size, margin = self._images, self._options.size, self._options.margin
-        heights, widths = kept.heights[indices], kept.widths[indices]
+        size, margin = self._options.size, self._options.margin
+        heights, widths = images.heights, images.widths
         if self._area is not None:
             placed = windows(self._epochs.draws(epoch, batch), heights, widths, (self._area, AREA[1]))
-            shown = np.broadcast_to(np.array([size, size, 0, 0]), (len(indices), 4))
+            shown = np.broadcast_to(np.array([size, size, 0, 0]), (len(images), 4))
         else:
             none = np.zeros_like(heights)
             placed = np.stack([none, none, heights, widths], axis=1)
             sides = zip(heights.tolist(), widths.tolist(), strict=True)
             shown = np.array([evaluation_shape(tall, wide, size, margin) for tall, wide in sides])
-        start = kept.offsets[indices] + (placed[:, 0] * widths + placed[:, 1]) * 3
-        mirror = np.zeros(len(indices), np.bool_)
+        start = images.offsets + (placed[:, 0] * widths + placed[:, 1]) * 3
+        mirror = np.zeros(len(images), np.bool_)
         if self._flip is not None:
             mirror = self._epochs.mirrored(self._flip, epoch, batch)
         return np.column_stack([start, widths * 3, placed[:, 2:], shown, mirror]).astype(np.int64)
 
-    def _cut(self, table: NDArray[np.int64], dtype: torch.dtype) -> torch.Tensor:
+    def _cut(self, pixels: torch.Tensor, table: NDArray[np.int64], dtype: torch.dtype) -> torch.Tensor:
         """The windows in a dtype of kernels.resized_crop, [batch, 3, size, size]."""
         options = self._options
         scale = (table[:, 2:4] / table[:, 4:6]).max()
-        on_device = torch.from_numpy(table).to(self._device, non_blocking=True)
-        return resized_crop(self._images.pixels, on_device, options.size, taps(scale), options.mean, options.std, dtype)
+        on_device = torch.from_numpy(table).to(pixels.device, non_blocking=True)
+        return resized_crop(pixels, on_device, options.size, taps(scale), options.mean, options.std, dtype)
 
-    def _bytes(self, table: NDArray[np.int64]) -> torch.Tensor:
+    def _bytes(self, pixels: torch.Tensor, table: NDArray[np.int64]) -> torch.Tensor:
         """The windows as uint8 [batch, size, size, 3]."""
         if not self._one_by_one:
-            return self._cut(table, torch.uint8).permute(0, 2, 3, 1)
-        size, pixels = self._options.size, self._images.pixels
+            return self._cut(pixels, table, torch.uint8).permute(0, 2, 3, 1)
+        size = self._options.size
         result = torch.empty((len(table), size, size, 3), dtype=torch.uint8)
 
         def cut(number: int) -> None:
@@ -220,6 +215,25 @@ class OwnAspect(Engine):
         if self._augmentation is not None:
             pixels = self._augmentation(pixels, np.arange(len(pixels)), epoch, batch)
         return normalized(pixels, self._options)
+
+
+class OwnAspect(Engine):
+    """Images of many sizes, in one buffer."""
+
+    def __init__(self, dataset: Dataset, options: LoaderOptions, epochs: Epochs) -> None:
+        if options.shards > 1:
+            epochs.draw_from_part()
+        self._images = replace(_kept(dataset, options), source=None)
+        self._labels = np.asarray(dataset.labels, np.int64)
+        self._epochs = epochs
+        self._windows = Windows(options, epochs, standard("resident", options.stored_size or options.size))
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """See loaders.epochs.Engine."""
+        for number in range(first, self._epochs.batches):
+            indices = self._epochs.indices(epoch, number)
+            labels = torch.from_numpy(self._labels[indices]).to(self._images.pixels.device, non_blocking=True)
+            yield self._windows(self._images[indices], epoch, number), labels
 
     def close(self) -> None:
         """See loaders.epochs.Engine; there is nothing to stop."""

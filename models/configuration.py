@@ -425,11 +425,11 @@ def preset(name: str, device: Device, training: bool) -> Configuration:
         precision = "amp" if device.bf16 else "fp16"
         if not device.compiler:
             return Configuration(precision, "nhwc", "eager", freeze=not training)
-        # The whole update in one launch, compiled in a minute: timing every kernel of a backward pass takes many, and
-        # convolutions, which are most of it, stay cuDNN's. A host that asks after fp16's overflows cannot be captured.
+        # The whole step in one launch, compiled in a minute: timing every kernel takes many, and convolutions, most of
+        # the work, stay cuDNN's. A host that asks after each step whether fp16 overflowed cannot be captured.
         if training:
-            return Configuration(precision, "nhwc", "graphs" if device.bf16 else "autotune")
-        return Configuration(precision, "nhwc", "autotune", freeze=True)
+            return Configuration(precision, "nhwc", "graphs" if device.bf16 else "compile")
+        return Configuration(precision, "nhwc", "graphs", freeze=True)
     if training:
         return Configuration("amp" if device.bf16 else "fp32", "nhwc", "eager", keep=device.glibc)
     mode = "compile" if device.compiler else "eager"

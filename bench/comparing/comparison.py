@@ -24,7 +24,7 @@ from bench.screen import Say
 from bench.sides.crew import Crew, Entrant, Spawn, spawner
 from bench.sides.load import competing
 from bench.sides.process import Built, Warm, Worker
-from bench.timing.duel import LEAST_ROUNDS, Round, Rounds, SlicePlan, pairs_of
+from bench.timing.duel import LEAST_ROUNDS, Round, Rounds, SlicePlan, pairs_of, steady_rounds
 from bench.timing.images import describe_bad, refuse_bad
 from bench.timing.tasks import MODEL_TASKS
 from bench.timing.workload import Conditions, Workload
@@ -42,6 +42,7 @@ LEAST_SHARE = 0.3  # of GROUP_SECONDS: fewer turns in a block say too little of 
 # How many times as fast as the network takes images a loader, running alone, keeps its queue full for certain: beside
 # the network, which has every core busy, it needs this share of the cores' time.
 AMPLE = 8.0
+UNSTEADY = "the clock was steady in no round of a block: all of its rounds count"
 
 Emit = Callable[[Metric], None]
 
@@ -319,6 +320,8 @@ class Comparison:
             rounds = self.rounds(group, sample, entrants)
         if rounds:
             sample.blocks.append(pairs_of(rounds))
+            if not steady_rounds(rounds) and UNSTEADY not in sample.notes:
+                sample.notes.append(UNSTEADY)
         # Once, after everything timed.
         begin = time.monotonic()
         built = {
@@ -451,7 +454,9 @@ class Comparison:
         processes = {self.crew[label].pid for label in self.crew}
         before, begin = Busy.now(processes), time.monotonic()
         with self.watched(group, sample):
-            rounds = self.crew.take_turns(entrants, wanted, self.rng)
+            rounds = self.crew.take_turns(
+                entrants, wanted, self.rng, lambda taken: self.emit_early(group, sample, taken)
+            )
         self.timed += time.monotonic() - begin
         load = Busy.now(processes).since(before)
         if load is not None:
@@ -459,6 +464,19 @@ class Comparison:
         sides = {one.side for one in entrants.values()}
         sample.together = len(sides) == 1 or self.crew.together(sides)
         return rounds
+
+    def emit_early(self, group: Group, sample: Sample, rounds: Sequence[Round]) -> None:
+        """Hand out a group's metrics as soon as its first rounds give them: a rented GPU may be gone before the rest.
+
+        On a CPU storing them would take its time from the measured.
+        """
+        if sample.blocks or len(rounds) != LEAST_ROUNDS or self.settings.device == "cpu":
+            return
+        sample.blocks.append(pairs_of(rounds))
+        try:
+            self.emit_all(self.figures.of_group(group))
+        finally:
+            sample.blocks.pop()
 
     @contextlib.contextmanager
     def watched(self, group: Group, sample: Sample) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """`python -m bench.gpu`, which `make gpu` runs; `--device cpu` rehearses it at a small scale."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,8 +16,7 @@ from bench.defaults import BATCH
 from bench.errors import UsageError
 from bench.output import check_output, output_option, write
 from bench.screen import Screen
-
-SECONDS = 540.0
+from results.errors import RecordError
 
 device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 
@@ -27,28 +27,54 @@ def app() -> None:
 
 
 @app.command()
-@click.option("--parts", default="", metavar="PART,...", help="Default: all, in their order.")
+@click.option(
+    "--parts",
+    default="",
+    metavar="PART,...",
+    help="Default: training,inference,cifar,loaders,end_to_end, in 12 minutes; all: every part.",
+)
 @device_option
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the files; default: $OUT, else .benchmarks/gpu.",
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(".benchmarks/gpu"), show_default=True
 )
 @click.option(
-    "--seconds", type=click.FloatRange(1), default=SECONDS, show_default=True, help="No job begins after that time."
+    "--archive",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="One file with all others, made at the end.  [default: $OUT/gpu.tar.gz where OUT is set]",
 )
-@click.option("--networks", default="", metavar="MODEL,...", help="Default: six common ones.")
+@click.option("--networks", default="", metavar="MODEL,...", help="Default: resnet50,efficientnet_b0,resnet34.")
 @click.option("--batch", type=click.IntRange(1), help="Images a step; default: by the memory of the GPU.")
+@click.option("--cifar", type=click.Path(path_type=Path, exists=True), help="CIFAR-10, which part cifar trains on.")
 @click.option("--force", is_flag=True, help="Measure on a GPU even if other processes use it.")
 def run(
-    parts: str, device: str, out: Path | None, seconds: float, networks: str, batch: int | None, force: bool
+    parts: str,
+    device: str,
+    out: Path,
+    archive: Path | None,
+    networks: str,
+    batch: int | None,
+    cifar: Path | None,
+    force: bool,
 ) -> int:
-    """Run the parts, each job in its own process; exit code 2 if one of them fails."""
-    from bench.gpu.parts import PARTS, REHEARSAL, Scale, batch_for, jobs
+    """Run the parts, each job in its own process, and show their rates; exit code 2 if a job fails.
+
+    Each part alone ends in less than four minutes.
+    """
+    from bench.gpu.parts import PARTS, REHEARSAL, Scale, batch_for, jobs, parts_named
+    from bench.gpu.report import packed, report
     from bench.gpu.running import run as run_all
     from bench.machine.devices import choose_device, refuse_used_gpu
     from bench.processes import SOURCE
 
+    wanted = parts_named(parts)
+    if "cifar" in wanted and cifar is None:
+        if "cifar" in parts:
+            raise UsageError("part cifar needs the data set: --cifar DIR (make gpu ARGS='--cifar DIR')")
+        wanted = tuple(part for part in wanted if part != "cifar")
+    if archive is None and os.environ.get("OUT"):
+        archive = Path(os.environ["OUT"]) / "gpu.tar.gz"
+    if archive is not None:
+        check_output(str(archive))
     chosen = choose_device(device)
     if chosen == "cpu" and device == "auto":
         raise UsageError("no GPU is visible to the NVIDIA driver here; --device cpu (make gpu DEVICE=cpu) rehearses")
@@ -57,27 +83,31 @@ def run(
     scale = replace(Scale(), batch=batch_for(_memory())) if chosen == "cuda" else REHEARSAL
     if networks:
         scale = replace(scale, networks=tuple(networks.split(",")))
-    if batch:
-        scale = replace(scale, batch=batch)
-    folder = out or Path(os.environ.get("OUT") or ".benchmarks/gpu")
-    wanted = jobs([part for part in parts.split(",") if part] or PARTS, chosen, scale, SOURCE / "tests")
-    folder.mkdir(parents=True, exist_ok=True)
+    scale = replace(scale, batch=batch or scale.batch, cifar=cifar and cifar.absolute())
+    out.mkdir(parents=True, exist_ok=True)
     say = Screen().say
-    done = run_all(wanted, folder, seconds, say)
+    try:
+        done = run_all(jobs(wanted, chosen, scale, SOURCE / "tests"), out, {part: PARTS[part] for part in wanted}, say)
+    finally:
+        if archive is not None:
+            packed(out, archive)
+            say(f"all files are in {archive}")
     failed = sum(bool(outcome.reason) for outcome in done)
-    say(f"{len(done) - failed} of {len(done)} jobs succeeded; their files are in {folder}")
+    say(f"{len(done) - failed} of {len(done)} jobs succeeded; their files are in {out}")
+    with contextlib.suppress(RecordError):
+        write(report([out]), "-")
     return 2 if failed else 0
 
 
 @app.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("runs", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 @output_option
-def report(folder: Path, output: str) -> None:
-    """The table of a device, in markdown, from the files in FOLDER."""
+def report(runs: tuple[Path, ...], output: str) -> None:
+    """The table of a device, in markdown, from the folders or archives RUNS, of which later ones count more."""
     from bench.gpu.report import report as text
 
     check_output(output)
-    write(text(folder), output)
+    write(text(runs), output)
 
 
 @app.command()
@@ -108,12 +138,13 @@ def sweep(device: str, data: Path | None, images: int, batch: int, threads: int 
 
 @app.command("compile")
 @device_option
-@click.option("--networks", required=True, metavar="MODEL,...", help="What the later parts measure.")
+@click.option("--task", type=click.Choice(["training", "inference", "latency"]), required=True)
+@click.option("--networks", required=True, metavar="MODEL,...", help="What the part measures.")
 @click.option("--batch", type=click.IntRange(1), required=True, help="Images a step.")
 @click.option("--size", type=click.IntRange(0), default=0, help="Pixels; 0 is each network's own.")
 @output_option
-def compile_(device: str, networks: str, batch: int, size: int, output: str) -> None:
-    """Compile what later parts measure, in many processes at a time, so that the parts find warm caches."""
+def compile_(device: str, task: str, networks: str, batch: int, size: int, output: str) -> None:
+    """Compile what a part measures, in many processes at a time, so that its comparisons find warm caches."""
     from bench.gpu.warming import at_once, warm, workloads
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
@@ -122,7 +153,7 @@ def compile_(device: str, networks: str, batch: int, size: int, output: str) -> 
     check_output(output)
     chosen = choose_device(device)
     memory = _memory() if chosen == "cuda" else None
-    wanted = workloads(networks.split(","), batch, size, chosen)
+    wanted = workloads(networks.split(","), batch, size, task, chosen)
     done = warm(wanted, at_once(usable_cores(), memory), Screen().say)
     write(to_json([asdict(compiled) for compiled in done]), output)
 

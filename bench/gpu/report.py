@@ -1,8 +1,14 @@
 """The table of a device, made from the files that `make gpu` left."""
 
+import contextlib
+import json
+import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.gpu.parts import COMPILING
 from bench.gpu.running import OUTCOMES, Outcome, outcomes
 from results.errors import RecordError
 from results.record import Record
@@ -37,46 +43,101 @@ PROJECTED = (
 )
 
 
-def report(folder: Path) -> str:
-    """Markdown: every rate, projected epochs, then the jobs that failed.
+@dataclass(frozen=True)
+class _Job:
+    """How a job ended, and the folder of its file."""
+
+    outcome: Outcome
+    folder: Path
+
+
+def report(runs: Sequence[Path]) -> str:
+    """Markdown: every rate, trainings, projected epochs, then the jobs that failed.
+
+    Args:
+        runs: folders that `make gpu` filled, or their archives; of a job that is in several the last that left a file.
 
     Raises:
-        RecordError: the folder holds no run of `make gpu`, or none of its records can be read.
+        RecordError: one of them holds no run of `make gpu`, or none of their records can be read.
     """
-    done = outcomes(folder)
-    records, unreadable = _records(folder, done)
+    with contextlib.ExitStack() as stack:
+        jobs: dict[str, _Job] = {}
+        for run in runs:
+            folder = run if run.is_dir() else _unpacked(run, stack)
+            for outcome in outcomes(folder):
+                if outcome.file or outcome.name not in jobs or not jobs[outcome.name].outcome.file:
+                    jobs[outcome.name] = _Job(outcome, folder)
+        records, unreadable = _records(jobs)
+        trained = _trained(jobs, unreadable)
     if not records:
-        raise RecordError(f"{folder} holds no measured record; see {folder / OUTCOMES}")
+        raise RecordError(f"{', '.join(map(str, runs))}: no measured record; see {OUTCOMES} there")
+    done = [job.outcome for job in jobs.values()]
     first = next(iter(records.values()))
     sections = [
         *((part.replace("_", " "), NOTES.get(part, ""), _rates(part, done, records)) for part in RATES),
+        ("CIFAR-10", "Compilation is not part of the seconds.", trained),
         ("Projected epochs", PROJECTED, _projected(records)),
     ]
     failed: list[list[Cell]] = [[outcome.name, outcome.reason] for outcome in done if outcome.reason]
     failed += [[name, reason] for name, reason in unreadable.items()]
     if failed:
         sections.append(("Failed jobs", "", render(["job", "reason"], failed, "markdown")))
-    parts = [
-        f"# {_device(first)}",
-        f"{machine_line(first)}. Made by `python -m bench.gpu report {folder.name}` from the files beside it.",
-    ]
+    names = " ".join(run.name for run in runs)
+    parts = [f"# {_device(first)}", f"{machine_line(first)}. Made by `python -m bench.gpu report {names}`."]
     for title, text, table in sections:
         if table:
             parts += [f"## {title}", *filter(None, [text]), table]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def _records(folder: Path, done: Sequence[Outcome]) -> tuple[dict[str, Record], dict[str, str]]:
+def packed(folder: Path, archive: Path) -> None:
+    """Put every file of a folder into one archive: a host that is lent may give back only a few files."""
+    draft = archive.with_name(f"{archive.name}.draft")
+    with tarfile.open(draft, "w:gz") as made:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path not in (archive, draft):
+                made.add(path, str(path.relative_to(folder)))
+    draft.replace(archive)
+
+
+def _unpacked(archive: Path, stack: contextlib.ExitStack) -> Path:
+    """A folder with the files of an archive, while the stack is open."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gpu-")))
+    try:
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+    except (OSError, tarfile.TarError) as error:
+        raise RecordError(f"{archive} cannot be unpacked: {error}") from None
+    return folder
+
+
+def _records(jobs: Mapping[str, _Job]) -> tuple[dict[str, Record], dict[str, str]]:
     """The records by their job's name, and why others cannot be read."""
     records: dict[str, Record] = {}
     unreadable: dict[str, str] = {}
-    for outcome in done:
-        if outcome.part in RATES and outcome.file:
+    for name, job in jobs.items():
+        if job.outcome.part in RATES and job.outcome.file and not name.endswith(COMPILING):
             try:
-                records[outcome.name] = load(folder / outcome.file)
+                records[name] = load(job.folder / job.outcome.file)
             except RecordError as error:
-                unreadable[outcome.name] = str(error)
+                unreadable[name] = str(error)
     return records, unreadable
+
+
+def _trained(jobs: Mapping[str, _Job], unreadable: dict[str, str]) -> str:
+    """The trainings of part cifar; "" without any. Those that cannot be read are added to `unreadable`."""
+    rows: list[list[Cell]] = []
+    for name, job in jobs.items():
+        if job.outcome.part != "cifar" or not job.outcome.file:
+            continue
+        try:
+            for run in json.loads((job.folder / job.outcome.file).read_text(encoding="utf-8")):
+                top1, seconds = run.get("top1"), run.get("train_seconds")
+                figures = ("" if top1 is None else f"{top1:.2%}", "" if seconds is None else _number(seconds))
+                rows.append([run["recipe"], run["epochs"], *figures, run["status"]])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            unreadable[name] = f"{type(error).__name__}: {error}"
+    return render(["recipe", "epochs", "top-1", "seconds", "status"], rows, "markdown") if rows else ""
 
 
 def _device(record: Record) -> str:
@@ -91,7 +152,9 @@ def _rates(part: str, done: Sequence[Outcome], records: Mapping[str, Record]) ->
     rows: list[list[Cell]] = []
     for outcome in done:
         record = records.get(outcome.name) if outcome.part == part else None
-        metric = record.metric(RATES[part]) if record else None
+        # Of a kernel itself, or of a network with and without it.
+        names = (RATES[part], *([RATES["training"], RATES["inference"]] if part == "kernels" else []))
+        metric = next(filter(None, map(record.metric, names)), None) if record else None
         if record is None or metric is None:
             continue
         ratios = {ratio.of: ratio for ratio in metric.comparisons}

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 
 from bench.gpu.parts import FILE, ROWS, Job
@@ -56,18 +56,23 @@ def outcomes(folder: Path) -> list[Outcome]:
     return list(latest.values())
 
 
-def run(jobs: Sequence[Job], folder: Path, seconds: float, say: Say) -> list[Outcome]:
-    """Run the jobs in their order into `folder`; those that would begin after `seconds` are skipped and recorded.
+def run(jobs: Sequence[Job], folder: Path, limits: Mapping[str, float], say: Say) -> list[Outcome]:
+    """Run the jobs in their order into `folder`, neighbours that measure nothing at the same time.
 
-    Neighbours that measure nothing run at the same time.
+    Args:
+        limits: part -> seconds. What a part leaves, the next ones may use; a job that would begin later than all of
+            them together allow is skipped and recorded.
     """
     begin = time.monotonic()
     done = []
+    # Part -> when its last job must have ended.
+    ends = dict(zip(limits, accumulate(limits.values()), strict=True))
     with LineFile(folder / OUTCOMES) as file:
         for group in _groups(jobs):
-            left = seconds - (time.monotonic() - begin)
+            left = ends[group[0].part] - (time.monotonic() - begin)
             say(", ".join(job.name for job in group))
-            ended = _together(group, folder, left) if left > 0 else (_skipped(job, seconds) for job in group)
+            late = (_skipped(job, limits[job.part]) for job in group)
+            ended = _together(group, folder, left) if left > 0 else late
             with contextlib.closing(ended):
                 for outcome in ended:
                     file.add(outcome)
@@ -78,7 +83,7 @@ def run(jobs: Sequence[Job], folder: Path, seconds: float, say: Say) -> list[Out
 
 def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
     """Each job that measures alone, and neighbours that do not as one group."""
-    for timed, part in groupby(jobs, key=lambda job: job.timed):
+    for (timed, _), part in groupby(jobs, key=lambda job: (job.timed, job.part)):
         together = list(part)
         yield from ([job] for job in together) if timed else [together]
 
@@ -101,7 +106,9 @@ def _together(jobs: Sequence[Job], folder: Path, left: float) -> Generator[Outco
 
 
 def _skipped(job: Job, seconds: float) -> Outcome:
-    return Outcome(job.part, job.name, job.command, "", None, 0.0, f"not run: the {seconds:.0f} s were over")
+    return Outcome(
+        job.part, job.name, job.command, "", None, 0.0, f"not run: the {seconds:.0f} s of {job.part} were over"
+    )
 
 
 def _run_one(

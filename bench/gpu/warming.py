@@ -1,4 +1,4 @@
-"""Compiles what later parts measure, in many processes at a time, so that the parts find warm caches.
+"""Compiles what a part measures, in many processes at a time, so that its comparisons find warm caches.
 
 Compiling a training step is a minute of work for one core, and a GPU host has many. Modes that choose kernels by timing
 are left out: beside other processes they would choose badly.
@@ -7,17 +7,17 @@ are left out: beside other processes they would choose badly.
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.errors import BenchError
-from bench.gpu.parts import INFERRED, TRAINED
+from bench.gpu.parts import INFERRED, TRAINED, configurations
 from bench.machine.cpu import usable_cores
 from bench.screen import Say
 from bench.sides.crew import Crew, Needs, Spawn, spawner
 from bench.sides.process import Worker
 from bench.timing.workload import Conditions, Workload
 from models import zoo
-from models.configuration import Choice, Configuration
+from models.configuration import Choice, Configuration, facts_of
 
 PROCESS_BYTES = 20 << 30  # of a GPU's memory, that one process may take
 PROCESS_CORES = 2  # one compiles, one launches and waits
@@ -38,20 +38,26 @@ class Compiled:
     reason: str = ""
 
 
-def workloads(networks: Sequence[str], batch: int, size: int, device: str) -> list[Workload]:
-    """What the parts compile by default and as graphs; the slowest to compile first."""
-    wanted = []
+def workloads(networks: Sequence[str], batch: int, size: int, task: str, device: str) -> list[Workload]:
+    """What a part compiles without timing kernels, each program once.
+
+    Args:
+        size: pixels; 0 is each network's own.
+        task: "training", "inference" or "latency", whose batch is 1.
+    """
+    training = task == "training"
+    wanted: dict[tuple[str, Configuration], Workload] = {}
     for name in networks:
         pixels, classes = size or zoo.default_size(name), zoo.default_classes(name)
-        for task, configurations in (("training", TRAINED), ("inference", INFERRED)):
-            chosen = [choice for text in configurations if "compile" in (choice := Choice.from_text(text)).levers]
-            if task == "training" and device == "cuda":
-                chosen.append(Choice.from_text("amp-nhwc-graphs"))
-            resolved = [Configuration(**choice.changes) for choice in chosen]
-            wanted += [Workload(task, name, each, batch, pixels, classes, device=device) for each in resolved]
-            if task == "inference":
-                wanted.append(Workload("latency", name, resolved[0], 1, pixels, classes, device=device))
-    return sorted(wanted, key=lambda workload: not workload.training)
+        for text in configurations(TRAINED if training else INFERRED, device):
+            configuration = Choice.from_text(text).on(facts_of(device), training)
+            # A graph of a whole update replays the program that compile makes.
+            program = replace(configuration, compile="compile") if training else configuration
+            if configuration.compiles and configuration.compile != "autotune":
+                images = 1 if task == "latency" else batch
+                workload = Workload(task, name, program, images, pixels, classes, device=device)
+                wanted.setdefault((name, program), workload)
+    return list(wanted.values())
 
 
 def at_once(cores: int, memory: int | None) -> int:

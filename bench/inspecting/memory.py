@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -227,7 +228,10 @@ def status_bytes(key: str, status: Path = Path("/proc/self/status")) -> int:
 
 
 def _on_cuda(step: Step) -> tuple[int, int, int]:
-    """(allocated, reserved, process): the allocator's peaks over one step, after its cache was emptied, and NVML's."""
+    """(allocated, reserved, process): the allocator's peaks over one step, after its cache was emptied, and NVML's.
+
+    What a CUDA graph keeps for its replays counts as allocated: to the allocator it is free, but to nobody else.
+    """
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -235,6 +239,9 @@ def _on_cuda(step: Step) -> tuple[int, int, int]:
     step.call()
     torch.cuda.synchronize()
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    segments: list[dict[str, Any]] = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+    pools = [each for each in segments if tuple(each["segment_pool_id"]) != (0, 0)]
+    allocated = min(reserved, allocated + sum(each["total_size"] - each["allocated_size"] for each in pools))
     free, total = torch.cuda.mem_get_info()
     return allocated, reserved, process_bytes(total - free)
 

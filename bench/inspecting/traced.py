@@ -12,7 +12,7 @@ at in up to three ways:
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -273,11 +273,20 @@ def _outside(event: Event) -> str:
 
 
 def add_replayed_kernels(events: Sequence[Event], tallies: Tallies, steps: int) -> None:
-    """Add kernels that no operator launched, as those of a replayed CUDA graph. Not yet tried on a GPU."""
-    if any(event.kernels for event in events if _on_host(event)):
-        return
+    """Add kernels that no operator launched, as those of a replayed CUDA graph. Not yet tried on a GPU.
+
+    The copies into a graph's inputs are operators of their own, whose kernels have been counted with them.
+    """
+    claimed = Counter(
+        (own_name(kernel.name), kernel.duration) for event in events if _on_host(event) for kernel in event.kernels
+    )
     for event in events:
-        if not _on_host(event) and "Memcpy" not in event.name and "Memset" not in event.name:
+        if _on_host(event) or "Memcpy" in event.name or "Memset" in event.name:
+            continue
+        key = (event.name, event.time_range.elapsed_us())
+        if claimed[key]:
+            claimed[key] -= 1
+        else:
             tallies.operators[event.name].calls += 1 / steps
             tallies.operators[event.name].add_time(1e-6 * event.time_range.elapsed_us() / steps)
 

@@ -393,6 +393,9 @@ def _run_epochs(run: Run, screen: Screen, max_minutes: float, begin: float) -> N
             return asked()
 
         try:
+            seconds = training.warm_up()
+            if seconds:
+                screen.say(f"compiled in {seconds:.0f} s, which no epoch's time contains")
             run.stopped = training.run(log, stop)
             run.interrupted = run.stopped is not None and run.stopped == asked()
         except DivergedError as error:

@@ -317,8 +317,17 @@ class Crew:
 
         return take
 
-    def take_turns(self, entrants: Mapping[str, Entrant], rounds: int | Rounds, rng: random.Random) -> list[Round]:
+    def take_turns(
+        self,
+        entrants: Mapping[str, Entrant],
+        rounds: int | Rounds,
+        rng: random.Random,
+        taken: Callable[[list[Round]], None] = lambda rounds: None,
+    ) -> list[Round]:
         """Rounds of turns, inside the process that holds all sides, or by asking each process in turn.
+
+        Args:
+            taken: called after each round with all so far, where each process is asked in turn.
 
         Raises:
             BenchError: what a side raised in its turn; its `side` is the name of the turn.
@@ -327,7 +336,7 @@ class Crew:
         sides = [one.side for one in entrants.values()]
         if self.together(sides):
             return list(self[sides[0]].turns(self._asked(entrants), wanted, rng.randrange(1 << 30)))
-        return take_turns({name: self.turn(one) for name, one in entrants.items()}, wanted, rng)
+        return take_turns({name: self.turn(one) for name, one in entrants.items()}, wanted, rng, taken)
 
     def _asked(self, entrants: Mapping[str, Entrant]) -> list[Asked]:
         # A process of one side knows that side without a name, see __getitem__.

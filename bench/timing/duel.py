@@ -106,8 +106,17 @@ def plan_slice(seconds_per_step: float, device: str = "cpu", prefetch: int = 0, 
     return SlicePlan(steps, prefetch + 1 if prefetch else drop)
 
 
-def take_turns(sides: Mapping[str, Turn], rounds: int | Rounds, rng: random.Random) -> list[Round]:
+def _nothing(rounds: list[Round]) -> None:
+    """The default for `taken`."""
+
+
+def take_turns(
+    sides: Mapping[str, Turn], rounds: int | Rounds, rng: random.Random, taken: Callable[[list[Round]], None] = _nothing
+) -> list[Round]:
     """Rounds in which every side has one turn: in random order, then in the reverse of it, and so on.
+
+    Args:
+        taken: called after each round with all so far, while nothing is timed.
 
     Raises:
         BenchError: what a side raised in its turn; its `side` says which.
@@ -128,6 +137,7 @@ def take_turns(sides: Mapping[str, Turn], rounds: int | Rounds, rng: random.Rand
             with on_side(name):
                 turns[name] = sides[name]()
         done.append(turns)
+        taken(done)
     return done
 
 
@@ -185,9 +195,9 @@ def pairs_of(rounds: Sequence[Round]) -> list[Round]:
 
     What a block says is the median over these. Of single steps, the median would not see a slowdown that strikes only
     every fourth of them; of the times of several steps in a row it does, and what disturbs one of them counts no more
-    than before. The last few rounds that do not fill a pair are left out.
+    than before. The last few rounds that do not fill a pair are left out. Without a steady round all of them count.
     """
-    steady = steady_rounds(rounds)
+    steady = steady_rounds(rounds) or list(rounds)
     size = max(1, len(steady) // PAIRS)
     return [_together(steady[start : start + size]) for start in range(0, len(steady) - size + 1, size)]
 

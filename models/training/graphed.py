@@ -21,7 +21,10 @@ Update = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
 class GraphedUpdate:
-    """`update`, captured at its first call with each shape of images.
+    """`update`, captured at its first call with a shape of images, and again when the shape changes.
+
+    Only the last graph is kept: at large batches the memory of one for each size of a training whose images grow would
+    not fit beside one another.
 
     Args:
         update: (images, labels) -> results. It zeroes the gradients (to None), computes them and steps `optimizer`,
@@ -45,7 +48,8 @@ class GraphedUpdate:
             name = type(optimizer).__name__
             raise ModelError(f"CUDA graphs need a fused optimiser, which {name} is not; use compile")
         self._update, self._model, self._optimizer, self._capture = update, model, optimizer, capture
-        self._graphs: dict[Any, tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]]] = {}
+        self._key: Any = None
+        self._graph: tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]] | None = None
         for group in optimizer.param_groups:
             if not isinstance(group["lr"], Tensor):
                 device = group["params"][0].device
@@ -57,15 +61,21 @@ class GraphedUpdate:
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """The results of one update; they are overwritten by the next one of the same shape."""
-        key = (images.shape, images.dtype, images.stride(), labels.shape, labels.dtype)
-        if key not in self._graphs:
-            self._graphs[key] = self._captured(images, labels)
-        held_images, held_labels, replay, results = self._graphs[key]
+        held_images, held_labels, replay, results = self.ready(images, labels)
         # A loader reuses its buffers, and a graph reads where it read when it was captured.
         held_images.copy_(images, non_blocking=True)
         held_labels.copy_(labels, non_blocking=True)
         replay()
         return results
+
+    def ready(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]]:
+        """The graph for images and labels like these, captured if there is none; nothing is updated."""
+        key = (images.shape, images.dtype, images.stride(), labels.shape, labels.dtype)
+        if self._graph is None or key != self._key:
+            # Its memory is free before the next one is captured.
+            self._graph = None
+            self._key, self._graph = key, self._captured(images, labels)
+        return self._graph
 
     def _captured(
         self, images: Tensor, labels: Tensor

@@ -9,6 +9,7 @@ from a stored state computes what it would have computed without the interruptio
 """
 
 import contextlib
+import copy
 import functools
 import math
 import operator
@@ -31,6 +32,7 @@ from models.training.averaging import WeightAverage
 from models.training.checkpoint import Card
 from models.training.distributed import World
 from models.training.graphed import GraphedUpdate
+from models.training.lr_finder import restored
 from models.training.recipe import Recipe
 
 INITIAL_IMAGES = 4096  # from which a network may compute its first layer
@@ -342,6 +344,38 @@ class Training:
         # Mixing and sharpness-aware steps depend on the number of the step.
         self.position.step += 1
         return loss
+
+    def warm_up(self) -> float:
+        """Compile what updates and evaluations run, on made-up images; seconds that it took, 0 where nothing compiles.
+
+        Otherwise the first epoch's time would be that of the compiler. Weights, optimiser, loss scale and random
+        numbers are as before it.
+        """
+        if not self.configuration.compiles:
+            return 0.0
+        begin = time.perf_counter()
+        recipe, prepared = self.recipe, self.prepared
+        size = recipe.size_at(self.position.epoch + 1) or recipe.size
+        images = torch.randn(recipe.batch // self.world.size, 3, size, size, device=self.device)
+        images = images.to(prepared.dtype).contiguous(memory_format=prepared.memory_format)
+        labels = torch.arange(len(images), device=self.device) % len(self.card.classes)
+        self._wrapped.train()
+        if self._graphed is not None:
+            self._graphed.ready(images, labels)
+        else:
+            scale = copy.deepcopy(self.scaler.state_dict()) if self.scaler is not None else {}
+            with restored(self.raw, self.optimizer):
+                self._plain_step([(images, labels)] * recipe.accumulate, epoch=1)
+            if self.scaler is not None:
+                self.scaler.load_state_dict(scale)
+        # Evaluation is another program: it keeps nothing for gradients.
+        self._wrapped.eval()
+        with torch.no_grad():
+            prepared.forward(images)
+        self._wrapped.train()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - begin
 
     # Epochs
 

@@ -270,7 +270,7 @@ def test_every_operation_on_every_engine_stays_in_range(pictures: Dataset, polic
 
 def test_what_an_engine_lacks_is_refused_with_those_that_have_it(pictures: Dataset) -> None:
     if engines.missing("dali") is None:
-        with pytest.raises(DataError, match="dali has no augmentation perspective; these have: packed, pil, resident"):
+        with pytest.raises(DataError, match="dali has no augmentation perspective; these have: nvjpeg, packed, pil"):
             engines.build("dali", pictures, options("perspective"))
     with pytest.raises(DataError, match="loader spdl has no augmentation rotate"):
         engines.operations("spdl", "rotate:20", 224)

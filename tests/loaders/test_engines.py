@@ -17,7 +17,7 @@ from loaders.epochs import Loader
 from loaders.errors import DataError
 from loaders.options import LoaderOptions
 
-FILE_ENGINES = ["dali", "packed", "pil", "spdl", "torchvision", "resident"]
+FILE_ENGINES = ["dali", "nvjpeg", "packed", "pil", "spdl", "torchvision", "resident"]
 SIZE = 24
 # Python 3.12 warns about any fork of a process with threads; the workers here import nothing and hold no lock.
 pytestmark = [
@@ -49,13 +49,13 @@ def same(one: list[tuple[torch.Tensor, torch.Tensor]], other: list[tuple[torch.T
 
 
 def test_names_describe_and_unknown() -> None:
-    assert {"dali", "packed", "pil", "resident", "spdl", "synthetic", "torchvision"} == set(engines.names())
+    assert {"dali", "nvjpeg", "packed", "pil", "resident", "spdl", "synthetic", "torchvision"} == set(engines.names())
     assert all(engines.describe(name) for name in engines.names())
     with pytest.raises(DataError, match=r"unknown loader foo\. Known: dali"):
         engines.check("foo")
     with pytest.raises(DataError, match=r"unknown loader dalli; did you mean dali\?"):
         engines.describe("dalli")
-    with pytest.raises(DataError, match="Known: dali, packed, pil"):
+    with pytest.raises(DataError, match="Known: dali, nvjpeg, packed, pil"):
         engines.missing("tensorflow")
 
 
@@ -77,7 +77,7 @@ def test_an_engine_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch, dat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("name", ["dali", "packed", "pil", "resident", "synthetic", "torchvision"])
+@pytest.mark.parametrize("name", ["dali", "nvjpeg", "packed", "pil", "resident", "synthetic", "torchvision"])
 def test_cuda_without_a_gpu_is_missing(name: str) -> None:
     assert engines.missing(name) is None
     assert engines.missing(name, "cuda:0") == "there is no CUDA device"
@@ -214,7 +214,7 @@ def test_an_unreadable_file_in_a_worker_process_is_named(name: str, dataset: Dat
     assert "Traceback" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["dali", "spdl"])
+@pytest.mark.parametrize("name", ["dali", "nvjpeg", "spdl"])
 def test_array_data_is_refused_by_file_engines(name: str) -> None:
     pixels = np.zeros((4, 32, 32, 3), np.uint8)
     arrays = Dataset("cifar10/train", "", "train", (), (0,) * 4, ("a",), pixels)

@@ -98,13 +98,13 @@ def test_wrong_pixels_are_found(
 def test_buffers_are_for_the_largest_image_and_bad_files_are_passed_over(pictures: Dataset) -> None:
     assert gpu_decoding.largest_image(pictures) == (100, 120)
     found = gpu_decoding.on_gpu(LoaderOptions(), pictures, 0.8)
-    assert (found.decoder, found.hw_decoder_load) == ("mixed", 0.8)
+    assert (found.decoder, found.hw_decoder_load) == ("mixed-whole", 0.8)
     assert (found.preallocate_width, found.preallocate_height) == (100, 120)
     assert gpu_decoding.on_gpu(LoaderOptions(), pictures, None).hw_decoder_load == gpu_decoding.DEFAULT_LOAD
 
 
 @pytest.mark.parametrize(("engine", "device"), [("dali", "cpu"), ("torchvision", "cuda")])
-def test_only_dali_on_a_gpu_decodes_there(engine: str, device: str, pictures: Dataset) -> None:
+def test_others_decode_where_they_are(engine: str, device: str, pictures: Dataset) -> None:
     options = LoaderOptions(device=device)
     assert gpu_decoding.decoding_there(engine, options, pictures) is options
 
@@ -117,9 +117,39 @@ def test_a_gpu_is_compared_before_it_is_used(monkeypatch: pytest.MonkeyPatch, pi
     decoding(monkeypatch, lambda images: images)
     found = gpu_decoding.decoding_there("dali", options, pictures)
     assert (found.decoder, found.hw_decoder_load, found.augment) == ("mixed", 0.9, "autoaugment")
-    decoding(monkeypatch, swapped)
-    with pytest.raises(DataError, match="2 of 4 images"):
-        gpu_decoding.decoding_there("dali", options, pictures)
+
+
+@pytest.mark.parametrize(
+    ("first", "right", "chosen", "said"),
+    [
+        ("mixed-whole", ("mixed-whole", "mixed"), "mixed-whole", 0),
+        ("mixed-whole", ("mixed",), "mixed", 1),
+        ("mixed-whole", (), "cpu", 2),
+        ("mixed", (), "cpu", 1),
+        ("cpu", ("mixed",), "cpu", 0),
+    ],
+)
+def test_where_a_way_decodes_wrongly_the_next_one_is_taken_and_that_is_said(
+    first: str,
+    right: tuple[str, ...],
+    chosen: str,
+    said: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    pictures: Dataset,
+) -> None:
+    monkeypatch.setattr(gpu_decoding, "key_of", lambda device: "A")
+    monkeypatch.setattr(gpu_decoding, "remembered", lambda key: None)
+    monkeypatch.setattr(gpu_decoding, "remembered_way", lambda key: first)
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) / 0.225
+
+    def build(name: str, dataset: Any, options: LoaderOptions) -> Decoder:
+        return Decoder(images if options.decoder in ("cpu", *right) else swapped(images))
+
+    monkeypatch.setattr(engines, "build", build)
+    found = gpu_decoding.decoding_there("dali", LoaderOptions(device="cuda", batch=4, size=64), pictures)
+    assert found.decoder == chosen
+    assert capsys.readouterr().err.count("note: 2 of 4 images decoded by the GPU differ") == said
 
 
 def test_shares_are_remembered_for_each_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -174,7 +204,7 @@ def test_the_way_that_a_process_survives_is_taken_and_remembered(
     working: tuple[str, ...] = ("mixed-whole",)
     options = LoaderOptions(batch=4, device="cuda")
     assert [gpu_decoding.way_of("A", pictures, options) for _ in range(2)] == ["mixed-whole"] * 2
-    assert tried == ["mixed", "mixed-whole"]
+    assert tried == ["mixed-whole"]
     gpu_decoding.remember("A", 0.7)
     assert (gpu_decoding.remembered("A"), gpu_decoding.remembered_way("A")) == (0.7, "mixed-whole")
     working = ()

@@ -24,8 +24,8 @@ GPU = Device("cuda", bf16=True, compiler=True)
         (PLAIN, "fp32-nhwc-compile-freeze-keep", "fp32-nhwc-eager-keep"),
         (BARE, "bf16-nhwc-eager-freeze-keep", "amp-nhwc-eager-keep"),
         (OTHER_LIBC, "bf16-nhwc-compile-freeze", "amp-nhwc-eager"),
-        (GPU, "amp-nhwc-autotune-freeze", "amp-nhwc-graphs"),
-        (Device("cuda", bf16=False, compiler=True), "fp16-nhwc-autotune-freeze", "fp16-nhwc-autotune"),
+        (GPU, "amp-nhwc-graphs-freeze", "amp-nhwc-graphs"),
+        (Device("cuda", bf16=False, compiler=True), "fp16-nhwc-graphs-freeze", "fp16-nhwc-compile"),
         (Device("cuda", bf16=True, compiler=False), "amp-nhwc-eager-freeze", "amp-nhwc-eager"),
     ],
 )

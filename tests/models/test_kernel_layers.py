@@ -119,7 +119,7 @@ def test_layers_that_only_look_alike_are_left_alone() -> None:
 def test_the_lever_is_for_cuda_and_no_part_of_a_peer() -> None:
     gpu = Device("cuda", bf16=True, compiler=True)
     found = parse("fast-kernels", gpu, training=False)
-    assert found.text == "amp-nhwc-autotune-freeze-kernels"
+    assert found.text == "amp-nhwc-graphs-freeze-kernels"
     assert parse(found.text, gpu, training=False) == found
     with pytest.raises(ModelError, match="CUDA devices; leave out kernels"):
         parse("fast-kernels", Device("cpu", bf16=True, compiler=True), training=False)

@@ -1,50 +1,95 @@
 """Which commands `make gpu` consists of: words that the commands themselves understand."""
 
+import sys
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from bench.commands.compare import command as compare
+from bench.commands.train import command as train
 from bench.comparing.operands import parse_operands
 from bench.errors import UsageError
+from bench.gpu import parts
 from bench.gpu.__main__ import app
-from bench.gpu.parts import FILE, NETWORKS, PARTS, REHEARSAL, Scale, batch_for, jobs
+from bench.gpu.parts import COMPILING, FILE, HEADLINE, NETWORKS, PARTS, REHEARSAL, Scale, batch_for, jobs, parts_named
 
 TESTS = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("device", "scale"), [("cuda", Scale()), ("cpu", REHEARSAL)])
-def test_every_command_is_understood(device: str, scale: Scale) -> None:
-    made = jobs(PARTS, device, scale, TESTS)
+def test_every_command_is_understood(device: str, scale: Scale, tmp_path: Path) -> None:
+    made = jobs(tuple(PARTS), device, replace(scale, cifar=tmp_path), TESTS)
     assert {job.part for job in made} == set(PARTS)
     assert len({job.name for job in made}) == len(made)
     for job in made:
         assert sum(FILE in word for word in job.command) == 1, job.name
+        assert job.seconds <= PARTS[job.part]
         words = list(job.command[4:])
-        if job.command[3] == "bench":
-            assert words.pop(0) == "compare"
-            parsed = compare.make_context("compare", words, resilient_parsing=False).params
+        if job.command[3] == "bench" and words[0] == "compare":
+            parsed = compare.make_context("compare", words[1:], resilient_parsing=False).params
             assert parsed["format"] == "json"
             # Configurations that this device cannot run are refused here.
             parse_operands(parsed["operands"], device)
+        elif job.command[3] == "bench":
+            parsed = train.make_context("train", words[1:]).params
+            assert (parsed["recipe"], parsed["data"]) == ("cifar10-fast", tmp_path)
         elif job.command[3] == "bench.gpu":
             app.commands[words[0]].make_context(words[0], words[1:])
 
 
-def test_networks_with_bottlenecks_also_run_with_our_kernels() -> None:
-    made = {job.name: job.command for job in jobs(["training", "inference"], "cuda", Scale(), TESTS)}
-    assert set(made) == {f"{part}-{name}" for part in ("training", "inference") for name in NETWORKS}
-    assert "efficientnet_b0@amp-nhwc-graphs-kernels" in made["training-efficientnet_b0"]
-    assert "efficientnet_b0@amp-nhwc-compile-kernels" in made["inference-efficientnet_b0"]
-    assert not any("kernels" in word for word in made["training-resnet50"])
-    # Default torch.compile is what everything is compared with.
-    assert made["training-resnet50"][5] == "resnet50@amp-nhwc-compile"
+def test_the_main_parts_end_in_12_minutes_and_each_in_4() -> None:
+    assert parts_named("") == tuple(HEADLINE) == ("training", "inference", "cifar", "loaders", "end_to_end")
+    assert sum(HEADLINE.values()) < 12 * 60
+    assert max(PARTS.values()) < 4 * 60
+    # Two calls of a lent host: each under 200 s.
+    assert HEADLINE["inference"] + HEADLINE["cifar"] <= 180
+    assert HEADLINE["loaders"] + HEADLINE["end_to_end"] <= 200
+    assert parts_named("loaders,training") == ("training", "loaders")
+    assert parts_named("all") == tuple(PARTS)
+
+
+def test_a_part_compiles_first_what_it_measures() -> None:
+    for part in ("training", "inference", "latency"):
+        first, *others = jobs([part], "cuda", Scale(), TESTS)
+        assert first.name == f"{part}{COMPILING}"
+        assert not first.timed
+        assert [job.name for job in others] == [f"{part}-{name}" for name in NETWORKS]
+        # Default torch.compile is what everything is compared with.
+        assert others[0].command[5] == "resnet50@amp-nhwc-compile"
+        assert all(job.timed for job in others)
+
+
+def test_networks_with_bottlenecks_are_measured_with_our_kernels_and_without() -> None:
+    made = {job.name: job.command for job in jobs(["kernels"], "cuda", Scale(), TESTS)}
+    assert made["kernels-training"][5:7] == (
+        "efficientnet_b0@amp-nhwc-graphs",
+        "efficientnet_b0@amp-nhwc-graphs-kernels",
+    )
+    assert "efficientnet_b0@amp-nhwc-graphs-freeze-kernels" in made["kernels-inference"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_dali_the_other_loaders_are_measured(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ModuleSpec("nvidia.dali", None) if there else None
+    monkeypatch.setattr(parts, "find_spec", lambda name: found)
+    [loaders] = jobs(["loaders"], "cuda", Scale(), TESTS)
+    assert ("dali" in loaders.command) is there
+    assert {"nvjpeg", "torchvision", "pil"} <= {*loaders.command}
+    fed = jobs(["end_to_end"], "cuda", Scale(), TESTS)
+    assert {job.command[job.command.index("--loader") + 1] for job in fed} == {"dali" if there else "nvjpeg"}
+
+
+def test_without_cifar10_its_part_is_empty() -> None:
+    assert jobs(["cifar"], "cuda", Scale(), TESTS) == []
 
 
 def test_the_tests_are_those_that_need_the_device() -> None:
     on_gpu, on_cpu = (jobs(["tests"], device, Scale(), TESTS) for device in ("cuda", "cpu"))
     assert [job.name for job in on_gpu] == ["tests-models", "tests-loaders", "tests-kernels"]
     for job in on_gpu:
+        assert job.command[:4] == (sys.executable, "-P", "-m", "pytest")
         assert job.command[job.command.index("-q") + 1 :][:2] == ("-m", "gpu")
     assert not any("gpu" in job.command for job in on_cpu)
 
@@ -54,5 +99,5 @@ def test_a_batch_is_one_of_which_several_trainings_fit() -> None:
 
 
 def test_a_part_that_is_none_is_named() -> None:
-    with pytest.raises(UsageError, match="no part 'loader'; there are compile, tests"):
-        jobs(["loader"], "cuda", Scale(), TESTS)
+    with pytest.raises(UsageError, match="no part 'loader'; there are training, inference"):
+        parts_named("training,loader")

@@ -20,13 +20,18 @@ def job(name: str, code: str, seconds: float = 60, part: str = "kernels") -> Job
     return Job(part, name, (sys.executable, "-S", "-c", code, FILE), seconds)
 
 
+def within(seconds: float) -> dict[str, float]:
+    """Limits of the parts of these jobs."""
+    return {"kernels": seconds, "tests": 0.0, "training": 0.0}
+
+
 WRITES = "import sys; open(sys.argv[1], 'w').write('{}')"
 
 
 def test_each_job_leaves_its_file_and_its_end(tmp_path: Path) -> None:
     said: list[str] = []
     wanted = [job("good", WRITES), job("bad", "print('why'); raise SystemExit(2)"), job("after", WRITES)]
-    done = run(wanted, tmp_path, 60, said.append)
+    done = run(wanted, tmp_path, within(60), said.append)
     assert [(one.name, one.file, one.exit_code, one.reason) for one in done] == [
         ("good", "good.json", 0, ""),
         ("bad", "", 2, "exit code 2: why"),
@@ -48,7 +53,7 @@ def test_a_job_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
     patience = running.PATIENCE
     running.PATIENCE = 0.3
     try:
-        [hung] = run([job("hung", code, seconds=1.5)], tmp_path, 60, lambda text: None)
+        [hung] = run([job("hung", code, seconds=1.5)], tmp_path, within(60), lambda text: None)
     finally:
         running.PATIENCE = patience
     assert (hung.exit_code, hung.reason) == (None, "ended after 2 s")
@@ -77,7 +82,7 @@ def test_what_measures_nothing_runs_beside_its_neighbours(tmp_path: Path) -> Non
         Job("tests", f"tests-{n}", (sys.executable, "-S", "-c", code, FILE, files[n], files[1 - n]), 60, timed=False)
         for n in range(2)
     ]
-    done = run([*both, job("alone", WRITES)], tmp_path, 60, lambda text: None)
+    done = run([*both, job("alone", WRITES)], tmp_path, within(60), lambda text: None)
     assert {one.name for one in done[:2]} == {"tests-0", "tests-1"}
     assert [one.exit_code for one in done] == [0, 0, 0]
     assert done[2].name == "alone"
@@ -106,28 +111,28 @@ def test_an_interruption_ends_all_that_run(late: bool, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises(KeyboardInterrupt):
-        run(jobs, tmp_path, 600, interrupt)
+        run(jobs, tmp_path, within(600), interrupt)
     assert sorted(process.returncode != 0 for process in started) == [False, True, True]
 
 
 def test_jobs_that_would_begin_too_late_are_named(tmp_path: Path) -> None:
     wanted = [job("first", "import time; time.sleep(0.3)"), job("second", WRITES)]
-    done = run(wanted, tmp_path, 0.2, lambda text: None)
+    done = run(wanted, tmp_path, within(0.2), lambda text: None)
     assert done[0].reason == "ended after 0 s"
-    assert done[1].reason == "not run: the 0 s were over"
+    assert done[1].reason == "not run: the 0 s of kernels were over"
     assert not (tmp_path / "second.json").exists()
 
 
 def test_of_a_job_that_was_run_again_the_latest_counts(tmp_path: Path) -> None:
-    run([job("one", "raise SystemExit(2)")], tmp_path, 60, lambda text: None)
-    run([job("one", WRITES)], tmp_path, 60, lambda text: None)
+    run([job("one", "raise SystemExit(2)")], tmp_path, within(60), lambda text: None)
+    run([job("one", WRITES)], tmp_path, within(60), lambda text: None)
     [one] = outcomes(tmp_path)
     assert one.exit_code == 0
 
 
 def test_a_run_that_gives_nothing_leaves_what_an_earlier_one_measured(tmp_path: Path) -> None:
-    run([job("one", WRITES)], tmp_path, 60, lambda text: None)
-    [failed] = run([job("one", "raise SystemExit(2)")], tmp_path, 60, lambda text: None)
+    run([job("one", WRITES)], tmp_path, within(60), lambda text: None)
+    [failed] = run([job("one", "raise SystemExit(2)")], tmp_path, within(60), lambda text: None)
     assert (failed.file, failed.exit_code) == ("", 2)
     assert (tmp_path / "one.json").read_text() == "{}"
     [one] = outcomes(tmp_path)
@@ -140,7 +145,7 @@ def test_of_a_comparison_that_is_ended_the_rows_that_it_has_are_kept(tmp_path: P
         "open(os.path.join(sys.argv[2], '1.json'), 'w').write('[3]'); time.sleep(60)"
     )
     hanging = Job("training", "half", (sys.executable, "-S", "-c", code, FILE, ROWS), 1.0)
-    [half] = run([hanging], tmp_path, 60, lambda text: None)
+    [half] = run([hanging], tmp_path, within(60), lambda text: None)
     assert (half.file, half.exit_code, half.reason) == ("half.json", None, "ended after 1 s")
     assert json.loads((tmp_path / "half.json").read_text()) == [3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.json", "half.log", OUTCOMES]
@@ -156,7 +161,7 @@ def test_a_job_stops_cleanly_also_where_ctrl_c_is_ignored(tmp_path: Path) -> Non
     )
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        [stopped] = run([job("stopped", code, seconds=1.0)], tmp_path, 60, lambda text: None)
+        [stopped] = run([job("stopped", code, seconds=1.0)], tmp_path, within(60), lambda text: None)
     finally:
         signal.signal(signal.SIGINT, before)
     assert (stopped.file, stopped.reason) == ("stopped.json", "ended after 1 s")

@@ -179,3 +179,23 @@ def test_an_engines_memory_that_cannot_be_measured_is_no_number(monkeypatch: pyt
     monkeypatch.setattr(memory, "prepare", lambda module, *_: Prepared(module, Engine(1, 1), *(None,) * 3))
     with pytest.raises(WorkloadError, match="cannot be read here"):
         engine_readings(converted_step(), 1)
+
+
+def test_what_a_graph_keeps_for_its_replays_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = [
+        {"segment_pool_id": (0, 0), "total_size": 100 * MIB, "allocated_size": 60 * MIB},
+        {"segment_pool_id": (0, 1), "total_size": 400 * MIB, "allocated_size": 50 * MIB},
+    ]
+    fakes = {
+        **dict.fromkeys(("synchronize", "empty_cache", "reset_peak_memory_stats"), lambda: None),
+        "max_memory_allocated": lambda: 110 * MIB,
+        "max_memory_reserved": lambda: 500 * MIB,
+        "memory_snapshot": lambda: segments,
+        "mem_get_info": lambda: (0, 700 * MIB),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(memory, "process_bytes", lambda in_use: in_use)
+    step = step_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10)
+    # 60 and 50 MiB live, and the 350 that the graph's own pool holds beside them.
+    assert memory._on_cuda(step) == (460 * MIB, 500 * MIB, 700 * MIB)

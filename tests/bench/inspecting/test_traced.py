@@ -114,6 +114,17 @@ def test_calls_that_do_not_fit_the_plan_belong_to_no_layer() -> None:
     assert tallies.operators["k"].flops is None
 
 
+def test_kernels_of_a_replayed_graph_are_counted_beside_the_copies_into_it() -> None:
+    copy = event("aten::copy_", 0, 5)
+    copy.kernels = [SimpleNamespace(name="copy_kernel", duration=20)]
+    replay = [event(name, 10 * n, 10 * n + 8, host=False) for n, name in enumerate(("gemm", "gemm", "relu"))]
+    others = [event("copy_kernel", 0, 20, host=False), event("Memcpy HtoD", 0, 9, host=False)]
+    tallies = Tallies()
+    traced.add_replayed_kernels([copy, *others, *replay], tallies, steps=2)
+    found = {name: (tally.calls, tally.seconds) for name, tally in tallies.operators.items() if tally.calls}
+    assert found == {"gemm": (1.0, pytest.approx(8e-6)), "relu": (0.5, pytest.approx(4e-6))}
+
+
 def test_a_gpu_is_busy_while_any_kernel_runs() -> None:
     kernels = [event("k", 0, 10, host=False), event("k", 5, 20, host=False), event("k", 30, 40, host=False)]
     assert busy_seconds([*kernels, event("aten::mm", 0, 1000)], steps=1) == pytest.approx(30e-6)

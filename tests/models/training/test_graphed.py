@@ -105,6 +105,26 @@ def test_replays_train_as_plain_updates_do(optimizer: str) -> None:
     assert_alike(plain.model, other.model)
 
 
+def test_of_several_shapes_the_last_graph_is_kept() -> None:
+    side, recorder = Side("sgd"), Recorder()
+    graphed = GraphedUpdate(side.update, side.model, side.optimizer, recorder)
+    small, large = batches(1)[0], batches(1, 8)[0]
+    for number, batch in enumerate((small, small, large, large, small), 1):
+        graphed(*batch)
+        assert recorder.captured == {1: 1, 2: 1, 3: 2, 4: 2, 5: 3}[number]
+
+
+def test_a_graph_that_was_made_ready_updates_nothing() -> None:
+    side, recorder = Side("sgd"), Recorder()
+    graphed = GraphedUpdate(side.update, side.model, side.optimizer, recorder)
+    before = copy.deepcopy(side.model.state_dict())
+    graphed.ready(*batches(1)[0])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in side.model.state_dict().items())
+    graphed(*batches(1)[0])
+    assert recorder.captured == 1
+    assert not torch.equal(side.model.state_dict()["0.weight"], before["0.weight"])
+
+
 def test_capturing_leaves_no_trace() -> None:
     side = Side("sgd")
     before = copy.deepcopy(side.model.state_dict())
@@ -126,7 +146,7 @@ def test_capturing_again_for_another_size_keeps_the_momenta() -> None:
         torch.manual_seed(7)
         for images, labels in [*batches(2), *batches(2, size=6), *batches(1)]:
             step(images, labels)
-    assert recorder.captured == 2
+    assert recorder.captured == 3
     assert_alike(plain.model, other.model)
 
 
@@ -179,6 +199,20 @@ def test_a_training_as_graphs_is_the_training(stand_in: Recorder, changes: dict[
         digests.append(digest(weights_of(made.raw)))
     assert digests[0] == digests[1]
     assert stand_in.captured == 1
+
+
+def test_a_warmed_training_is_the_same_training(stand_in: Recorder) -> None:
+    chosen, digests = recipe(epochs=1, arguments={"head_dropout": 0.2}), []
+    for warmed in (False, True):
+        made = training(chosen, configuration=GRAPHS)
+        if warmed:
+            assert made.warm_up() > 0
+            assert stand_in.captured == 2
+        made.run(Heard())
+        digests.append(digest(weights_of(made.raw)))
+    assert digests[0] == digests[1]
+    # What was captured for made-up images is replayed for the real ones.
+    assert stand_in.captured == 2
 
 
 @pytest.mark.parametrize(

@@ -306,3 +306,19 @@ def test_a_run_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
     second.run(Heard())
     assert digest(weights_of(second.raw)) == expected
     assert (tmp_path / checkpoint.BEST).is_file()
+
+
+@pytest.mark.slow
+def test_compiling_ahead_changes_nothing_and_is_in_no_epoch() -> None:
+    chosen, compiled = recipe(epochs=1, arguments={"head_dropout": 0.2}), Configuration("fp32", "nhwc", "compile")
+    digests = []
+    for warmed in (False, True):
+        made = training(chosen, configuration=compiled)
+        if warmed:
+            assert made.warm_up() > 0
+            frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        made.run(Heard())
+        digests.append(digest(weights_of(made.raw)))
+    assert digests[0] == digests[1]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == frames
+    assert training(chosen).warm_up() == 0.0
