@@ -1,9 +1,9 @@
 """The engine nvjpeg: a GPU decodes through torchvision, and one kernel does all that follows.
 
-It needs no library of its own: on a GPU torchvision's decode_jpeg calls NVIDIA's. Threads read the files; of a batch all plain JPEGs are decoded by one call into
-one buffer on the device, out of which kernels.resized_crop cuts, resizes, mirrors and normalises every window in one
-pass. Other files (loaders.images) are decoded on the CPU and copied there. Windows, flips and order are those of the
-engine torchvision.
+It needs no library of its own: on a GPU torchvision's decode_jpeg calls NVIDIA's. Threads read the files; of a batch
+all plain JPEGs are decoded by one call into one buffer on the device, out of which kernels.resized_crop cuts, resizes,
+mirrors and normalises every window in one pass. Other files (loaders.images) are decoded on the CPU and copied there.
+Windows, flips and order are those of the engine torchvision.
 
 With `decoder` "cpu", which is the default, threads decode on the CPU and the rest is the same.
 """
