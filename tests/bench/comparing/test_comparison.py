@@ -211,6 +211,32 @@ def test_a_gpu_is_watched_while_it_is_measured(monkeypatch: pytest.MonkeyPatch) 
     assert resumed.machine["telemetry"] == found
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_on_a_gpu_a_row_is_known_after_its_first_rounds(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison_module, "sensor_for", lambda device: Gpu())
+    found: dict[str, Metric] = {}
+
+    def leave(name: str, command: str, what: Any) -> None:
+        # A process that holds all sides takes all of its turns at once.
+        if command == "turns" or (command == "slice" and "inference_throughput" in found):
+            raise KeyboardInterrupt
+
+    comparison = Comparison(
+        MODELS, replace(SETTINGS, device=device, tasks="inference", rounds=9), Conditions(),
+        lambda m: found.update({m.name: m}), spawn=spawner(Machine(), b_is_a_quarter_slower, fail=leave),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        comparison.run(0.0)
+    assert ("inference_throughput" in found) == (device == "cuda")
+    if device == "cuda":
+        row = found["inference_throughput"]
+        assert row.values["b"].median == pytest.approx(32 / 0.125)
+        assert row.ratio is not None
+        assert row.ratio.estimate == pytest.approx(1 / 1.25)
+    # Half a block is none that a resumed run could go on from.
+    assert comparison.state()["inference"]["blocks"] == []
+
+
 def test_a_cpu_is_left_alone() -> None:
     _, comparison, _ = compare(tasks="inference")
     assert "telemetry" not in comparison.machine
