@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from bench.comparing.figures import Energy, Figures, Parity, Sample, best_ceilings, label_of, load_of, side
@@ -454,9 +455,9 @@ class Comparison:
         processes = {self.crew[label].pid for label in self.crew}
         before, begin = Busy.now(processes), time.monotonic()
         with self.watched(group, sample):
-            rounds = self.crew.take_turns(
-                entrants, wanted, self.rng, lambda taken: self.emit_early(group, sample, taken)
-            )
+            # On a CPU storing a row in between would take its time from the measured.
+            early = None if self.settings.device == "cpu" else partial(self.emit_early, group, sample)
+            rounds = self.crew.take_turns(entrants, wanted, self.rng, early)
         self.timed += time.monotonic() - begin
         load = Busy.now(processes).since(before)
         if load is not None:
@@ -466,11 +467,8 @@ class Comparison:
         return rounds
 
     def emit_early(self, group: Group, sample: Sample, rounds: Sequence[Round]) -> None:
-        """Hand out a group's metrics as soon as its first rounds give them: a rented GPU may be gone before the rest.
-
-        On a CPU storing them would take its time from the measured.
-        """
-        if sample.blocks or len(rounds) != LEAST_ROUNDS or self.settings.device == "cpu":
+        """Hand out a group's metrics as soon as its first rounds give them: a lent GPU may be gone before the rest."""
+        if sample.blocks or len(rounds) != LEAST_ROUNDS:
             return
         sample.blocks.append(pairs_of(rounds))
         try:

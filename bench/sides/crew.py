@@ -10,6 +10,7 @@ Fresh processes are forked from one that has imported everything and never start
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Self
@@ -17,7 +18,17 @@ from typing import Self
 from bench.errors import BenchError, on_side
 from bench.sides.process import Built, Warm, Worker
 from bench.timing.clock import Slice
-from bench.timing.duel import Asked, Round, Rounds, SlicePlan, Turn, plan_slice, switching_drop, take_turns
+from bench.timing.duel import (
+    LEAST_ROUNDS,
+    Asked,
+    Round,
+    Rounds,
+    SlicePlan,
+    Turn,
+    plan_slice,
+    switching_drop,
+    take_turns,
+)
 from bench.timing.workload import Conditions, Workload
 from loaders.cache import cache_folder
 
@@ -322,21 +333,29 @@ class Crew:
         entrants: Mapping[str, Entrant],
         rounds: int | Rounds,
         rng: random.Random,
-        taken: Callable[[list[Round]], None] = lambda rounds: None,
+        taken: Callable[[list[Round]], None] | None = None,
     ) -> list[Round]:
         """Rounds of turns, inside the process that holds all sides, or by asking each process in turn.
 
         Args:
-            taken: called after each round with all so far, where each process is asked in turn.
+            taken: called with the rounds so far, after each one or, inside a process, after the first few.
 
         Raises:
             BenchError: what a side raised in its turn; its `side` is the name of the turn.
         """
         wanted = Rounds.exactly(rounds) if isinstance(rounds, int) else rounds
         sides = [one.side for one in entrants.values()]
-        if self.together(sides):
-            return list(self[sides[0]].turns(self._asked(entrants), wanted, rng.randrange(1 << 30)))
-        return take_turns({name: self.turn(one) for name, one in entrants.items()}, wanted, rng, taken)
+        if not self.together(sides):
+            turns = {name: self.turn(one) for name, one in entrants.items()}
+            return take_turns(turns, wanted, rng, taken or (lambda rounds: None))
+        holder, asked, begin = self[sides[0]], self._asked(entrants), time.monotonic()
+        done: list[Round] = []
+        if taken is not None:
+            done += holder.turns(asked, Rounds.exactly(min(LEAST_ROUNDS, wanted.most)), rng.randrange(1 << 30))
+            taken(done)
+            left = max(0.0, wanted.seconds - (time.monotonic() - begin))
+            wanted = Rounds(left, wanted.most - len(done), max(0, wanted.least - len(done)))
+        return [*done, *(holder.turns(asked, wanted, rng.randrange(1 << 30)) if wanted.most else ())]
 
     def _asked(self, entrants: Mapping[str, Entrant]) -> list[Asked]:
         # A process of one side knows that side without a name, see __getitem__.
