@@ -80,6 +80,8 @@ def set_switches(configuration: Configuration) -> None:
         torch.backends.cudnn.allow_tf32 = True
     # The input size never changes within a workload, so letting cuDNN time its algorithms once pays.
     torch.backends.cudnn.benchmark = not configuration.plain
+    # 0: all of them, where torch would time the ten that a heuristic puts first.
+    torch.backends.cudnn.benchmark_limit = 10 if configuration.plain else 0
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

@@ -165,9 +165,9 @@ def test_tensorrt_is_named_when_it_is_missing() -> None:
         prepare(network("lenet"), Configuration(peer="tensorrt"), CPU, False, (1, 3, 32, 32))
 
 
-def switches() -> tuple[bool, bool, bool]:
+def switches() -> tuple[bool, bool, bool, int]:
     cudnn = torch.backends.cudnn
-    return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.benchmark_limit
 
 
 def test_the_plain_configuration_has_torchs_own_switches_and_others_set_them() -> None:
@@ -176,7 +176,7 @@ def test_the_plain_configuration_has_torchs_own_switches_and_others_set_them() -
     for configuration in (Configuration("tf32", "nhwc"), Configuration("amp", "nhwc"), Configuration()):
         set_switches(configuration)
         seen[configuration.precision] = switches()
-    assert seen == {"tf32": (True, True, True), "amp": (False, False, True), "fp32": (False, True, False)}
+    assert seen == {"tf32": (True, True, True, 0), "amp": (False, False, True, 0), "fp32": (False, True, False, 10)}
 
 
 @pytest.mark.parametrize(
