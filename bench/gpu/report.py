@@ -69,10 +69,9 @@ def report(runs: Sequence[Path]) -> str:
                     jobs[outcome.name] = _Job(outcome, folder)
         records, unreadable = _records(jobs)
         trained = _trained(jobs, unreadable)
-    if not records:
+    if not records and not trained:
         raise RecordError(f"{', '.join(map(str, runs))}: no measured record; see {OUTCOMES} there")
     done = [job.outcome for job in jobs.values()]
-    first = next(iter(records.values()))
     sections = [
         *((part.replace("_", " "), NOTES.get(part, ""), _rates(part, done, records)) for part in RATES),
         ("CIFAR-10", "Compilation is not part of the seconds.", trained),
@@ -83,7 +82,10 @@ def report(runs: Sequence[Path]) -> str:
     if failed:
         sections.append(("Failed jobs", "", render(["job", "reason"], failed, "markdown")))
     names = " ".join(run.name for run in runs)
-    parts = [f"# {_device(first)}", f"{machine_line(first)}. Made by `python -m bench.gpu report {names}`."]
+    made = f"Made by `python -m bench.gpu report {names}`."
+    first = next(iter(records.values()), None)
+    # A training alone says nothing of its machine here.
+    parts = [f"# {_device(first)}", f"{machine_line(first)}. {made}"] if first else ["# make gpu", made]
     for title, text, table in sections:
         if table:
             parts += [f"## {title}", *filter(None, [text]), table]
@@ -107,7 +109,7 @@ def _unpacked(archive: Path, stack: contextlib.ExitStack) -> Path:
         with tarfile.open(archive) as packed:
             packed.extractall(folder, filter="data")
     except (OSError, tarfile.TarError) as error:
-        raise RecordError(f"{archive} cannot be unpacked: {error}") from None
+        raise RecordError(f"{archive} cannot be unpacked: {str(error).splitlines()[0].rstrip(': ')}") from None
     return folder
 
 

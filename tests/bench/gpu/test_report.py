@@ -119,6 +119,10 @@ def test_several_runs_make_one_table_and_the_later_ones_count(tmp_path: Path) ->
     assert row(text, "resnet34@naive")[2] == "700"
     assert row(text, "cifar10-fast") == ["cifar10-fast", "8", "94.12%", "2.5", "finished"]
     assert "Failed jobs" not in text
+    (second / "training-resnet50.json").unlink()
+    text = report([second])
+    assert text.startswith("# make gpu")
+    assert row(text, "cifar10-fast")[2] == "94.12%"
     (tmp_path / "gpu.tar.gz").write_bytes(b"none")
     with pytest.raises(RecordError, match="cannot be unpacked"):
         report([first, tmp_path / "gpu.tar.gz"])
