@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from kernels import catalogue, depthwise, depthwise_backward, pointwise
-from kernels.runtime import FUSED, HAS_TRITON, Launch, noting
+from kernels.runtime import FUSED, HAS_TRITON, INTERPRETED, Launch, noting
 
 BATCH = 256
 STARTED = 4
@@ -81,7 +81,7 @@ def compiled(name: str, architecture: int) -> list[Compiled]:
     Element types are bfloat16; `depthwise_backward` is training, `depthwise` and `pointwise` are inference.
 
     Raises:
-        ValueError: no such kernel or architecture, or Triton is not installed.
+        ValueError: no such kernel or architecture, or Triton is not installed or interprets.
     """
     if architecture not in GPUS:
         raise ValueError(f"architecture must be one of {', '.join(map(str, GPUS))}, not {architecture}")
@@ -92,11 +92,13 @@ def launches(name: str) -> list[tuple[str, Launch, int]]:
     """What `compiled` compiles: each launch with what it computes, and how often the network has it.
 
     Raises:
-        ValueError: no such kernel, or Triton is not installed.
+        ValueError: no such kernel, or Triton is not installed or interprets.
     """
     catalogue.describe(name)
     if not HAS_TRITON:
         raise ValueError("kernels are compiled by Triton, which is not installed")
+    if INTERPRETED:
+        raise ValueError("TRITON_INTERPRET=1 has kernels interpreted, not compiled: unset it")
     found: dict[tuple[str, str], tuple[Launch, int]] = {}
     for what, call in _calls(name):
         with noting() as noted:
@@ -204,12 +206,10 @@ def binary(launch: Launch, architecture: int) -> bytes:
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    for place, (name, value) in enumerate(
-        zip(kernel.arg_names, [*launch.arguments, *launch.constants.values()], strict=True)
-    ):
-        if place >= len(launch.arguments):
-            value = launch.constants[name]
-        if place >= len(launch.arguments) or (type(value) is int and value == 1):
+    values = {**dict(zip(kernel.arg_names, launch.arguments, strict=False)), **launch.constants}
+    for place, name in enumerate(kernel.arg_names):
+        value = values[name]
+        if name in launch.constants or (type(value) is int and value == 1):
             signature[name], constants[(place,)] = "constexpr", value
         elif torch.is_tensor(value):
             signature[name] = f"*{TYPES[value.dtype]}"

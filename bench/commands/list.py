@@ -107,6 +107,8 @@ def command(kind: str | None, speed: bool, compiled: bool, format: str, output: 
     from results.tables import render, to_json
 
     check_output(output)
+    if speed and compiled:
+        raise UsageError("--speed is of models, --compiled of kernels: choose one")
     if speed:
         if kind not in (None, "models"):
             raise UsageError(f"--speed is of models, not of {kind}")

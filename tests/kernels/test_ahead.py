@@ -99,6 +99,20 @@ def test_bench_lists_what_a_gpu_would_run(format: str, monkeypatch: pytest.Monke
         assert "H200" in done.output
 
 
-def test_compiled_is_of_kernels() -> None:
-    done = CliRunner().invoke(command, ["models", "--compiled"])
-    assert "--compiled is of kernels, not of models" in str(done.exception or done.output)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["models", "--compiled"], "--compiled is of kernels, not of models"),
+        (["--speed", "--compiled"], "choose one"),
+    ],
+)
+def test_compiled_is_of_kernels(words: list[str], message: str) -> None:
+    done = CliRunner().invoke(command, words)
+    assert message in f"{done.exception} {done.output}"
+
+
+def test_where_kernels_are_interpreted_none_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "INTERPRETED", True)
+    monkeypatch.setattr(ahead, "HAS_TRITON", True)
+    with pytest.raises(ValueError, match="unset it"):
+        ahead.compiled("normalize", 90)

@@ -14,6 +14,7 @@ from bench.errors import UsageError
 from bench.gpu import parts
 from bench.gpu.__main__ import app
 from bench.gpu.parts import COMPILING, FILE, HEADLINE, NETWORKS, PARTS, REHEARSAL, Scale, batch_for, jobs, parts_named
+from bench.gpu.running import PATIENCE
 
 TESTS = Path(__file__).resolve().parents[2]
 
@@ -42,7 +43,8 @@ def test_every_command_is_understood(device: str, scale: Scale, tmp_path: Path) 
 def test_the_main_parts_end_in_12_minutes_and_each_in_4() -> None:
     assert parts_named("") == tuple(HEADLINE) == ("training", "inference", "cifar", "loaders", "end_to_end")
     assert sum(HEADLINE.values()) < 12 * 60
-    assert max(PARTS.values()) < 4 * 60
+    # A job that does not end when it is asked to is killed some seconds later.
+    assert max(PARTS.values()) + PATIENCE < 4 * 60
     # Two calls of a lent host: each under 200 s.
     assert HEADLINE["inference"] + HEADLINE["cifar"] <= 180
     assert HEADLINE["loaders"] + HEADLINE["end_to_end"] <= 200
