@@ -75,7 +75,7 @@ if HAS_TRITON:
         for d in tl.static_range(LOW, HIGH + 1):
             line = loaded_line(
                 grads + d * (WIDE * CHANNELS), (y + d >= 0) & (y + d < TALL), x, known,
-                CHANNELS, WIDE, LOW, COLUMNS + HIGH - LOW, 0, END, CHANNELS % BLOCK == 0,
+                CHANNELS, WIDE, LOW, COLUMNS + HIGH - LOW, END, CHANNELS % BLOCK == 0,
             )  # fmt: skip
             for e in tl.static_range(2):
                 if e + PAD - 2 * d >= 0 and e + PAD - 2 * d < KERNEL:
@@ -136,7 +136,7 @@ if HAS_TRITON:
             place = (image.to(tl.int64) * TALL + y) * WIDE + x
             grads = loaded_line(
                 grad_ptr + (place * CHANNELS)[:, None] + c[None, :], real, x, known,
-                CHANNELS, WIDE, 0, COLUMNS, 0, COLUMNS if WIDE % COLUMNS == 0 else 0, WHOLE,
+                CHANNELS, WIDE, 0, COLUMNS, COLUMNS if WIDE % COLUMNS == 0 else 0, WHOLE,
             )  # fmt: skip
             place = (image.to(tl.int64) * TALL_IN + (y * STRIDE - PAD)) * WIDE_IN + x * STRIDE
             pixels = x_ptr + (place * CHANNELS)[:, None] + c[None, :]
@@ -144,7 +144,7 @@ if HAS_TRITON:
                 y_in = y * STRIDE - PAD + i
                 line = loaded_line(
                     pixels + i * (WIDE_IN * CHANNELS), real & (y_in >= 0) & (y_in < TALL_IN), x * STRIDE, known,
-                    CHANNELS, WIDE_IN, -PAD, (COLUMNS - 1) * STRIDE + KERNEL, 0, END, WHOLE,
+                    CHANNELS, WIDE_IN, -PAD, (COLUMNS - 1) * STRIDE + KERNEL, END, WHOLE,
                 )  # fmt: skip
                 changed = sums[: i * KERNEL]
                 for j in tl.static_range(KERNEL):
@@ -234,7 +234,7 @@ def _grad_input_triton(grad: torch.Tensor, weight: torch.Tensor, stride: int, he
         return out
     # The outputs of a lane are four times its columns.
     columns = tile(tall, wide, stride, 4)[1]
-    programs = B * -(-(tall * -(-wide // columns)) // TILES) * blocks(C)
+    programs = B * triton.cdiv(tall * triton.cdiv(wide, columns), TILES) * blocks(C)
     constants = {"CHANNELS": C, "TALL_IN": height, "WIDE_IN": width, "TALL": tall, "WIDE": wide}
     shape = {"KERNEL": weight.shape[2], "COLUMNS": columns, "TILES": TILES, "BLOCK": BLOCK}
     launch(_grad_input_kernel, (programs,), (grad, taps, out), constants | shape, warps=1)
@@ -257,9 +257,9 @@ def _grad_weight_triton(grad: torch.Tensor, x: torch.Tensor, stride: int, side: 
     columns = tile(tall, wide, stride, 8 if stride == 1 else 4)[1]
     # All sums of a kernel are in registers: of 7 x 7 weights for two channels a lane instead of four.
     together = TILES if side <= 5 else TILES // 2
-    tiles = -(-(B * tall * -(-wide // columns)) // together)
+    tiles = triton.cdiv(B * tall * triton.cdiv(wide, columns), together)
     steps = steps_of(tiles, blocks(C))
-    parts = -(-tiles // steps)
+    parts = triton.cdiv(tiles, steps)
     sums = torch.empty((parts, side * side, C), dtype=torch.float32, device=x.device)
     constants = {
         "STEPS": steps,
