@@ -12,6 +12,8 @@ from torch.nn import functional
 
 Forward = Callable[[Tensor], Tensor]
 
+SURE = 0.5  # difference of two probabilities
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -39,9 +41,41 @@ class Evaluation:
     confidence: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
+def averaged(forward: Forward, tta: str) -> Forward:
+    """`forward` with the test-time augmentation that a recipe or a checkpoint names."""
+    return {"none": forward, "flip": mirrored(forward), "translate": translated(forward)}[tta]
+
+
 def mirrored(forward: Forward) -> Forward:
     """Logits averaged over an image and its mirror image."""
     return lambda images: (forward(images) + forward(images.flip(-1))) / 2
+
+
+def translated(forward: Forward) -> Forward:
+    """`mirrored`, and for images it is not sure of averaged with `mirrored` of these moved by a pixel.
+
+    Up to the left and down to the right, with reflected borders, each a quarter of the result. Of images whose two
+    most likely classes are at least `SURE` apart the result would stay, so these are not computed six times; what an
+    image gives depends on no other one.
+    """
+    both = mirrored(forward)
+
+    def augmented(images: Tensor) -> Tensor:
+        logits = both(images)
+        likely = logits.float().softmax(1).topk(min(2, logits.shape[1]), 1).values
+        unsure = (likely[:, 0] - likely[:, -1] < SURE).nonzero().flatten()
+        if not len(unsure):
+            return logits
+        height, width = images.shape[2:]
+        framed = functional.pad(images[unsure], (1, 1, 1, 1), "reflect")
+        moved = torch.cat([framed[:, :, :height, :width], framed[:, :, 2:, 2:]])
+        moved = moved.contiguous(memory_format=_format(images))
+        # In batches of the usual size, because a compiled network would be compiled anew for others.
+        parts = [both(_filled(part, len(images)))[: len(part)] for part in torch.split(moved, len(images))]
+        first, second = torch.cat(parts).chunk(2)
+        return logits.index_copy(0, unsure, logits[unsure] / 2 + (first + second) / 4)
+
+    return augmented
 
 
 class Counts:
@@ -101,11 +135,7 @@ def evaluate(
             real = everything
             if count < batch:
                 real = (part < count).long()
-                # Instead of expand and cat, which lose the channels_last strides.
-                padded = torch.empty_like(images[:1].expand(batch, -1, -1, -1), memory_format=_format(images))
-                padded[:count] = images
-                padded[count:] = images[:1]
-                images, labels = padded, functional.pad(labels, (0, batch - count))
+                images, labels = _filled(images, batch), functional.pad(labels, (0, batch - count))
             logits = forward(images)
             predicted = counts.add(logits, labels, real)
             if keep:
@@ -127,6 +157,17 @@ def evaluate(
         predicted=rows[0].astype(np.int64),
         confidence=rows[1].astype(np.float32),
     )
+
+
+def _filled(images: Tensor, batch: int) -> Tensor:
+    """The images, followed by copies of the first up to `batch` ones."""
+    if len(images) == batch:
+        return images
+    # Instead of expand and cat, which lose the channels_last strides.
+    filled = torch.empty_like(images[:1].expand(batch, -1, -1, -1), memory_format=_format(images))
+    filled[: len(images)] = images
+    filled[len(images) :] = images[:1]
+    return filled
 
 
 def _format(images: Tensor) -> torch.memory_format:

@@ -10,7 +10,7 @@ from torch import Tensor
 from models import zoo
 from models.configuration import Configuration
 from models.errors import ModelError
-from models.evaluate import Forward, mirrored
+from models.evaluate import Forward, averaged
 from models.prepare import Prepared, prepare
 from models.project import named
 from models.trained import Weights, restored
@@ -45,7 +45,7 @@ class Classifier:
         """
         card, model = restored(path)
         prepared = prepare(model, configuration, device, False, (1, 3, card.size, card.size))
-        return cls(card, prepared, prepared.forward if card.tta == "none" else mirrored(prepared.forward))
+        return cls(card, prepared, averaged(prepared.forward, card.tta))
 
     @classmethod
     def from_name(

@@ -88,7 +88,7 @@ def _network(model: str, classes: int | None, weights: str | None, seed: int) ->
         normal = ", ".join(f"{x:.4g}" for x in (*card.mean, *card.std))
         words = f"{card.model} with {len(card.classes)} classes; images normalised by mean and deviation {normal}"
         if card.tta != "none":
-            words += "; the run's own test averages an image and its mirror image, which the file does not"
+            words += "; the run's own test averages over an image and others made of it, which the file does not"
         return classifier.prepared.module, path.stem if path.is_file() else path.name, card.size, words
     zoo.check(model)
     torch.manual_seed(seed)

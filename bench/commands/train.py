@@ -11,6 +11,7 @@ from bench.output import check_output, format_options, write
 from bench.screen import Screen
 
 if TYPE_CHECKING:
+    from bench.runs.request import Request
     from results.runs import RunSummary
 
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 @click.option("--max-minutes", type=float, help="Stop cleanly after this time; --resume continues.")
 @click.option("--name", default="", help="Name of the run's folder; default: recipe and time.")
 @shared("--runs")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Train N times, seed after seed: mean and spread. Stores nothing.",
+)
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Resume the run in this folder.")
 @place_options
 @click.option("--report/--no-report", default=True, show_default=True, help="Pictures and tables when the run ends.")
@@ -31,6 +38,7 @@ def command(
     recipe: str | None,
     name: str,
     runs: Path,
+    repeat: int | None,
     resume: Path | None,
     device: str,
     report: bool,
@@ -53,6 +61,11 @@ def command(
     else:
         request = Request.to_resume(resume, device=device, **options)
 
+    if repeat is not None:
+        if resume is not None or name:
+            raise UsageError("--repeat stores no run; leave out --resume and --name")
+        return _repeated(request, screen, repeat, format, output)
+
     from bench.runs.reporting import finish
     from bench.runs.training import train as run_training
     from results.runs import table
@@ -65,3 +78,15 @@ def command(
         return 0
     screen.say(f"{run.stopped}; resume with: bench train --resume {run.folder}")
     return 130 if run.interrupted else 0
+
+
+def _repeated(request: "Request", screen: Screen, times: int, format: str, output: str) -> int:
+    from bench.runs.repeats import repeat, sentence
+    from results.runs import table
+
+    runs, interrupted = repeat(request, screen, times)
+    if runs:
+        write(sentence(runs) if format == "text" else table(runs, format), output)
+        if format != "text":
+            screen.say(sentence(runs))
+    return 130 if interrupted else 0

@@ -182,8 +182,9 @@ class _JobMaker:
         scale = self.scale
         if scale.cifar is None:
             return []
-        words = ["train", "cifar10-fast", "--data", str(scale.cifar), "--device", self.device, "--no-report"]
-        words += [*(["--epochs", "1", "--set", f"divide={scale.divide}"] if scale.divide > 1 else []), "--runs", ROWS]
+        words = ["train", "cifar10-record", "--data", str(scale.cifar), "--device", self.device]
+        trial = ["--repeat", "1", "--epochs", "1", "--set", f"divide={scale.divide}"]
+        words += trial if scale.divide > 1 else ["--repeat", "5"]
         return [Job("cifar", "cifar", (*PYTHON, "bench", *words, "--format", "json", "-o", FILE), 65)]
 
     def test_jobs(self) -> list[Job]:

@@ -366,6 +366,17 @@ def _store(folder: Path, recipe: Recipe, comment: str, record: RunRecord) -> Non
     record.save(folder)
 
 
+def until(asked: Callable[[], str | None], max_minutes: float, begin: float) -> Callable[[], str | None]:
+    """Why to stop now, or None: that of `asked`, or after so many minutes since `begin`; 0 is no limit."""
+
+    def stop() -> str | None:
+        if max_minutes and time.monotonic() - begin > 60 * max_minutes:
+            return f"stopped after {max_minutes:g} minutes"
+        return asked()
+
+    return stop
+
+
 def _headline(run: Run) -> str:
     recipe, splits, training = run.recipe, run.splits, run.training
     params = sum(p.numel() for p in training.raw.parameters())
@@ -387,11 +398,7 @@ def _run_epochs(run: Run, screen: Screen, max_minutes: float, begin: float) -> N
             log = stack.enter_context(closing(TrainingLog(run.folder, screen, run.recipe.epochs, history, written)))
         asked = stack.enter_context(stop_requests(STOPPING if world.size == 1 else STOPPING[:1]))
 
-        def stop() -> str | None:
-            if max_minutes and time.monotonic() - begin > 60 * max_minutes:
-                return f"stopped after {max_minutes:g} minutes"
-            return asked()
-
+        stop = until(asked, max_minutes, begin)
         try:
             seconds = training.warm_up()
             if seconds:

@@ -45,7 +45,7 @@ class Card:
         mean, std: of the normalisation, for pixels of 0..1; unused if `normalization` is "per_image".
         evaluation: how images are brought to that size ("center", "whole", "random").
         exif: whether the orientation that files store was ignored or applied ("ignore", "apply").
-        tta: "flip" if logits are averaged over an image and its mirror image.
+        tta: how logits are averaged over images made of each (see the recipe's key).
         data: name of the data set.
         epoch, step: finished when the weights were stored.
         top1: on the validation images, None if they were not evaluated.

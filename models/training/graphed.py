@@ -23,8 +23,8 @@ Update = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 class GraphedUpdate:
     """`update`, captured at its first call with a shape of images, and again when the shape changes.
 
-    Only the last graph is kept: at large batches the memory of one for each size of a training whose images grow would
-    not fit beside one another.
+    Only graphs for one shape are kept: at large batches the memory of one for each size of a training whose images
+    grow would not fit beside one another. Parameters that stop learning need another graph of the same shape.
 
     Args:
         update: (images, labels) -> results. It zeroes the gradients (to None), computes them and steps `optimizer`,
@@ -48,8 +48,9 @@ class GraphedUpdate:
             name = type(optimizer).__name__
             raise ModelError(f"CUDA graphs need a fused optimiser, which {name} is not; use compile")
         self._update, self._model, self._optimizer, self._capture = update, model, optimizer, capture
-        self._key: Any = None
-        self._graph: tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]] | None = None
+        self._shape: Any = None
+        # Which parameters learn -> the graph
+        self._graphs: dict[tuple[bool, ...], tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]]] = {}
         for group in optimizer.param_groups:
             if not isinstance(group["lr"], Tensor):
                 device = group["params"][0].device
@@ -70,12 +71,15 @@ class GraphedUpdate:
 
     def ready(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Callable[[], object], tuple[Tensor, ...]]:
         """The graph for images and labels like these, captured if there is none; nothing is updated."""
-        key = (images.shape, images.dtype, images.stride(), labels.shape, labels.dtype)
-        if self._graph is None or key != self._key:
-            # Its memory is free before the next one is captured.
-            self._graph = None
-            self._key, self._graph = key, self._captured(images, labels)
-        return self._graph
+        shape = (images.shape, images.dtype, images.stride(), labels.shape, labels.dtype)
+        if shape != self._shape:
+            # Their memory is free before the next one is captured.
+            self._graphs.clear()
+            self._shape = shape
+        learning = tuple(parameter.requires_grad for parameter in self._model.parameters())
+        if learning not in self._graphs:
+            self._graphs[learning] = self._captured(images, labels)
+        return self._graphs[learning]
 
     def _captured(
         self, images: Tensor, labels: Tensor

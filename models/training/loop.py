@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from models.configuration import Configuration
 from models.errors import ModelError
-from models.evaluate import Evaluation, evaluate, mirrored
+from models.evaluate import Evaluation, averaged, evaluate
 from models.prepare import Prepared, apply_layout, prepare
 from models.training import checkpoint, losses, mixing, optimizers, schedules
 from models.training.averaging import WeightAverage
@@ -244,6 +244,8 @@ class Training:
         self.plateau = schedules.Plateau() if recipe.schedule == "plateau" else None
         self._ways = {way: getattr(recipe, way) for way in mixing.WAYS if getattr(recipe, way)}
         self.average = WeightAverage(self.raw, recipe.ema, recipe.ema_every) if recipe.ema else None
+        groups = self.optimizer.param_groups
+        self._rest = [parameter for group in groups if group["name"] == "rest" for parameter in group["params"]]
         self._graphed = self._as_graph() if configuration.compile == "graphs" else None
 
     def _as_graph(self) -> GraphedUpdate:
@@ -265,6 +267,16 @@ class Training:
             if sum(map(len, batches)) >= INITIAL_IMAGES:
                 break
         initialize(torch.cat(batches)[:INITIAL_IMAGES])
+
+    def _set_trainable(self, epoch: int) -> None:
+        """Let the parameters that the recipe's `rest_epochs` is about learn in this epoch, or no longer.
+
+        Without them no gradient has to reach the first layers. DistributedDataParallel waits for every gradient that
+        there was when it was made: with several processes only their rate is 0.
+        """
+        if self.recipe.rest_epochs and self.world.size == 1:
+            for parameter in self._rest:
+                parameter.requires_grad_(epoch <= self.recipe.rest_epochs)
 
     def _train_source(self, epoch: int) -> Batches:
         size = self.recipe.size_at(epoch) or self.recipe.size
@@ -360,14 +372,18 @@ class Training:
         images = images.to(prepared.dtype).contiguous(memory_format=prepared.memory_format)
         labels = torch.arange(len(images), device=self.device) % len(self.card.classes)
         self._wrapped.train()
-        if self._graphed is not None:
-            self._graphed.ready(images, labels)
-        else:
-            scale = copy.deepcopy(self.scaler.state_dict()) if self.scaler is not None else {}
-            with restored(self.raw, self.optimizer):
-                self._plain_step([(images, labels)] * recipe.accumulate, epoch=1)
-            if self.scaler is not None:
-                self.scaler.load_state_dict(scale)
+        # From `rest_epochs` on the update is another program.
+        for epoch in sorted({self.position.epoch + 1, max(self.position.epoch, recipe.rest_epochs) + 1}):
+            self._set_trainable(epoch)
+            if self._graphed is not None:
+                self._graphed.ready(images, labels)
+            else:
+                scale = copy.deepcopy(self.scaler.state_dict()) if self.scaler is not None else {}
+                with restored(self.raw, self.optimizer):
+                    self._plain_step([(images, labels)] * recipe.accumulate, epoch)
+                if self.scaler is not None:
+                    self.scaler.load_state_dict(scale)
+        self._set_trainable(self.position.epoch + 1)
         # Evaluation is another program: it keeps nothing for gradients.
         self._wrapped.eval()
         with torch.no_grad():
@@ -376,6 +392,28 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - begin
+
+    def restart(self, recipe: Recipe, model: nn.Module, sources: Sources) -> None:
+        """Begin anew, with nothing learnt; what was compiled or captured stays in use.
+
+        Args:
+            recipe: differs from the one before in its seed alone.
+            model: with fresh weights, on the CPU.
+        """
+        self.recipe, self.sources, self._source = recipe, sources, None
+        self.position, self.history, self._partial = Position(), [], None
+        # In place, since a graph reads these tensors.
+        self.raw.load_state_dict(model.state_dict())
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+        self._initialize()
+        if self.plateau is not None:
+            self.plateau = schedules.Plateau()
+        if self.average is not None:
+            self.average = WeightAverage(self.raw, recipe.ema, recipe.ema_every)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(torch.amp.GradScaler(self.device.type).state_dict())
 
     # Epochs
 
@@ -408,6 +446,7 @@ class Training:
         if partial is None:
             torch.manual_seed(_mixed_seed(recipe.seed, epoch, self.world.rank))
         self._wrapped.train()
+        self._set_trainable(epoch)
         loss_values, hit_values = torch.zeros(steps, device=device), torch.zeros(steps, device=device)
         rates = [math.nan] * steps
         unknown = first  # steps of which no figures are known
@@ -526,6 +565,11 @@ class Training:
         if self.plateau is not None:
             factor *= self.plateau.factor
         schedules.apply(self.optimizer, factor)
+        if self.recipe.rest_epochs:
+            share = max(0.0, 1 - progress / self.recipe.rest_epochs)
+            for group in self.optimizer.param_groups:
+                if group["name"] == "rest":
+                    schedules.set_rate(group, share * factor)
         return self.recipe.lr * factor
 
     def _validate(self, epoch: int) -> Evaluation | None:
@@ -546,10 +590,9 @@ class Training:
         prepared = self.prepared
         if alone and self.world.size > 1:
             prepared = prepare(self.raw, replace(self.configuration, compile="eager"), self.device, False, (1, 3, 1, 1))
-        forward = prepared.forward if self.recipe.tta == "none" else mirrored(prepared.forward)
         with swapped:
             result = evaluate(
-                forward,
+                averaged(prepared.forward, self.recipe.tta),
                 batches,
                 len(self.card.classes),
                 self.device,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from models.training.recipe import Recipe
 
-# name -> class of torch.optim
+# name -> class of torch.optim; Muon is that of models.training.muon
 OPTIMIZERS = {
     "sgd": "SGD",
     "adam": "Adam",
@@ -23,9 +23,10 @@ OPTIMIZERS = {
     "rmsprop": "RMSprop",
     "adadelta": "Adadelta",
     "adagrad": "Adagrad",
+    "muon": "Muon",
 }
 # Adagrad's fused form is missing on CUDA in older versions of torch; RMSprop and Adadelta have none.
-FUSED = ("sgd", "adam", "adamw")
+FUSED = ("sgd", "adam", "adamw", "muon")
 
 
 def build(model: "nn.Module", recipe: "Recipe", fused: bool) -> "torch.optim.Optimizer":
@@ -40,6 +41,8 @@ def build(model: "nn.Module", recipe: "Recipe", fused: bool) -> "torch.optim.Opt
     """
     import torch
 
+    from models.training.muon import Muon
+
     eps = {"eps": recipe.eps} if recipe.eps else {}
     momentum = {"momentum": recipe.momentum}
     adam = {"betas": (recipe.beta1, recipe.beta2), **eps}
@@ -50,9 +53,12 @@ def build(model: "nn.Module", recipe: "Recipe", fused: bool) -> "torch.optim.Opt
         "rmsprop": {**momentum, **eps, **({"alpha": recipe.alpha} if recipe.alpha else {})},
         "adadelta": {**eps, **({"rho": recipe.alpha} if recipe.alpha else {})},
         "adagrad": eps,
+        "muon": momentum,
     }
     fused = implementation(recipe.optimizer, fused) == "fused"
-    kind: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, OPTIMIZERS[recipe.optimizer])
+    kind: Callable[..., torch.optim.Optimizer] = (
+        Muon if recipe.optimizer == "muon" else getattr(torch.optim, OPTIMIZERS[recipe.optimizer])
+    )
     settings = {**arguments[recipe.optimizer], **({"fused": True} if fused else {})}
     optimizer = kind(parameter_groups(model, recipe), lr=recipe.lr, **settings)
     if fused and settings.get("momentum"):
@@ -71,9 +77,10 @@ def implementation(name: str, fused: bool) -> str:
 
 def parameter_groups(model: "nn.Module", recipe: "Recipe") -> list[dict[str, Any]]:
     """Up to three groups, called `weights`, `rest` and `norm_biases`: weights of convolutions and linear layers,
-    everything else, and the biases of normalisation layers.
+    everything else, and the biases of normalisation layers; for muon the filters of convolutions are a group
+    `filters` of their own.
 
-    The split does not depend on the recipe, so stored state fits when a training is resumed with other numbers.
+    The split depends on nothing else of the recipe, so stored state fits when a training is resumed with other numbers.
     """
     from torch import nn
     from torch.nn.modules.batchnorm import _NormBase
@@ -81,7 +88,8 @@ def parameter_groups(model: "nn.Module", recipe: "Recipe") -> list[dict[str, Any
 
     products = (_ConvNd, nn.Linear, nn.Bilinear, nn.MultiheadAttention)
     norms = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    split: dict[str, list[Tensor]] = {"weights": [], "rest": [], "norm_biases": []}
+    muon = recipe.optimizer == "muon"
+    split: dict[str, list[Tensor]] = {"filters": [], "weights": [], "rest": [], "norm_biases": []}
     seen: set[int] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -90,6 +98,8 @@ def parameter_groups(model: "nn.Module", recipe: "Recipe") -> list[dict[str, Any
             seen.add(id(parameter))
             if isinstance(module, norms) and name == "bias":
                 split["norm_biases"].append(parameter)
+            elif muon and isinstance(module, _ConvNd) and parameter.ndim >= 3:
+                split["filters"].append(parameter)
             elif isinstance(module, products) and parameter.ndim >= 2:
                 split["weights"].append(parameter)
             else:
@@ -97,15 +107,24 @@ def parameter_groups(model: "nn.Module", recipe: "Recipe") -> list[dict[str, Any
     if not seen:
         raise ModelError("no parameter of this model is trainable: all have requires_grad=False")
     decay = recipe.weight_decay if recipe.decay_all else 0.0
-    numbers = {
-        "weights": (recipe.lr, recipe.weight_decay),
-        "rest": (recipe.lr, decay),
-        # Decay shrinks them by the same share per step as all others.
-        "norm_biases": (recipe.lr * recipe.bias_lr_factor, decay / recipe.bias_lr_factor),
+    biases = recipe.bias_lr_factor
+    factors = {
+        "filters": (1.0, 0.0),
+        "weights": (recipe.head_lr_factor if muon else 1.0, recipe.weight_decay),
+        "rest": (biases if muon else 1.0, decay),
+        "norm_biases": (biases, decay),
     }
     return [
-        {"params": split[name], "name": name, "lr": lr, "initial_lr": lr, "weight_decay": weight_decay}
-        for name, (lr, weight_decay) in numbers.items()
+        {
+            "params": split[name],
+            "name": name,
+            "lr": recipe.lr * factor,
+            "initial_lr": recipe.lr * factor,
+            # Decay shrinks all by the same share per step.
+            "weight_decay": weight_decay / factor,
+            **({"orthogonal": name == "filters"} if muon else {}),
+        }
+        for name, (factor, weight_decay) in factors.items()
         if split[name]
     ]
 

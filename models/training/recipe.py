@@ -28,7 +28,7 @@ _WORDS: dict[str, Iterable[str]] = {
     "select": ("best", "last"),
     "normalization": ("dataset", "imagenet", "per_image"),
     "exif": ("ignore", "apply"),
-    "tta": ("none", "flip"),
+    "tta": ("none", "flip", "translate"),
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "schedule_per": ("step", "epoch"),
@@ -37,7 +37,7 @@ _WORDS: dict[str, Iterable[str]] = {
 _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "size stored_size classes seed holdout stop_epoch evaluate_every clip checkpoint_epochs checkpoint_minutes "
-        "max_minutes weight_decay eps sam_rho warmup_epochs patience mixup cutmix ricap",
+        "max_minutes weight_decay eps sam_rho warmup_epochs patience mixup cutmix ricap rest_epochs",
         lambda value: value >= 0,
         "0 or more",
     ),
@@ -46,7 +46,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         lambda value: value >= 1,
         "1 or more",
     ),
-    ("lr bias_lr_factor temperature", lambda value: value > 0, "a positive number"),
+    ("lr bias_lr_factor head_lr_factor temperature", lambda value: value > 0, "a positive number"),
     (
         "momentum beta1 beta2 alpha ema label_smoothing",
         lambda value: 0 <= value < 1,
@@ -114,12 +114,16 @@ class Recipe:
         exif: "ignore" the orientation that files store, as torchvision's ImageFolder does, or "apply" it.
         optimizer: a key of models.training.optimizers.OPTIMIZERS.
         lr: learning rate, before the schedule's factor.
-        momentum: of sgd and rmsprop.
+        momentum: of sgd, rmsprop and muon.
         nesterov: of sgd.
         weight_decay: an L2 term of the gradient; decoupled from it in adamw.
         decay_all: biases, normalisations and every other parameter decay as well, as in a plain torch optimiser.
         bias_lr_factor: multiplies the learning rate of the biases of normalisations (Jordan 2024, 94 % on CIFAR-10 in
-            3.29 seconds on a single GPU). Where these decay, their weight decay is divided by it.
+            3.29 seconds on a single GPU), with muon of all that is no weight of a convolution or a linear layer. Where
+            these decay, their weight decay is divided by it.
+        head_lr_factor: the same for the weights of linear layers, with muon.
+        rest_epochs: epochs after which all that is neither such a weight nor of a normalisation stays as it is, such as
+            the biases of convolutions; their rate falls to 0 until then, times the schedule's factor. 0 is never.
         beta1, beta2: of adam and adamw.
         eps: of all but sgd; 0 is torch's default, which differs between them.
         alpha: smoothing of squared gradients, `alpha` of rmsprop and `rho` of adadelta; 0 is torch's default.
@@ -148,7 +152,8 @@ class Recipe:
         sizes: progressive resizing: [first epoch (from 1), size] pairs; the rest of the run stays at the last.
         one_at_a_time: fidelity switch: the network sees the images of a batch one by one, so that batch norm
             normalises each by itself, as one study did by mistake.
-        tta: "flip" averages the logits of an image and its mirror image when evaluating.
+        tta: when evaluating, "flip" averages the logits of an image and its mirror image; "translate" averages those of
+            the images it is least sure of with their logits when moved by a pixel, too.
         checkpoint_epochs: interval at which weights are kept, besides the last and the best.
         checkpoint_minutes: interval at which the state is also stored inside an epoch.
         max_minutes: stop cleanly after this time.
@@ -183,6 +188,8 @@ class Recipe:
     weight_decay: float = 5e-4
     decay_all: bool = False
     bias_lr_factor: float = 1.0
+    head_lr_factor: float = 1.0
+    rest_epochs: int = 0
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 0.0
@@ -243,6 +250,8 @@ class Recipe:
         self._require(rising, "sizes", "[epoch, size] pairs rising from epoch 1")
         if self.optimizer == "sgd" and self.nesterov and not self.momentum:
             raise ModelError("recipe key nesterov needs momentum; set momentum, usually to 0.9")
+        if self.optimizer == "muon":
+            self._require(self.momentum > 0, "momentum", "a share above 0: muon orthogonalises the momentum")
         if self.published.study and self.published.study not in STUDIES:
             raise unknown("study", self.published.study, STUDIES)
         if self.one_at_a_time and (self.accumulate > 1 or self.sam_rho):

@@ -8,7 +8,7 @@ Plateau, which follows the validation metric, has state, and that is three numbe
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +43,16 @@ def apply(optimizer: "torch.optim.Optimizer", factor: float) -> None:
     A rate held in a tensor is filled, not replaced: a captured or compiled update reads that tensor.
     """
     for group in optimizer.param_groups:
-        rate = group["initial_lr"] * factor
-        if hasattr(group["lr"], "fill_"):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        set_rate(group, factor)
+
+
+def set_rate(group: dict[str, Any], factor: float) -> None:
+    """`apply` for one group."""
+    rate = group["initial_lr"] * factor
+    if hasattr(group["lr"], "fill_"):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def lr_series(recipe: "Recipe", steps_per_epoch: int) -> list[float]:

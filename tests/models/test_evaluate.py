@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 from torch import Tensor
 from torch.nn import functional
 
-from models.evaluate import evaluate, mirrored
+from models.evaluate import averaged, evaluate, mirrored, translated
 
 CPU = torch.device("cpu")
 
@@ -81,3 +81,36 @@ def test_a_mirrored_forward_does_not_care_about_mirroring() -> None:
     forward = mirrored(lambda x: x.flatten(1) @ weight.T)
     images = torch.randn(6, 3, 4, 4)
     torch.testing.assert_close(forward(images), forward(images.flip(-1)))
+
+
+def test_images_it_is_not_sure_of_are_moved_too() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(3, 3 * 6 * 6)
+    images = torch.randn(5, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    sizes: list[int] = []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        # The first two images are far from every doubt.
+        return x.flatten(1) @ weight.T * 0.01 + 50 * (x[:, 0, 0, :1] == x[:, 0, 0, -1:]) * torch.tensor([1.0, 0, 0])
+
+    images[:2, 0, 0] = 1.0
+    plain, moved = mirrored(forward)(images), translated(forward)(images)
+    assert torch.equal(moved[:2], plain[:2])
+    assert not torch.equal(moved[2:], plain[2:])
+    # Compiled for one number of images, it is asked for no other.
+    assert set(sizes) == {5}
+    framed = torch.nn.functional.pad(images, (1, 1, 1, 1), "reflect")
+    views = [framed[..., :6, :6], framed[..., 2:, 2:]]
+    either = [mirrored(lambda x: x.flatten(1) @ weight.T * 0.01)(view) for view in views]
+    torch.testing.assert_close(moved[2:], (plain / 2 + (either[0] + either[1]) / 4)[2:])
+
+
+def test_what_an_image_gives_depends_on_no_other() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(3, 3 * 6 * 6) * 0.05
+    forward = averaged(lambda x: x.flatten(1) @ weight.T, "translate")
+    images = torch.randn(7, 3, 6, 6)
+    alone = torch.cat([forward(image[None]) for image in images])
+    torch.testing.assert_close(forward(images), alone)

@@ -35,7 +35,7 @@ def test_every_command_is_understood(device: str, scale: Scale, tmp_path: Path) 
             parse_operands(parsed["operands"], device)
         elif job.command[3] == "bench":
             parsed = train.make_context("train", words[1:]).params
-            assert (parsed["recipe"], parsed["data"]) == ("cifar10-fast", tmp_path)
+            assert (parsed["recipe"], parsed["data"]) == ("cifar10-record", tmp_path)
         elif job.command[3] == "bench.gpu":
             app.commands[words[0]].make_context(words[0], words[1:])
 

@@ -836,3 +836,26 @@ def test_a_preset_is_content_with_less_where_steps_are_not_alike(
 ) -> None:
     recipe = Recipe(**{"model": "lenet", "configuration": "fast", "epochs": 1, "batch": 8, "lr": 0.1, **changes})
     assert configured(recipe, Device("cuda", bf16=True, compiler=True), processes).compile == compiled
+
+
+def test_repeated_it_says_mean_and_spread_and_stores_nothing(data: Path, tmp_path: Path) -> None:
+    words = ("--epochs", 2, "--repeat", 3, "--format", "json", "-o", tmp_path / "runs.json")
+    base = ("train", "--model", "lenet", "--data", data, "--runs", tmp_path / "runs", "--batch", 16, "--lr", 0.05)
+    done = ok(*base, "--threads", 1, "--device", "cpu", *words)
+    runs = json.loads((tmp_path / "runs.json").read_text())
+    assert sorted(run["name"] for run in runs) == ["seed 0", "seed 1", "seed 2"]
+    assert not (tmp_path / "runs").exists()
+    [line] = [line for line in done.output.splitlines() if line.startswith("3 runs: ")]
+    mean = sum(run["top1"] for run in runs) / 3
+    assert f"top-1 {100 * mean:.2f} % (standard deviation " in line
+    assert "clock: from the first look at the training images" in line
+    # A run of its own with that seed learns the same.
+    ok(*base, "--threads", 1, "--device", "cpu", "--epochs", 2, "--seed", 1, "--name", "one", "--no-report")
+    alone = json.loads((tmp_path / "runs/one/summary.json").read_text())
+    assert alone["top1"] == next(run["top1"] for run in runs if run["name"] == "seed 1")
+
+
+@pytest.mark.parametrize("words", [("--resume", "somewhere"), ("--name", "one")])
+def test_repeated_runs_have_no_folder(words: tuple[str, str], data: Path, run: Path) -> None:
+    given = (words[0], run) if words[0] == "--resume" else ("--model", "lenet", "--data", data, *words)
+    assert "--repeat stores no run" in str(bench("train", *given, "--repeat", 2).exception)

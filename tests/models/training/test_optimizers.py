@@ -20,11 +20,11 @@ from models.training.optimizers import (
 from models.training.recipe import Recipe
 
 # Rates that suit each optimiser on the small network below.
-RATES = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.003, "adadelta": 1.0, "adagrad": 0.05}
+RATES = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.003, "adadelta": 1.0, "adagrad": 0.05, "muon": 0.05}
 
 
 def chosen(name: str = "sgd", lr: float = 0.1, **options: Any) -> Recipe:
-    plain = {"momentum": 0.0, "weight_decay": 0.0}
+    plain = {"momentum": 0.6 if name == "muon" else 0.0, "weight_decay": 0.0}
     return Recipe("lenet", optimizer=name, lr=lr, **{**plain, **options})
 
 
