@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Operand: TypeAlias = str | Callable[..., object]
 """A name as on the command line, or the class or function itself: of a network, a loader or a step."""
 
-SHOWN = ("across", "charts", "format", "output", "sort")
+SHOWN = ("across", "charts", "explain", "format", "output", "sort")
 """Options of the command that say how a table is made of something, not what is measured."""
 
 
@@ -56,6 +56,8 @@ class Options(TypedDict, total=False):
     force: bool | None
     resume: bool | None
     store: str | Path | Literal[False] | None
+    quick: bool | None
+    tag: str | None
 
 
 def compare(*operands: Operand, **options: Unpack[Options]) -> Record:
@@ -96,7 +98,14 @@ def _compare(words: list[str], given: dict[str, Any]) -> Record:
     parsed, screen = _parsed(arguments), Screen()
     line = shlex.join(["bench", "compare", *arguments[: -len(words) - 1], *words])
     measured = measure(
-        words, parsed, line, screen, parsed["store"], stored, again="the same call with resume=True goes on"
+        words,
+        parsed,
+        line,
+        screen,
+        parsed["store"],
+        stored,
+        again="the same call with resume=True goes on",
+        tag=parsed["tag"],
     )
     for text in measured.closing:
         screen.say(text)

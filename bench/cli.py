@@ -11,43 +11,150 @@ import select
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
 from bench.processes import is_interrupt, take_interrupts
 
-# name -> (where the click command lives, the line `bench --help` shows)
-COMMANDS: dict[str, tuple[str, str]] = {
-    "compare": (
+
+class Listed(NamedTuple):
+    """A command before it is imported.
+
+    Attributes:
+        place: module and attribute of the click command.
+        line: what `bench --help` shows.
+        examples: what its own `--help` ends with.
+    """
+
+    place: str
+    line: str
+    examples: tuple[str, str]
+
+
+COMMANDS = {
+    "compare": Listed(
         "bench.commands.compare:command",
         "Measure models, loaders or kernels side by side, taking turns.",
+        (
+            "bench compare resnet34 efficientnet_b0",
+            "bench compare mynet.py:Net resnet18 --quick",
+        ),
     ),
-    "check": ("bench.commands.check:command", "Say whether a change made anything slower, bigger or wrong."),
-    "cost": (
+    "check": Listed(
+        "bench.commands.check:command",
+        "Say whether a change made anything slower, bigger or wrong.",
+        ("bench check --base main", "bench check --base main --exact"),
+    ),
+    "clean": Listed(
+        "bench.commands.clean:command",
+        "Show how large the caches are, and remove what can be made again.",
+        ("bench clean", "bench clean compiled packed"),
+    ),
+    "completion": Listed(
+        "bench.commands.completion:command",
+        "Install the completion of commands and options for your shell.",
+        ("bench completion", "bench completion zsh"),
+    ),
+    "cost": Listed(
         "bench.commands.cost:command",
         "Count parameters, MACs, FLOPs, activations and bytes; no timing.",
+        ("bench cost resnet34 vit_b_16", "bench cost mynet.py:Net --max-params 5e6"),
     ),
-    "data": ("bench.commands.data:command", "Generate, describe and check image data sets."),
-    "doctor": (
+    "data": Listed(
+        "bench.commands.data:command",
+        "Generate, describe and check image data sets.",
+        ("bench data make DIR --images 1000", "bench data check DIR"),
+    ),
+    "doctor": Listed(
         "bench.commands.doctor:command",
         "Say what this machine is and what would spoil a measurement here.",
+        ("bench doctor", "bench doctor --json"),
     ),
-    "init": ("bench.commands.init:command", "Write settings and a CI workflow for a repository of your own."),
-    "list": ("bench.commands.list:command", "List models, loaders, kernels, recipes and workloads."),
-    "evaluate": ("bench.commands.evaluate:command", "Test a checkpoint: top-1, top-5, report per class, confusion."),
-    "export": ("bench.commands.export:command", "Write a network as ONNX, OpenVINO or torch.export, and check it."),
-    "lr-find": ("bench.commands.lr_find:command", "Find a learning rate by a range test."),
-    "profile": ("bench.commands.profile:command", "Say where the time of a step goes, and what bounds it."),
-    "predict": ("bench.commands.predict:command", "Name what is on images, with confidences and times."),
-    "serve": ("bench.commands.serve:command", "Serve a page and an API that classify images."),
-    "study": ("bench.commands.study:command", "Run a whole study or a sweep and rank its runs."),
-    "train": ("bench.commands.train:command", "Train a network by a recipe, or go on with a run."),
-    "tune": ("bench.commands.tune:command", "Find the fastest configuration of a model here, and remember it."),
-    "trend": ("bench.commands.trend:command", "Show how stored runs went over time, and where they changed."),
-    "report": ("bench.commands.report:command", "Write stored results as one HTML page."),
-    "run": ("bench.commands.run:command", "Run the benchmark matrix: the same as `pytest bench`."),
+    "init": Listed(
+        "bench.commands.init:command",
+        "Write settings and a CI workflow for a repository of your own.",
+        ("bench init", "bench check --base HEAD"),
+    ),
+    "list": Listed(
+        "bench.commands.list:command",
+        "List models, loaders, kernels, recipes and workloads.",
+        ("bench list models", "bench list levers"),
+    ),
+    "evaluate": Listed(
+        "bench.commands.evaluate:command",
+        "Test a checkpoint: top-1, top-5, report per class, confusion.",
+        ("bench evaluate runs/NAME --data DIR", "bench evaluate resnet18 --weights net.pth --data DIR"),
+    ),
+    "export": Listed(
+        "bench.commands.export:command",
+        "Write a network as ONNX, OpenVINO or torch.export, and check it.",
+        ("bench export resnet34 --to onnx", "bench export runs/NAME --to openvino --dynamic-batch"),
+    ),
+    "lr-find": Listed(
+        "bench.commands.lr_find:command",
+        "Find a learning rate by a range test.",
+        ("bench lr-find cifar10-fast --data DIR", "bench lr-find --model resnet18 --data DIR"),
+    ),
+    "profile": Listed(
+        "bench.commands.profile:command",
+        "Say where the time of a step goes, and what bounds it.",
+        ("bench profile resnet34", "bench profile mynet.py:Net --task inference"),
+    ),
+    "predict": Listed(
+        "bench.commands.predict:command",
+        "Name what is on images, with confidences and times.",
+        ("bench predict runs/NAME image.jpg", "bench predict runs/NAME --data pickle:FILE -o answers.csv"),
+    ),
+    "results": Listed(
+        "bench.commands.results:command",
+        "List stored results, with the names that --tag gave them.",
+        ("bench results", "bench compare before after"),
+    ),
+    "serve": Listed(
+        "bench.commands.serve:command",
+        "Serve a page and an API that classify images.",
+        ("bench serve runs/NAME", "bench serve resnet18 --weights net.pth --port 8000"),
+    ),
+    "study": Listed(
+        "bench.commands.study:command",
+        "Run a whole study or a sweep and rank its runs.",
+        ("bench study under-5m --data DIR", "bench study cifar10-fast --over lr=0.5,0.9 --data DIR"),
+    ),
+    "train": Listed(
+        "bench.commands.train:command",
+        "Train a network by a recipe, or go on with a run.",
+        ("bench train cifar10-fast --data DIR", "bench train --resume runs/NAME"),
+    ),
+    "tune": Listed(
+        "bench.commands.tune:command",
+        "Find the fastest configuration of a model here, and remember it.",
+        ("bench tune resnet34", "bench tune mynet.py:Net --tasks inference"),
+    ),
+    "trend": Listed(
+        "bench.commands.trend:command",
+        "Show how stored runs went over time, and where they changed.",
+        ("bench trend", "bench trend training/resnet18 --format html -o trend.html"),
+    ),
+    "report": Listed(
+        "bench.commands.report:command",
+        "Write stored results as one HTML page.",
+        ("bench report .benchmarks/pixbench runs", "bench report record.json -o page.html"),
+    ),
+    "run": Listed(
+        "bench.commands.run:command",
+        "Run the benchmark matrix: the same as `pytest bench`.",
+        ("bench run", "bench run --models resnet18 --tasks inference"),
+    ),
 }
+# What a newcomer sees first.
+FIRST = (
+    ("bench compare resnet34 efficientnet_b0", "which is faster on this machine, and how sure is that"),
+    ("bench compare mynet.py:Net resnet18", "the same with a network of your own: FILE.py:NAME"),
+    ("bench profile resnet34", "where the time of a step goes"),
+    ("bench check --base main", "did this change make anything slower"),
+    ("bench train cifar10-fast --data DIR", "train by a recipe; leaves runs/NAME/"),
+)
 
 
 class LazyGroup(click.Group):
@@ -59,20 +166,33 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
+        listed = COMMANDS[cmd_name]
+        module, attribute = listed.place.split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        command.name = cmd_name
+        examples = "\b\n" + "\n".join(["Examples:", *(f"  {example}" for example in listed.examples)])
+        if examples not in (command.epilog or ""):
+            command.epilog = "\n\n".join(filter(None, (command.epilog, examples)))
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            # Click looks for near names among commands that are imported already.
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=sorted(COMMANDS), ctx=ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+            formatter.write_dl([(name, COMMANDS[name].line) for name in sorted(COMMANDS)])
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "BENCH", "max_content_width": 110}
 
 
-@click.command(cls=LazyGroup, context_settings=CONTEXT)
+@click.command(cls=LazyGroup, context_settings=CONTEXT, invoke_without_command=True)
 @click.version_option(package_name="pixbench", prog_name="bench")
 @click.pass_context
 def app(context: click.Context) -> None:
@@ -80,7 +200,11 @@ def app(context: click.Context) -> None:
 
     Start with `bench doctor`, then `bench compare resnet34 efficientnet_b0`. Your own network is FILE.py:NAME.
     """
-    if context.invoked_subcommand is not None:
+    if context.invoked_subcommand is None:
+        column = max(len(command) for command, _ in FIRST) + 3
+        click.echo("\n".join(f"{command:{column}}{what}" for command, what in FIRST))
+        click.echo("\nbench --help names all commands, bench COMMAND --help its options.")
+    else:
         name = context.invoked_subcommand
         context.default_map = {name: repository_defaults(name, app.get_command(context, name))}
 
@@ -168,8 +292,11 @@ def run(program: click.Command, name: str, arguments: list[str] | None = None, a
 def _invoked(program: click.Command, name: str, arguments: list[str] | None) -> object:
     """What the program's command returns. Click's own `main` would end with exit code 1 where a pipe is broken."""
     if f"_{name.upper()}_COMPLETE" in os.environ:
-        # A shell that asks for completions.
-        return program.main(prog_name=name, standalone_mode=False)
+        # A shell that asks for completions; click exits by itself, which here means that a user's code did.
+        try:
+            return program.main(prog_name=name, standalone_mode=False)
+        except SystemExit as done:
+            return done.code
     try:
         with program.make_context(name, list(sys.argv[1:] if arguments is None else arguments)) as context:
             return program.invoke(context)

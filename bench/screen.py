@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
     from results.record import Metric
 
 Say = Callable[[str], None]
@@ -41,14 +44,22 @@ class Screen:
         self.moving = not silent and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._begin = time.monotonic()
         self._shown: set[str] = set()
+        self._live: Live | None = None
+        # What the table that moves holds, by metric and batch: first estimates, and what is measured in their place.
+        self._estimates: dict[tuple[str, int | None], Metric] = {}
+        self._metrics: dict[tuple[str, int | None], Metric] = {}
+        self._below = ""
         self._counting = ""
         self._first, self._since, self._drawn = 0, 0.0, 0.0
 
     def progress(self, text: str) -> None:
         """Put `text` on the moving line, after the seconds since the command began."""
-        if self.moving:
+        self._below = f"[{time.monotonic() - self._begin:4.0f} s] {text}"
+        if self._live is not None:
+            self._draw()
+        elif self.moving:
             width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            sys.stderr.write("\r\x1b[K" + f"[{time.monotonic() - self._begin:4.0f} s] {text}"[:width])
+            sys.stderr.write("\r\x1b[K" + self._below[:width])
             sys.stderr.flush()
 
     def steps(self, what: str, done: int, total: int, tenths: bool = False) -> None:
@@ -76,24 +87,77 @@ class Screen:
             self.say(text)
 
     def clear(self) -> None:
-        """Empty the moving line."""
-        if self.moving:
+        """Empty the moving line, and end the table above it."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif self.moving:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
+            return
         self.clear()
         if not self.silent:
             click.echo(text, err=True)
 
+    def estimate(self, metric: Metric) -> None:
+        """Show a first estimate in the table, until the metric is measured."""
+        self._estimates[metric.name, metric.batch] = metric
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draw the table that moves, with the line below it.
+
+        Only when something is known, never by a clock of its own: that would take time from what is measured.
+        """
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.text import Text
+
+        if self._live is None:
+            self.clear()
+            console = Console(stderr=True)
+            # It gives way to what the command prints in the end.
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
+        below = Text(self._below, style="dim", no_wrap=True, overflow="ellipsis")
+        self._live.update(Group(self._table(), below), refresh=True)
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        from results.comparison import live_cells
+
+        metrics = list(self._metrics.values())
+        metrics += [metric for key, metric in self._estimates.items() if key not in self._metrics]
+        operands = list(metrics[0].values) if metrics else []
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        both = len(operands) == 2
+        for header in ("metric", "unit", *operands, *([f"{operands[1]} / {operands[0]}"] if both else [])):
+            table.add_column(header, overflow="fold", justify="left" if header in ("metric", "unit") else "right")
+        for metric in metrics:
+            first = (metric.name, metric.batch) not in self._metrics
+            table.add_row(*live_cells(metric, operands, first), style="dim" if first else None)
+        if any(key not in self._metrics for key in self._estimates):
+            table.caption = "~ first estimate, of a few steps and before anything is compiled"
+            table.caption_justify = "left"
+        return table
+
     def row(self, log: MetricLog) -> Callable[[Metric], None]:
-        """A function that adds a metric to the log, and prints its line when its name comes for the first time."""
+        """A function that adds a metric to the log and shows it: in a table that moves, or as a line when its name
+        comes for the first time."""
         from results.comparison import metric_line
 
         def emit(metric: Metric) -> None:
             log.add(metric)
-            if metric.name not in self._shown:
+            if self.moving:
+                self._metrics[metric.name, metric.batch] = metric
+                self._draw()
+            elif metric.name not in self._shown:
                 self._shown.add(metric.name)
                 self.say(metric_line(metric))
 

@@ -1,7 +1,7 @@
 """The five public studies and their sweeps, as lists of runs. Imports no torch.
 
 A study is a set of recipes that are compared with one another; a sweep is one recipe run with several values of one
-or more of its keys. STUDIES.md and each recipe's [published] table say what the studies did and published.
+or more of its keys. docs/studies.md and each recipe's [published] table say what the studies did and published.
 """
 
 from collections.abc import Mapping

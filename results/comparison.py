@@ -48,8 +48,12 @@ _NOMINAL = 0.9495
 _NOT_MEASURED = Value.none("not measured for this operand")
 
 
-def compare_table(record: Record, format: str = "text", colour: bool = False) -> str:
+def compare_table(record: Record, format: str = "text", colour: bool = False, explain: bool = False) -> str:
     """A comparison: sentences, then the tables, then notes and the machine; csv and json are raw.
+
+    Args:
+        explain: also what the numbers consist of and how they were measured, and rows without a number. Without it
+            there are only the notes that may change what is decided.
 
     Raises RecordError on an unknown format.
     """
@@ -61,10 +65,17 @@ def compare_table(record: Record, format: str = "text", colour: bool = False) ->
         raise RecordError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     colour = colour and format == "text"
     footnotes = _Notes(record)
-    tables = [_values_table(record, format, colour, footnotes)]
+    tables = [_values_table(record, format, colour, footnotes, explain)]
     if len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
         tables.append(_ratios_table(record, format, colour, footnotes))
-    below = [*footnotes.lines(), *disturbed(record), *_twins(record), *_meaning(record)]
+    below = [
+        *footnotes.lines(),
+        *([] if explain else _unexplained(record)),
+        *_estimated(record),
+        *disturbed(record),
+        *_twins(record),
+        *_meaning(record),
+    ]
     if not record.complete:
         below.append("This run was interrupted; the table holds what was measured until then.")
     return page(notes(sentences(record), format), *tables, notes(below, format), notes([machine_line(record)], format))
@@ -72,7 +83,28 @@ def compare_table(record: Record, format: str = "text", colour: bool = False) ->
 
 def compare_html(record: Record) -> str:
     """The same as HTML, to be shown inside a page."""
-    return html(compare_table(record, "markdown"))
+    return html(compare_table(record, "markdown", explain=True))
+
+
+def _unexplained(record: Record) -> list[str]:
+    """What a table without explanations leaves out: rows without a number, with the reason, and how many notes."""
+    lines = []
+    absent = [
+        f"{_title(metric)} ({reasons[0]})"
+        for metric in record.metrics
+        if (reasons := _reasons(metric)) and len(set(reasons)) == 1
+    ]
+    if absent:
+        lines.append(f"No number: {', '.join(absent)}.")
+    if notes := {note for metric in record.metrics for note in metric.notes}:
+        lines.append(f"--explain says what the numbers consist of ({plural(len(notes), 'note')}).")
+    return lines
+
+
+def _reasons(metric: Metric) -> list[str]:
+    """Why a metric has no number for any operand, one reason each; none if it has a number."""
+    reasons = [value.missing or "" for value in metric.values.values()]
+    return reasons if all(reasons) else []
 
 
 def _meaning(record: Record) -> list[str]:
@@ -94,6 +126,13 @@ def sentences(record: Record) -> list[str]:
             missing = {operand: value.missing for operand, value in metric.values.items() if value.missing}
             found += [f"{topic(metric, several)}: no number for {operand} ({why})" for operand, why in missing.items()]
     return found
+
+
+def _estimated(record: Record) -> list[str]:
+    """What first estimates are, in one line; nothing for what was measured in blocks."""
+    if not record.settings.get("quick"):
+        return []
+    return ["First estimates, of a few steps and without compiled code: leave out --quick for an answer."]
 
 
 BESIDE = {"core": "busy at random times", "busy": "busy at all times"}
@@ -144,6 +183,29 @@ def metric_line(metric: Metric) -> str:
     return f"{_title(metric)}: {values}{' ' + unit if unit else ''}{ratios}"
 
 
+def live_cells(metric: Metric, operands: Sequence[str], estimate: bool) -> list[str]:
+    """A metric as a row of a table that is still being measured: name, unit, a number an operand, of two their ratio.
+
+    Args:
+        estimate: it is only a first one: no intervals.
+    """
+    factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
+    row = [_title(metric), unit or metric.unit]
+    for operand in operands:
+        value = metric.values.get(operand, _NOT_MEASURED)
+        text = _value_text(value, factor)[0]
+        row.append(f"~{text.partition(' ')[0]}" if estimate and value.median is not None else text)
+    if len(operands) == 2:
+        ratio = next(iter(metric.comparisons), None)
+        if ratio is None or ratio.estimate is None:
+            row.append("-")
+        elif estimate:
+            row.append(f"~{ratio.estimate:.2f}")
+        else:
+            row.append(f"{ratio_text(ratio)} {_verdict(metric, ratio)}")
+    return row
+
+
 class _Notes(Footnotes):
     """The footnotes of one comparison; what holds for every measured ratio is said once and marks no cell."""
 
@@ -164,7 +226,7 @@ class _Notes(Footnotes):
         return lines + [f"Every measured ratio: {text}." for text in self._everywhere]
 
 
-def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes) -> str:
+def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes, explain: bool) -> str:
     shown = next((r for m in record.metrics for r in m.comparisons), None) if len(record.operands) <= 2 else None
     headers = ["metric", "unit", *(_header(o, format) for o in record.operands)]
     if shown is not None:
@@ -173,7 +235,10 @@ def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes) 
     rows: list[list[Cell]] = []
     for metric in record.metrics:
         factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
-        said = (*metric.notes, ONE_READING) if metric.one_reading else metric.notes
+        if not explain and len(set(_reasons(metric))) == 1:
+            continue
+        said = metric.notes if explain else ()
+        said = (*said, ONE_READING) if metric.one_reading else said
         row: list[Cell] = [_title(metric) + "".join(footnotes.mark(n) for n in said), unit or metric.unit]
         for operand in record.operands:
             text, note = _value_text(metric.values.get(operand, _NOT_MEASURED), factor)

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ FOLDER = Path(".benchmarks/pixbench")
 """Where runs go unless told otherwise, relative to the working directory."""
 
 _TEMPORARY = ".tmp"
+_OWN = re.compile(r"\d{8}T\d{6}Z-")  # beginning of a file's name that `new_path` chose
+_TAG = re.compile(r"\w[\w.-]*")
 LOCK = ".lock"
 """Ending of a file that a process holds while it measures what is stored beside it."""
 
@@ -47,6 +50,18 @@ def new_path(kind: str, folder: Path | str = FOLDER, now: datetime | None = None
     """A file name that no other writer will choose: UTC time, kind, eight random digits. Creates nothing."""
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     return Path(folder) / f"{moment:%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(4)}.json"
+
+
+def tagged_path(tag: str, folder: Path | str = FOLDER) -> Path:
+    """The file of the result that a user named. Raises RecordError: not a name that a file can have."""
+    if not _TAG.fullmatch(tag) or _OWN.match(tag):
+        raise RecordError(f"{tag!r} cannot name a result; take letters, digits, dots, dashes and underscores")
+    return Path(folder) / f"{tag}.json"
+
+
+def tag_of(path: Path) -> str:
+    """The name that a user gave to a stored result, "" if it has none."""
+    return "" if _OWN.match(path.name) or not _TAG.fullmatch(path.stem) else path.stem
 
 
 def save(record: Record, path: Path | str | None = None) -> Path:

@@ -18,7 +18,7 @@ from results.store import FOLDER
 
 
 @click.command()
-@click.argument("operands", nargs=-1, required=True, metavar="A B...")
+@click.argument("operands", nargs=-1, metavar="A B...")
 @network_options
 @click.option(
     "--on-bad-image",
@@ -50,6 +50,7 @@ from results.store import FOLDER
     metavar="SECONDS",
     help="Add blocks of fresh processes while this lasts; six give an interval, the first is always completed.",
 )
+@click.option("--quick", is_flag=True, help="First estimates only: a few steps, nothing compiled, no intervals.")
 @click.option(
     "--beside",
     type=click.Choice(LOADS),
@@ -79,6 +80,8 @@ from results.store import FOLDER
     type=click.Path(path_type=Path, file_okay=False),
     help=f"Folder of stored runs. Default: {FOLDER}",
 )
+@click.option("--explain", is_flag=True, help="Show all notes: what the numbers consist of, how they were measured.")
+@click.option("--tag", default="", metavar="NAME", help="Name the stored result, for compare and report.")
 @click.option(
     "--charts",
     type=click.Path(path_type=Path, file_okay=False),
@@ -94,6 +97,8 @@ def command(
     format: str,
     output: str,
     store: Path | None,
+    tag: str,
+    explain: bool,
     across: bool,
     charts: Path | None,
     sort: str,
@@ -116,9 +121,14 @@ def command(
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)
     are compared image by image.
     """
-    from bench.comparing.words import LABELS, RUN, STORED, files, only_kind, refuse_same, run_folders
+    from bench.comparing.words import LABELS, RUN, STORED, files, only_kind, refuse_same, run_folders, with_tags
 
     check_output(output)
+    if not operands:
+        raise UsageError(
+            "name what to compare: bench compare resnet34 efficientnet_b0; bench list models has more names"
+        )
+    operands = with_tags(operands, store)
     chosen = only_kind(operands)
     if charts is not None and chosen != RUN:
         raise UsageError(f"--charts draws training runs; {operands[0]} is {chosen}")
@@ -140,25 +150,27 @@ def command(
 
         # One file is shown as it is, with the ratios that were measured in turns.
         record = compare_files(stored, across) if len(stored) > 1 else records.load(stored[0])
-        _print(record, format, output)
+        _print(record, format, output, explain)
         return 0
     if across:
         raise UsageError("--across compares stored results; name .json files")
+    if tag in operands:
+        raise UsageError(f"--tag {tag} would name the result like what is measured; choose another name")
     from bench.comparing.measuring import measure
 
     screen = Screen()
-    measured = measure(operands, options, shlex.join(["bench", *sys.argv[1:]]), screen, store)
-    _print(measured.record, format, output)
+    measured = measure(operands, options, shlex.join(["bench", *sys.argv[1:]]), screen, store, tag=tag)
+    _print(measured.record, format, output, explain)
     for line in measured.closing:
         screen.say(line)
     return 0 if measured.whole else 2
 
 
-def _print(record: Any, format: str, output: str) -> None:
+def _print(record: Any, format: str, output: str, explain: bool) -> None:
     from results.comparison import compare_table
     from results.tables import coloured
 
-    write(compare_table(record, format, output == "-" and coloured(sys.stdout)), output)
+    write(compare_table(record, format, output == "-" and coloured(sys.stdout), explain), output)
 
 
 def _runs(folders: list[Path], format: str, output: str, folder: Path | None, sort: str) -> int:

@@ -99,7 +99,7 @@ def command(kind: str | None, speed: bool, compiled: bool, format: str, output: 
     `bench list recipes` also shows each recipe's data set and epochs, and what was published of the run it reproduces:
     accuracy (of the last epoch, or of the best where only that is known), epochs and time.
 
-    `bench list models --speed` shows what was published of the machines that README describes.
+    `bench list models --speed` shows what was published of the machines that docs/measured.md describes.
 
     `bench list kernels --compiled` compiles for an A100 and an H200 what EfficientNet-B0 launches at batch 256, and
     shows registers, spilled bytes, and the time in which the GPU can start the instructions beside that of its memory.

@@ -20,12 +20,14 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
     """Write one self-contained HTML page of stored results.
 
     A result is a record of bench compare or bench check, a profile (profile.json or its folder), pytest-benchmark's
-    JSON, a training run's folder, or a folder of any of these. The page holds the verdicts, tables, charts, the machine
-    and the command of every figure; it needs no network and no script.
+    JSON, a training run's folder, a name that --tag gave, or a folder of any of these. The page holds the verdicts,
+    tables, charts, the machine and the command of every figure; it needs no network and no script.
     """
+    from bench.comparing.words import with_tags
     from results.report import open_results, page
 
     check_output(output)
+    results = tuple(map(Path, with_tags(list(map(str, results)))))
     sections, skipped = open_results(results, _accuracy(results))
     for path, reason in skipped:
         click.echo(f"skipped {path}: {reason}", err=True)

@@ -1,4 +1,4 @@
-"""`bench tune MODEL`: find the fastest configuration here, remember it, and say what each lever is worth."""
+"""`bench tune MODEL`: find the fastest configuration here, and what each lever is worth."""
 
 import time
 from contextlib import ExitStack

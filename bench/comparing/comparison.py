@@ -30,7 +30,7 @@ from bench.timing.images import describe_bad, refuse_bad
 from bench.timing.tasks import MODEL_TASKS
 from bench.timing.workload import Conditions, Workload
 from models import zoo
-from models.configuration import Device
+from models.configuration import Configuration, Device
 from results.record import Metric
 from results.stats import required_samples
 
@@ -64,6 +64,7 @@ class Comparison:
         warn: gets what the user must know although the run goes on.
         state: of an interrupted run (see `state`); what it holds is not measured again.
         spawn: starts a process, see bench.sides.crew.
+        estimate: gets a first estimate of each rate before anything is compiled; None where nobody would see it.
 
     Raises:
         RecordError: `state` cannot be read.
@@ -79,8 +80,10 @@ class Comparison:
         warn: Say = _nothing,
         state: Mapping[str, Any] | None = None,
         spawn: Spawn = Worker,
+        estimate: Emit | None = None,
     ) -> None:
         self.operands = list(operands)
+        self.estimate = estimate
         self.settings = settings
         self.conditions = conditions
         self.emit = emit
@@ -114,13 +117,18 @@ class Comparison:
 
         Six give a 95 % interval: where those measured show that they would not fit, the others have fewer rounds, and
         they may take twice as long as the budget. Before the budget is spent, a block that met a bad moment does
-        not end the run.
+        not end the run. Where only first estimates are wanted, there is no block.
         """
         begin = time.monotonic()
         cheapest = math.inf
         # An interrupted run goes on in the block that it had begun.
         block = max(0, max((sample.begun for sample in self.samples.values()), default=1) - 1)
         with self.crew, contextlib.ExitStack() as stack:
+            if self.settings.quick:
+                stack.enter_context(competing(self.settings.beside, self.settings.seed))
+                self.ask()
+                self.preview(self.emit)
+                return
             self.prepare()
             # A compiler that has to share a core says nothing of the networks.
             stack.enter_context(competing(self.settings.beside, self.settings.seed))
@@ -197,10 +205,16 @@ class Comparison:
 
     def prepare(self) -> None:
         """Ask a process for the machine, resolved configurations, counts and ceilings; have compiled what can be."""
-        self.progress("starting")
-        self.start()
-        self.ask_facts(self.crew[self.operands[0].label])
-        self.crew.end_block()
+        self.ask()
+        slow = self.settings.device == "cpu" and any(
+            workload.may_compile
+            for group in self.figures.groups
+            for listed in group.workloads.values()
+            for workload in listed
+        )
+        # On a GPU a process takes seconds to start, and its presets compile in seconds.
+        if self.estimate is not None and slow and not self.samples:
+            self.preview(self.estimate)
         for group in self.figures.groups:
             for label, workloads in group.workloads.items():
                 for workload in workloads if len(workloads) == 1 else ():
@@ -211,6 +225,57 @@ class Comparison:
                         built = self.crew.prepare(label, workload, self.conditions, group.homes.get(label, label))
                         if built is not None:
                             self.prepared[label, workload.id] = built
+
+    def preview(self, estimate: Emit) -> None:
+        """Hand out a first estimate of each rate: of a few steps, in which nothing is compiled. None of it is kept.
+
+        Whatever fails fails again, and is reported, where it is measured.
+        """
+        for group in map(_uncompiled, self.figures.groups):
+            self.progress(f"{group.name}: first estimate")
+            sample = Sample()
+            try:
+                self.start(group)
+                sides = self.built(group, sample)
+                sample.blocks.append(pairs_of([self.look(sides) for _ in range(LEAST_ROUNDS)]))
+            except BenchError as error:
+                if self.settings.quick:
+                    self.warn(f"{group.name}: {error}")
+            self.crew.end_block()
+            figures = Figures(self.operands, self.settings, [group], {group.name: sample}, self.costs, self.ceilings)
+            for metric in figures.of_group(group) if sample.blocks else ():
+                estimate(metric)
+
+    def built(self, group: Group, sample: Sample) -> dict[str, tuple[str, Workload, SlicePlan]]:
+        """The sides of a group, built: by name the operand, its workload, and a short turn."""
+        sides: dict[str, tuple[str, Workload, SlicePlan]] = {}
+        for label, workloads in group.workloads.items():
+            if not workloads:
+                sample.missing[label] = self.missing(label, group)
+            twin = next((of for of, workload, _ in sides.values() if (workload,) == workloads), None)
+            if twin is not None and group.name == "loading" and self.resolved:
+                sample.twins[label] = twin
+                continue
+            for workload in workloads:
+                prefetch = self.crew[label].build([workload], self.conditions).prefetch[workload.id]
+                # What a loader has ready tells nothing of its speed.
+                plan = SlicePlan(5 if workload.task in ("latency", "loading") else 1, prefetch + 1)
+                sides[side(label, workload)] = (label, workload, plan)
+        return sides
+
+    def look(self, sides: Mapping[str, tuple[str, Workload, SlicePlan]]) -> Round:
+        """One short turn of each side."""
+        return {
+            name: self.crew[label].slice(workload, plan, each=workload.task == "latency")
+            for name, (label, workload, plan) in sides.items()
+        }
+
+    def ask(self) -> None:
+        """Have a process say what the machine is, and what is counted."""
+        self.progress("starting")
+        self.start()
+        self.ask_facts(self.crew[self.operands[0].label])
+        self.crew.end_block()
 
     def ask_facts(self, first: Worker) -> None:
         """The machine, what the operands resolve to on it, and what is counted of them."""
@@ -565,3 +630,16 @@ class Comparison:
                 energy = Energy(missing=str(error))
             sample.energy[label] = energy
             idle = energy.idle_watts if energy.idle_watts is not None else idle
+
+
+def _uncompiled(group: Group) -> Group:
+    """A group's first workloads as they would run without a compiler, and the one metric that they give."""
+
+    def plain(workload: Workload) -> Workload:
+        configuration = workload.configuration
+        if not isinstance(configuration, Configuration) or not configuration.compiles:
+            return workload
+        return replace(workload, configuration=replace(configuration, compile="eager", freeze=False))
+
+    workloads = {label: tuple(map(plain, listed[:1])) for label, listed in group.workloads.items()}
+    return replace(group, workloads=workloads, metrics=group.metrics[:1])

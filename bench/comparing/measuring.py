@@ -13,9 +13,11 @@ from bench.comparing.comparison import Comparison
 from bench.comparing.operands import look_up, parse_operands
 from bench.comparing.plan import open_device, settings_from
 from bench.comparing.run_log import RunLog
+from bench.errors import UsageError
 from bench.machine.cpu import usable_cores
 from bench.screen import Screen
 from results.record import Record
+from results.store import FOLDER, tagged_path
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def measure(
     store: Path | None = None,
     stored: bool = True,
     again: str = "the same command with --resume goes on",
+    tag: str = "",
 ) -> Measured:
     """Measure operands side by side; an interruption or an error keeps what was measured until then.
 
@@ -51,11 +54,14 @@ def measure(
         store: folder of stored runs; None is results.store.FOLDER.
         stored: whether anything is written there.
         again: how an interrupted comparison is continued, in words.
+        tag: by which the stored result can be named later; "" for none.
 
     Raises:
         BenchError, DataError, ModelError, RecordError: nothing could be measured as asked.
     """
     begin = time.monotonic()
+    if tag and (taken := tagged_path(tag, store or FOLDER)).exists() and not options["resume"]:
+        raise UsageError(f"{taken} is called {tag} already; choose another --tag, or remove that file")
     device = open_device(options["device"], options["force"])
     screen.progress("starting")
     found = look_up(words, options["threads"] or usable_cores())
@@ -63,9 +69,18 @@ def measure(
     operands = parse_operands(words, device, found)
     settings, conditions = settings_from(operands, device, options, screen.say)
     labels = [operand.label for operand in operands]
-    log = RunLog("compare", command, labels, asdict(settings), store, stored, again)
+    log = RunLog("compare", command, labels, asdict(settings), store, stored, again, tag)
     state = log.resume(screen.say) if options["resume"] else None
-    comparison = Comparison(operands, settings, conditions, screen.row(log), screen.progress, screen.say, state)
+    comparison = Comparison(
+        operands,
+        settings,
+        conditions,
+        screen.row(log),
+        screen.progress,
+        screen.say,
+        state,
+        estimate=screen.estimate if screen.moving else None,
+    )
     log.follow(comparison)
     with log.kept(screen):
         comparison.run(options["budget"])

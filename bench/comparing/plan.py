@@ -52,6 +52,7 @@ class Settings:
         beside: a key of bench.sides.load.LOADS: what else keeps the machine busy meanwhile.
         units: what a call of a step works through, "" where only calls are counted.
         weights: see Conditions.
+        quick: only first estimates are wanted, of what is not compiled.
     """
 
     device: str
@@ -71,6 +72,7 @@ class Settings:
     beside: str = "none"
     units: str = ""
     weights: str = ""
+    quick: bool = False
 
     def has(self, task: str) -> bool:
         """Whether a task of models is measured."""
@@ -178,6 +180,7 @@ def settings_from(
         beside=options.get("beside", "none"),
         units=units,
         weights=weights,
+        quick=bool(options.get("quick")),
     )
     conditions = Conditions(
         data_root=str(root.absolute()) if name else "",

@@ -33,6 +33,10 @@ class RunLog:
         folder: of stored runs; None is store.FOLDER.
         stored: whether anything is written there.
         again: how a run that was interrupted is continued, in words.
+        tag: the name that the stored result shall have; "" for one made of the time.
+
+    Raises:
+        RecordError: no result can have this name.
 
     Attributes:
         failure: why the latest attempt to store failed, "" if it did not. Measuring goes on: what could not be stored
@@ -48,6 +52,7 @@ class RunLog:
         folder: Path | None,
         stored: bool = True,
         again: str = "the same command with --resume goes on",
+        tag: str = "",
     ) -> None:
         self.kind = kind
         self.command = command
@@ -56,7 +61,7 @@ class RunLog:
         self.folder = folder or store.FOLDER
         self.stored = stored
         self.again = again
-        self.path = self._new = store.new_path(kind, self.folder)
+        self.path = self._new = store.tagged_path(tag, self.folder) if tag else store.new_path(kind, self.folder)
         self.created = utc_now()
         self.metrics: dict[str, Metric] = {}
         self.failure = ""

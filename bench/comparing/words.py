@@ -69,6 +69,31 @@ def only_kind(words: Sequence[str]) -> str:
     return kinds[first]
 
 
+def with_tags(words: Sequence[str], folder: Path | None = None) -> tuple[str, ...]:
+    """The words, with the file in the place of each one that `--tag` gave to a stored result.
+
+    What has the name of something else means that: a network, a loader, a path.
+
+    Args:
+        folder: of stored results; None is the usual one.
+    """
+    from results.store import FOLDER, tag_of
+
+    found = []
+    for word in words:
+        file = (folder or FOLDER) / f"{word}.json"
+        tag = "/" not in word and tag_of(file) == word and file.is_file() and not Path(word).exists()
+        found.append(str(file) if tag and word not in _known() else word)
+    return tuple(found)
+
+
+def _known() -> set[str]:
+    from kernels import catalogue
+    from loaders import engines
+
+    return {*zoo.names(), *engines.names(), *catalogue.names()}
+
+
 def files(words: Sequence[str]) -> list[Path]:
     """The stored results among the operands: all of them or none.
 

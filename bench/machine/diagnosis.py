@@ -367,7 +367,7 @@ def check_freed_memory(facts: Facts) -> Findings:
     text = "glibc gives what a step frees back to the system, which clears it for the next one"
     remedy = (
         f"In scripts of your own: {FOR_SCRIPTS} python ...\n"
-        "keeps it. In fp32, that nearly doubles the speed of efficientnet_b0 (README names the record).\n"
+        "keeps it. In fp32, that nearly doubles the speed of efficientnet_b0 (docs/measured.md names the record).\n"
         "The lever keep does the same: bench compare MODEL@naive MODEL@keep says what it is worth."
     )
     yield Finding("note", "freed memory", text, remedy)

@@ -1,4 +1,4 @@
-"""A recipe trained several times in one process, each time with the next seed: how good and how fast, and how sure.
+"""A recipe trained several times in one process, with one seed after another: mean and spread.
 
 As in the speed records, nothing is written between the first and the last step, and what happens once (decoding,
 compiling, capturing) is outside of the clock.

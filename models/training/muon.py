@@ -1,4 +1,4 @@
-"""Muon for the filters of convolutions: every update turns each filter by about as much in all directions.
+"""Muon for the filters of convolutions: updates of about the same size in all directions.
 
 The momentum of a layer's filters, as a matrix [filters, inputs * height * width], is replaced by the orthogonal matrix
 nearest to it: directions that only a few images ask for count as much as those that all of them share. After Jordan

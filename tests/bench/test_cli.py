@@ -266,9 +266,10 @@ def test_a_full_disk_loses_the_file_and_not_the_table(tmp_path: Path) -> None:
         (["profile", "lenet", "--images", "-1"], ["--images", "-1"]),
         (["compare", "lenet", "-o", "no/such/folder.txt"], ["no/such"]),
         (["compare", "gone.json"], ["gone.json"]),
-        (["compare"], ["Missing argument"]),
-        (["compere"], ["compere"]),
-        (["list", "modles"], ["modles"]),
+        (["compare"], ["bench compare resnet34 efficientnet_b0"]),
+        (["compere"], ["compere", "compare"]),
+        (["list", "modles"], ["modles", "models"]),
+        (["compare", "lenet", "--bugdet", "9"], ["--bugdet", "--budget"]),
     ],
 )
 def test_bad_words_are_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """What a command shows while it works: on a terminal, without one, and in a process that is to be silent."""
 
+import functools
 import io
 import os
 import sys
 
 import pytest
+import rich.console
 
 from bench import screen
 from bench.screen import Screen
+from results.record import Metric, Value
 
 
 class Terminal(io.StringIO):
@@ -84,3 +87,43 @@ def test_steps_are_drawn_no_more_often_than_a_terminal_follows(monkeypatch: pyte
     assert "left" in drawn[1]
     shown.steps("epoch 2/2", 1, 100)
     assert terminal.taken().endswith("epoch 2/2: step 1 of 100"), "each count begins anew"
+
+
+def test_a_table_narrows_in_place_and_gives_way_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_terminal(monkeypatch)
+    drawn = io.StringIO()
+    console = functools.partial(rich.console.Console, file=drawn, force_terminal=True, width=100)
+    monkeypatch.setattr(rich.console, "Console", console)
+    stored: list[Metric] = []
+    shown = Screen()
+
+    class Log:
+        def add(self, metric: Metric) -> None:
+            stored.append(metric)
+
+    emit = shown.row(Log())
+    first = Metric.named(
+        "inference_throughput", {"a": Value(90.0, None, None, 3), "b": Value(45.0, None, None, 3)}, batch=8
+    )
+    shown.estimate(first)
+    assert "~90" in drawn.getvalue()
+    assert "~ first estimate" in drawn.getvalue()
+    drawn.truncate(0)
+    emit(
+        Metric.named(
+            "inference_throughput", {"a": Value(100.0, 99.0, 101.0, 9), "b": Value(50.0, 49.0, 51.0, 9)}, batch=8
+        )
+    )
+    text = drawn.getvalue()
+    assert "100.0" in text
+    assert "~" not in text
+    shown.progress("compiling b")
+    assert "compiling b" in drawn.getvalue()
+    drawn.truncate(0)
+    shown.say("a warning")
+    assert "a warning" in drawn.getvalue()
+    shown.clear()
+    assert len(stored) == 1
+    shown.say("the end")
+    assert isinstance(sys.stderr, Terminal)
+    assert sys.stderr.taken().endswith("the end\n")

@@ -60,6 +60,7 @@ class Machine:
 
     Attributes:
         hosts: its processes can hold several sides, and fork.
+        compiler: it has one for torch.compile.
         now: seconds that its processes have worked so far.
         opened: names of the processes that were started, in order.
         forked: those of the processes that were forked.
@@ -70,6 +71,7 @@ class Machine:
     def __init__(self, seed: int = 0, noise: float = 0.0, drift: float = 0.0, hosts: bool = True) -> None:
         self.rng = random.Random(seed)
         self.noise, self.drift, self.hosts = noise, drift, hosts
+        self.compiler = False
         self.level = 1.0
         self.now = 0.0
         self.alive = 0
@@ -199,7 +201,7 @@ class FakeWorker(Worker):
             },
             "machine": {"fingerprint": {"device": "fake", "cores": 2}},
             # Without a compiler and bfloat16, fast is fp32-nhwc-eager.
-            "device": {"kind": "cpu", "bf16": False, "compiler": False},
+            "device": {"kind": "cpu", "bf16": False, "compiler": self.machine.compiler},
             "cost": {**COST, "model": arguments.get("model"), "classes": 10, "size": 32},
             "ceilings": {"precision": arguments.get("precision"), "flops": 1e12, "bandwidth": 1e11},
             "reference": {"id": reference.ID, "seconds": 0.001},

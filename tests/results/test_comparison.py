@@ -122,7 +122,11 @@ def test_cells() -> None:
     assert re.search(r"^flops +GFLOP +0\.7717 +7\.326 +0\.105 better$", text, re.M)
     assert re.search(r"^inference_throughput b32 +images/s +18\d\.\d ±0\.\d+% ", text, re.M)
     assert "out of memory (" in row(text, "training_peak_bytes")
-    assert re.search(r"\(1\) needs 459 samples, has 120$", text, re.M)
+    assert "No number: inference_latency_p99" in text
+    assert not re.search("^inference_latency_p99", text, re.M)
+    explained = compare_table(comparison(), explain=True)
+    assert re.search(r"^inference_latency_p99", explained, re.M)
+    assert re.search(r"\(1\) needs 459 samples, has 120$", explained, re.M)
     assert "measured once, so no interval" in text
     assert "the range of 3 samples, 75 % confidence" in text
     assert "Every measured ratio: from one pair of processes; variation between processes is not included." in text

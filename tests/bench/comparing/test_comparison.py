@@ -39,6 +39,8 @@ def compare(
     tasks: str = "",
     device: str = "cpu",
     beside: str = "none",
+    quick: bool = False,
+    estimate: Any = None,
     **options: Any,
 ) -> tuple[dict[str, Metric], Comparison, list[str]]:
     found: dict[str, Metric] = {}
@@ -46,12 +48,13 @@ def compare(
     on = machine or Machine()
     comparison = Comparison(
         operands,
-        replace(SETTINGS, tasks=tasks, device=device, beside=beside),
+        replace(SETTINGS, tasks=tasks, device=device, beside=beside, quick=quick),
         Conditions(),
         lambda m: found.update({m.name: m}),
         warn=said.append,
         state=state,
         spawn=spawner(on, seconds, **options),
+        estimate=estimate,
     )
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -60,6 +63,45 @@ def compare(
     finally:
         assert on.alive == 0, "a process is left"
     return found, comparison, said
+
+
+def test_first_estimates_come_before_anything_is_compiled_and_are_not_kept() -> None:
+    machine, estimates = Machine(), list[Metric]()
+    machine.compiler = True
+
+    def take(metric: Metric) -> None:
+        assert not machine.prepared, "something was compiled before"
+        estimates.append(metric)
+
+    found, comparison, said = compare(machine=machine, estimate=take)
+    rates = ["inference_latency_p50", "inference_throughput", "loader_throughput", "training_throughput"]
+    assert [metric.name for metric in estimates] == rates
+    assert machine.prepared
+    assert said == []
+    for metric in estimates:
+        assert not any("compile" in id for id in metric.workloads.values())
+        assert all(value.median for value in metric.values.values())
+    assert estimates[1].ratio is not None
+    assert estimates[1].ratio.estimate == pytest.approx(1 / 1.25)
+    assert any("compile" in id for id in found["inference_throughput"].workloads.values())
+    assert all(len(sample.blocks) == 1 for sample in comparison.samples.values())
+
+
+def test_where_nothing_compiles_nothing_is_estimated_first() -> None:
+    estimates: list[Metric] = []
+    plain = [replace(operand, configuration=Choice("naive")) for operand in MODELS]
+    compare(plain, estimate=estimates.append)
+    assert estimates == []
+
+
+def test_quick_ends_with_first_estimates() -> None:
+    found, comparison, _ = compare(quick=True, budget=100.0)
+    assert set(found) >= {"params", "inference_throughput", "training_throughput", "loader_throughput"}
+    assert not {name for name in found if name.endswith("_peak_bytes")}
+    assert found["inference_throughput"].ratio is not None
+    assert found["inference_throughput"].ratio.low is None
+    assert not any("compile" in id for metric in found.values() for id in metric.workloads.values())
+    assert comparison.samples == {}
 
 
 def test_a_file_only_infers_and_is_compared_with_the_network_beside_it() -> None:

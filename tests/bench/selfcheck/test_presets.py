@@ -69,7 +69,7 @@ def test_a_record_s_times_are_told_as_speeds() -> None:
 
 @pytest.mark.slow
 def test_one_network_end_to_end() -> None:
-    found = presets.run_once("cifar_resnet18", 1, 1, 0.0, 600.0)
+    found = presets.run_once("lenet", 1, 1, 0.0, 600.0)
     assert set(found.rows) == set(TASKS)
     assert all(row["ratio"] > 0 for row in found.rows.values()), found.rows
     assert found.device

@@ -1,0 +1,44 @@
+"""`bench clean`: sizes are shown, what is named goes, results stay."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.cli import app
+from bench.errors import UsageError
+from bench.locks import hold
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "pixbench"
+    for name in ("inductor/ab/code.py", "packed/one/pixels.npy", "sample-1-10/0.jpg", "tuned.json", "kept/by-you"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes(3 << 20))
+    return folder
+
+
+def clean(*names: str) -> Result:
+    return CliRunner().invoke(app, ["clean", *names], standalone_mode=False)
+
+
+def test_it_shows_sizes_and_removes_what_is_named(cache: Path) -> None:
+    shown = clean()
+    assert shown.exception is None
+    assert "3.0 MiB" in next(line for line in shown.stdout.splitlines() if line.startswith("compiled"))
+    assert (cache / "inductor/ab/code.py").exists()
+    done = clean("compiled", "generated")
+    assert "removed 6.0 MiB: compiled, generated" in done.stdout
+    assert sorted(path.name for path in cache.iterdir()) == ["kept", "packed", "tuned.json"]
+    clean("all")
+    assert [path.name for path in cache.iterdir()] == ["kept"]
+
+
+def test_it_refuses_an_unknown_name_and_a_check_under_way(cache: Path) -> None:
+    assert isinstance(clean("compild").exception, UsageError)
+    (cache / "check").mkdir()
+    with hold(cache / "check/cpu.lock"):
+        assert "a check is measuring" in str(clean("all").exception)
+    assert (cache / "tuned.json").exists()
