@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --d
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compare bench smoke gpu doctor test test-all fuzz lint format docs clean
+.PHONY: help install compare bench smoke gpu doctor test test-all fuzz lint format docs texts clean
 
 help:
 	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
@@ -30,7 +30,8 @@ help:
 	@echo 'make fuzz      draw damaged files for every reader for about ten minutes (EXAMPLES=200 of each)'
 	@echo 'make lint      check with ruff, mypy and the import rules'
 	@echo 'make format    let ruff rewrite what it can'
-	@echo 'make docs      write the tree of README, the figures in the texts from the records, and the table of IMAGES.md'
+	@echo 'make docs      build the documentation into docs/_build'
+	@echo 'make texts     write the tree, the figures in the texts from the records, and the table of image files'
 	@echo 'make install   only create the environment (CUDA=12 for a driver older than CUDA 13)'
 	@echo 'make clean     remove the environment and every cache; measured results stay'
 
@@ -89,10 +90,13 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 docs: $(STAMP)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --quiet docs docs/_build
+
+texts: $(STAMP)
 	$(BIN)/python tests/test_readme.py
 	$(BIN)/python tests/test_figures.py
 	$(BIN)/python tests/test_odd_files.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

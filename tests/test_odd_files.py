@@ -1,4 +1,4 @@
-"""IMAGES.md has what every reader makes of every kind of file; `python tests/test_odd_files.py` tries it and writes it.
+"""docs/images.md has what every reader makes of every kind of file; `make texts` writes it.
 
 All readers have to see the same 8-bit RGB pixels, or to refuse the file. evaluate, predict and serve are compared by
 the answers of a network that knows colours only, the engines by every pixel.
@@ -42,7 +42,7 @@ from models.configuration import Device, parse  # noqa: E402
 from models.predict import Classifier  # noqa: E402
 from models.training.checkpoint import Card  # noqa: E402
 
-PAGE = ROOT / "IMAGES.md"
+PAGE = ROOT / "docs/images.md"
 BLOCK = re.compile(r"(<!--table-->\n).*?(<!--/table-->)", re.DOTALL)
 ENGINES = ("resident", "torchvision", "packed", "pil", "dali", "spdl")
 COMMANDS = ("data check", "evaluate", "predict", "serve")
@@ -219,7 +219,7 @@ def test_the_page_names_every_file_and_no_reader_that_is_wrong() -> None:
     assert block is not None
     written = [[cell.strip() for cell in line.strip("|").split("|")] for line in block[0].splitlines()[3:-2]]
     assert [line[:2] for line in written] == [[odd.name, odd.rule] for odd in FILES.values()], (
-        "IMAGES.md is out of date: python tests/test_odd_files.py"
+        "docs/images.md is out of date: python tests/test_odd_files.py"
     )
     for name, _, *cells in written:
         expected = [wanted(reader, FILES[name]) for reader in READERS]
@@ -227,7 +227,7 @@ def test_the_page_names_every_file_and_no_reader_that_is_wrong() -> None:
 
 
 def main() -> None:
-    """Write the table of IMAGES.md."""
+    """Write the table of docs/images.md."""
     table = "\n".join(rows())
     PAGE.write_text(BLOCK.sub(lambda found: found[1] + table + "\n" + found[2], PAGE.read_text("utf-8")), "utf-8")
 

@@ -1,4 +1,4 @@
-"""README's tree names every file with its caption; `python tests/test_readme.py` writes it from the docstrings."""
+"""The tree of the documentation names every file with its caption, from the docstrings; `make texts` writes it."""
 
 import ast
 import re
@@ -15,7 +15,8 @@ FOLDERS = {
     "tests": "Mirrors the tree; needs no GPU, no network, no data set",
 }
 WIDTH = 120
-BLOCK = re.compile(r"(## Where things are\n\n```\n).*?(\n```\n)", re.DOTALL)
+PAGE = ROOT / "docs/tree.md"
+BLOCK = re.compile(r"(# Where things are\n\n```\n).*?(\n```\n)", re.DOTALL)
 
 
 def caption(path: Path) -> str:
@@ -25,7 +26,7 @@ def caption(path: Path) -> str:
         return FOLDERS[name]
     source = path / "__init__.py" if path.is_dir() else path
     text = ast.get_docstring(ast.parse(source.read_text("utf-8")))
-    assert text, f"{source.relative_to(ROOT)} has no docstring to take README's line from"
+    assert text, f"{source.relative_to(ROOT)} has no docstring to take its line from"
     paragraph = " ".join(text.partition("\n\n")[0].split())
     return re.split(r"(?<=[.?!]) (?=[A-Z`])", paragraph)[0].removesuffix(".")
 
@@ -51,7 +52,7 @@ def lines(paths: list[Path], indent: str = "") -> Iterator[str]:
 
 
 def tree() -> str:
-    """The block below README's heading "Where things are"."""
+    """The block below the page's heading."""
     return "\n".join(lines([ROOT / name for name in (*PACKAGES, "tests")]))
 
 
@@ -61,20 +62,19 @@ def too_long() -> list[str]:
 
 def test_captions_are_short() -> None:
     found = too_long()
-    assert not found, f"README's tree is {WIDTH} characters wide: shorten the first sentences of these docstrings"
+    assert not found, f"the tree is {WIDTH} characters wide: shorten the first sentences of these docstrings"
 
 
 def test_every_file_has_its_line() -> None:
-    found = BLOCK.search((ROOT / "README.md").read_text("utf-8"))
+    found = BLOCK.search(PAGE.read_text("utf-8"))
     assert found is not None
     written, expected = found[0].splitlines()[3:-1], tree().splitlines()
-    assert written == expected, "README's tree is out of date: python tests/test_readme.py"
+    assert written == expected, "the tree is out of date: make texts"
 
 
 def main() -> None:
-    """Write README's tree."""
-    path = ROOT / "README.md"
-    path.write_text(BLOCK.sub(lambda found: found[1] + tree() + found[2], path.read_text("utf-8"), count=1), "utf-8")
+    """Write the tree."""
+    PAGE.write_text(BLOCK.sub(lambda found: found[1] + tree() + found[2], PAGE.read_text("utf-8"), count=1), "utf-8")
     if found := too_long():
         sys.exit("\n".join(["these first sentences of docstrings are too long:", *found]))
 

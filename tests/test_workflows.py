@@ -85,7 +85,7 @@ def test_every_input_is_used() -> None:
 
 
 def test_the_documentation_names_what_exists() -> None:
-    text = (ROOT / "CI.md").read_text("utf-8")
+    text = (ROOT / "docs/guard.md").read_text("utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 2
     for block in blocks:
@@ -98,7 +98,7 @@ def test_documented_options_exist() -> None:
     from bench.commands.check import command
 
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    for path in ("CI.md", "action.yml"):
+    for path in ("docs/guard.md", "action.yml"):
         text = (ROOT / path).read_text("utf-8")
         for line in re.findall(r"bench check.*", text):
             assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)) <= known, line
