@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from results.errors import RecordError
@@ -86,6 +87,28 @@ def compare_html(record: Record) -> str:
     return html(compare_table(record, "markdown", explain=True))
 
 
+# Metrics whose notes say what the number consists of.
+_EXPLAINED = (
+    "inference_peak_bytes",
+    "training_peak_bytes",
+    "compile_seconds",
+    "roof_fraction",
+    "mfu",
+    "energy_per_image",
+)
+_EXPLAINS = re.compile("take the same batches: measured once|; step-bound, |^each in a process of its own")
+_DISTANCE = re.compile(r"logits differ from plain fp32's by ([\d.e+-]+) of their spread")
+FAR = 0.1
+"""Distance of logits from plain fp32's, as a share of their spread, from which on a table always says it."""
+
+
+def _only_explains(metric: Metric, note: str) -> bool:
+    """Whether a note would change nothing that is decided: what is not known to be one of these is shown."""
+    if distance := _DISTANCE.search(note):
+        return float(distance[1]) < FAR
+    return metric.name in _EXPLAINED or _EXPLAINS.search(note) is not None
+
+
 def _unexplained(record: Record) -> list[str]:
     """What a table without explanations leaves out: rows without a number, with the reason, and how many notes."""
     lines = []
@@ -96,7 +119,7 @@ def _unexplained(record: Record) -> list[str]:
     ]
     if absent:
         lines.append(f"No number: {', '.join(absent)}.")
-    if notes := {note for metric in record.metrics for note in metric.notes}:
+    if notes := {note for metric in record.metrics for note in metric.notes if _only_explains(metric, note)}:
         lines.append(f"--explain says what the numbers consist of ({plural(len(notes), 'note')}).")
     return lines
 
@@ -237,7 +260,7 @@ def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes, 
         factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
         if not explain and len(set(_reasons(metric))) == 1:
             continue
-        said = metric.notes if explain else ()
+        said = tuple(note for note in metric.notes if explain or not _only_explains(metric, note))
         said = (*said, ONE_READING) if metric.one_reading else said
         row: list[Cell] = [_title(metric) + "".join(footnotes.mark(n) for n in said), unit or metric.unit]
         for operand in record.operands:

@@ -312,3 +312,29 @@ def test_operands_that_are_the_same_thing_are_named_in_one_line() -> None:
     assert line not in said([{}, {}, ids], "stored"), "of two days the differences are no noise"
     assert line not in said([{}, ids, {**ids, "resnet34": "inference/y@fast/b32"}])
     assert line not in said([{}, {}, {}])
+
+
+@pytest.mark.parametrize(
+    ("name", "note", "shown"),
+    [
+        (
+            "inference_throughput",
+            "a: logits differ from plain fp32's by 0.041 of their spread (root mean square)",
+            False,
+        ),
+        ("inference_throughput", "a: logits differ from plain fp32's by 0.41 of their spread (root mean square)", True),
+        ("inference_throughput", "a: has other weights than b, so their logits are not comparable", True),
+        ("inference_throughput", "a was still getting faster when its warm-up ended", True),
+        ("end_to_end_throughput", "a: 0.98 of the same step on a constant batch; step-bound, the loader alone", False),
+        ("end_to_end_throughput", "a: 0.5 of the same step on a constant batch; loader-bound, the step alone", True),
+        ("inference_peak_bytes", "a: 41.6 MiB weights + 9.19 MiB input", False),
+        ("loader_throughput", "b and a take the same batches: measured once", False),
+    ],
+)
+def test_notes_that_may_change_a_decision_are_always_shown(name: str, note: str, shown: bool) -> None:
+    metric = replace(Metric.named(name, {"a": Value(100.0, 99.0, 101.0, samples=9)}), notes=(note,))
+    record = Record("compare", "2026-01-01T00:00:00+00:00", "bench compare a", None, {}, ("a",), (metric,))
+    beginning = note[:40]
+    assert (beginning in compare_table(record)) == shown
+    assert beginning in compare_table(record, explain=True)
+    assert ("--explain says what the numbers consist of (1 note)." in compare_table(record)) == (not shown)
