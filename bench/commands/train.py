@@ -84,9 +84,12 @@ def _repeated(request: "Request", screen: Screen, times: int, format: str, outpu
     from bench.runs.repeats import repeat, sentence
     from results.runs import table
 
-    runs, interrupted = repeat(request, screen, times)
-    if runs:
-        write(sentence(runs) if format == "text" else table(runs, format), output)
+    done = repeat(request, screen, times)
+    if done.runs:
+        words = sentence(done.runs, done.clock)
+        write(words if format == "text" else table(done.runs, format), output)
         if format != "text":
-            screen.say(sentence(runs))
-    return 130 if interrupted else 0
+            screen.say(words)
+    if done.stopped is not None:
+        screen.say(f"{done.stopped}: {len(done.runs)} of {times} runs ended")
+    return 130 if done.interrupted else 0

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,14 +22,28 @@ from models import zoo
 from models.training.distributed import World
 from results.runs import RunSummary
 
-CLOCK = (
-    "clock: from the first look at the training images, decoded on the device before, to the last of the test images; "
-    "compiled and warmed up before"
-)
+CLOCK = "clock: from the first look at the training images{decoded} to the last of the test images; {before} before"
 
 
-def repeat(request: Request, screen: Screen, times: int) -> tuple[list[RunSummary], bool]:
-    """Train `times` times, with seeds from the recipe's on; returns the runs' figures, and whether a signal ended them.
+@dataclass(frozen=True)
+class Repeated:
+    """What came of it.
+
+    Attributes:
+        runs: the figures of each whole run.
+        clock: what their times are for.
+        stopped: why there are not as many as were asked for; None if there are.
+        interrupted: whether a signal is the reason.
+    """
+
+    runs: tuple[RunSummary, ...]
+    clock: str
+    stopped: str | None
+    interrupted: bool
+
+
+def repeat(request: Request, screen: Screen, times: int) -> Repeated:
+    """Train `times` times, with seeds from the recipe's on.
 
     Raises UsageError, RunError, ModelError, DataError: see the message.
     """
@@ -38,35 +52,48 @@ def repeat(request: Request, screen: Screen, times: int) -> tuple[list[RunSummar
         raise UsageError("--repeat trains in one process; start it without torchrun")
     begin = time.monotonic()
     done: list[RunSummary] = []
+    reason = None
     with opened(request, screen.say, world, None) as run, stop_requests(STOPPING) as asked:
         training, splits, recipe = run.training, run.feed.splits, run.recipe
         stop = until(asked, request.max_minutes or recipe.max_minutes, begin)
+        separate = splits.validation is not splits.test
         training.warm_up()
+        # One update, which `restart` undoes: the loader and what is not compiled are warm too.
+        training.probe(recipe.lr, *next(iter(run.feed.train(recipe.size_at(1) or recipe.size))))
         training.evaluate(run.feed.all_of(splits.test), alone=True)
         for number in range(times):
             seeded = replace(recipe, seed=recipe.seed + number)
             with closing(Feed(seeded, splits, run.feed.options, world)) as feed:
+                # Loaders are there before the clock starts, and the images of `resident` on the device.
+                feed.train(recipe.size_at(1) or recipe.size)
+                feed.validation()
+                tests = feed.all_of(splits.test) if separate else None
                 torch.manual_seed(seeded.seed)
                 model = zoo.build(recipe.model, recipe.classes, **recipe.arguments)
                 if training.device.type == "cuda":
                     torch.cuda.synchronize(training.device)
                 start = time.perf_counter()
                 training.restart(seeded, model, feed)
-                if training.run(None, stop) is not None:
+                reason = training.run(None, stop)
+                if reason is not None:
                     break
                 last = training.history[-1]
                 figures = {"top1": last.val_top1, "top5": last.val_top5}
-                if splits.validation is not splits.test:
-                    tested = training.evaluate(feed.all_of(splits.test), alone=True)
+                if tests is not None:
+                    tested = training.evaluate(tests, alone=True)
                     figures = {"top1": tested.top1, "top5": tested.top5}
                 seconds = time.perf_counter() - start
             row = run.summary("finished", None, epochs=len(training.history), **figures)
             done.append(replace(row, name=f"seed {seeded.seed}", train_seconds=seconds))
             screen.say(f"{number + 1}/{times}: top-1 {figures['top1']:.2%} in {seconds:.2f} s")
-        return done, asked() is not None
+        clock = CLOCK.format(
+            decoded=", decoded before," if recipe.loader == "resident" else "",
+            before="compiled and warmed up" if training.configuration.compiles else "warmed up",
+        )
+        return Repeated(tuple(done), clock, reason, reason is not None and reason == asked())
 
 
-def sentence(runs: Sequence[RunSummary]) -> str:
+def sentence(runs: Sequence[RunSummary], clock: str) -> str:
     """Mean and spread of the accuracies and times, and what the clock was for, in one line."""
     top1 = [100 * run.top1 for run in runs if run.top1 is not None]
     seconds = [run.train_seconds for run in runs if run.train_seconds is not None]
@@ -76,4 +103,4 @@ def sentence(runs: Sequence[RunSummary]) -> str:
         deviation = statistics.stdev(top1)
         words += f" (standard deviation {deviation:.2f}, of the mean {deviation / len(runs) ** 0.5:.2f})"
         times += f" (standard deviation {statistics.stdev(seconds):.2f})"
-    return f"{words} in {times}; {CLOCK}"
+    return f"{words} in {times}; {clock}"

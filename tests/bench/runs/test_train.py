@@ -855,6 +855,13 @@ def test_repeated_it_says_mean_and_spread_and_stores_nothing(data: Path, tmp_pat
     assert alone["top1"] == next(run["top1"] for run in runs if run["name"] == "seed 1")
 
 
+def test_repeated_runs_that_are_stopped_say_so(data: Path, tmp_path: Path) -> None:
+    words = ("--epochs", 2, "--repeat", 3, "--max-minutes", 1e-6, "--runs", tmp_path)
+    done = ok("train", "--model", "lenet", "--data", data, "--batch", 16, "--threads", 1, "--device", "cpu", *words)
+    assert "stopped after 1e-06 minutes: 0 of 3 runs ended" in done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize("words", [("--resume", "somewhere"), ("--name", "one")])
 def test_repeated_runs_have_no_folder(words: tuple[str, str], data: Path, run: Path) -> None:
     given = (words[0], run) if words[0] == "--resume" else ("--model", "lenet", "--data", data, *words)
