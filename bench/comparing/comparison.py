@@ -240,11 +240,22 @@ class Comparison:
                 sample.blocks.append(pairs_of([self.look(sides) for _ in range(LEAST_ROUNDS)]))
             except BenchError as error:
                 if self.settings.quick:
-                    self.warn(f"{group.name}: {error}")
+                    self.lose(group, sample, error)
             self.crew.end_block()
+            if self.settings.quick:
+                # Nothing else will say what failed.
+                self.samples[group.name] = sample
             figures = Figures(self.operands, self.settings, [group], {group.name: sample}, self.costs, self.ceilings)
-            for metric in figures.of_group(group) if sample.blocks else ():
+            for metric in figures.of_group(group) if sample.blocks or self.settings.quick else ():
                 estimate(metric)
+
+    def lose(self, group: Group, sample: Sample, error: BenchError) -> None:
+        """Record why a group has no first estimates: its sides share a process, which one of them ended."""
+        self.warn(f"{group.name}: {error}")
+        for label, workloads in group.workloads.items():
+            if workloads:
+                sample.missing[label] = error.summary
+                sample.failed.append(label)
 
     def built(self, group: Group, sample: Sample) -> dict[str, tuple[str, Workload, SlicePlan]]:
         """The sides of a group, built: by name the operand, its workload, and a short turn."""
@@ -252,6 +263,8 @@ class Comparison:
         for label, workloads in group.workloads.items():
             if not workloads:
                 sample.missing[label] = self.missing(label, group)
+                if label in self.unusable:
+                    sample.failed.append(label)
             twin = next((of for of, workload, _ in sides.values() if (workload,) == workloads), None)
             if twin is not None and group.name == "loading" and self.resolved:
                 sample.twins[label] = twin

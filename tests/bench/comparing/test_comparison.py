@@ -101,7 +101,19 @@ def test_quick_ends_with_first_estimates() -> None:
     assert found["inference_throughput"].ratio is not None
     assert found["inference_throughput"].ratio.low is None
     assert not any("compile" in id for metric in found.values() for id in metric.workloads.values())
-    assert comparison.samples == {}
+    assert comparison.failures == []
+
+
+def test_a_first_estimate_that_fails_is_a_row_with_its_reason() -> None:
+    def fail(name: str, command: str, what: Any) -> None:
+        if command == "build" and what.task == "training":
+            raise OutOfMemoryError("out of memory: 2.1 GiB asked for")
+
+    found, comparison, said = compare(quick=True, fail=fail)
+    assert "out of memory" in (found["training_throughput"].values["a"].missing or "")
+    assert found["inference_throughput"].values["a"].median
+    assert comparison.failures == ["training of a", "training of b"]
+    assert any("training: " in line for line in said)
 
 
 def test_a_file_only_infers_and_is_compared_with_the_network_beside_it() -> None:
