@@ -54,8 +54,8 @@ def mirrored(forward: Forward) -> Forward:
 def translated(forward: Forward) -> Forward:
     """`mirrored`, and for images it is not sure of averaged with `mirrored` of these moved by a pixel.
 
-    Up to the left and down to the right, with reflected borders, each a quarter of the result. Of images whose two
-    most likely classes are at least `SURE` apart the result would stay, so these are not computed six times; what an
+    Up to the left and down to the right, with reflected borders, each a quarter of the result. Images whose two most
+    likely classes are at least `SURE` apart hardly ever change theirs, so these are not computed six times. What an
     image gives depends on no other one.
     """
     both = mirrored(forward)

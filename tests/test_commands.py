@@ -22,7 +22,7 @@ TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.MULTILINE)
 # Names that a reader gives to something.
-GIVEN = {"before", "after", "net", "steps"}
+GIVEN = {"before", "after", "net"}
 
 
 def commands(text: str) -> Iterator[str]:

@@ -122,8 +122,9 @@ class Recipe:
             3.29 seconds on a single GPU), with muon of all that is no weight of a convolution or a linear layer. Where
             these decay, their weight decay is divided by it.
         head_lr_factor: the same for the weights of linear layers, with muon.
-        rest_epochs: epochs after which all that is neither such a weight nor of a normalisation stays as it is, such as
-            the biases of convolutions; their rate falls to 0 until then, times the schedule's factor. 0 is never.
+        rest_epochs: epochs after which all but the weights of convolutions and linear layers and the biases of
+            normalisations stays as it is: biases of convolutions, scales of normalisations. Its rate falls to 0 until
+            then, times the schedule's factor. 0 is never.
         beta1, beta2: of adam and adamw.
         eps: of all but sgd; 0 is torch's default, which differs between them.
         alpha: smoothing of squared gradients, `alpha` of rmsprop and `rho` of adadelta; 0 is torch's default.
