@@ -130,18 +130,26 @@ class Screen:
     def _table(self) -> Table:
         from rich.table import Table
 
-        from results.comparison import live_cells
+        from results.comparison import live_cells, told_live
+        from results.curves import point_of
 
         metrics = list(self._metrics.values())
         metrics += [metric for key, metric in self._estimates.items() if key not in self._metrics]
+        metrics = [metric for metric in metrics if told_live(metric)]
         operands = list(metrics[0].values) if metrics else []
         table = Table(box=None, pad_edge=False, header_style="bold")
-        both = len(operands) == 2
-        for header in ("metric", "unit", *operands, *([f"{operands[1]} / {operands[0]}"] if both else [])):
+        headers = ["metric", "unit", *operands, *([f"{operands[1]} / {operands[0]}"] if len(operands) == 2 else [])]
+        first = [(metric.name, metric.batch) not in self._metrics for metric in metrics]
+        rows = [live_cells(metric, operands, early) for metric, early in zip(metrics, first, strict=True)]
+        styles = ["dim" if early else "" for early in first]
+        if operands and point_of(operands[0]):
+            # A row a value, as in the table at the end.
+            headers, *rows = (list(cells) for cells in zip(headers, *rows, strict=True))
+            styles = [""] * len(rows)
+        for header in headers:
             table.add_column(header, overflow="fold", justify="left" if header in ("metric", "unit") else "right")
-        for metric in metrics:
-            first = (metric.name, metric.batch) not in self._metrics
-            table.add_row(*live_cells(metric, operands, first), style="dim" if first else None)
+        for row, style in zip(rows, styles, strict=True):
+            table.add_row(*row, style=style or None)
         if any(key not in self._metrics for key in self._estimates):
             table.caption = "~ first estimate, of a few steps and before anything is compiled"
             table.caption_justify = "left"
@@ -150,14 +158,14 @@ class Screen:
     def row(self, log: MetricLog) -> Callable[[Metric], None]:
         """A function that adds a metric to the log and shows it: in a table that moves, or as a line when its name
         comes for the first time."""
-        from results.comparison import metric_line
+        from results.comparison import metric_line, told_live
 
         def emit(metric: Metric) -> None:
             log.add(metric)
             if self.moving:
                 self._metrics[metric.name, metric.batch] = metric
                 self._draw()
-            elif metric.name not in self._shown:
+            elif metric.name not in self._shown and told_live(metric):
                 self._shown.add(metric.name)
                 self.say(metric_line(metric))
 

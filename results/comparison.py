@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from results.curves import beside, curves_of, has_knee, point_label, point_of
 from results.errors import RecordError
 from results.record import ONE_READING, Metric, Ratio, Record, Value, current_id
 from results.tables import (
@@ -22,6 +23,7 @@ from results.tables import (
     plural,
     ratio_text,
     render,
+    time_unit,
     to_json,
     unit_for,
 )
@@ -66,12 +68,16 @@ def compare_table(record: Record, format: str = "text", colour: bool = False, ex
         raise RecordError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     colour = colour and format == "text"
     footnotes = _Notes(record)
-    tables = [_values_table(record, format, colour, footnotes, explain)]
-    if len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
+    varied = record.settings.get("over")
+    if varied:
+        tables = _curve_tables(record, format, colour, footnotes)
+    else:
+        tables = [_values_table(record, format, colour, footnotes, explain)]
+    if not varied and len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
         tables.append(_ratios_table(record, format, colour, footnotes))
     below = [
         *footnotes.lines(),
-        *([] if explain else _unexplained(record)),
+        *([] if explain or varied else _unexplained(record)),
         *_estimated(record),
         *disturbed(record),
         *_twins(record),
@@ -140,6 +146,9 @@ def _meaning(record: Record) -> list[str]:
 
 def sentences(record: Record) -> list[str]:
     """The comparison in words: the headline metrics, or every metric when none of those was measured."""
+    if record.settings.get("over"):
+        drawn = [curve for metric in record.metrics if has_knee(metric) for curve in curves_of(record, metric)]
+        return [text for curve in drawn if (text := curve.sentence())]
     found: list[str] = []
     names = [metric.name for metric in record.metrics]
     for metric in [m for name in HEADLINES for m in record.metrics if m.name == name] or record.metrics:
@@ -185,7 +194,8 @@ def _twins(record: Record) -> list[str]:
     """Operands that are the same thing as the first one of these, in one line: what a table shows of them is noise."""
     measured = [metric.workloads for metric in record.metrics if metric.workloads]
     groups: dict[tuple[str | None, ...], list[str]] = {}
-    for operand in record.operands if measured and record.kind != "stored" else ():
+    varied = record.settings.get("over")
+    for operand in record.operands if measured and record.kind != "stored" and not varied else ():
         groups.setdefault(tuple(ids.get(operand) for ids in measured), []).append(operand)
     return [
         f"{', '.join(same[:-1])} and {same[-1]} are the same in the same configuration: what is measured differs by "
@@ -204,6 +214,11 @@ def metric_line(metric: Metric) -> str:
     )
     ratios = "".join(f"; {r.of} / {r.to} {ratio_text(r)}" for r in metric.comparisons if r.estimate)
     return f"{_title(metric)}: {values}{' ' + unit if unit else ''}{ratios}"
+
+
+def told_live(metric: Metric) -> bool:
+    """Whether a metric is shown while others are still measured: over something, what has a knee and its memory."""
+    return has_knee(metric) or metric.name.endswith("_peak_bytes") or not any(map(point_of, metric.values))
 
 
 def live_cells(metric: Metric, operands: Sequence[str], estimate: bool) -> list[str]:
@@ -274,6 +289,47 @@ def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes, 
             row += [_joined(cells)] if format == "text" else cells
         rows.append(row)
     return render(headers, rows, format)
+
+
+def _curve_tables(record: Record, format: str, colour: bool, footnotes: _Notes) -> list[str]:
+    """A table for each rate or latency that was measured over something: a row a value, the best's share beside it."""
+    tables = []
+    for metric in record.metrics:
+        drawn = curves_of(record, metric) if has_knee(metric) else []
+        if not drawn:
+            continue
+        factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
+        task, timed = metric.name.split("_")[0], metric.better == "higher"
+        peaks = next((m for m in record.metrics if timed and m.name == f"{task}_peak_bytes"), None)
+        sizes = unit_for([v.median for v in peaks.values.values()], peaks.unit) if peaks else (1.0, "")
+        seconds = {(c.subject, at): c.seconds(at) for c in drawn for at in c.values}
+        time = time_unit([value.median for value in seconds.values() if value])
+        headers = [*(["operand"] if len(drawn) > 1 else []), drawn[0].key, f"{metric.name}\n[{unit or metric.unit}]"]
+        headers += ["of the\nbest rate"]
+        headers += [f"a batch\n[{time[1]}]"] if any(seconds.values()) else []
+        headers += [f"peak\n[{sizes[1]}]"] if peaks else []
+        headers += [f"/ {drawn[0].subject}"] if len(drawn) > 1 else []
+        rows: list[list[Cell]] = []
+        for curve in drawn:
+            for at, value in curve.values.items():
+                label = point_label(curve.subject, curve.key, at)
+                text, note = _value_text(value, factor)
+                row: list[Cell] = [curve.subject] if len(drawn) > 1 else []
+                row += [at, text + footnotes.mark(note)]
+                share = curve.shares.get(at)
+                marks = "".join(map(footnotes.mark, _caveats(share))) if share else ""
+                row.append(ratio_text(share) + marks if share else "best" if at == curve.best else "-")
+                if any(seconds.values()):
+                    took = seconds[curve.subject, at]
+                    row.append(_value_text(took, time[0])[0] if took else "-")
+                if peaks:
+                    size, why = _value_text(peaks.values.get(label, _NOT_MEASURED), sizes[0])
+                    row.append(size + footnotes.mark(why))
+                if len(drawn) > 1:
+                    row.append(_joined(_ratio_cells(metric, beside(metric, label), colour, footnotes)))
+                rows.append(row)
+        tables.append(render(headers, rows, format))
+    return tables
 
 
 def _ratios_table(record: Record, format: str, colour: bool, footnotes: _Notes) -> str:

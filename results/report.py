@@ -19,12 +19,13 @@ from results import gate_report, runs, tables
 from results import profile as profiles
 from results.classification import read_confusion
 from results.comparison import compare_table
+from results.curves import point_of
 from results.errors import RecordError
 from results.gate import CheckReport
 from results.gate_words import verdict_line
 from results.history import History
 from results.pictures import page as pictures
-from results.pictures.style import inline
+from results.pictures.style import PAGE, inline, styled
 from results.profile import Profile
 from results.record import Record
 from results.runs import RunSummary
@@ -180,22 +181,25 @@ def of_comparison(record: Record, path: Path, accuracy: Mapping[str, float]) -> 
     """A record of bench compare: its sentences, its tables, ratios, speed beside size and accuracy, latencies."""
     text = compare_table(record, "markdown")
     bullets, _, rest = text.partition("\n\n")
+    over = str(record.settings.get("over") or "")
+    names = dict.fromkeys(point[0] if (point := point_of(one)) else one for one in record.operands)
+    title = f"{_listed(list(names))} over {over.partition('=')[0]}" if over else _listed(record.operands)
     return Section(
-        title=f"Comparison of {_listed(record.operands)}",
+        title=f"Comparison of {title}",
         source=str(path),
         verdicts=[line.removeprefix("- ") for line in bullets.splitlines()],
         body=_without_machine(rest),
-        charts=[
-            *_drawn(pictures.ratios, record),
-            *_drawn(pictures.speed_and_size, record),
-            *_drawn(pictures.speed_and_accuracy, record, accuracy),
-            *_drawn(pictures.latencies, record),
-            *_drawn(pictures.roofs, record),
-        ],
+        charts=_charts(record, accuracy),
         command=record.command,
         machine=tables.machine_line(record),
         created=record.created,
     )
+
+
+def _charts(record: Record, accuracy: Mapping[str, float]) -> list[Chart]:
+    with styled(PAGE):
+        found = pictures.of_comparison(record, accuracy)
+    return [Chart(made[0], inline(made[1], made[0])) for made in found.values() if made is not None]
 
 
 def of_check(record: Record, path: Path) -> Section:
@@ -328,7 +332,8 @@ def from_run(folder: Path) -> Section:
 
 def _drawn(draw: Callable[..., tuple[str, Figure] | None], *given: Any, wide: bool = False) -> list[Chart]:
     """The chart that a function draws, none where it has nothing to show."""
-    made = draw(*given)
+    with styled(PAGE):
+        made = draw(*given)
     return [] if made is None else [Chart(made[0], inline(made[1], made[0]), wide)]
 
 

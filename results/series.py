@@ -93,6 +93,9 @@ def collect(folder: Path | str = store.FOLDER) -> tuple[dict[str, list[Point]], 
                 Skipped(path, "measured beside a busy core on purpose, so its times are no part of a series")
             )
             continue
+        if str(record.settings.get("over", "")).startswith("threads="):
+            skipped.append(Skipped(path, "measured over numbers of threads, so its times are no part of a series"))
+            continue
         for id, point in _of_record(path, record):
             found.setdefault(id, set()).add(point)
     for path, reason in passed:

@@ -50,6 +50,13 @@ from results.store import FOLDER
     metavar="SECONDS",
     help="Add blocks of fresh processes while this lasts; six give an interval, the first is always completed.",
 )
+@click.option(
+    "--over",
+    default="",
+    metavar="KEY=V1,V2,...",
+    help="Measure each operand with all of these values of batch, size or threads; of models, unless --tasks says "
+    "otherwise, inference alone.",
+)
 @click.option("--quick", is_flag=True, help="First estimates only: a few steps, nothing compiled, no intervals.")
 @click.option(
     "--beside",
@@ -86,7 +93,7 @@ from results.store import FOLDER
     "--charts",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Training runs: write overlays of their epochs, bars and sizes as pictures into this folder.",
+    help="Write pictures into this folder: of rates, sizes and latencies, or of training runs and their epochs.",
 )
 @click.option(
     "--sort", default="top1", show_default=True, metavar="FIGURE", help="Training runs: rank them by this figure."
@@ -130,8 +137,8 @@ def command(
         )
     operands = with_tags(operands, store)
     chosen = only_kind(operands)
-    if charts is not None and chosen != RUN:
-        raise UsageError(f"--charts draws training runs; {operands[0]} is {chosen}")
+    if charts is not None and chosen == LABELS:
+        raise UsageError(f"--charts draws what was measured or trained; {operands[0]} is {chosen}")
     if across and chosen in (RUN, LABELS):
         raise UsageError(f"--across compares stored results; {operands[0]} is {chosen}")
     if chosen in (LABELS, STORED):
@@ -151,6 +158,8 @@ def command(
         # One file is shown as it is, with the ratios that were measured in turns.
         record = compare_files(stored, across) if len(stored) > 1 else records.load(stored[0])
         _print(record, format, output, explain)
+        if charts is not None:
+            _draw(record, charts)
         return 0
     if across:
         raise UsageError("--across compares stored results; name .json files")
@@ -161,6 +170,8 @@ def command(
     screen = Screen()
     measured = measure(operands, options, shlex.join(["bench", *sys.argv[1:]]), screen, store, tag=tag)
     _print(measured.record, format, output, explain)
+    if charts is not None:
+        _draw(measured.record, charts)
     for line in measured.closing:
         screen.say(line)
     return 0 if measured.whole else 2
@@ -173,6 +184,20 @@ def _print(record: Any, format: str, output: str, explain: bool) -> None:
     write(compare_table(record, format, output == "-" and coloured(sys.stdout), explain), output)
 
 
+def _draw(record: Any, folder: Path) -> None:
+    from models.zoo import published_accuracy
+    from results.pictures.page import write as draw
+
+    _say_written(draw(record, published_accuracy(record.operands), folder), folder)
+
+
+def _say_written(written: list[Path], folder: Path) -> None:
+    from results.tables import plural
+
+    names = ", ".join(path.name for path in written)
+    click.echo(f"wrote {plural(len(written), 'picture')} into {folder}: {names}", err=True)
+
+
 def _runs(folders: list[Path], format: str, output: str, folder: Path | None, sort: str) -> int:
     from results.pictures import studies
     from results.runs import compare, ranked
@@ -180,8 +205,7 @@ def _runs(folders: list[Path], format: str, output: str, folder: Path | None, so
     summaries, histories = studies.load(folders)
     text = compare(summaries, format, sort)
     if folder is not None:
-        written = studies.draw(ranked(summaries, sort), histories, folder)
-        click.echo(f"wrote {len(written)} pictures into {folder}: {', '.join(p.name for p in written)}", err=True)
+        _say_written(studies.draw(ranked(summaries, sort), histories, folder), folder)
     write(text, output)
     return 0
 

@@ -51,13 +51,7 @@ def _accuracy(results: tuple[Path, ...]) -> dict[str, float]:
     for path in results:
         for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
             try:
-                operands = json.loads(file.read_text(encoding="utf-8")).get("operands", [])
-                names |= {str(word).split("@")[0].split("#")[0] for word in operands}
+                names.update(map(str, json.loads(file.read_text(encoding="utf-8")).get("operands", [])))
             except (OSError, ValueError, AttributeError):
                 continue
-    known = sorted(names & set(zoo.names()))
-    if len(known) < 2:
-        return {}
-    from models.torchvision import published_top1
-
-    return {name: top1 for name in known if (top1 := published_top1(name)) is not None}
+    return zoo.published_accuracy(names)

@@ -178,7 +178,7 @@ class Comparison:
 
     def start(self, group: Group | None = None) -> None:
         """Fresh processes: for a group's operands, or one in which nothing is timed in turns."""
-        homes = {} if group is None or self.apart else group.homes
+        homes = {} if group is None or self.apart else self.homes(group)
         labels = [operand.label for operand in self.operands] if group else [self.operands[0].label]
         if group and self.settings.device != "cpu" and set(labels) == set(self.crew) and homes == self.started:
             # There a process takes seconds to start, and nothing of one group stays for the next.
@@ -191,6 +191,17 @@ class Comparison:
             homes,
         )
         self.started = homes
+
+    def homes(self, group: Group) -> dict[str, str]:
+        """Operand -> the process that holds it in a group: where threads are varied, each has its own."""
+        if not self.settings.over.startswith("threads="):
+            return group.homes
+        return {label: f"process of {label}" for label in group.homes}
+
+    def conditions_of(self, label: str) -> Conditions:
+        """The conditions of an operand."""
+        operand = next(operand for operand in self.operands if operand.label == label)
+        return replace(self.conditions, threads=self.settings.at(operand).threads)
 
     def restart(self, group: Group) -> None:
         """Fresh processes in the middle of a group: what a failed side left behind must not affect the others."""
@@ -222,7 +233,8 @@ class Comparison:
                         self.progress(f"{group.name}: compiling {label}")
                     # What cannot be prepared fails again, and is reported, where it is measured.
                     with contextlib.suppress(BenchError):
-                        built = self.crew.prepare(label, workload, self.conditions, group.homes.get(label, label))
+                        home = self.homes(group).get(label, label)
+                        built = self.crew.prepare(label, workload, self.conditions_of(label), home)
                         if built is not None:
                             self.prepared[label, workload.id] = built
 
@@ -270,7 +282,7 @@ class Comparison:
                 sample.twins[label] = twin
                 continue
             for workload in workloads:
-                prefetch = self.crew[label].build([workload], self.conditions).prefetch[workload.id]
+                prefetch = self.crew[label].build([workload], self.conditions_of(label)).prefetch[workload.id]
                 # What a loader has ready tells nothing of its speed.
                 plan = SlicePlan(5 if workload.task in ("latency", "loading") else 1, prefetch + 1)
                 sides[side(label, workload)] = (label, workload, plan)
@@ -312,13 +324,13 @@ class Comparison:
             measured = [task for task in MODEL_TASKS if self.settings.has(task)]
             for doubt in doubts(operand.choice, operand.subject, self.machine, measured):
                 self.warn(doubt)
-        size = self.settings.size or None
         classes = classes_for(first, [operand.subject for operand in models], self.settings, self.warn)
-        counted: dict[str, dict[str, Any] | BenchError] = {}
+        counted: dict[tuple[str, int], dict[str, Any] | BenchError] = {}
         for operand in models:
-            if operand.subject not in counted:
-                counted[operand.subject] = self.cost(operand, classes[operand.subject], size)
-            found = counted[operand.subject]
+            size = self.settings.at(operand).size
+            if (operand.subject, size) not in counted:
+                counted[operand.subject, size] = self.cost(operand, classes[operand.subject], size or None)
+            found = counted[operand.subject, size]
             if isinstance(found, BenchError):
                 self.unusable[operand.label] = found.summary
             else:
@@ -461,7 +473,7 @@ class Comparison:
         """An operand's workloads, which share one network, built and warm."""
         worker = self.crew[label]
         self.progress(f"{group.name}: preparing {label}")
-        built = worker.build(workloads, self.conditions)
+        built = worker.build(workloads, self.conditions_of(label))
         # What was compiled before the processes were forked took its time there.
         once = self.prepared.get((label, workloads[0].id))
         compiled = once or built
@@ -600,7 +612,8 @@ class Comparison:
         """
         for operand in self.operands:
             label, of = operand.label, None
-            if label not in built:
+            # What is varied changes nothing in what is computed: one of its values says it for all.
+            if label not in built or any(operand.varies(one) for one in self.operands if one.label in sample.parity):
                 continue
             workload = built[label]
             basis = self.basis(operand)
@@ -609,7 +622,7 @@ class Comparison:
             elif replace(workload.network, keep=False) == operand.choice.plainest:
                 continue
             self.progress(f"{workload.task}: logits of {label}")
-            conditions, other = self.conditions.to_json(), of.to_json() if of else None
+            conditions, other = self.conditions_of(label).to_json(), of.to_json() if of else None
             try:
                 answer = self.crew[label].ask("parity", 300, id=workload.id, conditions=conditions, of=other)
                 sample.parity[label] = Parity(**answer, of=of.subject if of else "")

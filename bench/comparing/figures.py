@@ -12,6 +12,7 @@ from bench.machine.cpu import Load
 from bench.timing.clock import Slice
 from bench.timing.duel import Round, log_ratios
 from bench.timing.workload import Workload
+from results.curves import point_label, point_of
 from results.errors import RecordError
 from results.profile import ceilings_text, memory_text
 from results.reading import read
@@ -43,6 +44,10 @@ THROUGHPUT_TASKS = {
     "kernel_throughput": "kernel",
     "step_throughput": "step",
 }
+
+
+Pair = tuple[str, str]
+"""Two operands that are compared: the second is the reference."""
 
 
 @dataclass(frozen=True)
@@ -187,14 +192,26 @@ class Figures:
     ceilings: Mapping[str, Mapping[str, Any]]
 
     @property
-    def reference(self) -> str:
-        """The operand that the others are compared with."""
-        return self.operands[0].label
+    def pairs(self) -> list[Pair]:
+        """What is compared: each operand with the first, or if something is varied with the first at its value."""
+        first, points = self.operands[0].label, [(one.label, point_of(one.label)) for one in self.operands]
+        if self.operands[0].over is None:
+            return [(label, first) for label, _ in points[1:]]
+        subject = next(point[0] for _, point in points if point)
+        return [(label, point_label(subject, *point[1:])) for label, point in points if point and point[0] != subject]
 
-    @property
-    def others(self) -> list[str]:
-        """All operands but the reference."""
-        return [operand.label for operand in self.operands[1:]]
+    def to_best(self, values: Mapping[str, Value], better: str) -> list[Pair]:
+        """Each operand with the best of its curve; none where nothing is varied."""
+        known: dict[str, dict[str, float]] = {}
+        for label, value in values.items():
+            point = point_of(label)
+            if point is not None and value.median is not None:
+                known.setdefault(point[0], {})[label] = value.median
+        found: list[Pair] = []
+        for numbers in known.values() if self.operands[0].over else ():
+            best = (max if better == "higher" else min)(numbers, key=lambda label: numbers[label])
+            found += [(label, best) for label in numbers if label != best]
+        return found
 
     def counted(self) -> Iterator[Metric]:
         """What is counted of networks."""
@@ -254,15 +271,14 @@ class Figures:
                     for block in sample.having(name_in_rounds)
                 ]
             )
-        ratios: dict[str, Ratio | None] = {}
-        for other in self.others:
-            of, to = timed.get(other), timed.get(self.reference)
+        ratios: dict[Pair, Ratio | None] = {}
+        for other, first in [*self.pairs, *self.to_best(values, "higher")]:
+            of, to = timed.get(other), timed.get(first)
             if of is None or to is None or of == to:
-                ratios[other] = None
                 continue
-            images = {of: chosen[other].batch, to: chosen[self.reference].batch}
+            images = {of: chosen[other].batch, to: chosen[first].batch}
             logs = [[-r for r in log_ratios(block, of, to, images)] for block in sample.having(of, to)]
-            ratios[other] = over_blocks(other, self.reference, logs)
+            ratios[other, first] = over_blocks(other, first, logs)
         notes = [*self._conditions(sample), *(f"{label}: {parity.text}" for label, parity in sample.parity.items())]
         if task == "end_to_end":
             notes += [self._overlap(label, sample) for label in timed]
@@ -291,8 +307,9 @@ class Figures:
         loads = [turns[name].seconds_per_step for block in loading.blocks for turns in block if name in turns]
         if not loads:
             return text
-        loader = statistics.median(loads) / self.settings.batch
-        step /= self.settings.training_batch
+        settings = next(self.settings.at(operand) for operand in self.operands if operand.label == label)
+        loader = statistics.median(loads) / settings.batch
+        step /= settings.training_batch
         if loader < step:
             return f"{text}; step-bound, the loader alone delivers {step / loader:.1f} times as many images"
         return f"{text}; loader-bound, the step alone takes {loader / step:.1f} times as many images"
@@ -305,20 +322,21 @@ class Figures:
             label: value_over([[turns[side].seconds_per_step for turns in block] for block in sample.having(side)])
             for label, side in timed.items()
         }
-        ratios: dict[str, Ratio | None] = {}
+        ratios: dict[Pair, Ratio | None] = {}
         notes = self._conditions(sample)
-        for other in self.others:
-            of, to = timed.get(other), timed.get(self.reference)
+        for other, first in [*self.pairs, *self.to_best(values, "lower")]:
+            of, to = timed.get(other), timed.get(first)
             logs = [log_ratios(block, of, to) for block in sample.having(of, to)] if of and to else []
-            ratios[other] = over_blocks(other, self.reference, logs) if logs else None
+            ratios[other, first] = over_blocks(other, first, logs) if logs else None
+        for other, first in self.pairs:
             apart = self.costs[other]
             if apart["differs"] is not None:
                 notes.append(
-                    f"what {other} returns differs from {self.reference}'s by {apart['differs']:.2g} of its spread "
+                    f"what {other} returns differs from {first}'s by {apart['differs']:.2g} of its spread "
                     "(root mean square)"
                 )
             elif apart["why"]:
-                notes.append(f"what {other} and {self.reference} return is not comparable: {apart['why']}")
+                notes.append(f"what {other} and {first} return is not comparable: {apart['why']}")
         return self._metric(
             name,
             {label: values.get(label, _missing(sample, label)) for label in group.workloads},
@@ -340,19 +358,18 @@ class Figures:
                 values[label] = _missing(sample, label)
             else:
                 values[label] = quantile_over(times[label], q)
-        ratios: dict[str, Ratio | None] = {}
-        for other in self.others:
-            if values[other].median is None or values[self.reference].median is None:
-                ratios[other] = None
+        ratios: dict[Pair, Ratio | None] = {}
+        for other, first in [*self.pairs, *self.to_best(values, "lower")]:
+            if values[other].median is None or values[first].median is None:
                 continue
             # Each block's own percentile: how much the tails of two processes differ is in the interval.
-            of, to = timed[other], timed[self.reference]
+            of, to = timed[other], timed[first]
             logs = [
                 [math.log(quantile(samples(block, of), q) / quantile(samples(block, to), q))]
                 for block in sample.having(of, to)
                 if block
             ]
-            ratios[other] = over_blocks(other, self.reference, logs)
+            ratios[other, first] = over_blocks(other, first, logs)
         metric = self._metric(
             name,
             values,
@@ -379,9 +396,9 @@ class Figures:
         peaks = {label: peak_readings(blocks) for label, blocks in sample.memory.items()}
         values = {label: _peak_value(label, peaks.get(label, []), sample) for label in group.workloads}
         ratios = self._exact(values)
-        for other in self.others:
-            if ratios[other] is not None and not values[other].confidence == values[self.reference].confidence == 1.0:
-                ratios[other] = _peak_ratio(other, self.reference, peaks)
+        for (other, first), exact in ratios.items():
+            if exact is not None and not values[other].confidence == values[first].confidence == 1.0:
+                ratios[other, first] = _peak_ratio(other, first, peaks)
         memory = {label: joined_memory(blocks) for label, blocks in sample.memory.items()}
         chosen = {label: w[0] for label, w in group.workloads.items() if w}
         metric = self._metric(
@@ -445,16 +462,16 @@ class Figures:
                 states[label] = caches[0]
                 said = CACHE_STATES.get(caches[0], "nothing to compile")
             notes.append(f"{label}: {said}")
-        ratios: dict[str, Ratio | None] = {}
-        for other, exact in self._exact(values).items():
-            of, to = seconds[other], seconds[self.reference]
-            if exact is None or states[other] != states[self.reference] or states[other] == "none":
-                ratios[other] = None
-            elif of and to:
+        ratios: dict[Pair, Ratio | None] = {}
+        for (other, first), exact in self._exact(values).items():
+            of, to = seconds[other], seconds[first]
+            if exact is None or states[other] != states[first] or states[other] == "none":
+                continue
+            if of and to:
                 logs = [[math.log(a / b)] for a, b in zip(reversed(of), reversed(to), strict=False) if a > 0 and b > 0]
-                ratios[other] = over_blocks(other, self.reference, logs)
+                ratios[other, first] = over_blocks(other, first, logs)
             else:
-                ratios[other] = replace(exact, low=None, high=None, confidence=None, blocks=1, pairs=1)
+                ratios[other, first] = replace(exact, low=None, high=None, confidence=None, blocks=1, pairs=1)
         return self._metric("compile_seconds", values, ratios, notes=notes)
 
     def _roof(self) -> Iterator[Metric]:
@@ -499,15 +516,15 @@ class Figures:
         yield self._metric("roof_fraction", roof, {}, notes=notes)
         yield self._metric("mfu", mfu, {}, notes=notes)
 
-    def _exact(self, values: Mapping[str, Value]) -> dict[str, Ratio | None]:
+    def _exact(self, values: Mapping[str, Value]) -> dict[Pair, Ratio | None]:
         """Ratios of numbers without noise."""
-        return {other: Ratio.exact(other, self.reference, values) for other in self.others}
+        return {(other, first): Ratio.exact(other, first, values) for other, first in self.pairs}
 
     def _metric(
         self,
         name: str,
         values: Mapping[str, Value],
-        ratios: Mapping[str, Ratio | None],
+        ratios: Mapping[Pair, Ratio | None],
         batch: int | None = None,
         workloads: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),

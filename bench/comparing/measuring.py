@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.comparing.comparison import Comparison
-from bench.comparing.operands import look_up, parse_operands
-from bench.comparing.plan import open_device, settings_from
+from bench.comparing.operands import look_up, over_from, parse_operands, spread
+from bench.comparing.plan import check_over, open_device, settings_from
 from bench.comparing.run_log import RunLog
 from bench.errors import UsageError
 from bench.machine.cpu import usable_cores
@@ -67,6 +67,10 @@ def measure(
     found = look_up(words, options["threads"] or usable_cores())
     screen.clear()
     operands = parse_operands(words, device, found)
+    if options.get("over"):
+        key, values = over_from(options["over"])
+        check_over(options, key)
+        operands = spread(operands, key, values)
     settings, conditions = settings_from(operands, device, options, screen.say)
     labels = [operand.label for operand in operands]
     log = RunLog("compare", command, labels, asdict(settings), store, stored, again, tag)

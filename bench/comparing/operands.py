@@ -14,6 +14,7 @@ from bench.timing.workload import OWN, KernelVariant, LoaderOutput, StepUnits
 from models import zoo
 from models.configuration import Choice, Configuration, facts_of
 from models.project import find, named
+from results.curves import OVER, point_label
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,24 @@ class Operand:
         subject: the name before '@'.
         configuration: what stands after '@', parsed; it says what kind of thing this is.
         batch: images that an exported file takes at once; 0 is any number, as of everything else.
+        over: what is varied and its value for this operand, see `spread`; none where nothing is.
     """
 
     label: str
     subject: str
     configuration: Choice | LoaderOutput | KernelVariant | StepUnits
     batch: int = 0
+    over: tuple[str, int] | None = None
 
     @property
     def kind(self) -> str:
         """ "model", "loader", "kernel" or "step"."""
         kinds: dict[type, str] = {Choice: "model", LoaderOutput: "loader", KernelVariant: "kernel", StepUnits: "step"}
         return kinds[type(self.configuration)]
+
+    def varies(self, other: "Operand") -> bool:
+        """Whether this is the same thing as another one, at another value of what is varied."""
+        return self.over is not None and replace(self, label=other.label, over=other.over) == other
 
     @property
     def choice(self) -> Choice:
@@ -98,6 +105,33 @@ def parse_operands(words: Sequence[str], device: str = "", found: Mapping[str, F
     if len(different) > 1:
         raise UsageError(f"cannot compare a {' with a '.join(different)}; name operands of one kind")
     return operands
+
+
+def over_from(text: str) -> tuple[str, tuple[int, ...]]:
+    """What `--over KEY=V1,V2,...` varies, and its values in ascending order.
+
+    Raises:
+        UsageError: another key, fewer than two values, or one that is no number above 0.
+    """
+    key, equals, listed = text.partition("=")
+    if key not in OVER or not equals:
+        raise UsageError(f"--over {text}: write KEY=V1,V2,... with KEY one of {', '.join(OVER)}, such as batch=1,4,16")
+    try:
+        values = sorted({int(word) for word in listed.split(",")})
+    except ValueError:
+        values = []
+    if len(values) < 2 or values[0] < 1:
+        raise UsageError(f"--over {text}: give two or more different whole numbers above 0, such as {key}=1,4,16")
+    return key, tuple(values)
+
+
+def spread(operands: Sequence[Operand], key: str, values: Sequence[int]) -> list[Operand]:
+    """Each operand once with each value of what is varied, its label saying which."""
+    return [
+        replace(operand, label=point_label(operand.label, key, value), over=(key, value))
+        for operand in operands
+        for value in values
+    ]
 
 
 def look_up(words: Sequence[str], threads: int) -> dict[str, Found]:

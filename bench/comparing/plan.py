@@ -53,6 +53,7 @@ class Settings:
         units: what a call of a step works through, "" where only calls are counted.
         weights: see Conditions.
         quick: only first estimates are wanted, of what is not compiled.
+        over: what is varied from operand to operand, "batch=1,2,4"; "" for nothing.
     """
 
     device: str
@@ -73,6 +74,15 @@ class Settings:
     units: str = ""
     weights: str = ""
     quick: bool = False
+    over: str = ""
+
+    def at(self, operand: Operand) -> "Settings":
+        """The settings of one operand, where one of them is varied."""
+        if operand.over is None:
+            return self
+        key, value = operand.over
+        changes: dict[str, Any] = {key: value} | ({"training_batch": value} if key == "batch" else {})
+        return replace(self, **changes)
 
     def has(self, task: str) -> bool:
         """Whether a task of models is measured."""
@@ -100,6 +110,15 @@ def chosen_tasks(text: str, operands: Sequence[Operand], device: str) -> str:
                 # Of a network that is not trained no loader feeds the training either.
                 raise UsageError(f"{operand.label} can do none of --tasks {text}: {error}") from None
     return ",".join(task for task in MODEL_TASKS if task in tasks)
+
+
+def check_over(options: Mapping[str, Any], key: str) -> None:
+    """Raise UsageError if what is varied is fixed by another option too, or a task that is asked for has one value."""
+    for name in ("batch", "training_batch") if key == "batch" else (key,):
+        if options.get(name):
+            raise UsageError(f"--over {key} and --{name.replace('_', '-')} contradict each other; leave one out")
+    if key == "batch" and "latency" in named_tasks(options.get("tasks", ""), MODEL_TASKS):
+        raise UsageError("latency is of one image at a time; --over batch shows how long a batch takes in inference")
 
 
 def reads_files(operands: Sequence[Operand], tasks: str, loader: str) -> bool:
@@ -144,7 +163,11 @@ def settings_from(
         StepUnits.from_text(units)
         if operands[0].kind != "step":
             raise UsageError(f"--units is for steps; {operands[0].label} is a {operands[0].kind}")
-    tasks = chosen_tasks(options.get("tasks", ""), operands, device)
+    over, chosen = options.get("over") or "", options.get("tasks", "")
+    if over and operands[0].kind == "model":
+        # Each value is a program of its own: what most people ask first is told first.
+        chosen = chosen or "inference"
+    tasks = chosen_tasks(chosen, operands, device)
     name, root = "", Path()
     if reads_files(operands, tasks, loader) if reads is None else reads and not named(loader).is_code:
         name, root = find_data(options["data"], say)
@@ -155,7 +178,7 @@ def settings_from(
     fixed = [operand for operand in operands if operand.batch]
     batch = options["batch"] or (fixed[0].batch if fixed else BATCH[device])
     for operand in fixed if not tasks or "inference" in tasks else ():
-        if operand.batch != batch:
+        if operand.batch != (operand.over[1] if over.startswith("batch=") and operand.over else batch):
             raise UsageError(
                 f"{operand.subject} takes batches of {operand.batch}: give --batch {operand.batch}, or export it with "
                 "--dynamic-batch"
@@ -181,6 +204,7 @@ def settings_from(
         units=units,
         weights=weights,
         quick=bool(options.get("quick")),
+        over=over,
     )
     conditions = Conditions(
         data_root=str(root.absolute()) if name else "",
@@ -279,7 +303,7 @@ def groups(
 
     def network(*tasks: str) -> Callable[[Operand], tuple[Workload, ...]]:
         return lambda o: (
-            network_workloads(o, tasks, settings, resolved[o.label], costs[o.label]) if o.label in costs else ()
+            network_workloads(o, tasks, settings.at(o), resolved[o.label], costs[o.label]) if o.label in costs else ()
         )
 
     def feeding(operand: Operand) -> tuple[Workload, ...]:
@@ -288,19 +312,19 @@ def groups(
         if configuration is None or operand.label not in costs:
             return ()
         output = OWN if named(settings.loader).is_code else LoaderOutput.feeding(configuration)
-        return (replace(loader_workload(settings, settings.loader, output), size=costs[operand.label]["size"]),)
+        loader = loader_workload(settings.at(operand), settings.loader, output)
+        return (replace(loader, size=costs[operand.label]["size"]),)
 
     def other(operand: Operand) -> tuple[Workload, ...]:
         if isinstance(operand.configuration, LoaderOutput):
-            return (loader_workload(settings, operand.subject, operand.configuration),)
+            return (loader_workload(settings.at(operand), operand.subject, operand.configuration),)
         if isinstance(operand.configuration, StepUnits):
             units = StepUnits(settings.units) if settings.units else operand.configuration
             return (Workload("step", operand.subject, units, costs[operand.label]["units"], 1, device=settings.device),)
         assert isinstance(operand.configuration, KernelVariant)
-        size = settings.size or USUAL_SIZE
-        return (
-            Workload("kernel", operand.subject, operand.configuration, settings.batch, size, device=settings.device),
-        )
+        at = settings.at(operand)
+        size = at.size or USUAL_SIZE
+        return (Workload("kernel", operand.subject, operand.configuration, at.batch, size, device=at.device),)
 
     kind = operands[0].kind
     if kind == "step":

@@ -1,28 +1,40 @@
-"""Charts of a report: small enough for a phone, titled by what they show.
+"""Charts of stored results: small enough for a phone, titled by what they show.
 
-Each function returns the title with the figure, or None where there is nothing to draw.
+Each function returns the title with the figure, or None where there is nothing to draw. They have the colours of the
+page that they are drawn for (style.PAGE), or without one those of a file.
 """
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from results.classification import most_confused
+from results.curves import Curve, curves_of, has_knee, point_label
 from results.gate import CheckReport
 from results.history import Epoch, History, Step
 from results.pictures import profile as profile_pictures
 from results.pictures.bars import draw_bars
 from results.pictures.curves import draw_epochs
 from results.pictures.images import confusion_axes
-from results.pictures.style import COLOURS, FAINT, GRID, PAGE, label_axes, new_figure, shortened, styled
+from results.pictures.style import (
+    COLOURS,
+    label_axes,
+    new_figure,
+    save,
+    shortened,
+    styled,
+)
 from results.profile import OVERHEAD, Profile, plain_name
-from results.record import Metric, Record
+from results.record import Metric, Record, Value
 from results.runs import RunSummary
 from results.tables import percent, plural, quantity, time_unit, unit_for
 from results.verdict import BETTER, WORSE, compare_verdict, margin_of
@@ -54,7 +66,7 @@ def _rows(axes: Axes, points: Sequence[_Point], names: Sequence[str]) -> None:
         if low is not None and high is not None:
             axes.plot([low, high], [place, place], color=colour, linewidth=2.5)
         axes.plot([x], [place], "o", color=colour, markersize=5)
-    axes.axvline(0, color=FAINT, linewidth=1)
+    axes.axvline(0, color=rcParams["axes.edgecolor"], linewidth=1)
     axes.set_yticks(range(len(points)), names)
     axes.set_ylim(len(points) - 0.5, -0.5)
     axes.grid(True, axis="x")
@@ -79,7 +91,124 @@ def _two_best(first: str, is_first: str, second: str, is_second: str) -> str:
     return f"{_name(first)} is {is_first}, {_name(second)} is {is_second}"
 
 
-@styled(PAGE)
+def of_comparison(record: Record, accuracy: Mapping[str, float]) -> dict[str, Drawn]:
+    """The charts of a comparison by their names; of one over something, its curves.
+
+    Args:
+        accuracy: published top-1 accuracies of models, fractions.
+    """
+    varied = {metric.name: curves_of(record, metric) for metric in record.metrics if has_knee(metric)}
+    if any(varied.values()):
+        found: dict[str, Drawn] = {}
+        for name, drawn in varied.items():
+            task = name.split("_")[0]
+            found[name.replace("_", "-")] = knees(drawn)
+            if name.endswith("_throughput"):
+                found[f"{task}-batch-time"] = batch_times(drawn)
+                found[f"{task}-memory"] = memories(drawn, record.metric(f"{task}_peak_bytes"))
+        return found
+    return {
+        "ratios": ratios(record),
+        "speed-and-size": speed_and_size(record),
+        "speed-and-accuracy": speed_and_accuracy(record, accuracy),
+        "latencies": latencies(record),
+        "roofs": roofs(record),
+    }
+
+
+def write(record: Record, accuracy: Mapping[str, float], folder: Path) -> list[Path]:
+    """Write the charts of a comparison as .png into a folder, which is made where it is missing; returns the files.
+
+    Raises:
+        RecordError: a file cannot be written.
+    """
+    written = []
+    for name, drawn in of_comparison(record, accuracy).items():
+        if drawn is not None:
+            title, figure = drawn
+            figure.suptitle(textwrap.fill(title, 60), fontsize=10, x=0.01, ha="left")
+            written.append(save(figure, folder / f"{name}.png", dpi=180))
+    return written
+
+
+def _lines(lines: Mapping[str, Mapping[int, Value]], factor: float, key: str, y: str) -> Figure:
+    """A line a name through its numbers, in the unit of `factor`, over what was varied; their intervals as a band."""
+    figure, axes = _figure(2.9)
+    for number, (name, values) in enumerate(lines.items()):
+        paint = COLOURS[number % 6]
+        points = [(at, x.median / factor) for at, x in values.items() if x.median is not None]
+        axes.plot(*zip(*points, strict=True), "o-", color=paint, label=_name(name))
+        sure = [(at, x.low / factor, x.high / factor) for at, x in values.items() if x.low is not None and x.high]
+        if sure:
+            at, low, high = zip(*sure, strict=True)
+            axes.fill_between(at, low, high, color=paint, alpha=0.2, linewidth=0)
+    label_axes(axes, None, key, y)
+    if key == "batch":
+        axes.set_xscale("log", base=2)
+    ticks = sorted({at for values in lines.values() for at in values})
+    axes.set_xticks(ticks, [str(at) for at in ticks])
+    axes.minorticks_off()
+    # Room for the highest mark.
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    if len(lines) > 1:
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled()
+def knees(drawn: Sequence[Curve]) -> Drawn:
+    """A rate or a latency over what was varied, a ring around each curve's knee."""
+    known = [curve for curve in drawn if curve.knee is not None]
+    if not known:
+        return None
+    metric, key = known[0].metric, known[0].key
+    factor, unit = unit_for([value.median for curve in known for value in curve.values.values()], metric.unit)
+    task = _metric_words(metric)
+    figure = _lines({curve.subject: curve.values for curve in known}, factor, key, f"{task} [{unit}]")
+    for curve in known:
+        height = curve.values[curve.knee or 0].median or 0.0
+        ring = {"fillstyle": "none", "markersize": 12, "color": rcParams["text.color"]}
+        figure.axes[0].plot([curve.knee or 0], [height / factor], "o", **ring)
+    if len(known) == 1:
+        return f"{task}: {known[0].verdict()}", figure
+    return f"{task}: " + "; ".join(f"{_name(curve.subject)} {curve.verdict()}" for curve in known), figure
+
+
+@styled()
+def batch_times(drawn: Sequence[Curve]) -> Drawn:
+    """How long a batch takes, over what was varied."""
+    times = {curve.subject: {at: took for at in curve.values if (took := curve.seconds(at))} for curve in drawn}
+    return _first_and_last(times, "s", drawn[0].key, "time of a batch", "a batch of {} takes")
+
+
+@styled()
+def memories(drawn: Sequence[Curve], peaks: Metric | None) -> Drawn:
+    """Peak memory of a step, over what was varied."""
+    if peaks is None:
+        return None
+    labels = {curve.subject: {at: point_label(curve.subject, curve.key, at) for at in curve.values} for curve in drawn}
+    found = {
+        name: {at: peaks.values[label] for at, label in points.items() if label in peaks.values}
+        for name, points in labels.items()
+    }
+    return _first_and_last(found, peaks.unit, drawn[0].key, "peak memory", "{} needs")
+
+
+def _first_and_last(found: Mapping[str, Mapping[int, Value]], unit: str, key: str, label: str, words: str) -> Drawn:
+    """Numbers over what was varied, titled by the smallest and largest value of the first operand."""
+    lines = {name: {at: x for at, x in values.items() if x.median is not None} for name, values in found.items()}
+    lines = {name: values for name, values in lines.items() if len({x.median for x in values.values()}) > 1}
+    if not lines:
+        return None
+    numbers = [x.median for values in lines.values() for x in values.values()]
+    factor, scaled = time_unit(numbers) if unit == "s" else unit_for(numbers, unit)
+    name, values = next(iter(lines.items()))
+    ends = [f"{quantity(values[at].median, unit)} at {key} {at}" for at in (min(values), max(values))]
+    title = f"{words.format(_name(name))} {', '.join(ends)}"
+    return title, _lines(lines, factor, key, f"{label} [{scaled}]")
+
+
+@styled()
 def ratios(record: Record) -> Drawn:
     """Every measured ratio with its interval, on one axis, better to the right."""
     rows = [
@@ -121,7 +250,7 @@ def _metric_words(metric: Metric) -> str:
     return metric.name.replace("_", " ").replace("inference latency ", "latency ").replace("throughput", "rate")
 
 
-@styled(PAGE)
+@styled()
 def speed_and_size(record: Record) -> Drawn:
     """Images a second of inference against parameters, a point a network."""
     size = record.metric("params")
@@ -131,7 +260,7 @@ def speed_and_size(record: Record) -> Drawn:
     return _speed_against(record, known, f"parameters [{unit}]", -1, "the smallest")
 
 
-@styled(PAGE)
+@styled()
 def speed_and_accuracy(record: Record, accuracy: Mapping[str, float]) -> Drawn:
     """Images a second of inference against the top-1 accuracy that was published for the network's weights."""
     networks = {name: name.split("@")[0].split("#")[0] for name in record.operands}
@@ -158,7 +287,7 @@ def _speed_against(record: Record, known: Mapping[str, float], label: str, sign:
     return _two_best(fastest, "the fastest", best, words), figure
 
 
-@styled(PAGE)
+@styled()
 def latencies(record: Record) -> Drawn:
     """How long single images take: the share answered within a time."""
     metric = record.metric("inference_latency_p50")
@@ -187,7 +316,7 @@ def latencies(record: Record) -> Drawn:
     return f"{_name(fastest)} answers half of its images within {quantity(medians[fastest], 's')}", figure
 
 
-@styled(PAGE)
+@styled()
 def roofs(record: Record) -> Drawn:
     """Share of the measured ceilings that each operand reaches."""
     metric = record.metric("roof_fraction")
@@ -196,7 +325,7 @@ def roofs(record: Record) -> Drawn:
         return None
     figure, axes = _figure(0.9 + 0.3 * len(shares))
     draw_bars(axes, {name: {"": share} for name, share in shares.items()}, "{:.0f} %".format)
-    axes.axvline(100, color=FAINT, linewidth=1, linestyle="--")
+    axes.axvline(100, color=rcParams["axes.edgecolor"], linewidth=1, linestyle="--")
     axes.set_xlim(right=max(112.0, axes.get_xlim()[1]))
     axes.set_xlabel("share of the roof measured in this run [%]")
     nearest = max(shares, key=lambda name: shares[name])
@@ -204,7 +333,7 @@ def roofs(record: Record) -> Drawn:
     return f"{_name(nearest)} comes closest to the roof in {task}: {shares[nearest]:.0f} %", figure
 
 
-@styled(PAGE)
+@styled()
 def changes(report: CheckReport) -> Drawn:
     """Change of time of every workload with its interval and the margin that matters."""
     rows = [(row, row.decision) for row in report.rows if row.decision is not None]
@@ -214,7 +343,9 @@ def changes(report: CheckReport) -> Drawn:
     colours = {"REGRESSED": COLOURS[1], "IMPROVED": COLOURS[2], "CLEAN": COLOURS[0]}
     points = []
     for place, (row, decision) in enumerate(rows):
-        axes.barh(place, 200 * decision.margin, 0.8, left=-100 * decision.margin, color=GRID, alpha=0.5)
+        axes.barh(
+            place, 200 * decision.margin, 0.8, left=-100 * decision.margin, color=rcParams["grid.color"], alpha=0.5
+        )
         low, high = (None if x is None else 100 * (x - 1) for x in (decision.clean_low, decision.clean_high))
         points.append((100 * (decision.estimate - 1), low, high, colours.get(row.verdict, _GREY)))
     _rows(axes, points, [shortened("/".join(row.workload.split("/")[:2]), 34) for row, _ in rows])
@@ -224,13 +355,13 @@ def changes(report: CheckReport) -> Drawn:
     return f"{counts} of {plural(len(rows), 'workload')}", figure
 
 
-@styled(PAGE)
+@styled()
 def flame(profile: Profile) -> Drawn:
     """Time by layer."""
     return _untitled(profile_pictures.flame(profile))
 
 
-@styled(PAGE)
+@styled()
 def roofline(profile: Profile) -> Drawn:
     """Operators under the ceilings."""
     drawn = _untitled(profile_pictures.roofline(profile))
@@ -248,7 +379,7 @@ def _untitled(figure: Figure | None) -> Drawn:
     return title, figure
 
 
-@styled(PAGE)
+@styled()
 def operators(profile: Profile) -> Drawn:
     """Time by operator as bars."""
     shares: dict[str, float] = {}
@@ -271,7 +402,7 @@ def operators(profile: Profile) -> Drawn:
     return f"{first} takes {percent(shares[first])} of the step", figure
 
 
-@styled(PAGE)
+@styled()
 def loader_stages(profile: Profile) -> Drawn:
     """Rates of loader, step and both, and what the loader spends its time on."""
     stalls = profile.stalls
@@ -296,7 +427,7 @@ def loader_stages(profile: Profile) -> Drawn:
     return stalls.sentence(), figure
 
 
-@styled(PAGE)
+@styled()
 def losses(history: History, summary: RunSummary) -> Drawn:
     """Loss of each epoch."""
     if not history.epochs:
@@ -308,7 +439,7 @@ def losses(history: History, summary: RunSummary) -> Drawn:
     return f"training loss from {first:.2f} to {last:.2f} in {plural(history.epochs[-1].epoch, 'epoch')}", figure
 
 
-@styled(PAGE)
+@styled()
 def curves(history: History, summary: RunSummary) -> Drawn:
     """Accuracy of each epoch."""
     if not history.epochs:
@@ -322,7 +453,7 @@ def curves(history: History, summary: RunSummary) -> Drawn:
     return f"best {_evaluated(summary)} top-1 {100 * best.val_top1:.2f} %, in epoch {best.epoch}", figure
 
 
-@styled(PAGE)
+@styled()
 def learning_rate(history: History) -> Drawn:
     """Learning rate by step where steps are known, else by epoch."""
     rows: Sequence[Step | Epoch] = history.steps or history.epochs
@@ -342,7 +473,7 @@ def _evaluated(summary: RunSummary) -> str:
     return "validation" if summary.evaluated == "val" else summary.evaluated
 
 
-@styled(PAGE)
+@styled()
 def confusion(matrix: ArrayLike, names: Sequence[str]) -> Drawn:
     """The matrix of few classes, or the pairs most confused of many."""
     pairs = most_confused(matrix, names, 12)
@@ -364,7 +495,7 @@ def confusion(matrix: ArrayLike, names: Sequence[str]) -> Drawn:
     return f"{worst.true} is most often taken for {worst.predicted}: {plural(worst.images, 'image')}", figure
 
 
-@styled(PAGE)
+@styled()
 def accuracies(summaries: Sequence[RunSummary]) -> Drawn:
     """Top-1 of each run beside what was published."""
     known = [(run, 100 * run.top1) for run in summaries if run.top1 is not None]
@@ -382,14 +513,14 @@ def accuracies(summaries: Sequence[RunSummary]) -> Drawn:
     return f"{known[0][0].name} leads with {known[0][1]:.2f} %", figure
 
 
-@styled(PAGE)
+@styled()
 def accuracy_and_params(summaries: Sequence[RunSummary]) -> Drawn:
     """Top-1 against parameters."""
     known = {run.name: (run.params, run.top1) for run in summaries}
     return _accuracy_against(known, "parameters", "parameters", "has the fewest parameters")
 
 
-@styled(PAGE)
+@styled()
 def accuracy_and_time(summaries: Sequence[RunSummary]) -> Drawn:
     """Top-1 against the time of training."""
     known = {run.name: (run.train_seconds, run.top1) for run in summaries}
