@@ -56,6 +56,7 @@ class Options(TypedDict, total=False):
     force: bool | None
     resume: bool | None
     store: str | Path | Literal[False] | None
+    over: str | None
     quick: bool | None
     tag: str | None
 

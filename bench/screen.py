@@ -136,13 +136,15 @@ class Screen:
         metrics = list(self._metrics.values())
         metrics += [metric for key, metric in self._estimates.items() if key not in self._metrics]
         metrics = [metric for metric in metrics if told_live(metric)]
-        operands = list(metrics[0].values) if metrics else []
         table = Table(box=None, pad_edge=False, header_style="bold")
+        if not metrics:
+            return table
+        operands = list(metrics[0].values)
         headers = ["metric", "unit", *operands, *([f"{operands[1]} / {operands[0]}"] if len(operands) == 2 else [])]
         first = [(metric.name, metric.batch) not in self._metrics for metric in metrics]
         rows = [live_cells(metric, operands, early) for metric, early in zip(metrics, first, strict=True)]
         styles = ["dim" if early else "" for early in first]
-        if operands and point_of(operands[0]):
+        if point_of(operands[0]):
             # A row a value, as in the table at the end.
             headers, *rows = (list(cells) for cells in zip(headers, *rows, strict=True))
             styles = [""] * len(rows)

@@ -76,27 +76,31 @@ class Curve:
         return Value(images / rate.median, low, high, rate.samples, confidence=rate.confidence)
 
     def sentence(self) -> str:
-        """The knee in words, with the evidence; "" where there is none."""
-        if self.best is None or self.knee is None:
+        """What the curve says in words, with the evidence; "" where there are no two numbers."""
+        best, below = self.best, max((at for at in self.shares if at < (self.best or 0)), default=None)
+        if best is None:
             return ""
-        least = ", the smallest that was tried" if self.knee == min(self.values) else ""
-        below = max((at for at in self.shares if at < self.best), default=None)
-        gap = ""
-        if self.knee == self.best and below is not None:
-            gap = f"; {below} reaches {_text(self.shares[below])} of its rate"
-            if self.key == "batch" and self.best == max(self.values):
-                gap += ", and a larger one may be faster still"
+        rest = ""
+        if self.key != "size" and self.knee == best and below is not None:
+            rest = f"; {below} reaches {_text(self.shares[below])} of its rate"
+            if self.key == "batch" and best == max(self.values):
+                rest += ", and a larger one may be faster still"
         once = "" if all(share.low is not None for share in self.shares.values()) else " (measured once)"
-        return f"{topic(self.metric)} of {self.subject}: {self.verdict()}{least}{gap}{once}"
+        return f"{topic(self.metric)} of {self.subject}: {self.verdict()}{rest}{once}"
 
     def verdict(self) -> str:
-        """The knee in a few words; "" where there is none."""
+        """The knee in a few words, or of sizes what the largest costs; "" where there are no two numbers."""
         best, knee = self.best, self.knee
         if best is None or knee is None:
             return ""
+        if self.key == "size":
+            # Fewer pixels are less work: what is asked is how much more ones cost.
+            other = max(self.shares)
+            return f"size {other} reaches {_text(self.shares[other])} of the rate of {best}"
+        smallest = ", the smallest that was tried," if knee == min(self.values) else ""
         if knee == best:
-            return f"fastest at {self.key} {best}"
-        return f"{self.key} {knee} reaches {_text(self.shares[knee])} of the best rate, that of {best}"
+            return f"fastest at {self.key} {best}{smallest[:-1]}"
+        return f"{self.key} {knee}{smallest} reaches {_text(self.shares[knee])} of the best rate, that of {best}"
 
 
 def _text(share: Ratio) -> str:

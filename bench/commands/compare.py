@@ -54,8 +54,8 @@ from results.store import FOLDER
     "--over",
     default="",
     metavar="KEY=V1,V2,...",
-    help="Measure each operand with all of these values of batch, size or threads; of models, unless --tasks says "
-    "otherwise, inference alone.",
+    help="Measure each operand at each of these values of batch, size or threads; of models inference, unless --tasks "
+    "says otherwise.",
 )
 @click.option("--quick", is_flag=True, help="First estimates only: a few steps, nothing compiled, no intervals.")
 @click.option(
@@ -123,6 +123,9 @@ def command(
     Your own code is named FILE.py:NAME or package.module:NAME: a network (a class, a function that returns one, or a
     module), a loader (a function of batch, size and device that returns an iterable of images and labels), or a step
     (any callable without arguments). Arguments follow in brackets, in quotes: 'mynet.py:build[width=64]'.
+
+    --over batch=1,4,16 answers which batch: every operand is measured with each of them, all in turns, and the knee is
+    named: the smallest value that reaches 95 % of the best rate. The same for size and threads.
 
     Nothing is measured where all operands are training runs (their folders, their summary.json, or a folder of runs): a
     table ranks them beside published figures. Two files of labels (.csv of ID,Labels, or .txt of one label a line)

@@ -165,7 +165,7 @@ def knees(drawn: Sequence[Curve]) -> Drawn:
     factor, unit = unit_for([value.median for curve in known for value in curve.values.values()], metric.unit)
     task = _metric_words(metric)
     figure = _lines({curve.subject: curve.values for curve in known}, factor, key, f"{task} [{unit}]")
-    for curve in known:
+    for curve in known if key != "size" else ():
         height = curve.values[curve.knee or 0].median or 0.0
         ring = {"fillstyle": "none", "markersize": 12, "color": rcParams["text.color"]}
         figure.axes[0].plot([curve.knee or 0], [height / factor], "o", **ring)

@@ -12,7 +12,7 @@ from fake_worker import FakeWorker, Machine, keep_time, spawner
 
 from bench.comparing import comparison as comparison_module
 from bench.comparing.comparison import Comparison
-from bench.comparing.operands import Operand
+from bench.comparing.operands import Operand, spread
 from bench.comparing.plan import Settings
 from bench.errors import BenchError, OutOfMemoryError, WorkerError, WorkloadError
 from bench.machine import telemetry
@@ -41,6 +41,7 @@ def compare(
     beside: str = "none",
     quick: bool = False,
     estimate: Any = None,
+    over: str = "",
     **options: Any,
 ) -> tuple[dict[str, Metric], Comparison, list[str]]:
     found: dict[str, Metric] = {}
@@ -48,7 +49,7 @@ def compare(
     on = machine or Machine()
     comparison = Comparison(
         operands,
-        replace(SETTINGS, tasks=tasks, device=device, beside=beside, quick=quick),
+        replace(SETTINGS, tasks=tasks, device=device, beside=beside, quick=quick, over=over),
         Conditions(),
         lambda m: found.update({m.name: m}),
         warn=said.append,
@@ -85,6 +86,61 @@ def test_first_estimates_come_before_anything_is_compiled_and_are_not_kept() -> 
     assert estimates[1].ratio.estimate == pytest.approx(1 / 1.25)
     assert any("compile" in id for id in found["inference_throughput"].workloads.values())
     assert all(len(sample.blocks) == 1 for sample in comparison.samples.values())
+
+
+def test_over_batch_each_value_is_compared_with_the_best_and_with_the_first_operand_there() -> None:
+    points = spread(MODELS, "batch", (1, 2, 4))
+
+    def seconds(label: str, workload: Workload) -> float:
+        # b takes a quarter longer, and nothing is gained by batches above 2.
+        return {1: 0.10, 2: 0.125, 4: 0.25}[workload.batch] * (1.25 if label.startswith("b") else 1.0)
+
+    asked: list[str] = []
+
+    def note(name: str, command: str, what: Any) -> None:
+        if command == "parity":
+            asked.append(name)
+
+    found, _, _ = compare(points, budget=200.0, seconds=seconds, tasks="inference", over="batch=1,2,4", fail=note)
+    rate = found["inference_throughput"]
+    assert {label: round(value.median or 0) for label, value in rate.values.items()} == {
+        **{"a batch=1": 10, "a batch=2": 16, "a batch=4": 16},
+        **{"b batch=1": 8, "b batch=2": 13, "b batch=4": 13},
+    }
+    ratios = {(ratio.of, ratio.to): ratio for ratio in rate.comparisons}
+    for at in (1, 2, 4):
+        ratio = ratios[f"b batch={at}", f"a batch={at}"]
+        assert ratio.estimate == pytest.approx(0.8, rel=0.05), "images, not batches, are compared"
+        assert ratio.blocks >= 6
+    [to] = {to for of, to in ratios if of == "a batch=1"}
+    assert to in ("a batch=2", "a batch=4")
+    assert ratios["a batch=1", to].estimate == pytest.approx(10 / 16, rel=0.05)
+    assert set(found["inference_peak_bytes"].values) == {point.label for point in points}
+    assert asked == ["a batch=1", "b batch=1"], "what is computed is the same at every value"
+    assert rate.workloads["a batch=4"].split("/")[2] == "b4"
+
+
+def test_over_threads_each_number_has_a_process_of_its_own() -> None:
+    points, built = spread(MODELS[:1], "threads", (1, 2)), set()
+
+    class Noting(FakeWorker):
+        def answer_build(self, workloads: Any, command: str = "build", **more: Any) -> dict[str, Any]:
+            built.add((self.name, more["conditions"]["threads"]))
+            return super().answer_build(workloads, command, **more)
+
+    machine = Machine()
+    comparison = Comparison(
+        points,
+        replace(SETTINGS, tasks="inference", over="threads=1,2"),
+        Conditions(),
+        lambda metric: None,
+        spawn=lambda name, environment: Noting(name, machine, b_is_a_quarter_slower),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        keep_time(machine, patch, comparison_module)
+        comparison.run(0.0)
+    assert built == {("a threads=1", 1), ("a threads=2", 2)}
+    assert {"process of a threads=1", "process of a threads=2"} <= {*machine.opened, *machine.forked}
 
 
 def test_where_nothing_compiles_nothing_is_estimated_first() -> None:

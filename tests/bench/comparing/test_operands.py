@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fabricated_machine import FabricatedNvml, Gpu
 
-from bench.comparing.operands import Found, parse_operands
+from bench.comparing.operands import Found, over_from, parse_operands, spread
 from bench.comparing.words import MEASURED, RUN, files, only_kind
 from bench.errors import UsageError, WorkloadError
 from bench.machine.devices import choose_device, refuse_used_gpu
@@ -25,6 +25,26 @@ def test_models_loaders_and_kernels_are_told_apart() -> None:
     kernel = parse_operands(["normalize", "normalize@torch-float32"])
     assert [o.kind for o in kernel] == ["kernel", "kernel"]
     assert kernel[1].configuration == KernelVariant("torch", "float32")
+
+
+def test_what_is_varied_makes_an_operand_of_each_value() -> None:
+    assert over_from("batch=8,1,8,2") == ("batch", (1, 2, 8))
+    points = spread(parse_operands(["resnet34", "resnet34"]), *over_from("threads=1,2"))
+    assert [point.label for point in points] == [
+        f"{name} threads={n}" for name in ("resnet34", "resnet34#2") for n in (1, 2)
+    ]
+    assert [point.over for point in points] == [("threads", 1), ("threads", 2)] * 2
+    assert {point.subject for point in points} == {"resnet34"}
+    assert points[0].varies(points[1])
+    assert not points[0].varies(parse_operands(["resnet18"])[0])
+
+
+@pytest.mark.parametrize(
+    "text", ["batch", "depth=1,2", "batch=1", "batch=1,1", "batch=0,1", "batch=1,x", "batch=", "=1,2"]
+)
+def test_what_cannot_be_varied_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--over {text}: .*such as batch=1,4,16"):
+        over_from(text)
 
 
 def test_a_thing_against_itself_gets_two_columns() -> None:

@@ -8,7 +8,7 @@ import pytest
 from workloads import workload_of
 
 from bench.comparing.operands import Operand, parse_operands
-from bench.comparing.plan import Settings, chosen_tasks, homes, impossible, network_workloads, settings_from
+from bench.comparing.plan import Settings, check_over, chosen_tasks, homes, impossible, network_workloads, settings_from
 from bench.errors import UsageError
 from bench.machine.tuned import Resolved
 from loaders.separable import make
@@ -103,3 +103,29 @@ def test_tasks_that_an_operand_cannot_do_are_refused_where_no_others_are_asked_f
             chosen_tasks(tasks, operands, "cpu")
     assert chosen_tasks("training,inference", operands, "cpu") == "inference,training"
     assert chosen_tasks("training", operands[1:], "cpu") == "training"
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "message"),
+    [
+        ({"batch": 4}, "batch", "--over batch and --batch contradict"),
+        ({"training_batch": 4}, "batch", "--over batch and --training-batch contradict"),
+        ({"threads": 1}, "threads", "--over threads and --threads contradict"),
+        ({"size": 32}, "size", "--over size and --size contradict"),
+        ({"tasks": "latency,inference"}, "batch", "latency is of one image at a time"),
+    ],
+)
+def test_what_is_varied_is_not_fixed_as_well(options: dict[str, object], key: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_over(options, key)
+    check_over(options, "size" if key != "size" else "batch")
+
+
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [("batch", {"batch": 7, "training_batch": 7}), ("size", {"size": 7}), ("threads", {"threads": 7})],
+)
+def test_each_operand_has_its_value_of_what_is_varied(key: str, changed: dict[str, int]) -> None:
+    settings = Settings("cpu", 32, 16, 0, 0, "synthetic", 1, 0, 0, "data")
+    assert settings.at(Operand("a 7", "lenet", Choice("fast"), over=(key, 7))) == replace(settings, **changed)
+    assert settings.at(Operand("a", "lenet", Choice("fast"))) is settings
