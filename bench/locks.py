@@ -31,20 +31,21 @@ class HeldError(BenchError):
 
 
 @contextlib.contextmanager
-def hold(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[int]:
+def hold(path: Path, waiting: Callable[[str], None] | None = None, shared: bool = False) -> Iterator[int]:
     """Hold the lock file `path` while the block runs; made if it is missing. Yields its descriptor.
 
     It may be removed within the block: who waits for it notices and makes another.
 
     Args:
         waiting: called with a name for the process that holds it, for whose end this one then waits.
+        shared: with others that share it; who wants it alone waits for all of them.
 
     Raises:
         HeldError: another process holds it and `waiting` is None.
         OSError: the place cannot be written.
     """
     _not_in_children()
-    handle = _locked(path, waiting)
+    handle = _locked(path, waiting, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     _held.add(handle)
     try:
         yield handle
@@ -56,7 +57,7 @@ def hold(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[i
 
 
 def holder(path: Path) -> str | None:
-    """A name for the process that holds a lock file, None if nobody does."""
+    """A name for the process that holds a lock file alone, None if nobody does."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -72,12 +73,12 @@ def holder(path: Path) -> str | None:
     return None
 
 
-def _locked(path: Path, waiting: Callable[[str], None] | None) -> int:
+def _locked(path: Path, waiting: Callable[[str], None] | None, kind: int) -> int:
     deadline = time.monotonic() + PATIENCE
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if _took(handle, path, waiting, time.monotonic() >= deadline) and _still_there(handle, path):
+            if _took(handle, path, waiting, kind, time.monotonic() >= deadline) and _still_there(handle, path):
                 # The number only helps a reader of messages: a full disk is no reason to stop.
                 with contextlib.suppress(OSError):
                     os.ftruncate(handle, 0)
@@ -89,10 +90,10 @@ def _locked(path: Path, waiting: Callable[[str], None] | None) -> int:
         os.close(handle)
 
 
-def _took(handle: int, path: Path, waiting: Callable[[str], None] | None, last: bool) -> bool:
+def _took(handle: int, path: Path, waiting: Callable[[str], None] | None, kind: int, last: bool) -> bool:
     """Whether the lock is this process's now; False to try again."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         if not last and not _alive(handle):
             time.sleep(0.01)
@@ -100,7 +101,7 @@ def _took(handle: int, path: Path, waiting: Callable[[str], None] | None, last: 
         if waiting is None:
             raise HeldError(path, _who(handle)) from None
         waiting(_who(handle))
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, kind)
     except OSError as error:
         # Some network file systems have none. Not a reason to refuse all work there, but to say it.
         print(f"note: {path.parent} has no locks ({error.strerror}): use it in one command at a time", file=sys.stderr)
@@ -139,8 +140,18 @@ def _who(handle: int) -> str:
     if not number:
         return "another process"
     if not _alive(handle):
-        return f"a process that process {number} started"
+        return "another process" if _shared(handle) else f"a process that process {number} started"
     return f"process {number}" + (f" on {node}" if node != platform.node() else "")
+
+
+def _shared(handle: int) -> bool:
+    """Whether a lock is held by processes that share it: the one that wrote its number may have ended before them."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    return True
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 
 import pytest
 
@@ -16,6 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell has its background jobs ignore Ctrl-C, and the commands that tests interrupt would inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Tests run beside each other, and would wait for one another as measurements do. Where a test's own process is
+    # started, it finds the same place.
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="pixbench-tests-")
     if hasattr(config, "workerinput"):
         _share_the_cores()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.checking.trees import Tree
 from bench.errors import BenchError, UsageError
 from bench.locks import HeldError, hold
+from bench.machine.alone import measuring
 from bench.processes import SOURCE
 from bench.screen import Say
 from bench.sides.crew import worker_environment
@@ -117,10 +118,10 @@ def _writable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_one(device: str, wait: bool, say: Say) -> Iterator[None]:
-    """Hold a device alone: two checks at once would measure each other.
+    """Hold a device alone, and the compiled code of both sides.
 
     Raises:
-        UsageError: another check is running and `wait` is off, or the place cannot be written.
+        UsageError: another check, measurement or training is running and `wait` is off, or the place cannot be written.
     """
 
     def waiting(who: str) -> None:
@@ -135,5 +136,5 @@ def only_one(device: str, wait: bool, say: Say) -> Iterator[None]:
                 f"another check ({error.who}) is measuring on this {device}; let it end, or leave out --no-wait"
             ) from None
         held = stack.pop_all()
-    with held:
+    with held, measuring(device, say, wait):
         yield

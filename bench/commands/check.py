@@ -74,7 +74,9 @@ FORMATS = ("text", "markdown", "json", "junit")
 )
 @click.option("--no-store", is_flag=True, help="Append nothing.")
 @click.option("--fail-on-unsure", is_flag=True, help="Exit code 1 also where nothing could be shown.")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait while another check measures here.")
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Wait while another command measures or trains here."
+)
 def command(
     base: str | None,
     baseline: Path | None,

@@ -28,8 +28,7 @@ def command(names: tuple[str, ...]) -> int:
 
     Stored results and training runs are no caches: they stay.
     """
-    from bench.checking.sides import check_folder
-    from bench.locks import holder
+    from bench.machine.alone import user
     from loaders.cache import cache_folder
     from loaders.packing import size_text
     from models.errors import unknown
@@ -43,9 +42,8 @@ def command(names: tuple[str, ...]) -> int:
     sizes = {name: sum(map(_size, _places(folder, name))) for name in CACHES}
     rows = [[name, size_text(size), CACHES[name][0]] for name, size in sizes.items()]
     click.echo(f"{folder}\n\n{render(['cache', 'holds', 'what'], rows)}".rstrip("\n"))
-    for lock in check_folder().glob("*.lock"):
-        if chosen and (who := holder(lock)):
-            raise UsageError(f"a check is measuring ({who}) with what these caches hold; wait for its end")
+    if chosen and (who := user()):
+        raise UsageError(f"{who} measures or trains with what these caches hold; wait for its end")
     for name in sorted(chosen):
         for place in _places(folder, name):
             _remove(place)

@@ -69,7 +69,10 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "--threads": {"type": click.IntRange(1), "help": "CPU threads; default: every usable core."},
     "--seed": {"default": 0, "show_default": True, "help": "Of weights, data order and the order of turns."},
-    "--force": {"is_flag": True, "help": "Measure also on a GPU that other processes use."},
+    "--force": {
+        "is_flag": True,
+        "help": "Measure also beside a training or another measurement here, and on a GPU that others use.",
+    },
     "--config": {"default": "fast", "show_default": True, "help": "Preset or levers."},
     "--runs": {"type": _FOLDER, "default": Path("runs"), "show_default": True, "help": "Folder of runs."},
 }

@@ -46,6 +46,7 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
     or chrome://tracing, a flame graph, a roofline plot and all figures (profile.json, which bench report reads).
     """
     from bench.comparing.profiling import annotate, profile
+    from bench.machine.alone import measuring
     from bench.screen import Screen
     from models.names import file_name
     from results.profile import text
@@ -59,7 +60,8 @@ def command(model: str, format: str, output: str, **options: Any) -> None:
             screen.say(f"ran {subject.steps} steps of {workload.id} within NVTX ranges")
             return
         folder = options["out"] or FOLDER / f"{file_name(subject.operand.label)}-{subject.task}"
-        found = profile(subject, folder, screen.progress)
+        with measuring(subject.settings.device, screen.say, force=options["force"]):
+            found = profile(subject, folder, screen.progress)
     finally:
         screen.clear()
     write(text(found, format, options["top"], options["depth"]), output)

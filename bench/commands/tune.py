@@ -46,6 +46,8 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     show what it is worth; another engine is compared with the fastest configuration that needs none.
     """
     from bench.errors import BenchError
+    from bench.machine.alone import measuring
+    from bench.machine.devices import choose_device
     from bench.machine.tuned import remember
     from bench.screen import Screen
     from loaders.errors import DataError
@@ -61,6 +63,7 @@ def command(model: str, tasks: str, budget: float, format: str, output: str, **o
     found, failed, forgotten = [], list[str](), ""
     with ExitStack() as stack:
         stack.callback(screen.clear)
+        stack.enter_context(measuring(choose_device(options["device"]), screen.say, force=options["force"]))
         tuner = _tuner(model, wanted, screen, stack, **options)
         from bench.comparing.tuning import SHARES
 

@@ -14,6 +14,7 @@ from bench.comparing.operands import look_up, over_from, parse_operands, spread
 from bench.comparing.plan import check_over, open_device, settings_from
 from bench.comparing.run_log import RunLog
 from bench.errors import UsageError
+from bench.machine.alone import measuring
 from bench.machine.cpu import usable_cores
 from bench.screen import Screen
 from results.record import Record
@@ -86,7 +87,7 @@ def measure(
         estimate=screen.estimate if screen.moving else None,
     )
     log.follow(comparison)
-    with log.kept(screen):
+    with measuring(device, screen.say, force=options["force"]), log.kept(screen):
         comparison.run(options["budget"])
     where = f"stored in {log.path}" if stored and not log.failure else "not stored"
     closing = [f"{where}; took {time.monotonic() - begin:.0f} s"]

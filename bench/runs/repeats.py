@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from bench.errors import UsageError
+from bench.machine.alone import measuring
+from bench.machine.devices import choose_device
 from bench.processes import STOPPING, stop_requests
 from bench.runs.request import Request
 from bench.runs.sources import Feed
@@ -53,7 +55,9 @@ def repeat(request: Request, screen: Screen, times: int) -> Repeated:
     begin = time.monotonic()
     done: list[RunSummary] = []
     reason = None
-    with opened(request, screen.say, world, None) as run, stop_requests(STOPPING) as asked:
+    # What it takes is what is asked for.
+    alone = measuring(choose_device(request.device), screen.say)
+    with alone, opened(request, screen.say, world, None) as run, stop_requests(STOPPING) as asked:
         training, splits, recipe = run.training, run.feed.splits, run.recipe
         stop = until(asked, request.max_minutes or recipe.max_minutes, begin)
         separate = splits.validation is not splits.test

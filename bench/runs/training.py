@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.errors import UsageError
-from bench.machine import facts
+from bench.machine import alone, facts
 from bench.machine.allocator import keep_memory
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import choose_device
@@ -217,6 +217,7 @@ def train(request: Request, screen: Screen, report: Callable[[Run], object]) -> 
                 screen.say(note)
             if world.first:
                 _store_request(run)
+            stack.enter_context(alone.training(choose_device(request.device), screen.say))
             screen.say(_headline(run))
             _run_epochs(run, screen, request.max_minutes or run.recipe.max_minutes, begin)
             if world.first:

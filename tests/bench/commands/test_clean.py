@@ -1,13 +1,15 @@
 """`bench clean`: sizes are shown, what is named goes, results stay."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from bench.cli import app
 from bench.errors import UsageError
-from bench.locks import hold
+from bench.machine.alone import measuring, training
 
 
 @pytest.fixture
@@ -36,9 +38,11 @@ def test_it_shows_sizes_and_removes_what_is_named(cache: Path) -> None:
     assert [path.name for path in cache.iterdir()] == ["kept"]
 
 
-def test_it_refuses_an_unknown_name_and_a_check_under_way(cache: Path) -> None:
+@pytest.mark.parametrize("use", [measuring, training])
+def test_it_refuses_an_unknown_name_and_goes_on_beside_nothing(cache: Path, use: Any) -> None:
     assert isinstance(clean("compild").exception, UsageError)
-    (cache / "check").mkdir()
-    with hold(cache / "check/cpu.lock"):
-        assert "a check is measuring" in str(clean("all").exception)
+    with use("cpu", print):
+        assert f"process {os.getpid()} measures or trains" in str(clean("all").exception)
+        assert clean().exception is None
     assert (cache / "tuned.json").exists()
+    assert clean("all").exception is None
