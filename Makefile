@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --d
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compare bench smoke gpu doctor test test-all fuzz lint format docs texts clean
+.PHONY: help install compare bench smoke gpu doctor test test-all try-texts fuzz lint format docs texts clean
 
 help:
 	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
@@ -27,6 +27,7 @@ help:
 	@echo 'make doctor    describe this machine and what would spoil a measurement on it'
 	@echo 'make test      run the tests, except the slow ones'
 	@echo 'make test-all  run all tests'
+	@echo 'make try-texts run every command of README and docs, cut short, in about ten minutes'
 	@echo 'make fuzz      draw damaged files for every reader for about ten minutes (EXAMPLES=200 of each)'
 	@echo 'make lint      check with ruff, mypy and the import rules'
 	@echo 'make format    let ruff rewrite what it can'
@@ -71,10 +72,14 @@ doctor: $(STAMP)
 	$(BIN)/bench doctor $(ARGS)
 
 test: $(STAMP)
-	$(PYTEST) -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow and not texts' $(ARGS)
 
 test-all: $(STAMP)
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -m 'not texts' $(ARGS)
+
+# Every command of README and docs, cut short.
+try-texts: $(STAMP)
+	$(BIN)/python -m pytest tests/test_texts_run.py -rP --timeout 0 $(ARGS)
 
 fuzz: $(STAMP)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz --numprocesses auto --maxprocesses 8 --dist load --timeout 0 $(ARGS)

@@ -4,11 +4,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from texts import TEXTS, commands
 
 from bench.cli import COMMANDS, FIRST, app
 from bench.errors import BenchError
@@ -18,24 +18,9 @@ from models import zoo
 from models.training.recipe import names as recipes
 
 ROOT = Path(__file__).parents[1]
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.MULTILINE)
 # Names that a reader gives to something.
 GIVEN = {"before", "after", "net"}
-
-
-def commands(text: str) -> Iterator[str]:
-    """Every `bench` command in the fenced blocks of a text, without what the shell takes."""
-    for language, block in BLOCK.findall(text):
-        if language not in ("", "bash", "sh"):
-            continue
-        for line in block.replace("\\\n", " ").splitlines():
-            bare = re.sub(r"\s#\s.*", "", line).strip()
-            for part in re.split(r"\s*(?:&&|\|\||;)\s*", bare):
-                found = re.search(r"(?:^|-m )(bench [^|<>]*)", part)
-                if found and "$" not in part:
-                    yield found[1].strip()
 
 
 def parsed(line: str) -> tuple[click.Context, str]:

@@ -1,4 +1,4 @@
-"""Measurements have this machine to themselves: one at a time, and none beside a training that would slow one side."""
+"""Measurements have this machine to themselves: one at a time, and none beside a training."""
 
 import contextlib
 import os

@@ -97,6 +97,13 @@ def of_comparison(record: Record, accuracy: Mapping[str, float]) -> dict[str, Dr
     Args:
         accuracy: published top-1 accuracies of models, fractions.
     """
+    found = _of_comparison(record, accuracy)
+    if record.settings.get("quick"):
+        return {name: made and (f"first estimate: {made[0]}", made[1]) for name, made in found.items()}
+    return found
+
+
+def _of_comparison(record: Record, accuracy: Mapping[str, float]) -> dict[str, Drawn]:
     varied = {metric.name: curves_of(record, metric) for metric in record.metrics if has_knee(metric)}
     if any(varied.values()):
         found: dict[str, Drawn] = {}

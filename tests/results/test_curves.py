@@ -161,6 +161,8 @@ def test_pictures_of_curves_are_in_the_report_and_in_files(tmp_path: Path) -> No
     assert [chart.title for chart in section.charts] == [made[0] for made in drawn.values() if made]
     assert "var(--ink)" in section.charts[0].svg
     assert skipped == []
+    quick = of_comparison(Record(**{**vars(record), "settings": {**record.settings, "quick": True}}), {})
+    assert all(made is not None and made[0].startswith("first estimate: ") for made in quick.values())
     files = write(record, {}, tmp_path / "pictures")
     assert [path.stem for path in files] == list(drawn)
     with Image.open(files[0]) as picture:
