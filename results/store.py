@@ -7,6 +7,7 @@ old one under a temporary name and renamed over it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -30,6 +31,10 @@ _OWN = re.compile(r"\d{8}T\d{6}Z-")  # beginning of a file's name that `new_path
 _TAG = re.compile(r"\w[\w.-]*")
 LOCK = ".lock"
 """Ending of a file that a process holds while it measures what is stored beside it."""
+
+
+class TakenError(RecordError):
+    """A name that has to be new is another file's."""
 
 
 class Skipped(NamedTuple):
@@ -64,24 +69,25 @@ def tag_of(path: Path) -> str:
     return "" if _OWN.match(path.name) or not _TAG.fullmatch(path.stem) else path.stem
 
 
-def save(record: Record, path: Path | str | None = None) -> Path:
+def save(record: Record, path: Path | str | None = None, new: bool = False) -> Path:
     """Writes the record to `path` (default: a new file in `FOLDER`) and returns the path.
 
     Beside the record the file has the keys of pytest-benchmark's form, so that its readers read it too.
-    An existing file is replaced as a whole or not at all. Raises RecordError when the disk is full or the
-    place cannot be written; the previous version is then untouched and nothing is left lying about.
+    An existing file is replaced as a whole or not at all; if it has to be `new`, not at all (TakenError), whoever
+    writes it at the same moment. Raises RecordError when the disk is full or the place cannot be written; the previous
+    version is then untouched and nothing is left lying about.
     """
     target = new_path(record.kind) if path is None else Path(path)
     text = json.dumps({**record.to_json(), **shared(record)}, indent=1, allow_nan=False) + "\n"
-    write_whole(target, text.encode())
+    write_whole(target, text.encode(), new)
     return target
 
 
-def write_whole(target: Path, data: bytes) -> None:
+def write_whole(target: Path, data: bytes, new: bool = False) -> None:
     """Puts `data` at `target` in one step, through a temporary file in the same folder.
 
     What a link points to is replaced, and what is no plain file (a pipe, /dev/null) is written to. Raises RecordError
-    saying why and that the previous version is intact.
+    saying why and that the previous version is intact; TakenError if it has to be `new` and is there.
     """
     device = target.is_relative_to("/dev") and not target.is_relative_to("/dev/shm")
     if not device and target.is_symlink():
@@ -101,7 +107,10 @@ def write_whole(target: Path, data: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):
                 # Whoever may read the old version may read the new one, and nobody else.
                 temporary.chmod(target.stat().st_mode & 0o7777)
-            temporary.replace(target)
+            if new:
+                _put_new(temporary, target)
+            else:
+                temporary.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -112,6 +121,32 @@ def write_whole(target: Path, data: bytes) -> None:
             f"cannot write {target}: {error.strerror or error}{kept}; free some space or choose another place"
         ) from error
     _sync_folder(target.parent)
+
+
+def _put_new(temporary: Path, target: Path) -> None:
+    """Gives a file a name that no other has. Raises TakenError: one has it."""
+    try:
+        os.link(temporary, target)
+        temporary.unlink()
+    except FileExistsError:
+        raise _taken(target) from None
+    except OSError:
+        # A file system without hard links. For a moment the name holds nothing, but it is this writer's.
+        try:
+            target.touch(exist_ok=False)
+        except FileExistsError:
+            raise _taken(target) from None
+        temporary.replace(target)
+
+
+def refuse_taken(target: Path) -> None:
+    """Raises TakenError if there is a file of that name."""
+    if target.exists():
+        raise _taken(target)
+
+
+def _taken(target: Path) -> TakenError:
+    return TakenError(f"{target} is called {target.stem} already; choose another --tag, or remove that file")
 
 
 def load(path: Path | str) -> Record:
@@ -155,9 +190,30 @@ def read_json(path: Path) -> Any:
 
 def list_folder(folder: Path | str) -> list[Path]:
     """What is in a folder, by name; nothing for one that does not exist. Raises RecordError if it cannot be read."""
-    folder = Path(folder)
+    return [Path(entry.path) for entry in _entries(folder)]
+
+
+def list_files(folder: Path | str = FOLDER) -> tuple[list[Path], list[Skipped]]:
+    """The .json files of a folder, by name, and every other file there but locks. Raises RecordError as list_folder."""
+    files: list[Path] = []
+    skipped: list[Skipped] = []
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        if entry.is_dir() or path.suffix == LOCK:
+            continue
+        if path.name.endswith(_TEMPORARY):
+            skipped.append(Skipped(path, "left by a write that is under way or was cut off"))
+        elif path.suffix != ".json":
+            skipped.append(Skipped(path, "not a .json file"))
+        else:
+            files.append(path)
+    return files, skipped
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    # It tells files from folders without asking for each of them, which takes long on a network.
     try:
-        return sorted(folder.iterdir()) if folder.exists() else []
+        return sorted(os.scandir(folder), key=lambda entry: entry.name) if os.path.exists(folder) else []
     except OSError as error:
         raise RecordError(f"cannot list {folder}: {error.strerror or error}; is it a folder?") from error
 
@@ -168,21 +224,14 @@ def list_records(folder: Path | str = FOLDER) -> tuple[list[Stored], list[Skippe
     A folder that does not exist holds no records. Raises RecordError when it cannot be read.
     """
     stored: list[Stored] = []
-    skipped: list[Skipped] = []
-    for path in list_folder(folder):
-        if path.is_dir() or path.suffix == LOCK:
-            continue
-        if path.name.endswith(_TEMPORARY):
-            skipped.append(Skipped(path, "left by a write that is under way or was cut off"))
-        elif path.suffix != ".json":
-            skipped.append(Skipped(path, "not a .json file"))
-        else:
-            try:
-                stored.append(Stored(path, load(path)))
-            except RecordError as error:
-                skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
+    files, skipped = list_files(folder)
+    for path in files:
+        try:
+            stored.append(Stored(path, load(path)))
+        except RecordError as error:
+            skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
     stored.sort(key=lambda s: (s.record.created, s.path.name))
-    return stored, skipped
+    return stored, sorted(skipped)
 
 
 def same_machine(a: Record | Mapping[str, Any], b: Record | Mapping[str, Any]) -> list[str]:

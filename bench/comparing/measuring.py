@@ -13,12 +13,15 @@ from bench.comparing.comparison import Comparison
 from bench.comparing.operands import look_up, over_from, parse_operands, spread
 from bench.comparing.plan import check_over, open_device, settings_from
 from bench.comparing.run_log import RunLog
-from bench.errors import UsageError
+from bench.comparing.operands import look_up, over_from, parse_operands, spread
+from bench.comparing.plan import check_over, open_device, settings_from
+from bench.comparing.run_log import RunLog
 from bench.machine.alone import measuring
+from bench.machine.cpu import usable_cores
 from bench.machine.cpu import usable_cores
 from bench.screen import Screen
 from results.record import Record
-from results.store import FOLDER, tagged_path
+from results.store import FOLDER, refuse_taken, tagged_path
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ def measure(
         BenchError, DataError, ModelError, RecordError: nothing could be measured as asked.
     """
     begin = time.monotonic()
-    if tag and (taken := tagged_path(tag, store or FOLDER)).exists() and not options["resume"]:
-        raise UsageError(f"{taken} is called {tag} already; choose another --tag, or remove that file")
+    if tag and not options["resume"]:
+        refuse_taken(tagged_path(tag, store or FOLDER))
     device = open_device(options["device"], options["force"])
     screen.progress("starting")
     found = look_up(words, options["threads"] or usable_cores())
@@ -93,6 +96,6 @@ def measure(
     closing = [f"{where}; took {time.monotonic() - begin:.0f} s"]
     if comparison.failures:
         closing.append(f"bench: no number for {', '.join(comparison.failures)}: see above")
-    if log.failure:
-        closing.append(f"bench: {log.failure}")
-    return Measured(log.record(complete=True), tuple(closing), not comparison.failures and not log.failure)
+    if failure := log.failure or log.taken:
+        closing.append(f"bench: {failure}")
+    return Measured(log.record(complete=True), tuple(closing), not comparison.failures and not failure)

@@ -41,6 +41,7 @@ class RunLog:
     Attributes:
         failure: why the latest attempt to store failed, "" if it did not. Measuring goes on: what could not be stored
             can still be printed.
+        taken: why the result does not have the name that it was to have, "" if it does.
     """
 
     def __init__(
@@ -61,10 +62,13 @@ class RunLog:
         self.folder = folder or store.FOLDER
         self.stored = stored
         self.again = again
-        self.path = self._new = store.tagged_path(tag, self.folder) if tag else store.new_path(kind, self.folder)
+        self.path = store.tagged_path(tag, self.folder) if tag else store.new_path(kind, self.folder)
         self.created = utc_now()
         self.metrics: dict[str, Metric] = {}
         self.failure = ""
+        self.taken = ""
+        # Whether the file of `path` is this run's.
+        self._owned = False
         self.source: Growing | None = None
         self._locks = contextlib.ExitStack()
 
@@ -93,7 +97,7 @@ class RunLog:
             if not self._continues(record):
                 self._let_go()
                 continue
-            self.path, self.created = path, record.created
+            self.path, self.created, self._owned = path, record.created, True
             say(f"going on with {path}")
             state: dict[str, Any] = record.settings.get("state", {})
             return state
@@ -114,6 +118,18 @@ class RunLog:
             self._locks.enter_context(hold(lock))
             self._locks.callback(lock.unlink, missing_ok=True)
 
+    def _begin(self) -> None:
+        """Keep the new file for this process. Raises TakenError: another one has the name that it was to have."""
+        try:
+            self._hold(self.path)
+        except HeldError as error:
+            raise store.TakenError(f"{self.path} is being measured by {error.who}; choose another --tag") from None
+        try:
+            store.refuse_taken(self.path)
+        except RecordError:
+            self._let_go()
+            raise
+
     def _let_go(self) -> None:
         with contextlib.suppress(OSError):
             self._locks.close()
@@ -121,8 +137,8 @@ class RunLog:
     @contextlib.contextmanager
     def kept(self, screen: Screen) -> Iterator[None]:
         """Store what was measured when the block ends: as complete, or after an error or interruption as begun."""
-        if self.stored and self.path == self._new:
-            self._hold(self.path)
+        if self.stored and not self._owned:
+            self._begin()
         try:
             yield
         except BaseException:
@@ -167,7 +183,13 @@ class RunLog:
         if not self.stored:
             return
         try:
-            store.save(self.record(complete), self.path)
-            self.failure = ""
+            store.save(self.record(complete), self.path, new=not self._owned)
+            self._owned, self.failure = True, ""
+        except store.TakenError:
+            # Without locks another process may come first. What was measured keeps a name of its own.
+            mine = store.new_path(self.kind, self.folder)
+            self.taken = f"{self.path} was written by another command meanwhile, so this result is {mine}"
+            self.path = mine
+            self.save(complete)
         except RecordError as error:
             self.failure = str(error)

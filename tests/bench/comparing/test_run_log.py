@@ -10,6 +10,7 @@ import pytest
 from bench.comparing.run_log import RunLog
 from bench.screen import Screen
 from results import store
+from results.errors import RecordError
 from results.record import Metric
 from results.stats import summarise
 
@@ -100,3 +101,47 @@ def test_a_place_that_cannot_be_written_is_said_by_storing(tmp_path: Path) -> No
     with made.kept(Screen(silent=True)):
         made.add(METRIC)
     assert "cannot write" in made.failure
+
+
+def tagged(folder: Path) -> RunLog:
+    made = RunLog("compare", "bench compare a", ["a"], {}, folder, tag="x")
+    made.follow(Source())
+    return made
+
+
+def test_a_name_is_given_once(tmp_path: Path) -> None:
+    """To the first that begins to measure, also after it has ended; the others are told before they measure."""
+    first, second, third = (tagged(tmp_path) for _ in range(3))
+    with first.kept(Screen(silent=True)):
+        with pytest.raises(RecordError, match=r"x.json is being measured by process \d+; choose another --tag"):
+            second.kept(Screen(silent=True)).__enter__()
+        first.add(METRIC)
+    whole = first.path.read_bytes()
+    with pytest.raises(RecordError, match="is called x already; choose another --tag"):
+        third.kept(Screen(silent=True)).__enter__()
+    assert (names(tmp_path), first.path.read_bytes()) == (["x.json"], whole)
+
+
+def test_without_locks_a_name_is_given_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunLog, "_hold", lambda *_: None)
+    first, second = tagged(tmp_path), tagged(tmp_path)
+    with first.kept(Screen(silent=True)), second.kept(Screen(silent=True)):
+        first.add(METRIC)
+        second.add(METRIC)
+    assert (first.path.name, first.taken) == ("x.json", "")
+    assert second.taken.endswith(f"this result is {second.path}")
+    assert names(tmp_path) == sorted(["x.json", second.path.name])
+    assert all(store.load(log.path).complete for log in (first, second))
+
+
+def test_a_named_one_is_continued(tmp_path: Path) -> None:
+    begun = tagged(tmp_path)
+    with contextlib.suppress(KeyboardInterrupt), begun.kept(Screen(silent=True)):
+        begun.add(METRIC)
+        raise KeyboardInterrupt
+    again = tagged(tmp_path)
+    assert again.resume(lambda _: None) == {"row": 1}
+    with again.kept(Screen(silent=True)):
+        again.add(METRIC)
+    assert names(tmp_path) == ["x.json"]
+    assert store.load(again.path).complete
