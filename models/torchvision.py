@@ -77,15 +77,6 @@ def _set_head_dropout(name: str, model: nn.Module, probability: float) -> None:
         raise ModelError(f"{name} cannot have head_dropout: it ends in a convolution without dropout before it")
 
 
-def published_top1(name: str) -> float | None:
-    """The top-1 accuracy on ImageNet that torchvision publishes for its first weights of a network, as a fraction."""
-    weights = _first_weights(name)
-    if weights is None:
-        return None
-    percent = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
-    return None if percent is None else float(percent) / 100
-
-
 def imagenet_classes() -> tuple[str, ...]:
     """The names of ImageNet's 1000 classes, in the order of the logits of published weights."""
     weights = _first_weights("resnet18")

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -225,20 +225,6 @@ NETWORKS: dict[str, Network] = {**_torchvision(), **STUDIED}
 def names() -> tuple[str, ...]:
     """Names of all networks but those of timm, torchvision's first. Imports no torch."""
     return tuple(NETWORKS)
-
-
-def published_accuracy(operands: Iterable[str]) -> dict[str, float]:
-    """Network -> the top-1 accuracy on ImageNet that torchvision publishes for its first weights, as a fraction.
-
-    Of the networks among operands as a comparison names them; none where fewer than two are known, and then without
-    importing torch.
-    """
-    known = sorted({operand.split("@")[0].split("#")[0] for operand in operands} & set(names()))
-    if len(known) < 2:
-        return {}
-    from models.torchvision import published_top1
-
-    return {name: top1 for name in known if (top1 := published_top1(name)) is not None}
 
 
 def check(name: str) -> None:

@@ -13,13 +13,15 @@ changes, and they are the machine's.
 
 from __future__ import annotations
 
+import heapq
 import math
 import statistics
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,13 @@ MARKED_BREAKS = 8
 
 _EXACT_UP_TO = 10_000
 """Above so many pairs of points the normal form of the rank test differs by less than matters."""
+
+_NEAR = 1e-9
+"""Far above what the order of a sum changes, and far below what differs."""
+
+Places: TypeAlias = Sequence[tuple[int, float]]
+Judge: TypeAlias = Callable[[Sequence[float], float], Places]
+"""Comparable times and the margin -> see `judged`."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +108,10 @@ class Trend:
     margin: float
 
     @classmethod
-    def of(cls, id: str, points: Sequence[Point]) -> Trend:
+    def of(cls, id: str, points: Sequence[Point], judge: Judge | None = None) -> Trend:
         """Judges the points by the margin of the figure that the last one stands behind."""
-        margin = margin_of(points[-1].metric)
-        return cls(id, tuple(points), tuple(chains(points)), tuple(changes(points, margin)), margin)
+        margin, parts = margin_of(points[-1].metric), chains(points)
+        return cls(id, tuple(points), tuple(parts), tuple(_changes(points, parts, margin, judge or judged)), margin)
 
     @property
     def relative(self) -> bool:
@@ -141,41 +150,48 @@ def chains(points: Sequence[Point]) -> list[Chain]:
     Points with the same pinned reference belong together whatever machine they are of; of the others those of the
     same machine do. A point without reference and machine stands alone.
     """
-    groups: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[tuple[object, ...], dict[int, float]] = {}
     for i, point in enumerate(points):
-        if point.relative is not None:
-            key: tuple[object, ...] = ("reference", point.reference)
-        else:
-            key = ("machine", point.machine or i)
-        groups.setdefault(key, []).append(i)
-    found = []
-    for key, indices in groups.items():
-        relative = key[0] == "reference"
-        values = [points[i].relative if relative else points[i].seconds for i in indices]
-        found.append(Chain(tuple(indices), tuple(float(x) for x in values if x is not None), relative))
-    return found
+        relative = point.relative
+        key = ("machine", point.machine or i) if relative is None else ("reference", point.reference)
+        groups.setdefault(key, {})[i] = point.seconds if relative is None else relative
+    return [Chain(tuple(group), tuple(group.values()), key[0] == "reference") for key, group in groups.items()]
 
 
-def changes(points: Sequence[Point], margin: float, alpha: float = ALPHA) -> list[Change]:
+def changes(points: Sequence[Point], margin: float) -> list[Change]:
     """Where the series changed by more than `margin` (relative), oldest first.
 
     Args:
         points: oldest first.
         margin: see `verdict.margin_of`.
-        alpha: what the corrected p of a change must not exceed.
     """
+    return _changes(points, chains(points), margin, judged)
+
+
+def _changes(points: Sequence[Point], parts: Sequence[Chain], margin: float, judge: Judge) -> list[Change]:
     found = []
-    for chain in chains(points):
-        times = np.log(np.array(chain.values))
-        places = change_places(times, margin, alpha)
-        for at, (before, after) in zip(places, _beside(places, len(times)), strict=True):
+    for chain in parts:
+        places = judge(chain.values, margin)
+        beside = _beside([at for at, _ in places], len(chain.values))
+        for (at, p), (before, after) in zip(places, beside, strict=True):
             low, high = (statistics.median(chain.values[part]) for part in (before, after))
-            point = points[chain.indices[at]]
-            p = _rank_test(times[before], times[after]) * (len(times) - 1)
-            new = point.machine != points[chain.indices[at - 1]].machine
             place = chain.indices[at]
+            point = points[place]
+            new = point.machine != points[chain.indices[at - 1]].machine
             found.append(Change(place, point.created, point.commit, low, high, high / low, p, chain.relative, new))
     return sorted(found, key=lambda change: change.index)
+
+
+def judged(values: Sequence[float], margin: float) -> Places:
+    """Where comparable times changed: the index of the first one after each change, and the change's p."""
+    if len(values) < fewest_points():
+        return []
+    times = np.log(np.array(values))
+    places = change_places(times, margin)
+    return [
+        (at, _rank_test(times[before], times[after]) * (len(times) - 1))
+        for at, (before, after) in zip(places, _beside(places, len(times)), strict=True)
+    ]
 
 
 def fewest_points(alpha: float = ALPHA) -> int:
@@ -213,7 +229,7 @@ def change_places(times: NDArray[np.float64], margin: float, alpha: float = ALPH
     Args:
         times: [N], logarithms.
         margin: smallest relative change that matters.
-        alpha: as in `changes`.
+        alpha: what the corrected p of a change must not exceed.
     """
     places: list[int] = []
     if len(times) < fewest_points(alpha):
@@ -231,10 +247,16 @@ def change_places(times: NDArray[np.float64], margin: float, alpha: float = ALPH
 def _kept(times: NDArray[np.float64], places: list[int], margin: float, alpha: float) -> list[int]:
     """The places that stand up to the rank test and exceed the margin, each settled where it fits best."""
     n, threshold = len(times), math.log1p(margin)
+
+    @cache
+    def beside(low: int, at: int, high: int) -> tuple[float, float]:
+        """The corrected p of a place between its neighbours, and how large the change is there."""
+        before, after = times[low:at], times[at:high]
+        return _rank_test(before, after) * (n - 1), abs(float(np.median(after) - np.median(before)))
+
     while places:
-        parts = _beside(places, n)
-        chance = [_rank_test(times[a], times[b]) * (n - 1) for a, b in parts]
-        size = [abs(float(np.median(times[b]) - np.median(times[a]))) for a, b in parts]
+        edges = [0, *places, n]
+        chance, size = zip(*(beside(*edges[i : i + 3]) for i in range(len(places))), strict=True)
         # The weakest goes first and alone: what is left has then more points beside it.
         if max(chance) > alpha:
             weakest = chance.index(max(chance))
@@ -265,9 +287,14 @@ def _partition(times: NDArray[np.float64]) -> list[int]:
     sums = np.concatenate(([0.0], np.cumsum((ranks - ranks.mean()) / spread)))
     price = math.log(n)
     best, last = np.zeros(n + 1), np.zeros(n + 1, dtype=int)
+    lengths, room = np.arange(n, 0, -1.0), np.empty(n)
     for end in range(1, n + 1):
         # A stretch's squared error is its sum of squares, the same in all partitions, less this.
-        cost = best[:end] - (sums[end] - sums[:end]) ** 2 / (end - np.arange(end)) + price
+        cost = np.subtract(sums[end], sums[:end], out=room[:end])
+        np.multiply(cost, cost, out=cost)
+        np.divide(cost, lengths[n - end :], out=cost)
+        np.subtract(best[:end], cost, out=cost)
+        cost += price
         last[end] = int(cost.argmin())
         best[end] = cost[last[end]]
     cuts, end = [], int(last[n])
@@ -282,14 +309,40 @@ def _settled(times: NDArray[np.float64], places: Sequence[int]) -> list[int]:
     edges = [0, *places, len(times)]
     for i in range(1, len(edges) - 1):
         low, high = edges[i - 1], edges[i + 1]
-        errors = {
-            at: _error(times[low:at]) + _error(times[at:high]) for at in range(low + _SHORTEST, high - _SHORTEST + 1)
-        }
-        least = min(errors, key=lambda at: errors[at])
+        inside = times[low:high] - np.median(times[low:high])
+        ends = slice(_SHORTEST, len(inside) - _SHORTEST + 1)
+        about = np.array(_errors(inside)[ends]) + _errors(inside[::-1])[::-1][ends]
+        # Sums in another order differ in their last digits: of the near ones the plain sum decides.
+        near = low + _SHORTEST + np.flatnonzero(about <= about.min() + _NEAR * (1 + about.min()))
+        errors = {int(at): _error(times[low:at]) + _error(times[at:high]) for at in (*near, edges[i])}
+        least = min(errors, key=lambda at: (errors[at], at))
         # Only what is better moves, so this ends.
         if errors[least] < errors[edges[i]]:
             edges[i] = least
     return edges[1:-1]
+
+
+def _errors(times: NDArray[np.float64]) -> list[float]:
+    """The absolute error about the median of the first 0, 1, 2, ... times, to about `_NEAR`."""
+    # Two heaps hold the lower half, turned over, and the upper half, which has at most one more.
+    lower: list[float] = []
+    upper: list[float] = []
+    below = above = 0.0
+    found = [0.0]
+    for x in map(float, times):
+        if len(upper) > len(lower):
+            moved = heapq.heappushpop(upper, x)
+            heapq.heappush(lower, -moved)
+            above += x - moved
+            below += moved
+        else:
+            moved = -heapq.heappushpop(lower, -x)
+            heapq.heappush(upper, moved)
+            below += x - moved
+            above += moved
+        # In an upper half with one more the median is its least, which adds nothing.
+        found.append(above - below - (upper[0] if len(upper) > len(lower) else 0.0))
+    return found
 
 
 def _error(times: NDArray[np.float64]) -> float:

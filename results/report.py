@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 
 from results import gate_report, runs, tables
 from results import profile as profiles
+from results.changes import Trend
 from results.classification import read_confusion
 from results.comparison import compare_table
 from results.curves import point_of
@@ -24,14 +26,23 @@ from results.errors import RecordError
 from results.gate import CheckReport
 from results.gate_words import verdict_line
 from results.history import History
+from results.index import Index
 from results.pictures import page as pictures
 from results.pictures.style import PAGE, inline, styled
+from results.pictures.trend import figure as trend_figure
 from results.profile import Profile
 from results.record import Record
 from results.runs import RunSummary
-from results.store import read_json
+from results.series import look_at, series
+from results.store import list_files, list_folder, read_json
+from results.trend import drawing, explanations, judge, listing, summary
 
 TEMPLATE = "report.html.jinja"
+
+FULL_UP_TO = 50
+"""Files of a folder that all have a section of their own."""
+NEWEST = 3
+"""Of more files, those that have one."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +112,19 @@ def _scrolling(html: str) -> str:
 
 
 def open_results(
-    paths: Sequence[Path], accuracy: Mapping[str, float] | None = None
+    paths: Sequence[Path],
+    accuracy: Mapping[str, float] | None = None,
+    indexed: Callable[[Path], Index] | None = None,
 ) -> tuple[list[Section], list[tuple[str, str]]]:
     """The sections of files and folders, and what was skipped and why.
 
     A file is a record of compare or check, a profile, or pytest-benchmark's JSON. A folder is a training run, a folder
-    of runs (one section that ranks them, then one of each), a profile's folder, or a folder of records.
+    of runs (one section that ranks them, then one of each), a profile's folder, or a folder of records: of more than
+    `FULL_UP_TO` files the `NEWEST` alone have sections, after what became of each workload in all of them.
 
     Args:
-        accuracy: published top-1 accuracies of models, fractions.
+        accuracy: published top-1 accuracies of networks, fractions.
+        indexed: the index of a folder; without one each file is read.
 
     Raises:
         RecordError: a file that was named itself is not one of these; says what it is.
@@ -123,7 +138,7 @@ def open_results(
         if section is not None:
             sections.append(section)
             continue
-        found, passed = from_folder(path, accuracy or {})
+        found, passed = from_folder(path, accuracy or {}, indexed)
         if not found:
             raise RecordError(f"{path} holds no result: no run, no profile, no record")
         sections += found
@@ -131,15 +146,22 @@ def open_results(
     return sections, skipped
 
 
-def from_folder(folder: Path, accuracy: Mapping[str, float]) -> tuple[list[Section], list[tuple[str, str]]]:
+def from_folder(
+    folder: Path, accuracy: Mapping[str, float], indexed: Callable[[Path], Index] | None = None
+) -> tuple[list[Section], list[tuple[str, str]]]:
     """Sections of everything in a folder, training runs last and, if they are several, ranked before."""
     found: list[Section] = []
     trained: list[Section] = []
     summaries: list[RunSummary] = []
     skipped: list[tuple[str, str]] = []
-    for path in sorted(folder.iterdir()):
+    files, _ = list_files(folder)
+    if len(files) > FULL_UP_TO:
+        with indexed(folder) if indexed else nullcontext() as index:
+            overview, files, skipped = _of_many(folder, files, index)
+        found += overview
+    for path in sorted([*files, *(path for path in list_folder(folder) if path.is_dir())]):
         try:
-            section = _section(path, accuracy) if path.is_dir() or path.suffix == ".json" else None
+            section = _section(path, accuracy)
             if section is not None and (path / runs.FILE).is_file():
                 summaries.append(RunSummary.load(path))
                 trained.append(section)
@@ -149,6 +171,49 @@ def from_folder(folder: Path, accuracy: Mapping[str, float]) -> tuple[list[Secti
             skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
     ranked = [from_runs(folder, summaries)] if len(summaries) > 1 else []
     return [*found, *ranked, *trained], skipped
+
+
+def _of_many(
+    folder: Path, files: Sequence[Path], index: Index | None
+) -> tuple[list[Section], list[Path], list[tuple[str, str]]]:
+    """Sections of how each workload went, the newest files, and those that hold no result, with the reason."""
+    contents = index.contents(files) if index else look_at(files)
+    held = [(content.created, path) for path, content in zip(files, contents, strict=True) if content.is_result]
+    newest = [path for _, path in sorted(held)[-NEWEST:]]
+    skipped = [
+        (str(path), content.error) for path, content in zip(files, contents, strict=True) if not content.is_result
+    ]
+    trends = judge(series(contents), index)
+    command = f"bench trend --store {folder}"
+    if not held:
+        return [], newest, skipped
+    first = Section(
+        title=f"All results of {folder.name}",
+        source=str(folder),
+        verdicts=[
+            f"{len(held):,} results: the newest {len(newest)} are shown in full; of all of them, how "
+            f"{tables.plural(len(trends), 'workload')} went and where each changed"
+        ],
+        body=listing(trends, "markdown") if trends else "",
+        command=command,
+        created=max(held)[0],
+    )
+    courses = [
+        Section(trend.id, str(folder), body=f"```\n{drawing(trend)}```\n", command=f"{command} {trend.id}")
+        for trend in trends
+    ]
+    return [first, *courses], newest, skipped
+
+
+def of_trends(trends: Sequence[Trend]) -> list[Section]:
+    """The list of several workloads, then a picture of each."""
+    folder = str(trends[0].points[-1].path.parent)
+    sections = [] if len(trends) == 1 else [Section("All workloads", folder, body=listing(trends, "markdown"))]
+    for trend in trends:
+        with styled(PAGE):
+            chart = Chart(summary(trend), inline(trend_figure(trend), summary(trend)), wide=True)
+        sections.append(Section(trend.id, folder, verdicts=explanations(trend), charts=[chart]))
+    return sections
 
 
 def _section(path: Path, accuracy: Mapping[str, float]) -> Section | None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from results import store
+from results.comparison import sentences
 from results.errors import RecordError
 from results.gate import VOID
 from results.pytest_json import UNVERSIONED, as_seconds, block_seconds, last_of_each, samples
@@ -25,8 +27,7 @@ from results.store import Skipped
 LATENCY = "inference_latency_p50"
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """What one run measured of a workload.
 
     Attributes:
@@ -70,45 +71,104 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, with `relative`."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "path": str(self.path), "relative": self.relative}
+        return {**self._asdict(), "path": str(self.path), "relative": self.relative}
 
 
-def collect(folder: Path | str = store.FOLDER) -> tuple[dict[str, list[Point]], list[Skipped]]:
+@dataclass(frozen=True)
+class Content:
+    """What a file of a store holds, as far as lists and series ask.
+
+    Attributes:
+        points: of its workloads, by id.
+        unused: why it gives no point, "" where it does or has none to give.
+        error: why it is no record, "" if it is one.
+        kind: of a record or a profile; "" of anything else.
+        created: of a record, a profile or pytest-benchmark's file; "" of anything else.
+        operands: of a record.
+        says: what a record says first; "interrupted" of one that is not complete.
+        passing: whether it could not be read at all, which another attempt may.
+    """
+
+    points: tuple[tuple[str, Point], ...] = ()
+    unused: str = ""
+    error: str = ""
+    kind: str = ""
+    created: str = ""
+    operands: tuple[str, ...] = ()
+    says: str = ""
+    passing: bool = False
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it looks like a record, a profile, or pytest-benchmark's file."""
+        return not self.error or (self.created != "" and self.kind in ("", "profile"))
+
+
+def look(path: Path) -> Content:
+    """Reads one file of a store, whatever it holds."""
+    data: Any = None
+    try:
+        data = store.read_json(path)
+        record = Record.from_json(data, where=str(path))
+    except RecordError as error:
+        return _no_record(path, data, error)
+    says = next(iter(sentences(record)), "") if record.complete else "interrupted"
+    content = Content(kind=record.kind, created=record.created, operands=record.operands, says=says)
+    if _mapping(record.settings.get("check")).get("verdict") == VOID:
+        return replace(content, unused="a check whose self-test failed, so its times do not count")
+    if record.settings.get("beside", "none") != "none":
+        return replace(content, unused="measured beside a busy core on purpose, so its times are no part of a series")
+    if str(record.settings.get("over", "")).startswith("threads="):
+        return replace(content, unused="measured over numbers of threads, so its times are no part of a series")
+    return replace(content, points=tuple(_of_record(path, record)))
+
+
+def _no_record(path: Path, data: Any, error: RecordError) -> Content:
+    reason = str(error).removeprefix(f"{path}: ")
+    content = Content(unused=reason, error=reason, passing=isinstance(error.__cause__, OSError))
+    if not isinstance(data, dict):
+        return content
+    content = replace(content, kind=_text(data.get("kind")) or "", created=_text(data.get("created")) or "")
+    if "kind" in data or not isinstance(data.get("benchmarks"), list):
+        return content
+    content = replace(content, created=_text(data.get("datetime")) or "")
+    try:
+        return replace(content, points=tuple(_of_pytest(path, data)), unused="")
+    except RecordError as unusable:
+        return replace(content, unused=str(unusable))
+
+
+def look_at(paths: Sequence[Path]) -> list[Content]:
+    """The contents of several files, each one read."""
+    return [look(path) for path in paths]
+
+
+def collect(
+    folder: Path | str = store.FOLDER, contents: Callable[[Sequence[Path]], list[Content]] = look_at
+) -> tuple[dict[str, list[Point]], list[Skipped]]:
     """Every workload's points, oldest first, by id in alphabetical order; and the files that gave none, and why.
 
     One point a run and workload: where several operands are the same workload it is the last one, which in a check is
     the newer side. A file and its copy count once. Raises RecordError when the folder cannot be read; one that does
     not exist holds nothing.
+
+    Args:
+        contents: of files; `Index.contents` remembers them.
     """
-    stored, passed = store.list_records(folder)
-    found: dict[str, set[Point]] = {}
-    skipped: list[Skipped] = []
-    for path, record in stored:
-        if _mapping(record.settings.get("check")).get("verdict") == VOID:
-            skipped.append(Skipped(path, "a check whose self-test failed, so its times do not count"))
-            continue
-        if record.settings.get("beside", "none") != "none":
-            skipped.append(
-                Skipped(path, "measured beside a busy core on purpose, so its times are no part of a series")
-            )
-            continue
-        if str(record.settings.get("over", "")).startswith("threads="):
-            skipped.append(Skipped(path, "measured over numbers of threads, so its times are no part of a series"))
-            continue
-        for id, point in _of_record(path, record):
-            found.setdefault(id, set()).add(point)
-    for path, reason in passed:
-        try:
-            points = list(_of_pytest(path)) if path.suffix == ".json" else []
-        except RecordError as error:
-            skipped.append(Skipped(path, str(error)))
-            continue
-        if not points:
-            skipped.append(Skipped(path, reason))
-        for id, point in points:
-            found.setdefault(id, set()).add(point)
-    return {id: _ordered(found[id]) for id in sorted(found)}, skipped
+    files, skipped = store.list_files(folder)
+    held = contents(files)
+    skipped += [Skipped(path, content.unused) for path, content in zip(files, held, strict=True) if content.unused]
+    return series(held), sorted(skipped)
+
+
+def series(contents: Sequence[Content]) -> dict[str, list[Point]]:
+    """Every workload's points, as `collect` says, of the contents of files in the order of their names."""
+    dated = [(content.points[0][1].moment, content) for content in contents if content.points]
+    found: dict[str, dict[tuple[object, ...], Point]] = {}
+    for moment, content in sorted(dated, key=itemgetter(0)):
+        for id, point in content.points:
+            found.setdefault(id, {}).setdefault((moment, point.seconds, point.operand, point.commit), point)
+    return {id: list(found[id].values()) for id in sorted(found)}
 
 
 def digest(fingerprint: Mapping[str, Any] | None) -> str:
@@ -117,13 +177,6 @@ def digest(fingerprint: Mapping[str, Any] | None) -> str:
         return ""
     text = json.dumps(fingerprint, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _ordered(points: set[Point]) -> list[Point]:
-    once: dict[tuple[object, ...], Point] = {}
-    for point in sorted(points, key=lambda point: (point.moment, point.path.name)):
-        once.setdefault((point.moment, point.seconds, point.operand, point.commit), point)
-    return list(once.values())
 
 
 def _of_record(path: Path, record: Record) -> Iterator[tuple[str, Point]]:
@@ -157,17 +210,11 @@ def _of_record(path: Path, record: Record) -> Iterator[tuple[str, Point]]:
             )
 
 
-def _of_pytest(path: Path) -> Iterator[tuple[str, Point]]:
-    """The points of a file that pytest-benchmark wrote for `pytest bench`; none of any other file.
+def _of_pytest(path: Path, data: Mapping[str, Any]) -> Iterator[tuple[str, Point]]:
+    """The points of a file that pytest-benchmark wrote for `pytest bench`.
 
-    Raises RecordError for a file in that form of which nothing can be used.
+    Raises RecordError where nothing of it can be used.
     """
-    try:
-        data = store.read_json(path)
-    except RecordError:
-        return
-    if not isinstance(data, dict) or not isinstance(data.get("benchmarks"), list) or "kind" in data:
-        return
     created = data.get("datetime")
     try:
         _moment(str(created))

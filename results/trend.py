@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from difflib import get_close_matches
@@ -13,7 +13,8 @@ from typing import Any
 
 from results.changes import MARKED_BREAKS, Change, Trend, fewest_points, letter, limits
 from results.errors import RecordError
-from results.series import collect
+from results.index import Index
+from results.series import Point, collect, look_at
 from results.store import Skipped
 from results.tables import (
     Cell,
@@ -33,30 +34,47 @@ WIDTH = 80
 HEIGHT = 14
 
 
-def load(store: Path, since: datetime | None = None) -> tuple[list[Trend], list[Skipped]]:
+def load(
+    store: Path, since: datetime | None = None, only: str | None = None, index: Index | None = None
+) -> tuple[list[Trend], list[Skipped]]:
     """Every workload's history in a folder, the worst last change first, and the files that gave nothing.
 
+    Args:
+        only: judge the one series that `chosen` finds.
+        index: what remembers the folder's files; without one each is read.
+
     Raises:
-        RecordError: the folder cannot be read.
+        RecordError: the folder cannot be read, or `only` names none or several.
     """
-    found, skipped = collect(store)
+    found, skipped = collect(store, index.contents if index else look_at)
     kept = {id: [p for p in points if since is None or p.moment >= since] for id, points in found.items()}
-    trends = [Trend.of(id, points) for id, points in kept.items() if points]
-    return sorted(trends, key=lambda trend: -trend.changes[-1].ratio if trend.changes else -1.0), skipped
+    kept = {id: points for id, points in kept.items() if points}
+    if only is not None and kept:
+        kept = {(id := chosen(kept, only)): kept[id]}
+    return judge(kept, index), skipped
 
 
-def choose(trends: Sequence[Trend], text: str) -> Trend:
-    """The series whose id is `text`, or the only one that contains it.
+def judge(series: Mapping[str, Sequence[Point]], index: Index | None = None) -> list[Trend]:
+    """The history of each workload, the worst last change first."""
+    trends = []
+    for id, points in series.items():
+        trends.append(Trend.of(id, points, index.judged if index else None))
+        if index:
+            index.progress.steps("looking for changes", len(trends), len(series))
+    return sorted(trends, key=lambda trend: -trend.changes[-1].ratio if trend.changes else -1.0)
+
+
+def chosen(ids: Collection[str], text: str) -> str:
+    """The id that is `text`, or the only one that contains it.
 
     Raises:
         RecordError: none or several; near ones are named.
     """
-    ids = {trend.id: trend for trend in trends}
     if text in ids:
-        return ids[text]
+        return text
     holding = [id for id in ids if text in id]
     if len(holding) == 1:
-        return ids[holding[0]]
+        return holding[0]
     if holding:
         more = f" and {len(holding) - 6} more" if len(holding) > 6 else ""
         raise RecordError(f"{len(holding)} series contain {text!r}: {', '.join(sorted(holding)[:6])}{more}; name one")
@@ -70,8 +88,6 @@ def listing(trends: Sequence[Trend], format: str) -> str:
     """All series, a line each: how many points, the last time, the last change."""
     if format == "json":
         return to_json({"series": [_facts(trend) for trend in trends]})
-    if format == "html":
-        return html(trends)
     if format == "csv":
         headers = ("id", "points", "seconds", "relative", "margin", "ratio", "created", "commit", "p")
         return render(headers, [_raw_line(trend) for trend in trends], "csv")
@@ -90,8 +106,6 @@ def one(trend: Trend, format: str) -> str:
     points = [point.to_json() for point in trend.points]
     if format == "json":
         return to_json({**_facts(trend), "points": points})
-    if format == "html":
-        return html([trend])
     if format == "svg":
         from results.pictures.style import svg
         from results.pictures.trend import figure
@@ -147,7 +161,7 @@ def drawing(trend: Trend, width: int = WIDTH, height: int = HEIGHT) -> str:
     lines = [f"{label:>{margin}} |{''.join(line)}".rstrip() for label, line in zip(labels, grid, strict=True)]
     first, last = trend.points[0].created[:10], trend.points[-1].created[:10]
     days = first if first == last else first + last.rjust(max(len(last) + 2, at[-1] + 1 - len(first)))
-    head = [trend.id, _summary(trend), ""]
+    head = [trend.id, summary(trend), ""]
     if trend.changes:
         head.append(" " * (margin + 2) + "".join(top).rstrip())
     foot = [" " * margin + " +" + "-" * (at[-1] + 1), " " * (margin + 2) + days]
@@ -175,23 +189,6 @@ def explanations(trend: Trend) -> list[str]:
     return lines
 
 
-def html(trends: Sequence[Trend]) -> str:
-    """One HTML page with the list and every picture in it; it needs no other file."""
-    from results.pictures.style import PAGE, inline, styled
-    from results.pictures.trend import figure
-    from results.report import Chart, Section
-    from results.report import page as html_page
-
-    title = trends[0].id if len(trends) == 1 else plural(len(trends), "workload")
-    folder = str(trends[0].points[-1].path.parent)
-    sections = [] if len(trends) == 1 else [Section("All workloads", folder, body=listing(trends, "markdown"))]
-    for trend in trends:
-        with styled(PAGE):
-            chart = Chart(_summary(trend), inline(figure(trend), _summary(trend)), wide=True)
-        sections.append(Section(trend.id, folder, verdicts=explanations(trend), charts=[chart]))
-    return html_page(sections, f"bench trend: {title}")
-
-
 def _facts(trend: Trend) -> dict[str, Any]:
     return {
         "id": trend.id,
@@ -217,7 +214,8 @@ def _line(trend: Trend) -> list[Cell]:
     return [trend.id, len(trend.points), quantity(last.seconds, "s", last.low, last.high), *changed]
 
 
-def _summary(trend: Trend) -> str:
+def summary(trend: Trend) -> str:
+    """How many runs, and what the last one measured."""
     last = trend.points[-1]
     rate = f" ({quantity(last.images / last.seconds, 'images/s')})" if last.images else ""
     step = f"{quantity(last.seconds, 's', last.low, last.high)} a step{rate}"

@@ -15,6 +15,7 @@ CACHES = {
     "check": ("code of both sides of bench check", ("check",)),
     "generated": ("generated images, where no --data is given", ("sample-*",)),
     "packed": ("images decoded for --loader packed", ("packed",)),
+    "index": ("what stored results hold, for bench trend, results and report", ("index",)),
     "identity": ("checksums of data sets", ("identity",)),
     "settings": ("what bench tune and a GPU's decoder found fastest", ("*.json",)),
     "tracebacks": ("of errors that nobody foresaw", ("tracebacks",)),

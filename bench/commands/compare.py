@@ -188,10 +188,10 @@ def _print(record: Any, format: str, output: str, explain: bool) -> None:
 
 
 def _draw(record: Any, folder: Path) -> None:
-    from models.zoo import published_accuracy
+    from models.published import FRACTIONS
     from results.pictures.page import write as draw
 
-    _say_written(draw(record, published_accuracy(record.operands), folder), folder)
+    _say_written(draw(record, FRACTIONS, folder), folder)
 
 
 def _say_written(written: list[Path], folder: Path) -> None:

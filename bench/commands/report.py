@@ -1,11 +1,11 @@
 """`bench report FILE|RUN...`: writes one HTML page of stored results."""
 
-import json
 from pathlib import Path
 
 import click
 
 from bench.output import check_output, write
+from bench.screen import Screen
 
 PAGE = "report.html"
 
@@ -20,15 +20,20 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
     """Write one self-contained HTML page of stored results.
 
     A result is a record of bench compare or bench check, a profile (profile.json or its folder), pytest-benchmark's
-    JSON, a training run's folder, a name that --tag gave, or a folder of any of these. The page holds the verdicts,
-    tables, charts, the machine and the command of every figure; it needs no network and no script.
+    JSON, a training run's folder, a name that --tag gave, or a folder of any of these. Of a folder of more than 50
+    files the newest 3 are shown in full, and of all of them how each workload went and where it changed. The page holds
+    the verdicts, tables, charts, the machine and the command of every figure; it needs no network and no script.
     """
     from bench.comparing.words import with_tags
+    from loaders.cache import cache_folder
+    from models.published import FRACTIONS
+    from results.index import Index
     from results.report import open_results, page
 
     check_output(output)
     results = tuple(map(Path, with_tags(list(map(str, results)))))
-    sections, skipped = open_results(results, _accuracy(results))
+    screen = Screen()
+    sections, skipped = open_results(results, FRACTIONS, lambda folder: Index(folder, cache_folder(), screen))
     for path, reason in skipped:
         click.echo(f"skipped {path}: {reason}", err=True)
     verdicts = [verdict for section in sections for verdict in section.verdicts]
@@ -41,17 +46,3 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
 def _brief(sentence: str) -> str:
     """A finding without its evidence, which the page shows below."""
     return sentence.partition(" (")[0].partition("; ")[0]
-
-
-def _accuracy(results: tuple[Path, ...]) -> dict[str, float]:
-    """Published top-1 accuracies of the records' models, as fractions; none where fewer than two are known."""
-    from models import zoo
-
-    names: set[str] = set()
-    for path in results:
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-            try:
-                names.update(map(str, json.loads(file.read_text(encoding="utf-8")).get("operands", [])))
-            except (OSError, ValueError, AttributeError):
-                continue
-    return zoo.published_accuracy(names)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from bench.output import check_output, format_options, write
+from bench.screen import Screen
 from results.store import FOLDER
 
 
@@ -24,26 +25,24 @@ def command(store: Path, last: int, format: str, output: str) -> int:
 
     A result that `--tag` named is an operand of bench compare by that name; any other one by its path.
     """
-    from results.comparison import sentences
-    from results.errors import RecordError
-    from results.store import list_folder, load, tag_of
+    from loaders.cache import cache_folder
+    from results.index import Index
+    from results.store import list_files, tag_of
     from results.tables import Cell, render
 
     check_output(output)
-    files = [path for path in list_folder(store) if path.suffix == ".json" and path.is_file()]
-    newest = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)[:last]
+    files, _ = list_files(store)
+    newest = sorted(files, key=_changed, reverse=True)[:last]
+    with Index(store, cache_folder(), Screen()) as index:
+        contents = index.contents(newest)
     rows: list[list[Cell]] = []
-    for path in newest:
-        try:
-            record = load(path)
-        except RecordError as error:
-            click.echo(f"skipped {error}", err=True)
+    for path, content in zip(newest, contents, strict=True):
+        if content.error:
+            click.echo(f"skipped {path}: {content.error}", err=True)
             continue
-        made = datetime.fromisoformat(record.created).astimezone()
-        said = next(iter(sentences(record)), "") if record.complete else "interrupted"
-        rows.append(
-            [tag_of(path) or str(path), f"{made:%Y-%m-%d %H:%M}", record.kind, ", ".join(record.operands), said]
-        )
+        made = datetime.fromisoformat(content.created).astimezone()
+        operands = ", ".join(content.operands)
+        rows.append([tag_of(path) or str(path), f"{made:%Y-%m-%d %H:%M}", content.kind, operands, content.says])
     if rows:
         write(render(["name", "made", "kind", "operands", "says first"], rows, format), output)
     else:
@@ -51,3 +50,11 @@ def command(store: Path, last: int, format: str, output: str) -> int:
     if len(files) > len(newest):
         click.echo(f"{len(files) - len(newest):,} older ones: --last {len(files)} shows all", err=True)
     return 0
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        # It was removed meanwhile.
+        return 0.0

@@ -94,18 +94,27 @@ def command(id: str | None, store: Path, since: str | None, format: str, output:
     ID is a part of an id that only one workload has. A change is a place before and after which times differ by more
     than the margin, found with a known error rate. A pinned reference in the runs makes machines comparable.
     """
-    from results.trend import choose, listing, load, one
+    from loaders.cache import cache_folder
+    from results.index import Index
+    from results.trend import listing, load, one
 
     check_output(output)
     if id is None and format == "svg":
         raise UsageError("--format svg draws one series: name it, or use --format html for all")
-    trends, skipped = load(store, _moment(since))
+    with Index(store, cache_folder(), Screen()) as index:
+        trends, skipped = load(store, _moment(since), id, index)
     for path, reason in skipped:
         click.echo(f"skipped {path}: {reason}", err=True)
     if not trends:
         when = f" since {since}" if since else ""
         raise UsageError(f"{store} holds no run of a workload{when}; bench check and bench compare store theirs")
-    write(listing(trends, format) if id is None else one(choose(trends, id), format), output)
+    if format == "html":
+        from results.report import of_trends, page
+
+        title = trends[0].id if len(trends) == 1 else f"{len(trends)} workloads"
+        write(page(of_trends(trends), f"bench trend: {title}"), output)
+    else:
+        write(listing(trends, format) if id is None else one(trends[0], format), output)
     return 0
 
 

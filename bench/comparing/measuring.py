@@ -13,11 +13,7 @@ from bench.comparing.comparison import Comparison
 from bench.comparing.operands import look_up, over_from, parse_operands, spread
 from bench.comparing.plan import check_over, open_device, settings_from
 from bench.comparing.run_log import RunLog
-from bench.comparing.operands import look_up, over_from, parse_operands, spread
-from bench.comparing.plan import check_over, open_device, settings_from
-from bench.comparing.run_log import RunLog
 from bench.machine.alone import measuring
-from bench.machine.cpu import usable_cores
 from bench.machine.cpu import usable_cores
 from bench.screen import Screen
 from results.record import Record

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fabricated_history import INFERENCE, LOADING, TRAINING, fill, record
 
-from results import store, trend
+from results import report, store, trend
 from results.errors import RecordError
 
 
@@ -19,9 +19,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown(folder: Path, id: str | None = None, format: str = "text", since: datetime | None = None) -> str:
-    trends, skipped = trend.load(folder, since)
+    trends, skipped = trend.load(folder, since, id)
     assert skipped == []
-    return trend.listing(trends, format) if id is None else trend.one(trend.choose(trends, id), format)
+    return trend.listing(trends, format) if id is None else trend.one(trends[0], format)
 
 
 def test_the_worst_change_comes_first(runs: Path) -> None:
@@ -91,27 +91,28 @@ class Page(HTMLParser):
 
 
 def test_a_page_needs_no_other_file(runs: Path) -> None:
+    trends, _ = trend.load(runs)
     page = Page()
-    page.feed(shown(runs, None, "html"))
+    page.feed(report.page(report.of_trends(trends), "all"))
     assert page.tags.count("svg") == 3
     assert page.outside == []
     assert "script" not in page.tags
     alone = Page()
-    alone.feed(shown(runs, "loading", "html"))
+    alone.feed(report.page(report.of_trends(trends[:1]), "one"))
     assert (alone.tags.count("svg"), alone.tags.count("table")) == (1, 0)
 
 
 def test_a_part_of_an_id_is_enough_if_only_one_has_it(runs: Path) -> None:
-    trends, _ = trend.load(runs)
-    assert trend.choose(trends, TRAINING).id == TRAINING
-    assert trend.choose(trends, "pil@").id == LOADING
+    for part, id in ((TRAINING, TRAINING), ("pil@", LOADING)):
+        trends, _ = trend.load(runs, only=part)
+        assert [found.id for found in trends] == [id]
     for text, words in (
         ("lenet", "2 series contain 'lenet': inference/.*, training/.*; name one"),
         ("trainign", "no series contains 'trainign'; did you mean training/lenet"),
         ("qqqq", "no series contains 'qqqq'; bench trend lists them all"),
     ):
         with pytest.raises(RecordError, match=words):
-            trend.choose(trends, text)
+            trend.load(runs, only=text)
 
 
 def test_since_leaves_older_runs_out(runs: Path) -> None:
