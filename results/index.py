@@ -136,12 +136,14 @@ class Index:
 
     def _open(self) -> None:
         file = self._file = sqlite3.connect(self.path)
-        if file.execute("pragma user_version").fetchone() == (_version(),):
+        [version] = file.execute("pragma user_version").fetchone()
+        if version == _version():
             return
-        # Not emptied but removed: it would keep the room of what it held.
-        self._close()
-        self._remove()
-        file = self._file = sqlite3.connect(self.path)
+        if version:
+            # Not emptied but removed: it would keep the room of what it held.
+            self._close()
+            self._remove()
+            file = self._file = sqlite3.connect(self.path)
         with file:
             file.execute("begin immediate")
             file.execute("create table if not exists files (name blob primary key, state text, content text)")

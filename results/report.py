@@ -154,12 +154,14 @@ def from_folder(
     trained: list[Section] = []
     summaries: list[RunSummary] = []
     skipped: list[tuple[str, str]] = []
+    courses: list[Section] = []
+    places = [path for path in list_folder(folder) if path.suffix == ".json" or path.is_dir()]
     files, _ = list_files(folder)
     if len(files) > FULL_UP_TO:
         with indexed(folder) if indexed else nullcontext() as index:
-            overview, files, skipped = _of_many(folder, files, index)
-        found += overview
-    for path in sorted([*files, *(path for path in list_folder(folder) if path.is_dir())]):
+            found, courses, newest, skipped = _of_many(folder, files, index)
+        places = [*newest, *(path for path in places if path.is_dir())]
+    for path in places:
         try:
             section = _section(path, accuracy)
             if section is not None and (path / runs.FILE).is_file():
@@ -170,39 +172,37 @@ def from_folder(
         except RecordError as error:
             skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
     ranked = [from_runs(folder, summaries)] if len(summaries) > 1 else []
-    return [*found, *ranked, *trained], skipped
+    return [*found, *courses, *ranked, *trained], skipped
 
 
 def _of_many(
     folder: Path, files: Sequence[Path], index: Index | None
-) -> tuple[list[Section], list[Path], list[tuple[str, str]]]:
-    """Sections of how each workload went, the newest files, and those that hold no result, with the reason."""
+) -> tuple[list[Section], list[Section], list[Path], list[tuple[str, str]]]:
+    """What all results say together, how each workload went, the newest files, and those that hold no result."""
     contents = index.contents(files) if index else look_at(files)
-    held = [(content.created, path) for path, content in zip(files, contents, strict=True) if content.is_result]
-    newest = [path for _, path in sorted(held)[-NEWEST:]]
-    skipped = [
-        (str(path), content.error) for path, content in zip(files, contents, strict=True) if not content.is_result
-    ]
+    every = list(zip(files, contents, strict=True))
+    held = sorted(((content.created, path) for path, content in every if content.is_result), reverse=True)
+    skipped = [(str(path), content.error) for path, content in every if not content.is_result]
+    if not held:
+        return [], [], [], skipped
     trends = judge(series(contents), index)
     command = f"bench trend --store {folder}"
-    if not held:
-        return [], newest, skipped
-    first = Section(
+    overview = Section(
         title=f"All results of {folder.name}",
         source=str(folder),
         verdicts=[
-            f"{len(held):,} results: the newest {len(newest)} are shown in full; of all of them, how "
+            f"{len(held):,} results: the newest {NEWEST} are shown in full; of all of them, how "
             f"{tables.plural(len(trends), 'workload')} went and where each changed"
         ],
         body=listing(trends, "markdown") if trends else "",
         command=command,
-        created=max(held)[0],
+        created=held[0][0],
     )
     courses = [
         Section(trend.id, str(folder), body=f"```\n{drawing(trend)}```\n", command=f"{command} {trend.id}")
         for trend in trends
     ]
-    return [first, *courses], newest, skipped
+    return [overview], courses, [path for _, path in held[:NEWEST]], skipped
 
 
 def of_trends(trends: Sequence[Trend]) -> list[Section]:

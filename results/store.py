@@ -7,7 +7,6 @@ old one under a temporary name and renamed over it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
+from results import changes as module
 from results.changes import ALPHA, Trend, chains, change_places, changes, fewest_points, letter, limits
 from results.series import Point
 
@@ -167,3 +170,57 @@ def test_limits_leave_wild_values_out() -> None:
 
 def test_letters() -> None:
     assert [letter(i) for i in (0, 25, 26, 52)] == ["A", "Z", "A2", "A3"]
+
+
+def settled(times: NDArray[np.float64], places: list[int]) -> list[int]:
+    """`changes._settled` with every error summed anew."""
+
+    def error(part: NDArray[np.float64]) -> float:
+        return float(np.abs(part - np.median(part)).sum())
+
+    edges = [0, *places, len(times)]
+    for i in range(1, len(edges) - 1):
+        low, high = edges[i - 1], edges[i + 1]
+        errors = {at: error(times[low:at]) + error(times[at:high]) for at in range(low + 2, high - 1)}
+        least = min(errors, key=lambda at: errors[at])
+        if errors[least] < errors[edges[i]]:
+            edges[i] = least
+    return edges[1:-1]
+
+
+def partition(times: NDArray[np.float64]) -> list[int]:
+    """`changes._partition` as its recursion is written."""
+    ranks = rankdata(times)
+    if ranks.std() == 0:
+        return []
+    n, sums = len(ranks), np.concatenate(([0.0], np.cumsum((ranks - ranks.mean()) / float(ranks.std()))))
+    best, last = np.zeros(n + 1), np.zeros(n + 1, dtype=int)
+    for end in range(1, n + 1):
+        cost = best[:end] - (sums[end] - sums[:end]) ** 2 / (end - np.arange(end)) + math.log(n)
+        last[end] = int(cost.argmin())
+        best[end] = cost[last[end]]
+    cuts, end = [], int(last[n])
+    while end:
+        cuts.append(end)
+        end = int(last[end])
+    return cuts[::-1]
+
+
+def test_the_fast_ways_give_the_answers_of_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, also where rounded times make many places equally good."""
+    draw = np.random.default_rng(0)
+    series = []
+    for number in range(120):
+        times = 0.01 * draw.standard_t(3, draw.integers(8, 160)) + draw.choice([0.0, -7.0])
+        for _ in range(number % 4):
+            times[draw.integers(0, len(times)) :] += 0.06 * draw.normal()
+        series.append(np.round(times, 2) if number % 3 == 0 else times)
+    margins = [(0.0, 0.5), (0.02, 0.001)]
+    fast = [change_places(times, *margin) for times in series for margin in margins]
+    assert sum(map(len, fast)) > 100
+    monkeypatch.setattr(module, "_settled", settled)
+    monkeypatch.setattr(module, "_partition", partition)
+    assert [change_places(times, *margin) for times in series for margin in margins] == fast
+    times = series[1]
+    plain = [np.abs(times[:at] - np.median(times[:at])).sum() if at else 0.0 for at in range(len(times) + 1)]
+    assert module._errors(times) == pytest.approx(plain, abs=1e-12)

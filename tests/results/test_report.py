@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated_history import LOADING, TRAINING
+from fabricated_history import record as history_record
 from fabricated_profile import profile
 
-from results import store
+from results import report, store
 from results.classification import confusion_csv
 from results.errors import RecordError
 from results.history import Epoch, History
@@ -238,3 +240,31 @@ def test_what_is_never_better_is_told_by_where_it_is_worse(tmp_path: Path) -> No
     path = store.save(replace(better, metrics=slower), tmp_path / "slower.json")
     [section], _ = open_results([path])
     assert section.charts[0].title == "lenet@fast is worse than resnet18 in 2 of 2 figures"
+
+
+def test_of_many_results_the_newest_are_shown_and_how_each_workload_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in range(40):
+        one = history_record(day, {TRAINING: 0.02 if day < 20 else 0.022, LOADING: 0.03})
+        store.save(replace(one, kind="compare"), tmp_path / f"{day:02d}.json")
+    monkeypatch.setattr(report, "FULL_UP_TO", 40)
+    every, _ = open_results([tmp_path])
+    assert len(every) == 40
+    newest = store.save(record(created="2027-01-01T00:00:00+00:00"), tmp_path / "a.json")
+    (tmp_path / "half.json").write_text("{")
+    (tmp_path / "newer.json").write_text('{"schema": 99, "kind": "check", "created": "2028-01-01T00:00:00+00:00"}')
+    found, skipped = open_results([tmp_path])
+    assert [section.title for section in found][-2:] == [TRAINING, LOADING]
+    assert found[0].verdicts[0].startswith("41 results: the newest 3 are shown in full; of all of them")
+    assert "A  2026-01-21" in found[-2].body
+    assert "+10.0 %" in found[0].body
+    assert found[0].title == f"All results of {tmp_path.name}"
+    assert [section.source for section in found if section.source.endswith(".json")] == [
+        str(newest), str(tmp_path / "39.json"), str(tmp_path / "38.json"),
+    ]  # fmt: skip
+    assert [(Path(path).name, reason.partition(";")[0]) for path, reason in skipped] == [
+        ("half.json", "ends in the middle of its JSON"),
+        ("newer.json", "schema is 99, this version reads 1"),
+    ]
+    assert "the newest 3 are shown in full" in page(found, "t", skipped)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import threading
@@ -180,3 +181,30 @@ def test_same_machine() -> None:
     assert store.same_machine(record(), record(gpu=None)) == ["gpu: (not recorded) against none"]
     assert store.same_machine({}, record()) == ["fingerprint: missing in the first record"]
     assert store.same_machine(record().machine, {"fingerprint": {}}) == ["fingerprint: missing in the second record"]
+
+
+def claim(path: Path, number: int, links: bool) -> bool:
+    if not links:
+        store.os.link = _no_links
+    try:
+        store.save(record(f"2026-01-01T00:00:{number:02d}+00:00"), path, new=True)
+    except store.TakenError:
+        return False
+    return True
+
+
+def _no_links(*_: object) -> None:
+    raise PermissionError(1, "no hard links")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_writers_of_one_new_name_exactly_one_wins(tmp_path: Path, links: bool) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        for turn in range(10):
+            path = tmp_path / f"{turn}.json"
+            won = pool.starmap(claim, [(path, number, links) for number in range(8)], chunksize=1)
+            assert won.count(True) == 1
+            assert store.load(path).created == f"2026-01-01T00:00:{won.index(True):02d}+00:00"
+    assert len(list(tmp_path.iterdir())) == 10
+    with pytest.raises(store.TakenError, match="is called 0 already; choose another --tag, or remove that file"):
+        store.refuse_taken(tmp_path / "0.json")

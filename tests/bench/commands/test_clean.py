@@ -16,7 +16,14 @@ from bench.machine.alone import measuring, training
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "pixbench"
-    for name in ("inductor/ab/code.py", "packed/one/pixels.npy", "sample-1-10/0.jpg", "tuned.json", "kept/by-you"):
+    for name in (
+        "inductor/ab/code.py",
+        "packed/one/pixels.npy",
+        "sample-1-10/0.jpg",
+        "tuned.json",
+        "index/ab.sqlite",
+        "kept/by-you",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(bytes(3 << 20))
     return folder
@@ -33,7 +40,7 @@ def test_it_shows_sizes_and_removes_what_is_named(cache: Path) -> None:
     assert (cache / "inductor/ab/code.py").exists()
     done = clean("compiled", "generated")
     assert "removed 6.0 MiB: compiled, generated" in done.stdout
-    assert sorted(path.name for path in cache.iterdir()) == ["kept", "packed", "tuned.json"]
+    assert sorted(path.name for path in cache.iterdir()) == ["index", "kept", "packed", "tuned.json"]
     clean("all")
     assert [path.name for path in cache.iterdir()] == ["kept"]
 

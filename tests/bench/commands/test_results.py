@@ -20,7 +20,8 @@ def record(rate: float, created: str = "2026-01-01T00:00:00+00:00") -> Record:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / store.FOLDER
     store.save(record(100.0), store.tagged_path("before", folder))
     store.save(record(200.0, "2026-01-02T00:00:00+00:00"), store.tagged_path("after", folder))
@@ -35,6 +36,7 @@ def test_results_are_listed_with_their_names(place: Path) -> None:
     assert rows["before"]["operands"] == "lenet"
     [other] = set(rows) - {"before", "after"}
     assert rows[other]["says first"] == "interrupted"
+    assert bench_here("results", "--format", "json", cwd=place).stdout == done.stdout
     newest = bench_here("results", "--last", "1", cwd=place)
     assert "2 older ones: --last 3 shows all" in newest.stderr
     nothing = bench_here("results", "--store", "nowhere", cwd=place)

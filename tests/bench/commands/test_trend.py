@@ -18,6 +18,11 @@ from results.gate import Row
 from results.verdict import CLEAN, REGRESSED, Decision
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fill(tmp_path_factory.mktemp("runs"))
@@ -49,6 +54,8 @@ def test_files_that_are_no_runs_are_named(tmp_path: Path) -> None:
         f"skipped {tmp_path / 'notes.txt'}: not a .json file",
     ]
     assert "half" not in result.stdout
+    again = invoke("--store", str(tmp_path))
+    assert (again.stdout, again.stderr) == (result.stdout, result.stderr)
 
 
 def test_bad_words_are_one_line(runs: Path, tmp_path: Path) -> None:
