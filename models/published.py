@@ -1,4 +1,4 @@
-"""Top-1 accuracies on ImageNet that torchvision publishes for its first weights of each network, in percent.
+"""Top-1 accuracies that torchvision publishes for its first ImageNet weights, in percent.
 
 A copy, compared with torchvision's own by a test: asking it takes seconds, for torch is imported.
 """

@@ -35,23 +35,19 @@ HEIGHT = 14
 
 
 def load(
-    store: Path, since: datetime | None = None, only: str | None = None, index: Index | None = None
-) -> tuple[list[Trend], list[Skipped]]:
-    """Every workload's history in a folder, the worst last change first, and the files that gave nothing.
+    store: Path, since: datetime | None = None, index: Index | None = None
+) -> tuple[dict[str, list[Point]], list[Skipped]]:
+    """Every workload's history in a folder, oldest first, and the files that gave nothing.
 
     Args:
-        only: judge the one series that `chosen` finds.
         index: what remembers the folder's files; without one each is read.
 
     Raises:
-        RecordError: the folder cannot be read, or `only` names none or several.
+        RecordError: the folder cannot be read.
     """
     found, skipped = collect(store, index.contents if index else look_at)
     kept = {id: [p for p in points if since is None or p.moment >= since] for id, points in found.items()}
-    kept = {id: points for id, points in kept.items() if points}
-    if only is not None and kept:
-        kept = {(id := chosen(kept, only)): kept[id]}
-    return judge(kept, index), skipped
+    return {id: points for id, points in kept.items() if points}, skipped
 
 
 def judge(series: Mapping[str, Sequence[Point]], index: Index | None = None) -> list[Trend]:

@@ -96,18 +96,23 @@ def command(id: str | None, store: Path, since: str | None, format: str, output:
     """
     from loaders.cache import cache_folder
     from results.index import Index
-    from results.trend import listing, load, one
+    from results.trend import chosen, judge, listing, load, one
 
     check_output(output)
     if id is None and format == "svg":
         raise UsageError("--format svg draws one series: name it, or use --format html for all")
-    with Index(store, cache_folder(), Screen()) as index:
-        trends, skipped = load(store, _moment(since), id, index)
-    for path, reason in skipped:
-        click.echo(f"skipped {path}: {reason}", err=True)
-    if not trends:
-        when = f" since {since}" if since else ""
-        raise UsageError(f"{store} holds no run of a workload{when}; bench check and bench compare store theirs")
+    screen = Screen()
+    with Index(store, cache_folder(), screen) as index:
+        series, skipped = load(store, _moment(since), index)
+        for path, reason in skipped:
+            screen.say(f"skipped {path}: {reason}")
+        if not series:
+            when = f" since {since}" if since else ""
+            raise UsageError(f"{store} holds no run of a workload{when}; bench check and bench compare store theirs")
+        if id is not None:
+            id = chosen(series, id)
+            series = {id: series[id]}
+        trends = judge(series, index)
     if format == "html":
         from results.report import of_trends, page
 

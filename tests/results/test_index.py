@@ -71,7 +71,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def answers(place: Path, index: Index | None = None) -> str:
-    trends, skipped = trend.load(place, index=index)
+    histories, skipped = trend.load(place, index=index)
+    trends = trend.judge(histories, index)
     every = [trend.one(one, "json") for one in trends]
     return to_json([trend.listing(trends, "json"), every, [(repr(path), reason) for path, reason in skipped]])
 
@@ -226,12 +227,14 @@ def test_many_files_are_read_by_several_processes_and_once(tmp_path: Path, monke
         (place / f"{i:04d}.json").write_text(text.replace("2026-01-01T00:00:00+00:00", made))
     said = Said()
     with Index(place, tmp_path, said) as index:
-        (found,), _ = trend.load(place, index=index)
-    assert len(found.points) == 1000
+        found, _ = trend.load(place, index=index)
+        trends = trend.judge(found, index)
+    assert len(found[TRAINING]) == 1000
     assert [done for what, done, _ in said.counted if what.startswith("reading")] == list(range(1, 1001))
     opened = counting(monkeypatch)
     with Index(place, tmp_path, Said()) as index:
-        assert trend.load(place, index=index)[0] == [found]
+        assert trend.load(place, index=index)[0] == found
+        assert trend.judge(found, index) == trends
     assert opened == []
     store.save(record(300, {TRAINING: 0.02}), place / "new.json")
     ask(place, tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from fabricated_history import INFERENCE, LOADING, TRAINING, fill, record
 
 from results import report, store, trend
+from results.changes import Trend
 from results.errors import RecordError
 
 
@@ -19,9 +20,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown(folder: Path, id: str | None = None, format: str = "text", since: datetime | None = None) -> str:
-    trends, skipped = trend.load(folder, since, id)
+    series, skipped = trend.load(folder, since)
     assert skipped == []
-    return trend.listing(trends, format) if id is None else trend.one(trends[0], format)
+    if id is not None:
+        id = trend.chosen(series, id)
+        return trend.one(Trend.of(id, series[id]), format)
+    return trend.listing(trend.judge(series), format)
 
 
 def test_the_worst_change_comes_first(runs: Path) -> None:
@@ -91,7 +95,7 @@ class Page(HTMLParser):
 
 
 def test_a_page_needs_no_other_file(runs: Path) -> None:
-    trends, _ = trend.load(runs)
+    trends = trend.judge(trend.load(runs)[0])
     page = Page()
     page.feed(report.page(report.of_trends(trends), "all"))
     assert page.tags.count("svg") == 3
@@ -103,16 +107,16 @@ def test_a_page_needs_no_other_file(runs: Path) -> None:
 
 
 def test_a_part_of_an_id_is_enough_if_only_one_has_it(runs: Path) -> None:
-    for part, id in ((TRAINING, TRAINING), ("pil@", LOADING)):
-        trends, _ = trend.load(runs, only=part)
-        assert [found.id for found in trends] == [id]
+    series, _ = trend.load(runs)
+    assert trend.chosen(series, TRAINING) == TRAINING
+    assert trend.chosen(series, "pil@") == LOADING
     for text, words in (
         ("lenet", "2 series contain 'lenet': inference/.*, training/.*; name one"),
         ("trainign", "no series contains 'trainign'; did you mean training/lenet"),
         ("qqqq", "no series contains 'qqqq'; bench trend lists them all"),
     ):
         with pytest.raises(RecordError, match=words):
-            trend.load(runs, only=text)
+            trend.chosen(series, text)
 
 
 def test_since_leaves_older_runs_out(runs: Path) -> None:
