@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -132,11 +132,13 @@ def bench_environment() -> dict[str, str]:
     return {**os.environ, PARENT: str(os.getpid()), "PYTHONPATH": path}
 
 
-def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> subprocess.Popen[bytes]:
+def start(
+    arguments: Sequence[str], log: IO[bytes], locks: Sequence[int] = (), variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """`bench ARGUMENTS` as a process of its own, with this code, all it prints going to `log`.
 
     Ctrl-C in the terminal reaches only this process, which then asks the other to stop. Should this one be killed,
-    the kernel asks. The lock stays taken until both have ended.
+    the kernel asks. The locks stay taken until both have ended.
     """
     return subprocess.Popen(
         bench_command(arguments),
@@ -144,6 +146,6 @@ def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> subprocess.Pop
         stdout=log,
         stderr=log,
         start_new_session=True,
-        pass_fds=(lock,),
-        env=bench_environment(),
+        pass_fds=locks,
+        env={**bench_environment(), **(variables or {})},
     )

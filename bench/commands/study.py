@@ -29,6 +29,21 @@ NAMES = f"Studies: {', '.join(STUDIES)}. Sweeps: {', '.join(SWEEPS)}."
 @click.option("--name", default="", help="Name of the study's folder; default: NAME.")
 @shared("--runs", help="Folder of studies.")
 @place_options
+@click.option(
+    "--devices",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Runs at a time, each with a GPU of its own and its share of the cores.",
+)
+@click.option("--on", type=click.Choice(["slurm", "ray"]), help="Give the runs to a cluster, each as a job.")
+@click.option(
+    "--job",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="With --on slurm: an option of sbatch (partition=gpu, time=8:00:00); with ray: address, memory, a resource.",
+)
+@click.option("--attach", is_flag=True, help="With --on: only watch the runs that were submitted.")
 @click.option("--charts/--no-charts", default=True, show_default=True, help="Pictures of all runs beside each other.")
 @format_options
 def command(
@@ -44,6 +59,10 @@ def command(
     runs: Path,
     device: str,
     threads: int,
+    devices: int,
+    on: str | None,
+    job: tuple[str, ...],
+    attach: bool,
     charts: bool,
     format: str,
     output: str,
@@ -58,6 +77,7 @@ def command(
 
     check_output(output)
     forms = {None: FORMS[:1], "fast": FORMS[1:], "both": FORMS}[form]
+    asked = _asked(on, devices, job, attach, threads)
     grid = parse_over(over)
     numbers = _seeds(seeds)
     # Mistakes are answered before any image is looked at.
@@ -65,6 +85,9 @@ def command(
     if name and (Path(name).name != name or name.startswith(".")):
         raise UsageError(f"--name {name}: give the name of a folder, without its path")
 
+    from bench.machine.cpu import usable_cores
+    from bench.runs.cluster import CLUSTERS, Submitting
+    from bench.runs.engines import Engine, Local, local_devices
     from bench.runs.epochs import stored_epochs, tester
     from bench.runs.findings import Findings
     from bench.runs.sources import open_folders
@@ -80,8 +103,16 @@ def command(
         screen.say(remark)
     for note in plan.notes:
         screen.say(f"note: {note}")
-    options = ("--device", device, "--threads", str(threads))
-    conductor = Conductor(plan, folder, folders, opened, options, screen)
+    engine: Engine
+    if on is None:
+        place, share = device, threads or (usable_cores() // devices or 1 if devices > 1 else 0)
+        engine = Local(local_devices(devices, device))
+    else:
+        # What this machine has is not what the nodes have.
+        place, share = "cpu" if device == "cpu" else "cuda", threads
+        engine = Submitting(CLUSTERS[on](threads, int(place == "cuda"), asked), screen.say, attach)
+    options = ("--device", place, "--threads", str(share))
+    conductor = Conductor(plan, folder.absolute() if on else folder, folders, opened, options, screen, engine)
     try:
         summaries = conductor.train()
     except KeyboardInterrupt:
@@ -101,6 +132,23 @@ def command(
             f"{len(failed)} of {len(summaries)} runs did not finish: {', '.join(failed)}; see {folder}/*.log"
         )
     return 0
+
+
+def _asked(on: str | None, devices: int, job: tuple[str, ...], attach: bool, threads: int) -> dict[str, str]:
+    """What --job asks for."""
+    if on is None:
+        if job or attach:
+            raise UsageError("--job and --attach belong to a cluster: --on slurm or --on ray")
+        return {}
+    if devices != 1:
+        raise UsageError(f"--devices belongs to this machine; {on} runs as many at a time as it has room for")
+    if not threads:
+        raise UsageError(f"--on {on}: say with --threads how many CPUs a run gets")
+    pairs = [text.partition("=") for text in job]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise UsageError(f"cannot read --job {key}{equals}{value}; write KEY=VALUE")
+    return {key: value for key, _, value in pairs}
 
 
 def _seeds(text: str | None) -> tuple[int, ...]:

@@ -6,20 +6,19 @@ alone, so the same command continues wherever the last one ended.
 """
 
 import contextlib
-import os
 import signal
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 
 from bench.locks import HeldError, hold, holder
-from bench.processes import start, stop_requests
+from bench.runs.cluster import Attempts
+from bench.runs.engines import End, Engine, Job, Training, last_line, log_of
 from bench.runs.folder import HISTORY, LOCK, RUN, DataFolders, RunRecord, stored_nothing
 from bench.runs.plan import Plan, PlannedRun, StudyError
 from bench.runs.provenance import RunImages
@@ -43,12 +42,13 @@ from results.tables import duration
 
 TIMES = "times.jsonl"
 
-Condition = Literal["nothing", "begun", "tried", "finished"]
-"""How far a run has come: "begun" can be resumed, "tried" has ended in this command without finishing."""
+Condition = Literal["nothing", "submitted", "begun", "tried", "finished"]
+"""How far a run has come: "submitted" is with a cluster, "begun" can be resumed, "tried" has ended in this command
+without finishing."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
+def locked(folder: Path, engine: str = "") -> Iterator[int]:
     """Hold a study's folder, so that two commands do not train the same run; yields the lock's descriptor.
 
     Raises StudyError: another command holds it, or it cannot be written.
@@ -58,26 +58,32 @@ def locked(folder: Path) -> Iterator[int]:
             folder.mkdir(parents=True, exist_ok=True)
             handle = stack.enter_context(hold(folder / LOCK))
         except HeldError as error:
+            do = "watch it with --attach" if engine else "wait for it"
             raise StudyError(
-                f"another command is at work in {folder} ({error.who}); wait for it, or choose another --runs"
+                f"another command is at work in {folder} ({error.who}); {do}, or choose another --runs"
             ) from None
         except OSError as error:
             raise StudyError(f"cannot write {folder}: {error.strerror}; choose another place with --runs") from None
         yield handle
 
 
-def condition(folder: Path, run: PlannedRun, data: DataFolders) -> Condition:
-    """How far a run has come, by the study's folder.
+def condition(folder: Path, run: PlannedRun, data: DataFolders, engine: str = "") -> Condition:
+    """How far a run has come, by the study's folder; `engine` is the name of the one that is to train it.
 
-    Raises StudyError: a run of this name with another recipe or other images, or one that is being trained.
+    Raises StudyError: a run of this name with another recipe or other images, or one that is being trained elsewhere.
     """
     place, recipe_file = folder / run.name, folder / f"{run.name}.toml"
-    if not place.is_dir():
+    claim = Attempts.at(folder, run.name).open()
+    if claim is not None and claim.engine != engine:
+        raise StudyError(
+            f"run {place} was given to {claim.engine}, job {claim.name}; see how it ended with --on {claim.engine}"
+        )
+    if claim is None and not place.is_dir():
         return "nothing"
     who = holder(place / LOCK)
-    if who is not None:
+    if claim is None and who is not None:
         raise StudyError(f"run {place} is being trained by {who}; wait for its end")
-    if (place / RUN).is_file():
+    if claim is not None or (place / RUN).is_file():
         differing = []
         try:
             differing += _differences(recipes.load(recipe_file), run.recipe)
@@ -92,6 +98,8 @@ def condition(folder: Path, run: PlannedRun, data: DataFolders) -> Condition:
             )
     elif not (place / SUMMARY).is_file() and not stored_nothing(place):
         raise StudyError(f"{place} is in the way and is not a run; remove it, or choose another --name")
+    if claim is not None:
+        return "submitted"
     with contextlib.suppress(RecordError):
         summary = RunSummary.load(place)
         if summary.status == "finished" or 0 < run.recipe.stop_epoch <= summary.epochs:
@@ -108,17 +116,6 @@ def _differences(there: Recipe | DataFolders, here: Recipe | DataFolders) -> lis
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def last_line(log: Path) -> str:
-    """The last line that a run printed, blank ones aside."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 @dataclass(frozen=True)
@@ -142,13 +139,12 @@ def whole_times(folder: Path) -> dict[str, float]:
 
 @dataclass
 class Conductor:
-    """Trains what is left of a plan, one run after another.
+    """Trains what is left of a plan: gives an engine as many runs at a time as it takes, and settles what it returns.
 
     Attributes:
         folder: of the study.
         data, opened: the folders of the images, and what `open_folders` found in them.
         options: passed to every `bench train`, such as --device.
-        starter: makes the processes.
     """
 
     plan: Plan
@@ -157,41 +153,90 @@ class Conductor:
     opened: list[Dataset]
     options: tuple[str, ...]
     screen: Screen
-    starter: Callable[[Sequence[str], IO[bytes], int], subprocess.Popen[bytes]] = start
+    engine: Engine
     _took: dict[str, float] = field(default_factory=dict)  # of finished runs, and of parts of others
+    _conditions: list[Condition] = field(default_factory=list)
+    _times: LineFile | None = None
 
     def train(self) -> list[RunSummary]:
         """Train what is not finished; the summaries of all runs in the plan's order.
 
         Raises:
             StudyError: a run of the same name is another one; nothing has been started then.
-            KeyboardInterrupt: the run under way has been asked to store its state, and has ended.
+            KeyboardInterrupt: the engine has been told.
         """
-        runs, screen = self.plan.runs, self.screen
+        engine = self.engine
         with contextlib.ExitStack() as on_exit:
-            lock = on_exit.enter_context(locked(self.folder))
-            conditions = [condition(self.folder, run, self.data) for run in runs]
+            lock = -1 if engine.watching else on_exit.enter_context(locked(self.folder, engine.name))
+            self._conditions = [condition(self.folder, run, self.data, engine.name) for run in self.plan.runs]
             self._check_images()
             self._took = whole_times(self.folder)
-            times = on_exit.enter_context(contextlib.closing(LineFile(self.folder / TIMES)))
-            for i, run in enumerate(runs):
-                head = f"run {i + 1} of {len(runs)}: {run.name}"
-                if conditions[i] == "finished":
-                    screen.say(f"{head}: finished before")
-                    continue
-                epochs = run.recipe.epochs
-                what = "resuming" if conditions[i] == "begun" else f"{epochs} epoch{'s' * (epochs > 1)}"
-                screen.say(f"{head}, {what}, {self._expected(conditions, i)}")
-                begin, resumed = time.monotonic(), conditions[i] == "begun"
-                try:
-                    summary = self._settle(run, self._train(run, resumed, lock))
-                finally:
-                    seconds = time.monotonic() - begin
-                    times.add(Took(run.name, seconds, resumed))
-                self._took[run.name] = seconds + (self._took.get(run.name, 0.0) if resumed else 0.0)
-                conditions[i] = "finished" if summary.status == "finished" else "tried"
-                screen.say(f"{head}: {_outcome(summary)}, took {duration(seconds)}")
+            if engine.watching:
+                if not {"submitted", "finished"}.intersection(self._conditions):
+                    raise StudyError(f"no run in {self.folder} was given to {engine.name}; leave out --attach")
+            else:
+                self._times = on_exit.enter_context(contextlib.closing(LineFile(self.folder / TIMES)))
+            try:
+                self._conduct(lock)
+            except KeyboardInterrupt:
+                for run, end in engine.leave(self.screen).items():
+                    self._note(run, end)
+                raise
         return self.summaries()
+
+    def _conduct(self, lock: int) -> None:
+        """Give runs to the engine until all have ended."""
+        runs, engine, screen = self.plan.runs, self.engine, self.screen
+        waiting, under_way = list[int](), dict[int, Training]()
+        for i, known in enumerate(self._conditions):
+            if known == "finished":
+                screen.say(f"{self._head(i)}: finished before")
+            elif known == "submitted" or not engine.watching:
+                waiting.append(i)
+        while waiting or under_way:
+            while waiting and len(under_way) < engine.room:
+                i = waiting.pop(0)
+                epochs = runs[i].recipe.epochs
+                whats = {"begun": "resuming", "submitted": f"with {engine.name} already"}
+                what = whats.get(self._conditions[i], f"{epochs} epoch{'s' * (epochs > 1)}")
+                screen.say(f"{self._head(i)}, {what}, {self._expected(i)}")
+                under_way[i] = engine.start(self._job(runs[i]), self.folder, lock)
+            ended = {i: end for i, training in under_way.items() if (end := training.poll()) is not None}
+            for i, end in ended.items():
+                run = runs[i]
+                del under_way[i]
+                self._note(run.name, end)
+                summary = self._settle(run, end)
+                self._conditions[i] = "finished" if summary.status == "finished" else "tried"
+                screen.say(f"{self._head(i)}: {_outcome(summary)}, took {duration(end.seconds)}")
+            if not ended:
+                if screen.moving:
+                    lines = {runs[i].name: training.line() for i, training in under_way.items()}
+                    screen.progress("; ".join(f"{name}: {line}" for name, line in lines.items()))
+                time.sleep(engine.interval)
+
+    def _note(self, run: str, end: End) -> None:
+        """Keep how long a run took; one that is only watched is noted by the command that has the study."""
+        self._took[run] = end.seconds + (self._took.get(run, 0.0) if end.resumed else 0.0)
+        if self._times is not None:
+            self._times.add(Took(run, end.seconds, end.resumed))
+
+    def _head(self, i: int) -> str:
+        return f"run {i + 1} of {len(self.plan.runs)}: {self.plan.runs[i].name}"
+
+    def _job(self, run: PlannedRun) -> Job:
+        """The command lines of a run; what a new one reads is written."""
+        place, path = self.folder / run.name, self.folder / f"{run.name}.toml"
+        if not (place / checkpoint.LAST).is_file():
+            comments = [f"run {run.name} of {self.plan.name}", *filter(None, [self.plan.mark])]
+            write_whole(path, recipes.to_toml(run.recipe, comments).encode())
+        named = ("--name", run.name, "--runs", str(self.folder), *self.data.options())
+        # A resumed run knows its images, and refuses to go on with others.
+        return Job(
+            run.name,
+            ("train", str(path), *named, *self.options),
+            ("train", "--resume", str(place), *self.options),
+        )
 
     def _check_images(self) -> None:
         """Raise StudyError if a run was trained with other images or labels than there are now: ranks need the same."""
@@ -212,58 +257,12 @@ class Conductor:
                     f"({int(new.sum()):,} new, {int(gone.sum()):,} gone); bring them back, or choose another --name"
                 )
 
-    def _train(self, run: PlannedRun, resume: bool, lock: int) -> int:
-        """Train one run to its end; returns the exit code of its process."""
-        place, log = self.folder / run.name, self.folder / f"{run.name}.log"
-        # What an earlier one wrote of itself would be taken for what this one does.
-        (place / SUMMARY).unlink(missing_ok=True)
-        if resume:
-            # The run knows its images, and refuses to go on with others.
-            words = ["--resume", str(place)]
-        else:
-            path = self.folder / f"{run.name}.toml"
-            comments = [f"run {run.name} of {self.plan.name}", *filter(None, [self.plan.mark])]
-            write_whole(path, recipes.to_toml(run.recipe, comments).encode())
-            words = [str(path), "--name", run.name, "--runs", str(self.folder), *self.data.options()]
-        process: subprocess.Popen[bytes] | None = None
-        with log.open("ab" if resume else "wb") as file:
-            try:
-                # A signal that arrives while the process starts must not leave it running with nobody to stop it.
-                with stop_requests() as asked:
-                    process = self.starter(["train", *words, *self.options], file, lock)
-                if asked():
-                    raise KeyboardInterrupt
-                return self._wait(process, log)
-            except KeyboardInterrupt:
-                if process is not None:
-                    self._stop(process, run)
-                raise
-
-    def _wait(self, process: subprocess.Popen[bytes], log: Path) -> int:
-        while self.screen.moving:
-            try:
-                return process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                self.screen.progress(last_line(log))
-        return process.wait()
-
-    def _stop(self, process: subprocess.Popen[bytes], run: PlannedRun) -> None:
-        self.screen.say(f"stopping {run.name}: it stores its state first; Ctrl-C again ends it at once")
-        try:
-            process.send_signal(signal.SIGINT)
-            process.wait()
-        except KeyboardInterrupt:
-            # The whole group: loaders have worker processes of their own.
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def _expected(self, conditions: Sequence[Condition], i: int) -> str:
+    def _expected(self, i: int) -> str:
         """How long a run and the rest will take: as finished runs took, in proportion to the images they train on.
 
         What a run does beside training (it starts, compiles, tests and draws) is added once a run.
         """
-        rates, starts = [], []
+        rates, starts, conditions = [], [], self._conditions
         for run, known in zip(self.plan.runs, conditions, strict=True):
             trained = RunSummary.load(self.folder / run.name).train_seconds if known == "finished" else None
             if trained:
@@ -279,21 +278,22 @@ class Conductor:
             for run, known in zip(self.plan.runs[i:], conditions[i:], strict=True)
             if known != "finished"
         ]
-        together = f", all remaining runs {about} {duration(sum(left))}" if len(left) > 1 else ""
+        whole = max(*left, sum(left) / self.engine.room) if len(left) > 1 else 0.0
+        together = f", all remaining runs {about} {duration(whole)}" if whole else ""
         return f"expected {about} {duration(left[0])}{together}"
 
-    def _settle(self, run: PlannedRun, code: int) -> RunSummary:
+    def _settle(self, run: PlannedRun, end: End) -> RunSummary:
         """The summary that a run left, or one with the reason why it failed."""
         place = self.folder / run.name
         with contextlib.suppress(RecordError):
             summary = RunSummary.load(place)
-            if summary.status == "stopped" or (summary.status == "finished" and code == 0):
+            if summary.status == "stopped" or (summary.status == "finished" and end.code == 0):
                 return summary
-        reason = last_line(self.folder / f"{run.name}.log").removeprefix("bench: ")
-        if code < 0:
-            name = signal.Signals(-code).name
+        reason = end.reason or last_line(log_of(self.folder, run.name)).removeprefix("bench: ")
+        if end.code < 0:
+            name = signal.Signals(-end.code).name
             reason = f"killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
-        summary = self._failed(run, reason or f"exit code {code} without a message")
+        summary = self._failed(run, reason or f"exit code {end.code} without a message")
         if holder(place / LOCK) is not None:
             # Another command has resumed it meanwhile, and will leave a summary of its own.
             return summary

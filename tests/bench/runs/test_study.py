@@ -19,7 +19,9 @@ from click.testing import CliRunner
 from bench import processes
 from bench.cli import app
 from bench.commands.study import command
-from bench.runs import study
+from bench.errors import UsageError
+from bench.runs import engines, study
+from bench.runs.engines import Local
 from bench.runs.epochs import EpochPoint, stored_epochs
 from bench.runs.findings import Findings, order
 from bench.runs.folder import DataFolders, RunRecord
@@ -36,6 +38,7 @@ from models.training.checkpoint import Card, save_weights, weights_of
 from models.training.recipe import Recipe
 from models.zoo import build
 from results.history import Epoch, History
+from results.lines import read_lines
 from results.pictures import studies as pictures_of_studies
 from results.runs import RunSummary
 
@@ -52,7 +55,10 @@ class Done:
     def __init__(self, code: int) -> None:
         self.code = code
 
-    def wait(self, timeout: float | None = None) -> int:
+    def poll(self) -> int | None:
+        return self.code
+
+    def wait(self) -> int:
         return self.code
 
     def send_signal(self, sig: int) -> None:
@@ -66,7 +72,9 @@ class Trainer:
         self.fails = fails or {}
         self.asked: list[list[str]] = []
 
-    def __call__(self, arguments: Sequence[str], log: IO[bytes], lock: int) -> Any:
+    def __call__(
+        self, arguments: Sequence[str], log: IO[bytes], locks: Sequence[int] = (), variables: Any = None
+    ) -> Any:
         self.asked.append(list(arguments))
         resumed = "--resume" in arguments
         if resumed:
@@ -125,7 +133,7 @@ class Lines(Screen):
 
 def conduct(plan: Plan, folder: Path, trainer: Any, said: list[str] | None = None) -> list[RunSummary]:
     screen = Lines([] if said is None else said)
-    return Conductor(plan, folder, DATA, OPENED, ("--threads", "1"), screen, trainer).train()
+    return Conductor(plan, folder, DATA, OPENED, ("--threads", "1"), screen, Local(starter=trainer)).train()
 
 
 @pytest.fixture(scope="module")
@@ -159,20 +167,21 @@ def test_what_a_run_does_beside_training_is_expected_of_the_rest_also_after_a_re
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, now = plan_runs("optimizers", {"optimizer": ("sgd", "adam", "adamw")}), [0.0]
-    monkeypatch.setattr(study, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def ending_at(run: str, trainer: Trainer) -> list[str]:
         """Each run trains for 500 s and takes an hour; this one is interrupted after ten minutes."""
 
-        def start(arguments: Sequence[str], log: IO[bytes], lock: int) -> Any:
+        def start(arguments: Sequence[str], log: IO[bytes], locks: Sequence[int], variables: Any) -> Any:
             if any(word.rpartition("/")[2].partition(".")[0] == run for word in arguments):
                 now[0] += 600
                 trainer.fails[run] = ("epoch 1", 0)
-                trainer(arguments, log, lock)
+                trainer(arguments, log)
                 (tmp_path / run / "last.safetensors").touch()
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
+                return Done(0)
             now[0] += 3600
-            return trainer(arguments, log, lock)
+            return trainer(arguments, log)
 
         said: list[str] = []
         with contextlib.suppress(KeyboardInterrupt):
@@ -256,14 +265,16 @@ def test_a_folder_belongs_to_one_command_at_a_time(tmp_path: Path) -> None:
 class Slow(Done):
     """Ends only when it is asked to."""
 
-    def __init__(self) -> None:
+    def __init__(self, interrupts: bool = True) -> None:
         super().__init__(130)
-        self.signals: list[int] = []
+        self.interrupts, self.signals = interrupts, list[int]()
 
-    def wait(self, timeout: float | None = None) -> int:
-        if not self.signals:
-            raise KeyboardInterrupt
-        return self.code
+    def poll(self) -> int | None:
+        if self.signals:
+            return self.code
+        if self.interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+        return None
 
     def send_signal(self, sig: int) -> None:
         self.signals.append(sig)
@@ -282,6 +293,43 @@ def test_ctrl_c_asks_the_run_to_stop_and_waits_for_it(tmp_path: Path, starting: 
         conduct(plan_runs("optimizers", OPTIMIZERS), tmp_path, starter, said)
     assert slow.signals == [signal.SIGINT]
     assert "stopping sgd" in said[-1]
+
+
+def test_several_runs_at_a_time_share_the_devices_and_are_stopped_together(tmp_path: Path) -> None:
+    plan = plan_runs("optimizers", {"optimizer": ("sgd", "adam", "adadelta")})
+    trainer, seen, slow = (
+        Trainer({"sgd": ("bench: disk full", 2)}),
+        list[tuple[str, str]](),
+        [Slow(interrupts=False), Slow()],
+    )
+
+    def starter(arguments: Sequence[str], log: IO[bytes], locks: Sequence[int], variables: dict[str, str]) -> Any:
+        seen.append((arguments[arguments.index("--name") + 1], variables["CUDA_VISIBLE_DEVICES"]))
+        return trainer(arguments, log) if len(seen) == 1 else slow[len(seen) - 2]
+
+    said: list[str] = []
+    engine = Local(("0", "3"), starter)
+    with pytest.raises(KeyboardInterrupt):
+        Conductor(plan, tmp_path, DATA, OPENED, (), Lines(said), engine).train()
+    # The run that failed gave its place to the third.
+    assert seen == [("sgd", "0"), ("adam", "3"), ("adadelta", "0")]
+    assert [process.signals for process in slow] == [[signal.SIGINT]] * 2
+    assert said[2].startswith("run 1 of 3: sgd: failed: disk full")
+    assert said[-1].startswith("stopping adadelta, adam: they store their states first")
+    assert {took.run for took in read_lines(study.Took, tmp_path / study.TIMES)} == {"sgd", "adam", "adadelta"}
+
+
+def test_each_run_at_a_time_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engines.local_devices(3, "cpu") == [None] * 3
+    monkeypatch.setattr(engines, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(engines, "open_nvml", lambda: SimpleNamespace(nvmlInit=None))
+    monkeypatch.setattr(engines, "visible_handles", lambda nvml, environ: ["a", "b", "c"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert engines.local_devices(2, "auto") == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-1,7")
+    assert engines.local_devices(2, "auto") == ["5", "GPU-1"]
+    with pytest.raises(UsageError, match="--devices 4: 3 GPUs are visible"):
+        engines.local_devices(4, "auto")
 
 
 def test_an_interrupted_study_keeps_its_tables_and_says_how_to_go_on(
@@ -402,7 +450,7 @@ def test_charts_leave_out_what_is_not_there(tmp_path: Path, monkeypatch: pytest.
     assert len(pictures_of_studies.draw(summaries, {}, tmp_path / "fewer")) == 6
 
 
-def in_process(arguments: Sequence[str], log: IO[bytes], lock: int) -> Done:
+def in_process(arguments: Sequence[str], log: IO[bytes], locks: Sequence[int], variables: Any) -> Done:
     """`bench ARGUMENTS` in this process."""
     result = CliRunner().invoke(app, list(arguments), standalone_mode=False)
     log.write(result.output.encode())
@@ -417,11 +465,11 @@ def test_true_runs_are_ranked_and_done_once(tmp_path: Path, pictures: Path, monk
     folder, said = tmp_path / plan.name, list[str]()
     starters = iter((processes.start, in_process))
 
-    def starter(arguments: Sequence[str], log: IO[bytes], lock: int) -> Any:
-        return next(starters)(arguments, log, lock)
+    def starter(arguments: Sequence[str], log: IO[bytes], locks: Sequence[int], variables: Any) -> Any:
+        return next(starters)(arguments, log, locks, variables)
 
     options = ("--device", "cpu", "--threads", "1", "--no-report")
-    runs = Conductor(plan, folder, data, open_folders(data), options, Lines(said), starter).train()
+    runs = Conductor(plan, folder, data, open_folders(data), options, Lines(said), Local(starter=starter)).train()
     log = (folder / "lr-0.1.log").read_text()
     assert [(run.name, run.status, run.epochs) for run in runs] == [
         ("lr-0.1", "finished", 1),
@@ -463,7 +511,8 @@ def test_runs_of_other_images_are_not_ranked_with_new_ones(tmp_path: Path) -> No
     plan = plan_runs("optimizers", OPTIMIZERS)
 
     def go_on() -> list[RunSummary]:
-        return Conductor(plan, tmp_path / "s", DATA, open_splits(tmp_path / "set"), (), Lines([]), Trainer()).train()
+        opened, engine = open_splits(tmp_path / "set"), Local(starter=Trainer())
+        return Conductor(plan, tmp_path / "s", DATA, opened, (), Lines([]), engine).train()
 
     runs = go_on()
     train, val = open_splits(tmp_path / "set")
