@@ -3,11 +3,11 @@
 All nodes share the study's folder. `.tasks/RUN/` in it holds, for every attempt at a run, what says whose it is:
 
     1.json   the claim: written before the job is submitted, by the one command that does so
-    1.began  the number of the job that trains it; of two jobs with one claim only the first goes on
+    1.began  the job that trains it, and how often it was queued again; of two jobs with one claim the first goes on
     1.ended  how it ended; nothing there while a job is queued, runs, or was lost with its node
     1.seen   a command has shown its end
 
-A lost attempt is followed by the next one, and a job that finds a later attempt than its own ends. So nothing here
+A lost attempt is followed by the next one, and a job that finds a later one than its own ends itself. So nothing here
 relies on locks, which many shared file systems lack, nor on the command that submitted being alive.
 """
 
@@ -93,12 +93,21 @@ class Attempts:
         self.place.mkdir(parents=True, exist_ok=True)
         return self._once(f"{attempt}.json", to_json(asdict(claim)))
 
-    def begin(self, attempt: int, job: str) -> bool:
+    def begin(self, attempt: int, job: str, times: str) -> bool:
         """Whether the job may train: it is the first that comes with this claim, or the same one queued again."""
-        return self._once(f"{attempt}.began", job) or (self.place / f"{attempt}.began").read_text() == job
+        if self._once(f"{attempt}.began", f"{job} {times}"):
+            return True
+        if self.began(attempt).split()[0] != job:
+            return False
+        write_whole(self.place / f"{attempt}.began", f"{job} {times}".encode())
+        return True
 
-    def began(self, attempt: int) -> bool:
-        return (self.place / f"{attempt}.began").exists()
+    def began(self, attempt: int) -> str:
+        """Which job trains it, and how often that was queued again; "" for none."""
+        try:
+            return (self.place / f"{attempt}.began").read_text()
+        except FileNotFoundError:
+            return ""
 
     def end(self, attempt: int, end: End) -> None:
         write_whole(self.place / f"{attempt}.ended", to_json(asdict(end)).encode())
@@ -263,7 +272,7 @@ class Task:
         self._gone = now if self._gone is None else self._gone
         if now - self._gone < PATIENCE:
             return None
-        began, name = self.attempts.began(attempt), self.engine.name
+        began, name = bool(self.attempts.began(attempt)), self.engine.name
         if state == "stopped" or (state == "over" and not began):
             reason = f"{name}: {words}"
             if state == "over":
@@ -473,7 +482,7 @@ class Work:
     process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        return self.train(os.environ["SLURM_JOB_ID"])
+        return self.train(os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0"))
 
     def checkpoint(self) -> Any:
         """Called shortly before Slurm ends the job for its time limit or for another job: it is queued again."""
@@ -484,8 +493,11 @@ class Work:
             self.process.wait()
         return DelayedSubmission(Work(self.folder, self.run, self.attempt))
 
-    def train(self, job: str) -> int:
+    def train(self, job: str, times: str = "0") -> int:
         """Train the run and store how it ended, unless it was interrupted; returns the exit code.
+
+        Args:
+            job, times: the number of this job, and how often it was queued again.
 
         Raises StudyError: this is not the job that may, or the folder is not seen here.
         """
@@ -493,29 +505,32 @@ class Work:
         attempts = Attempts.at(folder, self.run)
         if not (attempts.place / f"{self.attempt}.json").is_file():
             raise StudyError(f"{node} does not see {attempts.place}: runs need a folder that all nodes share (--runs)")
-        if not attempts.begin(self.attempt, job):
-            raise StudyError(f"another job trains attempt {self.attempt} at run {self.run}")
-        if attempts.ended(self.attempt) is not None:
-            return 0
-        if attempts.began(self.attempt - 1) and attempts.ended(self.attempt - 1) is None:
+        before = attempts.began(self.attempt) or attempts.began(self.attempt - 1)
+        if not attempts.begin(self.attempt, job, times):
+            raise StudyError(f"another job trains attempt {self.attempt} at run {self.run}: {before}")
+
+        def is_mine() -> bool:
+            return attempts.newest() == self.attempt and attempts.began(self.attempt) == f"{job} {times}"
+
+        if before:
             # Should its process still live, on a node that only the cluster has lost, it now looks and ends.
             time.sleep(2 * LOOK)
-        while holder(folder / self.run / LOCK) is not None and attempts.newest() == self.attempt:
+        while holder(folder / self.run / LOCK) is not None and is_mine():
             time.sleep(LOOK)
-        if attempts.newest() != self.attempt:
+        if not is_mine() or attempts.ended(self.attempt) is not None:
             return 0
         claim = attempts.claim(self.attempt)
         begin, resumed = time.monotonic(), claim.job.resumes(folder)
         print(f"{node}: {shlex.join(('bench', *(claim.job.resume if resumed else claim.job.new)))}", flush=True)
         # Slurm sends the signal for `checkpoint` to all processes of a job; it would end those that do not know it.
-        before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         self.process = claim.job.start(folder)
-        signal.signal(signal.SIGUSR2, before)
+        signal.signal(signal.SIGUSR2, handler)
         while (code := self.process.poll()) is None:
-            if attempts.newest() != self.attempt:
+            if not is_mine():
                 os.killpg(self.process.pid, signal.SIGKILL)
-                raise StudyError(f"run {self.run} was submitted again meanwhile; this job leaves it")
+                raise StudyError(f"run {self.run} was given to another job meanwhile; this one leaves it")
             time.sleep(LOOK)
-        if code != INTERRUPTED:
+        if code != INTERRUPTED and is_mine():
             attempts.end(self.attempt, End(code, time.monotonic() - begin, resumed))
         return code
