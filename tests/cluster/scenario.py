@@ -22,7 +22,7 @@ from pathlib import Path
 
 from loaders import separable
 
-EPOCHS, IMAGES = 12, 12000
+EPOCHS, IMAGES = 25, 12000
 STUDY = ("four-families-lenet", "--over", "lr=0.02,0.01,0.005", "--over", f"epochs={EPOCHS}", "--over", "batch=32")
 NAME, RUNS = "four-families-lenet-lr", ("lr-0.02", "lr-0.01", "lr-0.005")
 

@@ -36,6 +36,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=60
 CONF
 
 stop() {
+    scancel --user="$(id -un)" 2> /dev/null && sleep 2
     for file in "$folder"/n?.pid "$folder"/slurmctld.pid "$folder"/munged.pid; do
         [ -f "$file" ] && kill "$(cat "$file")" 2> /dev/null || true
     done
