@@ -90,6 +90,7 @@ class RunRecord:
         test_is_independent: see `Splits.independent`.
         test_images_trained_on: see `Splits.trained_on`; None where an earlier version made the run.
         machine: see `bench.machine.facts.describe`.
+        launch: see `World.launch`.
     """
 
     command: str
@@ -103,6 +104,7 @@ class RunRecord:
     configuration: str
     machine: Mapping[str, Any]
     test_images_trained_on: int | None = None
+    launch: str = ""
 
     def save(self, folder: Path) -> None:
         """Write run.json, the whole file or nothing. Raises RecordError."""

@@ -201,18 +201,20 @@ def train(request: Request, screen: Screen, report: Callable[[Run], object]) -> 
         return None
     folder = request.resume or request.runs / request.run_name()
     # Processes that torchrun starts again find the run they were in, if it is theirs and not the reason why they ended.
-    known = request.resume is not None or (world.restarts > 0 and _begun_by_this_command(folder))
+    known = request.resume is not None or _begun_by_this_command(folder, world)
     try:
         with ExitStack() as stack:
             if world.first and (request.resume is not None or (known and (folder / checkpoint.LAST).is_file())):
                 stack.enter_context(existing_folder(folder))
             elif world.first:
                 folder = stack.enter_context(new_folder(folder, numbered=not request.name))
-                _store_beginning(request, folder, world.size)
+                _store_beginning(request, folder, world)
             resume = known and (folder / checkpoint.LAST).is_file()
             if request.resume is not None and not resume:
                 screen.say(f"run {folder} ended before its first checkpoint; starting it from the beginning")
             run = stack.enter_context(opened(request, screen.say, world, folder))
+            if not world.agree(resume, run.training.device):
+                raise RunError(f"run {folder} is not seen by all machines: choose a folder that they share with --runs")
             for note in _restore(run) if resume else ():
                 screen.say(note)
             if world.first:
@@ -313,7 +315,7 @@ def _restore(run: Run) -> list[str]:
     return [*notes, f"resuming after epoch {position.epoch} of {run.recipe.epochs}, step {position.step}"]
 
 
-def _store_beginning(request: Request, folder: Path, processes: int) -> None:
+def _store_beginning(request: Request, folder: Path, world: World) -> None:
     """Store what was asked for before anything is opened, so that a run that is killed meanwhile can start again."""
     record = RunRecord(
         command=_command(),
@@ -322,10 +324,11 @@ def _store_beginning(request: Request, folder: Path, processes: int) -> None:
         images={},
         test_is_independent=False,
         device=request.device,
-        processes=processes,
+        processes=world.size,
         threads=request.threads,
         configuration=request.recipe.configuration,
         machine={},
+        launch=world.launch,
     )
     _store(folder, request.recipe, f"recipe of run {folder.name} as it was asked for", record)
 
@@ -345,6 +348,7 @@ def _store_request(run: Run) -> None:
         threads=run.feed.options.threads,
         configuration=training.configuration.text,
         machine=facts.describe(device=str(training.device)),
+        launch=training.world.launch,
     )
     if run.images is not None:
         run.images.save(run.folder)
@@ -355,9 +359,13 @@ def _command() -> str:
     return shlex.join(["bench", *sys.argv[1:]])
 
 
-def _begun_by_this_command(folder: Path) -> bool:
+def _begun_by_this_command(folder: Path, world: World) -> bool:
+    """Whether torchrun has started this process again. On a machine that was lost and came back, or that took the place
+    of one, it is a torchrun that has restarted nothing yet: only its name is that of the others."""
     with suppress(RecordError):
-        return RunRecord.load(folder).command == _command()
+        record = RunRecord.load(folder)
+        again = world.restarts > 0 or (world.launch != "" and world.launch == record.launch)
+        return again and record.command == _command()
     return False
 
 

@@ -43,13 +43,15 @@ class World:
         rank: of this process; 0 writes files and reports.
         size: number of processes.
         local: index of this process on its machine, and of its GPU.
-        restarts: how often torchrun has restarted the processes.
+        restarts: how often torchrun has restarted the processes of this machine; another machine's may differ.
+        launch: the name that the torchruns of all machines share (--rdzv-id), "" for none.
     """
 
     rank: int = 0
     size: int = 1
     local: int = 0
     restarts: int = 0
+    launch: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "World":
@@ -59,6 +61,8 @@ class World:
             size=int(environ.get("WORLD_SIZE", 1)),
             local=int(environ.get("LOCAL_RANK", 0)),
             restarts=int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)),
+            # torchrun says "none" where it was given none.
+            launch=environ.get("TORCHELASTIC_RUN_ID", "").removeprefix("none"),
         )
 
     @property
@@ -105,6 +109,10 @@ class World:
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
+
+    def agree(self, flag: bool, device: torch.device) -> bool:
+        """Whether all processes have the same flag."""
+        return int(self.sum(torch.tensor(float(flag), device=device))) == (self.size if flag else 0)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """DistributedDataParallel around a network that lies on its device in its final layout."""

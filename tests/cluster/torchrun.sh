@@ -4,12 +4,13 @@
 #   tests/cluster/torchrun.sh FOLDER [EPOCHS [IMAGES]]       (PYTHON=python of an environment with pixbench)
 set -eu
 mkdir -p "$1"
-folder=$(cd "$1" && pwd) epochs=${2:-10} images=${3:-6000} python=${PYTHON:-python} id=$$
+folder=$(cd "$1" && pwd) epochs=${2:-30} images=${3:-6000} python=${PYTHON:-python} id=$$
 declare -A jobs
 
 node() { # NAME ADDRESS: torchrun there, in the background. Both namespaces have this machine's name, so that a is told
     # that the address is its own.
-    ip netns exec "bench$id$1" env GLOO_SOCKET_IFNAME="b$id$1" OMP_NUM_THREADS=1 "$python" -m torch.distributed.run \
+    ip netns exec "bench$id$1" env GLOO_SOCKET_IFNAME="b$id$1" OMP_NUM_THREADS=1 \
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "$python" -m torch.distributed.run \
         --nnodes 2 --nproc-per-node 1 --max-restarts 3 --rdzv-backend c10d --rdzv-endpoint 10.77.0.1:29500 \
         --rdzv-id "trial-$id" --rdzv-conf "is_host=$([ "$1" = a ] && echo 1 || echo 0)" --local-addr "$2" \
         -m bench train --model lenet --data "$folder/data/cifar10" --runs "$folder" --name two --epochs "$epochs" \
@@ -48,7 +49,7 @@ done
 ip -n "bench${id}b" link set "b${id}b" down
 ip netns pids "bench${id}b" | xargs kill -9
 echo "node b lost after $(trained) epochs"
-sleep 5
+sleep 20
 ip -n "bench${id}b" link set "b${id}b" up
 ip -n "bench${id}b" addr replace 10.77.0.2/24 dev "b${id}b"
 node b 10.77.0.2
