@@ -50,5 +50,5 @@ def test_every_dependency_is_imported_by_the_product(distribution: str) -> None:
 def test_advice_names_optional_parts_that_exist_and_has_one_wording() -> None:
     texts = {path.relative_to(TOP).as_posix(): path.read_text(encoding="utf-8") for path in sources()}
     named = {extra for text in texts.values() for extra in re.findall(r"""\binstall\(['"](\w+)['"]\)""", text)}
-    assert named == {"peers", "demo"} <= set(project()["optional-dependencies"])
+    assert named == {"peers", "demo", "slurm", "ray"} <= set(project()["optional-dependencies"])
     assert [name for name, text in texts.items() if "pixbench[" in text] == ["models/errors.py"]

@@ -1,4 +1,4 @@
-"""The runs of a study as jobs of a cluster, Slurm's or Ray's: each is trained once, and goes on when its node is lost.
+"""The runs of a study as jobs of Slurm or Ray: each is trained once, and goes on when its node is lost.
 
 All nodes share the study's folder. `.tasks/RUN/` in it holds, for every attempt at a run, what says whose it is:
 
@@ -35,6 +35,7 @@ from bench.runs.engines import End, Job, last_line, log_of
 from bench.runs.folder import LOCK
 from bench.runs.plan import StudyError
 from bench.screen import Say, Screen
+from models.errors import install
 from results.errors import RecordError
 from results.reading import read
 from results.store import read_json, write_whole
@@ -307,7 +308,7 @@ class Slurm:
 
     def __init__(self, threads: int, gpus: int, asked: Mapping[str, str]) -> None:
         self._threads, self._gpus, self._asked = threads, gpus, dict(asked)
-        _need("submitit", self.name)
+        _need("submitit", install("slurm"))
 
     def submit(self, folder: Path, attempt: int, claim: Claim) -> None:
         import submitit
@@ -373,7 +374,7 @@ class Ray:
     name = "ray"
 
     def __init__(self, threads: int, gpus: int, asked: Mapping[str, str]) -> None:
-        _need("ray", self.name)
+        _need("ray", install("ray"))
         from ray.job_submission import JobSubmissionClient
 
         more = dict(asked)
@@ -435,9 +436,9 @@ def _ray_state(job: Any) -> tuple[State, str]:
 CLUSTERS: Mapping[str, Callable[[int, int, Mapping[str, str]], Cluster]] = {"slurm": Slurm, "ray": Ray}
 
 
-def _need(module: str, extra: str) -> None:
+def _need(module: str, advice: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise StudyError(f"--on {extra} needs {module}, which is not installed: pip install 'pixbench[{extra}]'")
+        raise StudyError(f"this needs {module}, which is not installed; {advice}")
 
 
 def _logs(folder: Path, attempt: int, claim: Claim) -> Path:

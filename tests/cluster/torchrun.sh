@@ -56,4 +56,4 @@ node b 10.77.0.2
 wait "${jobs[a]}"
 wait "${jobs[b]}"
 grep -h "resuming after" "$folder"/?.log
-echo "$(trained) epochs, $(cut -d, -f1 "$folder/two/history.csv" | tail -n +2 | tr '\n' ' ')"
+echo "$(trained) epochs, $(cut -d, -f1 "$folder/two/history.csv" | tail -n +2 | paste -sd " ")"

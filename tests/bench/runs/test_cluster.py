@@ -301,7 +301,7 @@ def test_options_that_do_not_fit_are_refused(words: list[str], said: str) -> Non
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(StudyError, match=r"needs submitit, which is not installed: pip install 'pixbench\[slurm\]'"):
+    with pytest.raises(StudyError, match=r"needs submitit, which is not installed; pip install 'pixbench\[slurm\]'"):
         Slurm(1, 0, {})
 
 
@@ -337,7 +337,7 @@ else:
 
 
 def test_a_study_on_slurm_from_its_command_to_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'pixbench[slurm]'")
+    pytest.importorskip("submitit", reason="submitit is not installed; pip install 'pixbench[slurm]'")
     monkeypatch.undo()
     place = tmp_path / "slurm"
     place.mkdir()

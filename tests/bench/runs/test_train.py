@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bench.cli import app
 from bench.errors import REPORTED, UsageError
 from bench.locks import hold
 from bench.runs import request, training
+from bench.runs.folder import DataFolders, RunRecord
 from bench.runs.own_batches import refuse_parts
 from bench.runs.sources import Feed
 from bench.runs.training import TrainingLog, configured
@@ -28,6 +30,7 @@ from loaders import engines, separable
 from loaders.errors import DataError
 from models.configuration import Device
 from models.training.checkpoint import digest, load_weights
+from models.training.distributed import World
 from models.training.recipe import Recipe, load
 from results.history import History, load_steps
 
@@ -463,6 +466,7 @@ import os, signal, sys
 from bench.cli import main
 from bench.locks import hold
 from bench.runs import request, training
+from bench.runs.folder import DataFolders, RunRecord
 def killed(*unused):
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "opening":
@@ -780,6 +784,17 @@ def test_orientation_is_applied_in_every_command_as_in_training(loader: str, tmp
                 path = tmp_path / "data" / "val" / name / "0.jpg"
                 predicted = ok("predict", run, path, *usual).stdout
                 assert json.loads(predicted)["predictions"][0]["top"][0]["class"] == name
+
+
+def test_torchrun_on_a_machine_that_came_back_knows_the_run_by_its_name(tmp_path: Path) -> None:
+    record = RunRecord(training._command(), "", DataFolders(), {}, True, "cpu", 2, 1, "naive", {}, launch="job-7")
+    record.save(tmp_path)
+    environ = {"WORLD_SIZE": "2", "RANK": "1", "TORCHELASTIC_RESTART_COUNT": "0"}
+    for launch, restarts, known in (("job-7", 0, True), ("job-8", 0, False), ("none", 0, False), ("none", 1, True)):
+        more = {"TORCHELASTIC_RUN_ID": launch, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
+        assert training._begun_by_this_command(tmp_path, World.from_environ(environ | more)) is known
+    replace(record, command="bench train another").save(tmp_path)
+    assert not training._begun_by_this_command(tmp_path, World(size=2, launch="job-7"))
 
 
 ELASTIC = """
