@@ -183,6 +183,7 @@ class Submitting:
     _tasks: list["Task"] = field(default_factory=list)
     _known: Mapping[str, tuple[State, str]] | None = None
     _asked: float = -math.inf
+    _answers: bool = True
 
     @property
     def name(self) -> str:
@@ -211,10 +212,11 @@ class Submitting:
             self._asked = time.monotonic()
             try:
                 self._known = self.cluster.states([task.claim.name for task in self._tasks if not task.over])
+                self._answers = True
             except OSError as error:
-                if self._known is not None or len(self._tasks) == 0:
+                if self._answers:
                     self.say(f"note: {self.name} does not answer ({error}); asking again")
-                self._known = None
+                self._answers, self._known = False, None
         return ("queued", "no answer") if self._known is None else self._known.get(name)
 
 

@@ -10,7 +10,7 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -287,8 +287,11 @@ class Conductor:
         place = self.folder / run.name
         with contextlib.suppress(RecordError):
             summary = RunSummary.load(place)
-            if summary.status == "stopped" or (summary.status == "finished" and end.code == 0):
+            if summary.status == "finished" and end.code == 0:
                 return summary
+            if summary.status == "stopped":
+                # What its cluster says of it tells what to do.
+                return replace(summary, reason=end.reason or summary.reason)
         reason = end.reason or last_line(log_of(self.folder, run.name)).removeprefix("bench: ")
         if end.code < 0:
             name = signal.Signals(-end.code).name

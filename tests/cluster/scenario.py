@@ -23,6 +23,7 @@ from pathlib import Path
 from loaders import separable
 
 EPOCHS, IMAGES = 25, 12000
+LIMIT = 3  # minutes; Slurm says so 90 s before
 STUDY = ("four-families-lenet", "--over", "lr=0.02,0.01,0.005", "--over", f"epochs={EPOCHS}", "--over", "batch=32")
 NAME, RUNS = "four-families-lenet-lr", ("lr-0.02", "lr-0.01", "lr-0.005")
 
@@ -103,18 +104,14 @@ class Scenario:
         assert made == claims, made
 
 
-def play(it: Scenario, kill_node: Callable[[str, bool], str]) -> None:
-    """All of it.
+KillNode = Callable[[str, bool], str]
+"""Ends the node on which the job of this name runs, and all that ran there, and has one take its place later; with True
+the cluster is forbidden to queue the job again by itself. Returns what it did."""
 
-    Args:
-        kill_node: ends the node on which the job of this name runs, and all that ran there, and has one take its place
-            later; the second argument forbids the cluster to queue the job again by itself. Returns what it did.
-    """
-    requeues = it.engine == "slurm"
-    print(f"undisturbed, on this machine: {len(RUNS)} runs of {EPOCHS} epochs", flush=True)
-    it.undisturbed()
 
+def interrupted(it: Scenario, kill_node: KillNode) -> None:
     print("1. the command twice, Ctrl-C, --attach, and a node killed meanwhile", flush=True)
+    requeues = it.engine == "slurm"
     first = it.start("interrupted")
     it.until_trained("interrupted", 1, first)
     second = it.start("interrupted")
@@ -123,15 +120,18 @@ def play(it: Scenario, kill_node: Callable[[str, bool], str]) -> None:
     assert f"go on in {it.engine}" in it.end(first, 130)
     watching = it.start("interrupted", "--attach")
     run = it.until_trained("interrupted", 2, watching)
-    print(f"  {kill_node(it.claims('interrupted', run)[-1], False)}; {run} had {it.trained('interrupted', run)} epochs")
+    killed = kill_node(it.claims("interrupted", run)[-1], False)
+    print(f"  {killed}; {run} had {it.trained('interrupted', run)} epochs", flush=True)
     if requeues:
         it.end(watching, 0)
     else:
-        assert "without --attach submits it again" in it.end(watching, 2)
+        assert "the same command without --attach submits it again" in it.end(watching, 2)
         it.end(it.start("interrupted"), 0)
     it.compare("interrupted", len(RUNS) + (not requeues))
     assert it.end(it.start("interrupted"), 0).count("finished before") == len(RUNS)
 
+
+def lost(it: Scenario, kill_node: KillNode) -> None:
     print("2. a node killed, whose job the cluster does not queue again", flush=True)
     first = it.start("lost")
     run = it.until_trained("lost", 2, first)
@@ -139,6 +139,8 @@ def play(it: Scenario, kill_node: Callable[[str, bool], str]) -> None:
     assert f"run {run}: its job was lost" in it.end(first, 0)
     it.compare("lost", len(RUNS) + 1)
 
+
+def killed(it: Scenario, kill_node: KillNode) -> None:
     print("3. the command killed as soon as it has claimed a run; given again, twice", flush=True)
     first = it.start("killed")
     while not it.claims("killed", RUNS[0]):
@@ -156,6 +158,20 @@ def play(it: Scenario, kill_node: Callable[[str, bool], str]) -> None:
     it.compare("killed", len(RUNS) + again)
 
 
+def limited(it: Scenario, kill_node: KillNode) -> None:
+    if it.engine == "slurm":
+        print("4. a time limit that no run keeps", flush=True)
+        it.end(it.start("limited", "--job", f"time={LIMIT}"), 0)
+        it.compare("limited", len(RUNS))
+
+
+def play(it: Scenario, kill_node: KillNode) -> None:
+    print(f"undisturbed, on this machine: {len(RUNS)} runs of {EPOCHS} epochs", flush=True)
+    it.undisturbed()
+    for part in (interrupted, lost, killed, limited):
+        part(it, kill_node)
+
+
 def kill_slurm_node(name: str, for_good: bool) -> str:
     """End slurmd, its steps and all that they run, as a power cut would; start another slurmd a minute later."""
     asked = ["squeue", "--noheader", f"--name={name}", "--format=%i %N"]
@@ -170,6 +186,17 @@ def kill_slurm_node(name: str, for_good: bool) -> str:
                 os.kill(int(path.name), signal.SIGKILL)
     subprocess.Popen(["sh", "-c", f"sleep 60; slurmd -N {node}"])
     return f"killed node {node} with job {job}"
+
+
+def _processes(name: str) -> list[int]:
+    """The processes that have a job's name in their command line, and their children."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if name.encode() in (path / "cmdline").read_bytes():
+                children = (path / "task" / path.name / "children").read_text().split()
+                found += [int(path.name), *map(int, children)]
+    return found
 
 
 def play_on_ray(folder: Path, options: list[str]) -> None:
@@ -189,7 +216,12 @@ def play_on_ray(folder: Path, options: list[str]) -> None:
     def kill_node(name: str, for_good: bool) -> str:
         where = client.get_job_info(name).driver_node_id
         node = next(node for node in cluster.worker_nodes if node.node_id == where)
+        # What a job started lives on where only Ray's own processes are killed.
+        family = _processes(name)
         cluster.remove_node(node, allow_graceful=False)
+        for process in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         cluster.add_node(num_cpus=1, **small)
         return f"killed node {where[:8]} with job {name}"
 
