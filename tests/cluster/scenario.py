@@ -190,13 +190,10 @@ def kill_slurm_node(name: str, for_good: bool) -> str:
 
 def _processes(name: str) -> list[int]:
     """The processes that have a job's name in their command line, and their children."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if name.encode() in (path / "cmdline").read_bytes():
-                children = (path / "task" / path.name / "children").read_text().split()
-                found += [int(path.name), *map(int, children)]
-    return found
+    lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    known = [line.split(maxsplit=2) for line in lines.splitlines()[1:]]
+    named = [pid for pid, _, words in known if name in words]
+    return [int(pid) for pid, parent, _ in known if pid in named or parent in named]
 
 
 def play_on_ray(folder: Path, options: list[str]) -> None:
