@@ -19,7 +19,7 @@ import statistics
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -118,12 +118,12 @@ class Trend:
         """Whether every point is told in steps of the same pinned reference."""
         return len(self.chains) == 1 and self.chains[0].relative
 
-    @property
+    @cached_property
     def values(self) -> tuple[float, ...]:
         """What a picture shows: steps of the reference where `relative`, else seconds a step."""
         return self.chains[0].values if self.relative else tuple(point.seconds for point in self.points)
 
-    @property
+    @cached_property
     def stretches(self) -> list[tuple[tuple[int, ...], float]]:
         """The indices between changes, chain by chain, each with the median of `values` there."""
         found = []
@@ -138,7 +138,7 @@ class Trend:
             found.append(stretch)
         return [(tuple(part), statistics.median(self.values[i] for i in part)) for part in found]
 
-    @property
+    @cached_property
     def breaks(self) -> list[int]:
         """Indices of points before which the machine changed: its hardware, versions or settings."""
         return [i for i in range(1, len(self.points)) if self.points[i].machine != self.points[i - 1].machine]

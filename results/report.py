@@ -34,15 +34,13 @@ from results.profile import Profile
 from results.record import Record
 from results.runs import RunSummary
 from results.series import look_at, series
-from results.store import list_files, list_folder, read_json
+from results.store import list_files, list_folders, read_json
 from results.trend import drawing, explanations, judge, listing, summary
 
 TEMPLATE = "report.html.jinja"
 
 FULL_UP_TO = 50
 """Files of a folder that all have a section of their own."""
-NEWEST = 3
-"""Of more files, those that have one."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def open_results(
 
     A file is a record of compare or check, a profile, or pytest-benchmark's JSON. A folder is a training run, a folder
     of runs (one section that ranks them, then one of each), a profile's folder, or a folder of records: of more than
-    `FULL_UP_TO` files the `NEWEST` alone have sections, after what became of each workload in all of them.
+    `FULL_UP_TO` files the newest alone has a section, between a list of all workloads and how each of them went.
 
     Args:
         accuracy: published top-1 accuracies of networks, fractions.
@@ -155,12 +153,13 @@ def from_folder(
     summaries: list[RunSummary] = []
     skipped: list[tuple[str, str]] = []
     courses: list[Section] = []
-    places = [path for path in list_folder(folder) if path.suffix == ".json" or path.is_dir()]
     files, _ = list_files(folder)
-    if len(files) > FULL_UP_TO:
+    if len(files) <= FULL_UP_TO:
+        places = sorted([*files, *list_folders(folder)])
+    else:
         with indexed(folder) if indexed else nullcontext() as index:
             found, courses, newest, skipped = _of_many(folder, files, index)
-        places = [*newest, *(path for path in places if path.is_dir())]
+        places = [*newest, *list_folders(folder)]
     for path in places:
         try:
             section = _section(path, accuracy)
@@ -178,7 +177,7 @@ def from_folder(
 def _of_many(
     folder: Path, files: Sequence[Path], index: Index | None
 ) -> tuple[list[Section], list[Section], list[Path], list[tuple[str, str]]]:
-    """What all results say together, how each workload went, the newest files, and those that hold no result."""
+    """What all results say together, how each workload went, the newest file, and those that hold no result."""
     contents = index.contents(files) if index else look_at(files)
     every = list(zip(files, contents, strict=True))
     held = sorted(((content.created, path) for path, content in every if content.is_result), reverse=True)
@@ -191,7 +190,7 @@ def _of_many(
         title=f"All results of {folder.name}",
         source=str(folder),
         verdicts=[
-            f"{len(held):,} results: the newest {NEWEST} are shown in full; of all of them, how "
+            f"{len(held):,} results: the newest is shown in full; of all of them, how "
             f"{tables.plural(len(trends), 'workload')} went and where each changed"
         ],
         body=listing(trends, "markdown") if trends else "",
@@ -202,7 +201,7 @@ def _of_many(
         Section(trend.id, str(folder), body=f"```\n{drawing(trend)}```\n", command=f"{command} {trend.id}")
         for trend in trends
     ]
-    return [overview], courses, [path for _, path in held[:NEWEST]], skipped
+    return [overview], courses, [held[0][1]], skipped
 
 
 def of_trends(trends: Sequence[Trend]) -> list[Section]:

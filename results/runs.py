@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from results.errors import RecordError
 from results.reading import Amount, Count, Fraction, check, did_you_mean, read
 from results.record import plain
-from results.store import Skipped, list_folder, read_json, write_whole
+from results.store import Skipped, list_folders, read_json, write_whole
 from results.tables import Cell, Footnotes, duration, fixed, notes, page, render, time_unit, to_json, unit_for
 
 FILE = "summary.json"
@@ -174,7 +174,7 @@ def list_runs(folder: Path | str = "runs") -> tuple[list[RunSummary], list[Skipp
     """
     found: list[RunSummary] = []
     skipped: list[Skipped] = []
-    for place in filter(Path.is_dir, list_folder(folder)):
+    for place in list_folders(folder):
         if not (place / FILE).exists():
             skipped.append(Skipped(place, f"no {FILE}: not a run, or one that is under way or was killed"))
             continue

@@ -192,6 +192,11 @@ def list_folder(folder: Path | str) -> list[Path]:
     return [Path(entry.path) for entry in _entries(folder)]
 
 
+def list_folders(folder: Path | str) -> list[Path]:
+    """The folders in a folder, by name. Raises RecordError as list_folder."""
+    return [Path(entry.path) for entry in _entries(folder) if entry.is_dir()]
+
+
 def list_files(folder: Path | str = FOLDER) -> tuple[list[Path], list[Skipped]]:
     """The .json files of a folder, by name, and every other file there but locks. Raises RecordError as list_folder."""
     files: list[Path] = []
