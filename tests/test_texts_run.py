@@ -22,13 +22,13 @@ from texts import ROOT, TEXTS, commands
 PAGES = {path.stem: path for path in TEXTS if any(commands(path.read_text("utf-8")))}
 SHORT = {
     "BENCH_COMPARE_QUICK": "1",
-    "BENCH_COMPARE_SIZE": "64",
+    "BENCH_COMPARE_SIZE": "32",
     "BENCH_COMPARE_IMAGES": "64",
     "BENCH_CHECK_LOOKS": "1",
     "BENCH_CHECK_BUDGET": "1",
-    "BENCH_PROFILE_SIZE": "64",
+    "BENCH_PROFILE_SIZE": "32",
     "BENCH_PROFILE_BATCH": "2",
-    "BENCH_TUNE_SIZE": "64",
+    "BENCH_TUNE_SIZE": "32",
     "BENCH_TUNE_BATCH": "2",
     "BENCH_TUNE_BUDGET": "30",
     "BENCH_TUNE_TASKS": "inference",
@@ -47,6 +47,7 @@ STANDS_FOR = {
     "RECORD.json": "a.json",
     "imagenet-sample": "data",
     "ID": ID,
+    "SHARED": "runs",
 }
 NEEDS = {
     "openvino": "openvino",
@@ -54,6 +55,7 @@ NEEDS = {
     "onnxruntime": "onnxruntime",
     ".onnx": "onnxruntime",
     "timm": "timm",
+    "bench export": "onnx",
 }
 NETWORK = re.compile(r"```python\n(# mynet.py\n.*?)```", re.DOTALL)
 LOADER = """import torch
