@@ -12,9 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from results import gate_report, runs, tables
 from results import profile as profiles
@@ -27,9 +25,6 @@ from results.gate import CheckReport
 from results.gate_words import verdict_line
 from results.history import History
 from results.index import Index
-from results.pictures import page as pictures
-from results.pictures.style import PAGE, inline, styled
-from results.pictures.trend import figure as trend_figure
 from results.profile import Profile
 from results.record import Record
 from results.runs import RunSummary
@@ -37,10 +32,15 @@ from results.series import look_at, series
 from results.store import list_files, list_folders, read_json
 from results.trend import drawing, explanations, judge, listing, summary
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TEMPLATE = "report.html.jinja"
 
 FULL_UP_TO = 50
 """Files of a folder that all have a section of their own."""
+NEWEST = 10
+"""Of more files, those that have one. Without charts: to draw them takes longer than to read all the others."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def open_results(
 
     A file is a record of compare or check, a profile, or pytest-benchmark's JSON. A folder is a training run, a folder
     of runs (one section that ranks them, then one of each), a profile's folder, or a folder of records: of more than
-    `FULL_UP_TO` files the newest alone has a section, between a list of all workloads and how each of them went.
+    `FULL_UP_TO` files the `NEWEST` have sections, without charts, between a list of all workloads and how each went.
 
     Args:
         accuracy: published top-1 accuracies of networks, fractions.
@@ -162,7 +162,7 @@ def from_folder(
         places = [*newest, *list_folders(folder)]
     for path in places:
         try:
-            section = _section(path, accuracy)
+            section = _section(path, accuracy, drawn=len(files) <= FULL_UP_TO or path.is_dir())
             if section is not None and (path / runs.FILE).is_file():
                 summaries.append(RunSummary.load(path))
                 trained.append(section)
@@ -177,7 +177,7 @@ def from_folder(
 def _of_many(
     folder: Path, files: Sequence[Path], index: Index | None
 ) -> tuple[list[Section], list[Section], list[Path], list[tuple[str, str]]]:
-    """What all results say together, how each workload went, the newest file, and those that hold no result."""
+    """What all results say together, how each workload went, the newest files, and those that hold no result."""
     contents = index.contents(files) if index else look_at(files)
     every = list(zip(files, contents, strict=True))
     held = sorted(((content.created, path) for path, content in every if content.is_result), reverse=True)
@@ -190,7 +190,7 @@ def _of_many(
         title=f"All results of {folder.name}",
         source=str(folder),
         verdicts=[
-            f"{len(held):,} results: the newest is shown in full; of all of them, how "
+            f"{len(held):,} results: the newest {NEWEST} are shown without charts; of all of them, how "
             f"{tables.plural(len(trends), 'workload')} went and where each changed"
         ],
         body=listing(trends, "markdown") if trends else "",
@@ -201,47 +201,53 @@ def _of_many(
         Section(trend.id, str(folder), body=f"```\n{drawing(trend)}```\n", command=f"{command} {trend.id}")
         for trend in trends
     ]
-    return [overview], courses, [held[0][1]], skipped
+    return [overview], courses, [path for _, path in held[:NEWEST]], skipped
 
 
 def of_trends(trends: Sequence[Trend]) -> list[Section]:
     """The list of several workloads, then a picture of each."""
+    from results.pictures.style import PAGE, inline, styled
+    from results.pictures.trend import figure
+
     folder = str(trends[0].points[-1].path.parent)
     sections = [] if len(trends) == 1 else [Section("All workloads", folder, body=listing(trends, "markdown"))]
     for trend in trends:
         with styled(PAGE):
-            chart = Chart(summary(trend), inline(trend_figure(trend), summary(trend)), wide=True)
+            chart = Chart(summary(trend), inline(figure(trend), summary(trend)), wide=True)
         sections.append(Section(trend.id, folder, verdicts=explanations(trend), charts=[chart]))
     return sections
 
 
-def _section(path: Path, accuracy: Mapping[str, float]) -> Section | None:
+def _section(path: Path, accuracy: Mapping[str, float], drawn: bool = True) -> Section | None:
     """The section of a file, or of the folder of a run or a profile; None for another folder."""
     if not path.is_dir():
-        return from_file(path, accuracy)
+        return from_file(path, accuracy, drawn)
     if (path / runs.FILE).is_file():
         return from_run(path)
     return from_file(path / profiles.FILE, accuracy) if (path / profiles.FILE).is_file() else None
 
 
-def from_file(path: Path, accuracy: Mapping[str, float]) -> Section:
+def from_file(path: Path, accuracy: Mapping[str, float], drawn: bool = True) -> Section:
     """The section of a file, by what is in it.
+
+    Args:
+        drawn: whether it has charts.
 
     Raises:
         RecordError: it is damaged, of another schema, or of no known kind.
     """
     data = read_json(path)
     if isinstance(data, dict) and data.get("kind") == profiles.KIND:
-        return of_profile(Profile.from_json(data, str(path)), path)
+        return of_profile(Profile.from_json(data, str(path)), path, drawn)
     if isinstance(data, dict) and "benchmarks" in data and "kind" not in data:
         return of_benchmarks(data, path)
     if path.name == runs.FILE:
         return from_run(path.parent)
     record = Record.from_json(data, str(path))
-    return of_check(record, path) if record.kind == "check" else of_comparison(record, path, accuracy)
+    return of_check(record, path, drawn) if record.kind == "check" else of_comparison(record, path, accuracy, drawn)
 
 
-def of_comparison(record: Record, path: Path, accuracy: Mapping[str, float]) -> Section:
+def of_comparison(record: Record, path: Path, accuracy: Mapping[str, float], drawn: bool = True) -> Section:
     """A record of bench compare: its sentences, its tables, ratios, speed beside size and accuracy, latencies."""
     text = compare_table(record, "markdown")
     bullets, _, rest = text.partition("\n\n")
@@ -253,20 +259,23 @@ def of_comparison(record: Record, path: Path, accuracy: Mapping[str, float]) -> 
         source=str(path),
         verdicts=[line.removeprefix("- ") for line in bullets.splitlines()],
         body=_without_machine(rest),
-        charts=_charts(record, accuracy),
+        charts=_charts_of_comparison(record, accuracy) if drawn else [],
         command=record.command,
         machine=tables.machine_line(record),
         created=record.created,
     )
 
 
-def _charts(record: Record, accuracy: Mapping[str, float]) -> list[Chart]:
+def _charts_of_comparison(record: Record, accuracy: Mapping[str, float]) -> list[Chart]:
+    from results.pictures import page as pictures
+    from results.pictures.style import PAGE, inline, styled
+
     with styled(PAGE):
         found = pictures.of_comparison(record, accuracy)
     return [Chart(made[0], inline(made[1], made[0])) for made in found.values() if made is not None]
 
 
-def of_check(record: Record, path: Path) -> Section:
+def of_check(record: Record, path: Path, drawn: bool = True) -> Section:
     """A record of bench check: the verdict and its tables."""
     stored = record.settings.get("check")
     if not isinstance(stored, Mapping):
@@ -278,11 +287,17 @@ def of_check(record: Record, path: Path) -> Section:
         source=str(path),
         verdicts=[verdict_line(report)],
         body=_without_machine(_without_folding(rest)),
-        charts=_drawn(pictures.changes, report),
+        charts=_charts_of_check(report) if drawn else [],
         command=record.command,
         machine=tables.machine_line(record),
         created=record.created,
     )
+
+
+def _charts_of_check(report: CheckReport) -> list[Chart]:
+    from results.pictures import page as pictures
+
+    return _drawn(pictures.changes, report)
 
 
 def _without_folding(text: str) -> str:
@@ -296,7 +311,7 @@ def _without_machine(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("- machine: ")) + "\n"
 
 
-def of_profile(profile: Profile, path: Path) -> Section:
+def of_profile(profile: Profile, path: Path, drawn: bool = True) -> Section:
     """A profile: its sentence, its tables, flame graph, roofline and the loader's stages."""
     first, _, rest = profiles.text(profile, "markdown", depth=2).partition("\n\n")
     return Section(
@@ -304,16 +319,22 @@ def of_profile(profile: Profile, path: Path) -> Section:
         source=str(path),
         verdicts=[first.removeprefix("- ")],
         body=rest,
-        charts=[
-            *_drawn(pictures.flame, profile, wide=True),
-            *_drawn(pictures.operators, profile),
-            *_drawn(pictures.roofline, profile),
-            *_drawn(pictures.loader_stages, profile),
-        ],
+        charts=_charts_of_profile(profile) if drawn else [],
         command=profile.command,
         machine=tables.machine_line(profile),
         created=profile.created,
     )
+
+
+def _charts_of_profile(profile: Profile) -> list[Chart]:
+    from results.pictures import page as pictures
+
+    return [
+        *_drawn(pictures.flame, profile, wide=True),
+        *_drawn(pictures.operators, profile),
+        *_drawn(pictures.roofline, profile),
+        *_drawn(pictures.loader_stages, profile),
+    ]
 
 
 def of_benchmarks(data: Mapping[str, Any], path: Path) -> Section:
@@ -342,6 +363,8 @@ def of_benchmarks(data: Mapping[str, Any], path: Path) -> Section:
 
 def from_runs(folder: Path, summaries: Sequence[RunSummary]) -> Section:
     """Several training runs, ranked, published figures beside them."""
+    from results.pictures import page as pictures
+
     best = runs.ranked(summaries)
     top = best[0]
     verdicts = [] if top.top1 is None else [f"{top.name} is the most accurate: top-1 {100 * top.top1:.2f} %"]
@@ -361,6 +384,8 @@ def from_runs(folder: Path, summaries: Sequence[RunSummary]) -> Section:
 
 def from_run(folder: Path) -> Section:
     """One training run: its figures, curves and confusion matrix."""
+    from results.pictures import page as pictures
+
     summary = RunSummary.load(folder)
     stored = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     stored = stored if isinstance(stored, Mapping) else {}
@@ -396,6 +421,8 @@ def from_run(folder: Path) -> Section:
 
 def _drawn(draw: Callable[..., tuple[str, Figure] | None], *given: Any, wide: bool = False) -> list[Chart]:
     """The chart that a function draws, none where it has nothing to show."""
+    from results.pictures.style import PAGE, inline, styled
+
     with styled(PAGE):
         made = draw(*given)
     return [] if made is None else [Chart(made[0], inline(made[1], made[0]), wide)]

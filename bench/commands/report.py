@@ -21,8 +21,9 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
 
     A result is a record of bench compare or bench check, a profile (profile.json or its folder), pytest-benchmark's
     JSON, a training run's folder, a name that --tag gave, or a folder of any of these. Of a folder of more than 50
-    files the newest is shown in full, and of all of them how each workload went and where it changed. The page holds
-    the verdicts, tables, charts, the machine and the command of every figure; it needs no network and no script.
+    files the newest 10 are shown without charts, and of all of them how each workload went and where it changed. The
+    page holds the verdicts, tables, charts, the machine and the command of every figure; it needs no network and no
+    script.
     """
     from bench.comparing.words import with_tags
     from loaders.cache import cache_folder

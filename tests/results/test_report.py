@@ -256,13 +256,16 @@ def test_of_many_results_the_newest_are_shown_and_how_each_workload_went(
     (tmp_path / "newer.json").write_text('{"schema": 99, "kind": "check", "created": "2028-01-01T00:00:00+00:00"}')
     found, skipped = open_results([tmp_path])
     assert [section.title for section in found][-2:] == [TRAINING, LOADING]
-    assert found[0].verdicts[0].startswith("41 results: the newest is shown in full; of all of them")
+    assert found[0].verdicts[0].startswith("41 results: the newest 10 are shown without charts; of all of them")
     assert "A  2026-01-21" in found[-2].body
     assert "+10.0 %" in found[0].body
     assert found[0].title == f"All results of {tmp_path.name}"
-    assert [section.source for section in found if section.source.endswith(".json")] == [str(newest)]
+    assert [section.source for section in found if section.source.endswith(".json")] == [
+        str(newest), *(str(tmp_path / f"{day}.json") for day in range(39, 30, -1)),
+    ]  # fmt: skip
+    assert not any(section.charts for section in found)
     assert [(Path(path).name, reason.partition(";")[0]) for path, reason in skipped] == [
         ("half.json", "ends in the middle of its JSON"),
         ("newer.json", "schema is 99, this version reads 1"),
     ]
-    assert "the newest is shown in full" in page(found, "t", skipped)
+    assert "the newest 10 are shown without charts" in page(found, "t", skipped)
