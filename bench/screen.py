@@ -130,12 +130,12 @@ class Screen:
     def _table(self) -> Table:
         from rich.table import Table
 
-        from results.comparison import live_cells, told_live
+        from results.comparison import in_tables, live_cells
         from results.curves import point_of
 
         metrics = list(self._metrics.values())
         metrics += [metric for key, metric in self._estimates.items() if key not in self._metrics]
-        metrics = [metric for metric in metrics if told_live(metric)]
+        metrics = [metric for metric in metrics if in_tables(metric)]
         table = Table(box=None, pad_edge=False, header_style="bold")
         if not metrics:
             return table
@@ -160,14 +160,14 @@ class Screen:
     def row(self, log: MetricLog) -> Callable[[Metric], None]:
         """A function that adds a metric to the log and shows it: in a table that moves, or as a line when its name
         comes for the first time."""
-        from results.comparison import metric_line, told_live
+        from results.comparison import in_tables, metric_line
 
         def emit(metric: Metric) -> None:
             log.add(metric)
             if self.moving:
                 self._metrics[metric.name, metric.batch] = metric
                 self._draw()
-            elif metric.name not in self._shown and told_live(metric):
+            elif metric.name not in self._shown and in_tables(metric):
                 self._shown.add(metric.name)
                 self.say(metric_line(metric))
 

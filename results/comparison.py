@@ -70,14 +70,14 @@ def compare_table(record: Record, format: str = "text", colour: bool = False, ex
     footnotes = _Notes(record)
     varied = record.settings.get("over")
     if varied:
-        tables = _curve_tables(record, format, colour, footnotes)
+        tables = _curve_tables(record, format, colour, footnotes, explain)
     else:
         tables = [_values_table(record, format, colour, footnotes, explain)]
     if not varied and len(record.operands) > 2 and any(m.comparisons for m in record.metrics):
         tables.append(_ratios_table(record, format, colour, footnotes))
     below = [
         *footnotes.lines(),
-        *([] if explain or varied else _unexplained(record)),
+        *([] if explain else _unexplained(record)),
         *_estimated(record),
         *disturbed(record),
         *_twins(record),
@@ -115,17 +115,23 @@ def _only_explains(metric: Metric, note: str) -> bool:
     return metric.name in _EXPLAINED or _EXPLAINS.search(note) is not None
 
 
+def _said(metric: Metric, explain: bool) -> list[str]:
+    """The notes of a metric that a table shows."""
+    said = [note for note in metric.notes if explain or not _only_explains(metric, note)]
+    return [*said, ONE_READING] if metric.one_reading else said
+
+
 def _unexplained(record: Record) -> list[str]:
     """What a table without explanations leaves out: rows without a number, with the reason, and how many notes."""
-    lines = []
+    lines, shown = [], [metric for metric in record.metrics if in_tables(metric)]
     absent = [
         f"{_title(metric)} ({reasons[0]})"
-        for metric in record.metrics
+        for metric in shown
         if (reasons := _reasons(metric)) and len(set(reasons)) == 1
     ]
     if absent:
         lines.append(f"No number: {', '.join(absent)}.")
-    if notes := {note for metric in record.metrics for note in metric.notes if _only_explains(metric, note)}:
+    if notes := {note for metric in shown for note in metric.notes if _only_explains(metric, note)}:
         lines.append(f"--explain says what the numbers consist of ({plural(len(notes), 'note')}).")
     return lines
 
@@ -216,8 +222,8 @@ def metric_line(metric: Metric) -> str:
     return f"{_title(metric)}: {values}{' ' + unit if unit else ''}{ratios}"
 
 
-def told_live(metric: Metric) -> bool:
-    """Whether a metric is shown while others are still measured: over something, what has a knee and its memory."""
+def in_tables(metric: Metric) -> bool:
+    """Whether a metric has a place in tables: over something, only what has a knee and its memory do."""
     return has_knee(metric) or metric.name.endswith("_peak_bytes") or not any(map(point_of, metric.values))
 
 
@@ -275,9 +281,8 @@ def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes, 
         factor, unit = unit_for([v.median for v in metric.values.values()], metric.unit)
         if not explain and len(set(_reasons(metric))) == 1:
             continue
-        said = tuple(note for note in metric.notes if explain or not _only_explains(metric, note))
-        said = (*said, ONE_READING) if metric.one_reading else said
-        row: list[Cell] = [_title(metric) + "".join(footnotes.mark(n) for n in said), unit or metric.unit]
+        marks = "".join(map(footnotes.mark, _said(metric, explain)))
+        row: list[Cell] = [_title(metric) + marks, unit or metric.unit]
         for operand in record.operands:
             text, note = _value_text(metric.values.get(operand, _NOT_MEASURED), factor)
             row.append(text + footnotes.mark(note))
@@ -291,7 +296,7 @@ def _values_table(record: Record, format: str, colour: bool, footnotes: _Notes, 
     return render(headers, rows, format)
 
 
-def _curve_tables(record: Record, format: str, colour: bool, footnotes: _Notes) -> list[str]:
+def _curve_tables(record: Record, format: str, colour: bool, footnotes: _Notes, explain: bool) -> list[str]:
     """A table for each rate or latency that was measured over something: a row a value, the best's share beside it."""
     tables = []
     for metric in record.metrics:
@@ -304,10 +309,12 @@ def _curve_tables(record: Record, format: str, colour: bool, footnotes: _Notes) 
         sizes = unit_for([v.median for v in peaks.values.values()], peaks.unit) if peaks else (1.0, "")
         seconds = {(c.subject, at): c.seconds(at) for c in drawn for at in c.values}
         time = time_unit([value.median for value in seconds.values() if value])
-        headers = [*(["operand"] if len(drawn) > 1 else []), drawn[0].key, f"{metric.name}\n[{unit or metric.unit}]"]
+        marks = "".join(map(footnotes.mark, _said(metric, explain)))
+        headers = [*(["operand"] if len(drawn) > 1 else []), drawn[0].key]
+        headers += [f"{metric.name}\n[{unit or metric.unit}]{marks}"]
         headers += ["of the\nbest rate"]
         headers += [f"a batch\n[{time[1]}]"] if any(seconds.values()) else []
-        headers += [f"peak\n[{sizes[1]}]"] if peaks else []
+        headers += [f"peak\n[{sizes[1]}]" + "".join(map(footnotes.mark, _said(peaks, explain)))] if peaks else []
         headers += [f"/ {drawn[0].subject}"] if len(drawn) > 1 else []
         rows: list[list[Cell]] = []
         for curve in drawn:

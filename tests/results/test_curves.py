@@ -1,12 +1,13 @@
 """Curves over batch, size and threads: the best value, the knee, and what is said of them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from results.comparison import compare_table, sentences, told_live
+from results.comparison import compare_table, in_tables, sentences
 from results.curves import beside, curves_of, point_label, point_of
 from results.pictures.page import of_comparison, write
 from results.record import Metric, Ratio, Record, Value
@@ -138,11 +139,26 @@ def test_the_table_has_a_row_a_value_and_two_operands_beside_each_other() -> Non
     assert beside(record.metrics[0], point_label("a", "batch", 4)) is None
 
 
+def test_notes_that_may_change_a_decision_are_shown_over_something_too() -> None:
+    record = swept({"a": RATES})
+    doubt = "a batch=1 was still getting faster when its warm-up ended"
+    consists = "a batch=1: weights 1 MiB"
+    rate, peak = (replace(m, notes=(note,)) for m, note in zip(record.metrics, (doubt, consists), strict=True))
+    none = Metric.named("params", {label: Value.none("no network") for label in record.operands})
+    record = replace(record, metrics=(rate, peak, none))
+    text = compare_table(record)
+    assert doubt in text
+    assert consists not in text
+    assert "--explain says what the numbers consist of (1 note)" in text
+    assert "params" not in text
+    assert consists in compare_table(record, explain=True)
+
+
 def test_counts_are_not_told_once_for_every_value() -> None:
     values = {point_label("a", "batch", at): Value.counted(7) for at in (1, 2)}
-    assert not told_live(Metric.named("params", values))
-    assert told_live(Metric.named("params", {"a": Value.counted(7)}))
-    assert told_live(swept({"a": RATES}).metrics[0])
+    assert not in_tables(Metric.named("params", values))
+    assert in_tables(Metric.named("params", {"a": Value.counted(7)}))
+    assert in_tables(swept({"a": RATES}).metrics[0])
 
 
 def test_pictures_of_curves_are_in_the_report_and_in_files(tmp_path: Path) -> None:
