@@ -108,7 +108,8 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     write(tmp_path / "theirs.json", foreign(1, benchmarks=[{"fullname": "test_x", "stats": {"median": 1}}, 3]))
     write(tmp_path / "newer.json", {**json.loads(whole), "schema": 2})
     store.save(record(2, 0.02, settings={"beside": "busy"}), tmp_path / "loaded.json")
-    store.save(record(1, 0.02, settings={"beside": "none"}), tmp_path / "a.json")
+    store.save(record(3, 0.02, settings={"over": "threads=1,2"}), tmp_path / "threads.json")
+    store.save(record(1, 0.02, settings={"beside": "none", "over": ""}), tmp_path / "a.json")
     found, skipped = collect(tmp_path)
     assert len(found[ID]) == 1
     reasons = {path.name: reason for path, reason in skipped}
@@ -117,6 +118,7 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     assert "none of its benchmarks is a workload" in reasons["theirs.json"]
     assert "newer version" in reasons["newer.json"]
     assert "beside a busy core on purpose" in reasons["loaded.json"]
+    assert "over numbers of threads" in reasons["threads.json"]
     assert "cut off" in reasons[".b.json.1.ab.tmp"]
 
 
