@@ -19,7 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Tests run beside each other, and would wait for one another as measurements do. Where a test's own process is
     # started, it finds the same place.
-    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="pixbench-tests-")
+    locks = tempfile.TemporaryDirectory(prefix="pixbench-tests-")
+    os.environ["XDG_RUNTIME_DIR"] = locks.name
+    config.add_cleanup(locks.cleanup)
     if hasattr(config, "workerinput"):
         _share_the_cores()
 
