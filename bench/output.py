@@ -34,11 +34,18 @@ def usual_picture(name: str) -> Path:
 
     Raises UsageError: the folder cannot be made.
     """
-    try:
-        PICTURES.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {PICTURES}: {error.strerror}; name a file with -o") from None
+    make_folder(PICTURES, "name a file with -o")
     return PICTURES / name
+
+
+def make_folder(folder: Path, advice: str) -> None:
+    """Make a folder for files of a command, before the work. Raises UsageError: it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; {advice}") from None
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write into {folder}: permission denied; {advice}")
 
 
 def check_output(output: str) -> None:

@@ -10,7 +10,7 @@ import click
 from bench.commands.options import Number, network_options
 from bench.defaults import TRAINING_BATCH
 from bench.errors import UsageError
-from bench.output import check_output, format_options, write
+from bench.output import check_output, format_options, make_folder, write
 from bench.screen import Screen
 from bench.sides.load import LOADS
 from bench.timing.tasks import MODEL_TASKS
@@ -144,6 +144,8 @@ def command(
         raise UsageError(f"--charts draws what was measured or trained; {operands[0]} is {chosen}")
     if across and chosen in (RUN, LABELS):
         raise UsageError(f"--across compares stored results; {operands[0]} is {chosen}")
+    if charts is not None:
+        make_folder(charts, "name another one with --charts")
     if chosen in (LABELS, STORED):
         refuse_same(operands)
     if chosen == LABELS:
@@ -173,10 +175,10 @@ def command(
     screen = Screen()
     measured = measure(operands, options, shlex.join(["bench", *sys.argv[1:]]), screen, store, tag=tag)
     _print(measured.record, format, output, explain)
-    if charts is not None:
-        _draw(measured.record, charts)
     for line in measured.closing:
         screen.say(line)
+    if charts is not None:
+        _draw(measured.record, charts)
     return 0 if measured.whole else 2
 
 

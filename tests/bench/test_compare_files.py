@@ -172,6 +172,7 @@ def test_what_cannot_be_compared_is_one_clear_error(runs: Path, labels: tuple[Pa
         ([runs / "a", runs / "a"], "is named twice"),
         ([runs, runs / "a" / "summary.json"], "is named twice"),
         ([f"{tmp_path}/none"], "holds no run"),
+        (["lenet", "--charts", third / "x"], "cannot make the folder"),
         ([*labels, "--charts", tmp_path / "x"], "--charts draws what was measured or trained"),
         ([*labels, "--across"], "--across compares stored results"),
         ([runs / "a", "--sort", "topp1"], "cannot sort by 'topp1'"),
