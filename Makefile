@@ -12,12 +12,14 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-cuda$(CUDA)
-# One test process a core. The tests of a file share fixtures, so they run in the same process.
-PYTEST := $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --dist loadfile --benchmark-disable --timeout 300
+# One test process a core. The tests of a file share fixtures, so they run in the same process; in their order, because
+# the files of few tests, which would come last, are the longest.
+PYTEST := $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+	--benchmark-disable --timeout 300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install compare bench smoke gpu doctor test test-all try-texts fuzz lint format docs texts clean
+.PHONY: help install compare bench smoke gpu doctor test test-all test-night fuzz lint format docs texts clean
 
 help:
 	@echo 'make compare   install, then measure $(MODELS) side by side (MODELS="a b", ARGS="--budget 120")'
@@ -26,8 +28,8 @@ help:
 	@echo 'make gpu       measure a GPU machine in 12 minutes (PART=training, ARGS="--cifar DIR"; DEVICE=cpu is a trial)'
 	@echo 'make doctor    describe this machine and what would spoil a measurement on it'
 	@echo 'make test      run the tests, except the slow ones'
-	@echo 'make test-all  run all tests'
-	@echo 'make try-texts run every command of README and docs, cut short, in about ten minutes'
+	@echo 'make test-all  run all tests but those of the night'
+	@echo 'make test-night run the tests that take minutes each: every command of README and docs, kills, a power cut'
 	@echo 'make fuzz      draw damaged files for every reader for about ten minutes (EXAMPLES=200 of each)'
 	@echo 'make lint      check with ruff, mypy and the import rules'
 	@echo 'make format    let ruff rewrite what it can'
@@ -72,14 +74,13 @@ doctor: $(STAMP)
 	$(BIN)/bench doctor $(ARGS)
 
 test: $(STAMP)
-	$(PYTEST) -m 'not slow and not texts' $(ARGS)
+	$(PYTEST) -m 'not slow and not night' $(ARGS)
 
 test-all: $(STAMP)
-	$(PYTEST) -m 'not texts' $(ARGS)
+	$(PYTEST) -m 'not night' $(ARGS)
 
-# Every command of README and docs, cut short.
-try-texts: $(STAMP)
-	$(BIN)/python -m pytest tests/test_texts_run.py -rP --timeout 0 $(ARGS)
+test-night: $(STAMP)
+	$(BIN)/python -m pytest tests -m night -rP --timeout 0 $(ARGS)
 
 fuzz: $(STAMP)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz --numprocesses auto --maxprocesses 8 --dist load --timeout 0 $(ARGS)

@@ -16,7 +16,6 @@ from models.dry_run import USUAL_SIZES, without_weights
 from models.errors import ModelError, install
 from models.names import Name
 from models.peers import ENGINES
-from models.programs import read
 from models.project import root
 
 Shape = Sequence[int | None]  # None where any number goes
@@ -85,6 +84,8 @@ class Program(nn.Module):
         super().__init__()
         self.file, self.facts = file, _facts(file)
         # Its guards are Python code that the file carries; `Facts.check` takes their place.
+        from models.programs import read
+
         self.program = read(root() / file, file).module(check_guards=False)
         self.batch = self.facts.batch
         self.training = False
@@ -242,6 +243,9 @@ def _of_openvino(file: str, path: Path) -> Facts:
 
 
 def _of_program(file: str, path: Path) -> Facts:
+    # Here, because torch.export's archives bring the compiler with them: seconds, for a file that is seldom there.
+    from models.programs import read
+
     program = read(path, file)
     nodes = {node.name: node for node in program.graph.nodes}
 

@@ -117,8 +117,9 @@ def open_results(
     """The sections of files and folders, and what was skipped and why.
 
     A file is a record of compare or check, a profile, or pytest-benchmark's JSON. A folder is a training run, a folder
-    of runs (one section that ranks them, then one of each), a profile's folder, or a folder of records: of more than
-    `FULL_UP_TO` files the `NEWEST` have sections, without charts, between a list of all workloads and how each went.
+    of runs (one section that ranks them, then one of each) or of studies, a profile's folder, or a folder of records:
+    of more than `FULL_UP_TO` files the `NEWEST` have sections, without charts, between a list of all workloads and how
+    each went.
 
     Args:
         accuracy: published top-1 accuracies of networks, fractions.
@@ -145,14 +146,22 @@ def open_results(
 
 
 def from_folder(
-    folder: Path, accuracy: Mapping[str, float], indexed: Callable[[Path], Index] | None = None
+    folder: Path,
+    accuracy: Mapping[str, float],
+    indexed: Callable[[Path], Index] | None = None,
+    within: bool = True,
 ) -> tuple[list[Section], list[tuple[str, str]]]:
-    """Sections of everything in a folder, training runs last and, if they are several, ranked before."""
+    """Sections of everything in a folder, training runs last and, if they are several, ranked before.
+
+    Args:
+        within: after them those of the studies in it, which are folders of runs.
+    """
     found: list[Section] = []
     trained: list[Section] = []
     summaries: list[RunSummary] = []
     skipped: list[tuple[str, str]] = []
     courses: list[Section] = []
+    studies: list[Section] = []
     files, _ = list_files(folder)
     if len(files) <= FULL_UP_TO:
         places = sorted([*files, *list_folders(folder)])
@@ -168,10 +177,14 @@ def from_folder(
                 trained.append(section)
             elif section is not None:
                 found.append(section)
+            elif within and any((run / runs.FILE).is_file() for run in list_folders(path)):
+                sections, passed = from_folder(path, accuracy, indexed, within=False)
+                studies += sections
+                skipped += passed
         except RecordError as error:
             skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
     ranked = [from_runs(folder, summaries)] if len(summaries) > 1 else []
-    return [*found, *courses, *ranked, *trained], skipped
+    return [*found, *courses, *ranked, *trained, *studies], skipped
 
 
 def _of_many(

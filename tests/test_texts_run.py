@@ -1,7 +1,7 @@
 """Every command in the fenced blocks of README and docs is run, in its order, in a folder with what they name.
 
 What they name is made small (a repository, images, runs, exported files), and what they measure or train is cut short
-by variables, which every option has. `make try-texts` does it; it takes minutes, and is no part of `make test-all`.
+by variables, which every option has. `make test-night` does it.
 """
 
 import importlib.util
@@ -157,7 +157,7 @@ def missing(line: str) -> str:
     return next((name for name in needed if importlib.util.find_spec(name) is None), "")
 
 
-@pytest.mark.texts
+@pytest.mark.night
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_runs(page: str, folder: Path) -> None:
     failed, skipped = [], []

@@ -21,7 +21,7 @@ def _namespaces() -> bool:
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_a_training_goes_on_when_a_node_that_was_lost_is_back(tmp_path: Path) -> None:
     if not _namespaces():
         pytest.skip("needs root and network namespaces (ip netns)")

@@ -242,7 +242,7 @@ print(prepare(network, compiled, torch.device("cpu"), False, (2, 3, 8, 8)).forwa
 """
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_what_a_killed_compilation_left_is_compiled_again(tmp_path: Path) -> None:
     def first_step() -> str:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -187,6 +187,18 @@ def test_another_file_is_refused_in_one_line(content: Any, words: str, tmp_path:
     assert "\n" not in str(found.value)
 
 
+def test_studies_in_a_folder_of_runs_are_shown_too(tmp_path: Path) -> None:
+    run(tmp_path, "alone", 0.7)
+    for name in ("a", "b"):
+        run(tmp_path / "study", name, 0.8)
+    (tmp_path / "other/notes").mkdir(parents=True)
+    (tmp_path / "study/back").symlink_to(tmp_path)
+    found, skipped = open_results([tmp_path], {})
+    sources = [str(Path(section.source).relative_to(tmp_path)) for section in found]
+    assert sources == ["alone", "study", "study/a", "study/b"]
+    assert skipped == []
+
+
 def test_nothing_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="holds no result"):
         open_results([tmp_path], {})

@@ -127,18 +127,18 @@ class Condition:
 CONDITIONS = {
     "no home and no name": Condition({}, {"home", "user", "cache"}, nobody=True),
     "a home that cannot be written": Condition({"HOME": "sealed"}, {"home", "user", "cache"}, nobody=True),
-    "no cache": Condition({"XDG_CACHE_HOME": "/proc/none"}, set()),
-    "no programs": Condition({"PATH": "/nonexistent"}, {"git"}),
-    "no place for temporary files": Condition({"TMPDIR": "/proc/none"}, {"temporary files"}),
-    "ascii": Condition(PLAIN, {"encoding"}),
+    "no cache and no programs": Condition({"XDG_CACHE_HOME": "/proc/none", "PATH": "/nonexistent"}, {"git"}),
+    "no place for temporary files, and ascii": Condition(
+        {"TMPDIR": "/proc/none", **PLAIN}, {"temporary files", "encoding"}
+    ),
     "a working folder that cannot be written": Condition({}, {"working folder"}, nobody=True, sealed=True),
 }
+# Most of what can be missing.
+TOGETHER = ("a home that cannot be written", "no place for temporary files, and ascii")
 LOOK = "import json; from bench.machine.surroundings import gaps, stand_in; stand_in(); print(json.dumps(gaps()))"
 ONE_CORE = ("--threads", "1", "--device", "cpu")
 COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("--help",),
     ("list", "loaders"),
-    ("cost", "lenet"),
     ("train", "--model", "lenet", "--config", "naive", "--batch", "4", "--lr", "0.01", "--epochs", "1", *ONE_CORE),
     ("compare", "lenet@naive", "--tasks", "inference", "--size", "32", "--batch", "4", "--rounds", "2", "--budget", "0",
      "--no-energy", *ONE_CORE),
@@ -157,8 +157,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in TOGETHER else pytest.mark.night) for name in CONDITIONS],
+)
 def test_commands_go_on_where_something_is_missing(name: str, images: Path, tmp_path: Path) -> None:
     condition = CONDITIONS[name]
     become = NOBODY if condition.nobody else ()

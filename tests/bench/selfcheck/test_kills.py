@@ -111,8 +111,8 @@ def test_a_command_that_does_not_run_is_an_error(scripted: Scripted, monkeypatch
         kills._prepared("scripted", scripted.folder, lambda text: None)
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_true_commands_are_killed_without_harm(tmp_path: Path) -> None:
-    """Once each; many kills, whose moments chance decides, are for the night."""
+    """Once each; `python -m bench.selfcheck kills` kills many, at moments that chance decides."""
     found = loop(tmp_path / "kills.jsonl", 2, ["train", "export"], 0, lambda text: None)
     assert [outcome.faults for outcome in found] == [()] * 2

@@ -1,13 +1,17 @@
 """The sweep over networks, without a measurement: what is kept, continued and told."""
 
+import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.commands.compare import command as compare_command
 from bench.selfcheck import presets
 from bench.selfcheck.presets import row_of, sweep
+from bench.timing.workload import METRIC
 from results.lines import read_lines
 from results.presets import TASKS, Outcome, summary
 from results.store import load
@@ -67,7 +71,22 @@ def test_a_record_s_times_are_told_as_speeds() -> None:
     assert row_of(metrics["training_throughput"], "resnet34@fast")["fast"] == "amp-nhwc-eager-keep"
 
 
-@pytest.mark.slow
+def test_one_network_s_rows_are_those_of_the_record_that_its_command_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compare(command: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+        words = command[command.index("bench") + 1 :]
+        given = compare_command.make_context(words[0], list(words[1:])).params
+        assert (given["operands"], given["batch"]) == (("resnet34@naive", "resnet34@fast"), 8)
+        shutil.copy(RECORD, given["output"])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(presets.subprocess, "run", compare)
+    found = presets.run_once("resnet34", 8, 4, 45.0, 600.0)
+    metrics = {metric.name: metric for metric in load(RECORD).metrics}
+    assert found.rows == {task: row_of(metrics[METRIC[task]], "resnet34@fast") for task in TASKS}
+    assert found.device == load(RECORD).machine["fingerprint"]["device"]
+
+
+@pytest.mark.night
 def test_one_network_end_to_end() -> None:
     found = presets.run_once("lenet", 1, 1, 0.0, 600.0)
     assert set(found.rows) == set(TASKS)
