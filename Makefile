@@ -80,7 +80,7 @@ test-all: $(STAMP)
 	$(PYTEST) -m 'not night' $(ARGS)
 
 test-night: $(STAMP)
-	$(BIN)/python -m pytest tests -m night -rP --timeout 0 $(ARGS)
+	$(BIN)/python -m pytest tests -m night -rP --timeout 0 -o faulthandler_timeout=0 $(ARGS)
 
 fuzz: $(STAMP)
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/fuzz --numprocesses auto --maxprocesses 8 --dist load --timeout 0 $(ARGS)

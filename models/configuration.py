@@ -74,6 +74,7 @@ MODES = {
 }
 SWITCHES = {
     "freeze": "weights become constants: batch norm folded, layouts packed ahead (inference)",
+    "fused": "ReLU and additions before it as a part of cuDNN's convolutions; with freeze (inference, CUDA)",
     "kernels": "our Triton kernels: EfficientNet's bottlenecks (inference), depthwise convolutions (training) (CUDA)",
     "keep": "memory freed by a step is kept for the next one instead of going back to the system (CPU, glibc)",
 }
@@ -138,6 +139,7 @@ class Configuration:
         layout: a key of LAYOUTS; nhwc is channels_last.
         compile: a key of MODES.
         freeze: weights are constants of the program (inference only).
+        fused: convolutions end with the addition and ReLU after them, in one kernel of cuDNN's (models.fused).
         kernels: layers that kernels/ has are computed by it.
         keep: the process keeps freed memory, see bench.machine.allocator.
         peer: None, or the foreign engine that runs the exported network.
@@ -150,6 +152,7 @@ class Configuration:
     layout: str = "nchw"
     compile: str = "eager"
     freeze: bool = False
+    fused: bool = False
     kernels: bool = False
     keep: bool = False
     peer: str | None = None
@@ -309,8 +312,10 @@ class Choice:
         if self.tuned:
             raise ModelError(f"{what} is not tuned; leave out tuned")
         if not engines:
-            if "peer" in changes or "kernels" in changes:
-                raise ModelError(f"{what} is a program of torch; leave out {changes.get('peer', 'kernels')}")
+            for field in ("peer", "fused", "kernels"):
+                if field in changes:
+                    said = changes[field] if field == "peer" else field
+                    raise ModelError(f"{what} is a program of torch; leave out {said}")
             found = replace(preset(self.preset or "naive", device, training), **changes)
             if found.freeze and not found.compiles:
                 if "freeze" in changes:
@@ -457,6 +462,8 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
             )
         if configuration.kernels:
             raise ModelError(f"configuration {text!r}: our kernels are written for CUDA devices; leave out kernels")
+        if configuration.fused:
+            raise ModelError(f"configuration {text!r}: fused is for cuDNN, on CUDA devices; leave out fused")
         if configuration.keep and not device.glibc:
             raise ModelError(f"configuration {text!r}: keep is a setting of glibc, which is not here; leave out keep")
         if configuration.peer == "tensorrt":
@@ -481,5 +488,10 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
         )
     if training and configuration.freeze:
         raise ModelError(f"configuration {text!r}: frozen weights cannot be trained; leave out freeze")
+    if configuration.fused and not configuration.freeze:
+        raise ModelError(
+            f"configuration {text!r}: between a convolution and ReLU stands batch norm, which freeze folds; "
+            "write freeze-fused, or leave out fused"
+        )
     if training and configuration.peer is not None:
         raise ModelError(f"configuration {text!r}: {configuration.peer} only runs inference")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from models.batch_norm import quicken_batch_norm
 from models.configuration import ONLY_INFERS, Configuration, Device
@@ -84,8 +85,8 @@ def set_switches(configuration: Configuration) -> None:
     torch.backends.cudnn.benchmark_limit = 10 if configuration.plain else 0
 
 
-def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Fold each batch norm into the convolution before it, by torch.fx (eager inference only).
+def fold_batch_norm(model: nn.Module) -> GraphModule:
+    """Fold each batch norm into the convolution before it, by torch.fx (inference only).
 
     Raises:
         ModelError: the network cannot be traced symbolically.
@@ -96,9 +97,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
         folded = fuse(model)
     except Exception as error:
         raise ModelError(
-            f"freeze without compile folds batch norm by tracing, and this network cannot be traced: {error}"
+            f"freeze folds batch norm by tracing here, and this network cannot be traced: {error}"
         ) from error
-    assert isinstance(folded, nn.Module)
+    assert isinstance(folded, GraphModule)
     return folded
 
 
@@ -227,7 +228,11 @@ def prepare(
 
         model = use_kernels(model, training)
     # Folding computes new weights; in fp32 they are exact before they are rounded once.
-    if configuration.freeze and not configuration.compiles:
+    if configuration.fused:
+        from models.fused import fuse_convolutions
+
+        model = fuse_convolutions(fold_batch_norm(model), example)
+    elif configuration.freeze and not configuration.compiles:
         model = fold_batch_norm(model)
     model = apply_layout(model, configuration.layout).to(dtype_named(configuration.numbers.weights(training)))
     notes: tuple[str, ...] = ()

@@ -56,7 +56,7 @@ OVERTIME = 1.5  # times what was left of the first rung's time a challenger may 
 # first rung, later rungs and blocks of the last duel, counts of threads, batches.
 COMPILED, QUICK, DUEL, THREADS, BATCHES = 0.6, 0.7, 0.85, 0.9, 0.95
 NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
-LEVERS = ("precision", "layout", "compile", "freeze", "keep")
+LEVERS = ("precision", "layout", "compile", "freeze", "fused", "keep")
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,9 @@ def challengers(
         name for name, one in PRECISIONS.items() if device.kind in (one.searched_training if training else one.searched)
     ]
     found = []
-    for precision, layout, mode, freeze in product(precisions, sorted(LAYOUTS, reverse=True), modes, (False, True)):
-        found.append(Configuration(precision, layout, mode, freeze, keep=reference.keep))
+    frozen = ((False, False), (True, False), (True, True))
+    for precision, layout, mode, levers in product(precisions, sorted(LAYOUTS, reverse=True), modes, frozen):
+        found.append(Configuration(precision, layout, mode, *levers, keep=reference.keep))
     own = sorted(
         (one for one in [*found, replace(reference, keep=False)] if one != reference and works(one, device, training)),
         key=lambda one: (one.keep, one.compiles, distance(one, reference), modes.index(one.compile), one.text),
