@@ -75,6 +75,7 @@ MODES = {
 SWITCHES = {
     "freeze": "weights become constants: batch norm folded, layouts packed ahead (inference)",
     "fused": "ReLU and additions before it as a part of cuDNN's convolutions; with freeze (inference, CUDA)",
+    "mm": "convolutions of 1 x 1 as matrix products; with a compiler (CUDA)",
     "kernels": "our Triton kernels: EfficientNet's bottlenecks (inference), depthwise convolutions (training) (CUDA)",
     "keep": "memory freed by a step is kept for the next one instead of going back to the system (CPU, glibc)",
 }
@@ -140,6 +141,7 @@ class Configuration:
         compile: a key of MODES.
         freeze: weights are constants of the program (inference only).
         fused: convolutions end with the addition and ReLU after them, in one kernel of cuDNN's (models.fused).
+        mm: the compiler makes matrix products of convolutions of 1 x 1.
         kernels: layers that kernels/ has are computed by it.
         keep: the process keeps freed memory, see bench.machine.allocator.
         peer: None, or the foreign engine that runs the exported network.
@@ -153,6 +155,7 @@ class Configuration:
     compile: str = "eager"
     freeze: bool = False
     fused: bool = False
+    mm: bool = False
     kernels: bool = False
     keep: bool = False
     peer: str | None = None
@@ -464,6 +467,8 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
             raise ModelError(f"configuration {text!r}: our kernels are written for CUDA devices; leave out kernels")
         if configuration.fused:
             raise ModelError(f"configuration {text!r}: fused is for cuDNN, on CUDA devices; leave out fused")
+        if configuration.mm:
+            raise ModelError(f"configuration {text!r}: on a CPU oneDNN decides how to convolve; leave out mm")
         if configuration.keep and not device.glibc:
             raise ModelError(f"configuration {text!r}: keep is a setting of glibc, which is not here; leave out keep")
         if configuration.peer == "tensorrt":
@@ -488,6 +493,8 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
         )
     if training and configuration.freeze:
         raise ModelError(f"configuration {text!r}: frozen weights cannot be trained; leave out freeze")
+    if configuration.mm and not configuration.compiles:
+        raise ModelError(f"configuration {text!r}: mm is done by torch's compiler; write compile-mm, or leave out mm")
     if configuration.fused and not configuration.freeze:
         raise ModelError(
             f"configuration {text!r}: between a convolution and ReLU stands batch norm, which freeze folds; "

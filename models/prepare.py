@@ -121,7 +121,9 @@ def remove_unfinished(message: str) -> bool:
     return True
 
 
-def apply_compile(model: nn.Module, mode: str, freeze: bool, lean: bool = False) -> Callable[[Tensor], Tensor]:
+def apply_compile(
+    model: nn.Module, mode: str, freeze: bool, lean: bool = False, mm: bool = False
+) -> Callable[[Tensor], Tensor]:
     """torch.compile in torch's `mode`; static shapes, because every distinct size is a program of its own.
 
     Freezing is set for the whole compiler while the first call compiles. Passed as an option of torch.compile it
@@ -130,11 +132,13 @@ def apply_compile(model: nn.Module, mode: str, freeze: bool, lean: bool = False)
     Args:
         lean: leave out what each call costs besides its kernels, a good part of a single image's time on a CPU: the
             calls are made in C++, and only the images are checked, not every weight.
+        mm: convolutions of 1 x 1 become matrix products, without timing which is faster.
     """
     if lean:
         return _first_differs(_lean(model), {"freezing": freeze, "cpp_wrapper": True})
     compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=mode)
-    return _first_differs(compiled, {"freezing": True}) if freeze else compiled
+    settings = {name: True for name, wanted in (("freezing", freeze), ("conv_1x1_as_mm", mm)) if wanted}
+    return _first_differs(compiled, settings) if settings else compiled
 
 
 def is_lean(configuration: Configuration, device: str) -> bool:
@@ -246,7 +250,7 @@ def prepare(
         captured = captured or (training and configuration.compile == "graphs")
         modes = CAPTURED_MODES if captured else COMPILE_MODES
         lean = is_lean(configuration, device.type)
-        call = apply_compile(model, modes[configuration.compile], configuration.freeze, lean)
+        call = apply_compile(model, modes[configuration.compile], configuration.freeze, lean, configuration.mm)
     autocast = configuration.numbers.autocast(training)
     cast = dtype_named(autocast) if autocast else None
 

@@ -665,7 +665,9 @@ def _uncompiled(group: Group) -> Group:
         configuration = workload.configuration
         if not isinstance(configuration, Configuration) or not configuration.compiles:
             return workload
-        return replace(workload, configuration=replace(configuration, compile="eager", freeze=False, fused=False))
+        return replace(
+            workload, configuration=replace(configuration, compile="eager", freeze=False, fused=False, mm=False)
+        )
 
     workloads = {label: tuple(map(plain, listed[:1])) for label, listed in group.workloads.items()}
     return replace(group, workloads=workloads, metrics=group.metrics[:1])

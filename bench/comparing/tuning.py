@@ -56,7 +56,7 @@ OVERTIME = 1.5  # times what was left of the first rung's time a challenger may 
 # first rung, later rungs and blocks of the last duel, counts of threads, batches.
 COMPILED, QUICK, DUEL, THREADS, BATCHES = 0.6, 0.7, 0.85, 0.9, 0.95
 NEAR = 0.9  # times as fast as `fast` in inference: what is slower there is not tried for latency
-LEVERS = ("precision", "layout", "compile", "freeze", "fused", "keep")
+LEVERS = ("precision", "layout", "compile", "freeze", "fused", "mm", "keep")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ def challengers(
     """What is tried: other engines first, then those with the fewest levers changed, quickly built ones first.
 
     Every configuration that can work here and does with freed memory what the reference does; and the reference with
-    that lever alone changed, since it helps or it does not whatever the others are. What keeps no memory comes first:
+    one of the other levers alone changed, each of which helps or does not whatever the others are. What keeps no memory
+    comes first:
     the first rung has one process for torch's own, in which that cannot be taken back.
 
     Args:
@@ -169,11 +170,11 @@ def challengers(
         name for name, one in PRECISIONS.items() if device.kind in (one.searched_training if training else one.searched)
     ]
     found = []
-    frozen = ((False, False), (True, False), (True, True))
-    for precision, layout, mode, levers in product(precisions, sorted(LAYOUTS, reverse=True), modes, frozen):
-        found.append(Configuration(precision, layout, mode, *levers, keep=reference.keep))
+    for precision, layout, mode, freeze in product(precisions, sorted(LAYOUTS, reverse=True), modes, (False, True)):
+        found.append(Configuration(precision, layout, mode, freeze, keep=reference.keep))
+    found += [replace(reference, keep=False), replace(reference, fused=True), replace(reference, mm=True)]
     own = sorted(
-        (one for one in [*found, replace(reference, keep=False)] if one != reference and works(one, device, training)),
+        (one for one in found if one != reference and works(one, device, training)),
         key=lambda one: (one.keep, one.compiles, distance(one, reference), modes.index(one.compile), one.text),
     )
     # The smaller numbers first. bfloat16 that a CPU has no instructions for gains nothing anywhere.

@@ -80,8 +80,8 @@ TRAINED = ("amp-nhwc-compile", "naive", "amp-nhwc-eager", "fast")
 INFERRED = ("amp-nhwc-compile", "naive", "fast")
 # Of networks with depthwise convolutions and gates, which our kernels are for; beside the same without them.
 OUR_KERNELS = {"training": "amp-nhwc-graphs-kernels", "inference": "amp-nhwc-graphs-freeze-kernels"}
-# Of a network of convolutions and ReLU, with and without the lever that joins them.
-FUSED = ("resnet50@bf16-nhwc-graphs-freeze", "resnet50@bf16-nhwc-graphs-freeze-fused")
+# Of a network of convolutions and ReLU, half of them 1 x 1, beside the same with the levers for these.
+CONVOLUTIONS = tuple(f"resnet50@bf16-nhwc-graphs-freeze{lever}" for lever in ("", "-fused", "-mm"))
 ON_CPU = ("amp-nhwc-compile", "naive", "amp-nhwc-eager")
 GIB = 1 << 30
 # Up to four trainings are in memory at the same time, of which the largest takes a tenth of a GiB for each image.
@@ -212,7 +212,9 @@ class _JobMaker:
             for task, configuration in OUR_KERNELS.items():
                 pair = [f"efficientnet_b0@{text}" for text in (configuration.removesuffix("-kernels"), configuration)]
                 made.append(self.compare("kernels", f"kernels-{task}", pair, 120, "--tasks", task, *size))
-            made.append(self.compare("kernels", "kernels-fused", FUSED, 120, "--tasks", "inference", *size))
+            made.append(
+                self.compare("kernels", "kernels-convolutions", CONVOLUTIONS, 120, "--tasks", "inference", *size)
+            )
         return made
 
     def networks(self, part: str, chosen: Sequence[str], tasks: str = "", *more: str) -> list[Job]:

@@ -193,7 +193,7 @@ def outputs(workload: Workload, conditions: Conditions, given: str, save: str, q
     configuration = workload.network
     check(configuration, device_facts(device), workload.training)
     if quick:
-        configuration = replace(configuration, compile="eager", freeze=False, fused=False, kernels=False)
+        configuration = replace(configuration, compile="eager", freeze=False, fused=False, mm=False, kernels=False)
     tensors = computed(model, workload, configuration, images, labels, device)
     blind = {}
     if not of_base:

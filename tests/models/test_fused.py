@@ -1,11 +1,13 @@
 """Convolutions with the addition and ReLU after them as one operator: what is replaced, and what it computes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor.utils import run_and_get_code
 from torch.nn import functional
 
 from bench.comparing.tuning import challengers
@@ -14,7 +16,7 @@ from models.configuration import Configuration, Device, check, parse
 from models.errors import ModelError
 from models.fused import ConvolutionReLU, by_cudnn, convolution_relu, fuse_convolutions, written_out
 from models.lively import enliven
-from models.prepare import fold_batch_norm, prepare
+from models.prepare import apply_compile, fold_batch_norm, prepare
 
 GPU = Device("cuda", bf16=True, compiler=True)
 SHAPE = (2, 3, 32, 32)
@@ -158,18 +160,39 @@ def test_it_is_for_frozen_networks_on_a_gpu() -> None:
     assert Configuration.from_text(found.text) == found
     with pytest.raises(ModelError, match="freeze-fused"):
         check(Configuration(fused=True), GPU, training=False)
+    with pytest.raises(ModelError, match="compile-mm"):
+        parse("nhwc-mm", GPU, training=False)
+    with pytest.raises(ModelError, match="oneDNN"):
+        parse("compile-mm", Device.from_cpu(), training=False)
     with pytest.raises(ModelError, match="on CUDA devices"):
         parse("freeze-fused", Device.from_cpu(), training=False)
     with pytest.raises(ModelError, match="cannot be trained"):
         parse("freeze-fused", GPU, training=True)
 
 
-def test_tuning_tries_it_on_a_gpu_only() -> None:
-    fast = parse("fast", GPU, training=False)
-    assert any(one.fused for one in challengers(fast, GPU, training=False))
-    assert not any(one.fused for one in challengers(fast, GPU, training=True))
-    plain = parse("fast", Device.from_cpu(), training=False)
-    assert not any(one.fused for one in challengers(plain, Device.from_cpu(), training=False))
+@pytest.mark.parametrize(("lever", "training"), [("fused", False), ("mm", False), ("mm", True)])
+def test_tuning_tries_it_on_a_gpu_only(lever: str, training: bool) -> None:
+    fast = parse("fast", GPU, training)
+    assert replace(fast, **{lever: True}) in challengers(fast, GPU, training)
+    plain = parse("fast", Device.from_cpu(), training)
+    assert not any(getattr(one, lever) for one in challengers(plain, Device.from_cpu(), training))
+
+
+@pytest.mark.slow
+def test_matrix_products_take_the_place_of_convolutions_of_1_x_1() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 4, 1), nn.SiLU(), nn.Conv2d(4, 4, 1, stride=2))
+    network = network.train().to(memory_format=torch.channels_last)
+    images = torch.randn(SHAPE).to(memory_format=torch.channels_last)
+    seen: list[str] = []
+    for mm in (False, True):
+        torch._dynamo.reset()
+        call = apply_compile(network, "default", freeze=False, mm=mm)
+        found, code = run_and_get_code(call, images)
+        seen.append("\n".join(code))
+        torch.testing.assert_close(found, network(images), atol=1e-5, rtol=1e-5)
+    products = [code.count("extern_kernels.addmm(") + code.count("extern_kernels.mm(") for code in seen]
+    assert products == [0, 1]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
