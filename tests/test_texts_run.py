@@ -47,7 +47,7 @@ STANDS_FOR = {
     "RECORD.json": "a.json",
     "imagenet-sample": "data",
     "ID": ID,
-    "SHARED": "runs",
+    "SHARED": "shared",
 }
 NEEDS = {
     "openvino": "openvino",
