@@ -2,7 +2,9 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Collection
+from pathlib import Path
 
 
 class DataError(ValueError):
@@ -26,7 +28,12 @@ def unknown(kind: str, name: str, known: Collection[str], listing: str | None = 
 
 def undecodable(path: str, error: Exception) -> DataError:
     """The error for a file that a decoder refused."""
-    return DataError(f"cannot decode {path}: {reason(error)}; find all with: bench data check")
+    return DataError(f"cannot decode {path}: {reason(error)}; find all with: {check_of(path)}")
+
+
+def check_of(path: str) -> str:
+    """The command that looks at all images of the set of which this is one, in a folder for its class."""
+    return f"bench data check {shlex.quote(str(Path(path).parent.parent))}"
 
 
 def without_traceback(error: DataError) -> DataError:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as transform
 
 from loaders.datasets import GENERATED, SPLITS, Dataset, open_dataset, open_splits
-from loaders.errors import DataError, NoSplitError, reason
+from loaders.errors import DataError, NoSplitError, check_of, reason
 from loaders.identity import id_of
 from loaders.images import decoded, opened, orientation, read
 from loaders.packed_images import DESCRIPTION, INDEX, PIXELS, ROW, VERSION, Description, is_packed, pixels_header
@@ -324,7 +324,7 @@ class _Work:
                         continue
                     if strict:
                         path = self.dataset.files[index]
-                        raise DataError(f"cannot decode {path}: {wrong}; find all with: bench data check")
+                        raise DataError(f"cannot decode {path}: {wrong}; find all with: {check_of(path)}")
                     self._wrong[index] = wrong
                 progress(before + start + len(block))
                 if time.monotonic() - noted > _EVERY:
@@ -411,7 +411,7 @@ class _Work:
         dataset = self.dataset
         return DataError(
             f"not one image of {dataset.name} can be decoded ({dataset.files[index]}: {wrong}, for example); "
-            "find all with: bench data check"
+            f"find all with: {check_of(str(dataset.files[index]))}"
         )
 
     def clear(self, out: Path) -> None:

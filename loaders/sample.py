@@ -21,7 +21,7 @@ import io
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def new_folder(dest: Path) -> Iterator[Path]:
         DataError: `dest` holds something, cannot be written, or the disk is full.
     """
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise DataError(f"{dest} exists and is not empty; name a new folder")
+        raise DataError(f"{dest} {'exists and is not empty' if dest.is_dir() else 'is a file'}; name a new folder")
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
@@ -136,8 +136,11 @@ def new_folder(dest: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def default_sample(images: int) -> Path:
+def default_sample(images: int, begin: Callable[[], object] = lambda: None) -> Path:
     """The generated set of `images` files with seed 0, made on first use and kept in the cache folder.
+
+    Args:
+        begin: called before the set is made.
 
     Raises:
         DataError: the cache cannot be written.
@@ -153,6 +156,7 @@ def default_sample(images: int) -> Path:
             # Of a process that was killed while it made them.
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
+        begin()
         try:
             return make(dest, images)
         except DataError:

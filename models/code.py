@@ -15,7 +15,6 @@ import io
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -27,7 +26,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from models.dry_run import answer, sizes_taken, without_weights
-from models.errors import ModelError, unknown
+from models.errors import ModelError, unknown, where
 from models.imports import OURS, beside, importing
 from models.names import TARGET, Name
 from models.objects import label_of
@@ -192,7 +191,7 @@ def _reported(what: str, folder: Path | None) -> Iterator[None]:
             yield
     except (Exception, SystemExit) as error:
         said = next((f"; it printed: {line.strip()}" for line in reversed(printed.getvalue().splitlines()) if line), "")
-        raise ModelError(f"{what} cannot be imported: {_words(error)}{_where(error, folder)}{said}") from error
+        raise ModelError(f"{what} cannot be imported: {_words(error)}{where(error, folder)}{said}") from error
     finally:
         # stdout is for data.
         sys.stderr.write(printed.getvalue())
@@ -221,18 +220,6 @@ def _words(error: BaseException) -> str:
         return f"it took more than {IMPORT_SECONDS} s"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-def _where(error: BaseException, folder: Path | None) -> str:
-    """File and line of the user's code that was the last to run, or of a syntax error."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({error.filename}, line {error.lineno})"
-    own = str(Path(__file__).parents[1])
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith("<")]
-    theirs = [one for one in frames if folder is not None and one.filename.startswith(str(folder))]
-    others = [one for one in frames if not one.filename.startswith(own)]
-    last = next(reversed(theirs or others), None)
-    return f" ({last.filename}, line {last.lineno})" if last else ""
 
 
 @contextlib.contextmanager
@@ -308,9 +295,9 @@ def call(base: str, offered: Mapping[str, object], arguments: Mapping[str, objec
     except ModelError:
         raise
     except (Exception, SystemExit) as error:
-        where = _where(error, Path(path).parent if path else None)
+        place = where(error, Path(path).parent if path else None)
         words = ", ".join(f"{key}={value!r}" for key, value in given.items())
-        raise ModelError(f"{base}({words}) failed: {_words(error)}{where}") from error
+        raise ModelError(f"{base}({words}) failed: {_words(error)}{place}") from error
 
 
 def build(base: str, classes: int | None, arguments: Mapping[str, object]) -> nn.Module:

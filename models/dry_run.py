@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from models.errors import ModelError, where
 
 USUAL_SIZES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 288, 299, 384, 448, 512)
 """Pixels that are tried to say which sizes a network takes where it does not take the one it was given."""
@@ -47,8 +47,8 @@ def answer(network: nn.Module, title: str, size: int) -> Tensor:
         with contextlib.redirect_stdout(sys.stderr):
             logits = network(torch.zeros(number, 3, size, size, device=device_of(network)))
     except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split())[:200]
-        if isinstance(error, TypeError | AttributeError | KeyError):
+        reason = " ".join(str(error).split())[:200] + where(error, libraries=False)
+        if not isinstance(error, RuntimeError | SystemExit) or type(error) not in (RuntimeError, SystemExit):
             reason = f"{type(error).__name__}: {reason}"
         if isinstance(error, SystemExit):
             raise ModelError(f"{title} called exit({reason}) when it was given an image") from error

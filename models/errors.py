@@ -1,6 +1,7 @@
 """The exception for input that the user can correct, and checks that raise it."""
 
 import shutil
+import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,6 +46,25 @@ def check_counts(length: int | None = None, **arguments: int | Sequence[int]) ->
         if not whole or not numbers or (length and len(numbers) != length):
             wanted = f"{length} whole numbers" if length else "whole numbers" if numbers is value else "a whole number"
             raise ModelError(f"{name} is {value}; give {wanted} above 0")
+
+
+def where(error: BaseException, folder: Path | None = None, libraries: bool = True) -> str:
+    """ " (FILE, line N)": the user's code that was the last to run, or a syntax error; "" where nothing is known.
+
+    Args:
+        folder: of the user's code.
+        libraries: also what was installed.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    own = str(Path(__file__).parents[1])
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith("<")]
+    theirs = [one for one in frames if folder is not None and one.filename.startswith(str(folder))]
+    others = [one for one in frames if not one.filename.startswith(own)]
+    if not libraries:
+        others = [one for one in others if "site-packages" not in Path(one.filename).parts]
+    last = next(reversed(theirs or others), None)
+    return f" ({last.filename}, line {last.lineno})" if last else ""
 
 
 def reason(error: Exception, folder: Path) -> str:

@@ -85,7 +85,7 @@ class Content:
         kind: of a record or a profile; "" of anything else.
         created: of a record, a profile or pytest-benchmark's file; "" of anything else.
         operands: of a record.
-        says: what a record says first; "interrupted" of one that is not complete.
+        says: what a record says first, of a check its verdict; "interrupted" of one that is not complete.
         passing: whether it could not be read at all, which another attempt may.
     """
 
@@ -112,9 +112,10 @@ def look(path: Path) -> Content:
         record = Record.from_json(data, where=str(path))
     except RecordError as error:
         return _no_record(path, data, error)
-    says = next(iter(sentences(record)), "") if record.complete else "interrupted"
+    verdict = str(_mapping(record.settings.get("check")).get("verdict", ""))
+    says = (verdict or next(iter(sentences(record)), "")) if record.complete else "interrupted"
     content = Content(kind=record.kind, created=record.created, operands=record.operands, says=says)
-    if _mapping(record.settings.get("check")).get("verdict") == VOID:
+    if verdict == VOID:
         return replace(content, unused="a check whose self-test failed, so its times do not count")
     if record.settings.get("beside", "none") != "none":
         return replace(content, unused="measured beside a busy core on purpose, so its times are no part of a series")

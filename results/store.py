@@ -7,6 +7,7 @@ old one under a temporary name and renamed over it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -23,6 +24,7 @@ from results.pytest_json import shared
 from results.record import Record
 
 FOLDER = Path(".benchmarks/pixbench")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 """Where runs go unless told otherwise, relative to the working directory."""
 
 _TEMPORARY = ".tmp"
@@ -116,10 +118,16 @@ def write_whole(target: Path, data: bytes, new: bool = False) -> None:
             raise
     except OSError as error:
         kept = "; the previous version is untouched" if target.is_file() else ""
-        raise RecordError(
-            f"cannot write {target}: {error.strerror or error}{kept}; free some space or choose another place"
-        ) from error
+        advice = "free some space or choose another place" if error.errno in FULL else "choose another place"
+        raise RecordError(f"cannot write {target}: {error.strerror or error}{kept}; {advice}") from error
     _sync_folder(target.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise RecordError if a file is in the way of a folder that is not there yet."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise RecordError(f"cannot make the folder {folder}: {there} is a file; choose another place")
 
 
 def _put_new(temporary: Path, target: Path) -> None:

@@ -89,8 +89,8 @@ def _metric(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) 
     else:
         values = {title: metric.values[operand] for title, (metric, operand) in found.items()}
     batches = {metric.batch for metric, _ in found.values()}
-    reference = next(iter(values))
-    ratios = [r for title in list(values)[1:] if (r := quotient(title, reference, values)) is not None]
+    pairs = _pairs([(title, columns[title][1]) for title in values])
+    ratios = [r for of, to in pairs if (r := quotient(of, to, values)) is not None]
     if len({metric.one_reading for metric, _ in found.values()}) > 1 and not across:
         old = [title for title, (metric, _) in found.items() if metric.one_reading]
         notes = (f"not compared: {', '.join(old)} is {ONE_READING}, and the other is counted",)
@@ -110,6 +110,19 @@ def _metric(name: str, columns: Mapping[str, tuple[Record, str]], across: bool) 
     )
     memory = {title: metric.memory[operand] for title, (metric, operand) in found.items() if operand in metric.memory}
     return replace(named, unit="1" if across else first.unit, memory={} if across else memory)
+
+
+def _pairs(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Which columns are compared: each with the first that has its operand; all with the first one where none has.
+
+    What stands beside each other in one result was measured in turns: that result says more of it than a quotient.
+
+    Args:
+        columns: (title, operand).
+    """
+    first: dict[str, str] = {}
+    again = [(title, first[operand]) for title, operand in columns if first.setdefault(operand, title) != title]
+    return again or [(title, columns[0][0]) for title, _ in columns[1:]]
 
 
 def renamed(metric: Metric, operand: str, record: Record) -> bool:

@@ -157,6 +157,8 @@ def command(
         return _runs(folders, format, output, charts, sort)
     stored = files(operands)
     if stored:
+        if tag:
+            raise UsageError(f"--tag {tag} names what is measured; what is stored has its name")
         from results import store as records
         from results.stored import compare_files
 

@@ -66,7 +66,7 @@ jobs:
       - uses: actions/setup-python@v5
         with:
           python-version: "3.13"
-      - run: {install}
+      - run: {install}                 # where no index has pixbench: git+https://HOST/OWNER/pixbench
       - run: bench check --base "${{BASE:-HEAD~1}}"
         env:
           BASE: ${{{{ github.event.pull_request.base.sha }}}}
@@ -101,7 +101,7 @@ def command() -> None:
     if not networks:
         click.echo(f"no network was found: name yours in {OWN_FILE}, [models]", err=True)
     click.echo(
-        f"next: bench compare {name} resnet18 --size 64, then commit both files, and after a change: "
+        f"next: bench compare {name} resnet18 --quick, then commit both files, and after a change: "
         "bench check --base HEAD",
         err=True,
     )

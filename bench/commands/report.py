@@ -12,7 +12,7 @@ PAGE = "report.html"
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|RUN...")
-@click.option("--title", default="", help="Of the page; default: the first result's finding.")
+@click.option("--title", default="", help="Of the page; default: what a single result says, or how many there are.")
 @click.option(
     "-o", "--output", default=PAGE, metavar="FILE", show_default=True, help="Write the page here; - is stdout."
 )
@@ -30,6 +30,7 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
     from models.published import FRACTIONS
     from results.index import Index
     from results.report import open_results, page
+    from results.tables import plural
 
     check_output(output)
     results = tuple(map(Path, with_tags(list(map(str, results)))))
@@ -37,10 +38,11 @@ def command(results: tuple[Path, ...], title: str, output: str) -> None:
     sections, skipped = open_results(results, FRACTIONS, lambda folder: Index(folder, cache_folder(), screen))
     for path, reason in skipped:
         click.echo(f"skipped {path}: {reason}", err=True)
-    verdicts = [verdict for section in sections for verdict in section.verdicts]
-    write(page(sections, title or (_brief(verdicts[0]) if verdicts else sections[0].title), skipped), output)
+    kinds = plural(len(sections), "result")
+    # One finding of many would stand for all of them.
+    finding = kinds if len(sections) > 1 else next(map(_brief, sections[0].verdicts), sections[0].title)
+    write(page(sections, title or finding, skipped), output)
     if output != "-":
-        kinds = f"{len(sections)} result{'' if len(sections) == 1 else 's'}"
         click.echo(f"wrote {output}: {kinds}, {Path(output).stat().st_size / 1024:.0f} KiB", err=True)
 
 

@@ -32,14 +32,15 @@ def command(store: Path, last: int, format: str, output: str) -> int:
 
     check_output(output)
     files, _ = list_files(store)
-    newest = sorted(files, key=_changed, reverse=True)[:last]
     with Index(store, cache_folder(), Screen()) as index:
-        contents = index.contents(newest)
-    rows: list[list[Cell]] = []
-    for path, content in zip(newest, contents, strict=True):
+        contents = index.contents(files)
+    found = sorted(zip(files, contents, strict=True), key=lambda one: one[1].created, reverse=True)
+    for path, content in found:
         if content.error:
             click.echo(f"skipped {path}: {content.error}", err=True)
-            continue
+    known = [(path, content) for path, content in found if not content.error]
+    rows: list[list[Cell]] = []
+    for path, content in known[:last]:
         made = datetime.fromisoformat(content.created).astimezone()
         operands = ", ".join(content.operands)
         rows.append([tag_of(path) or str(path), f"{made:%Y-%m-%d %H:%M}", content.kind, operands, content.says])
@@ -47,14 +48,6 @@ def command(store: Path, last: int, format: str, output: str) -> int:
         write(render(["name", "made", "kind", "operands", "says first"], rows, format), output)
     else:
         click.echo(f"no results in {store}; bench compare stores one", err=True)
-    if len(files) > len(newest):
-        click.echo(f"{len(files) - len(newest):,} older ones: --last {len(files)} shows all", err=True)
+    if len(known) > last:
+        click.echo(f"{len(known) - last:,} older ones: --last {len(known)} shows all", err=True)
     return 0
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        # It was removed meanwhile.
-        return 0.0

@@ -669,7 +669,7 @@ def quantile_over(blocks: Sequence[Sequence[float]], q: float) -> Value:
     if not filled:
         return Value.none("no samples")
     if q == 0.5:
-        value = summarise([statistics.median(block) for block in filled])
+        value = summarise([middle(block) for block in filled])
     else:
         try:
             estimate = percentile([x for block in filled for x in block], q)
@@ -678,6 +678,15 @@ def quantile_over(blocks: Sequence[Sequence[float]], q: float) -> Value:
         low, high, reached = median_interval([quantile(block, q) for block in filled])
         value = Value(estimate, min(low, estimate), max(high, estimate), samples=len(filled), confidence=reached)
     return value if len(filled) > 1 else replace(value, low=None, high=None, confidence=None)
+
+
+def middle(samples: Sequence[float]) -> float:
+    """The median; of an even number the geometric mean of the two in the middle.
+
+    So a rate is that of its time turned round, and of two turns the quotient of two sides is what their pairs say.
+    """
+    low, high = statistics.median_low(samples), statistics.median_high(samples)
+    return math.sqrt(low * high) if low > 0 and high != low else statistics.median(samples)
 
 
 def quantile(samples: Sequence[float], q: float) -> float:

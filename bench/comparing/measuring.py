@@ -17,7 +17,7 @@ from bench.machine.alone import measuring
 from bench.machine.cpu import usable_cores
 from bench.screen import Screen
 from results.record import Record
-from results.store import FOLDER, refuse_taken, tagged_path
+from results.store import FOLDER, check_folder, refuse_taken, tagged_path
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def measure(
         BenchError, DataError, ModelError, RecordError: nothing could be measured as asked.
     """
     begin = time.monotonic()
+    if stored:
+        check_folder(store or FOLDER)
     if tag and not options["resume"]:
         refuse_taken(tagged_path(tag, store or FOLDER))
     device = open_device(options["device"], options["force"])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from bench.errors import UsageError
@@ -76,14 +77,25 @@ def with_tags(words: Sequence[str], folder: Path | None = None) -> tuple[str, ..
 
     Args:
         folder: of stored results; None is the usual one.
+
+    Raises:
+        UsageError: beside such a word, one that is almost another.
     """
     from results.store import FOLDER, tag_of
 
-    found = []
+    place, found, others = folder or FOLDER, [], []
     for word in words:
-        file = (folder or FOLDER) / f"{word}.json"
+        file = place / f"{word}.json"
         tag = "/" not in word and tag_of(file) == word and file.is_file() and not Path(word).exists()
+        if not tag or word in _known():
+            others.append(word)
         found.append(str(file) if tag and word not in _known() else word)
+    if others and len(others) < len(words):
+        tags = [name for path in place.glob("*.json") if (name := tag_of(path))]
+        for word in others:
+            near = get_close_matches(word, tags, n=1)
+            if near and word not in _known() and not Path(word).exists():
+                raise UsageError(f"no result is named {word}; did you mean {near[0]}?")
     return tuple(found)
 
 
@@ -135,6 +147,8 @@ def run_folders(words: Sequence[str]) -> tuple[list[Path], list[str]]:
         path = Path(word)
         if path.is_dir() and not (path / SUMMARY).is_file():
             runs, skipped = list_runs(path)
+            if not runs and (path / "run.json").is_file():
+                raise UsageError(f"run {word} has not ended: bench train --resume {word} goes on with it")
             if not runs:
                 raise UsageError(f"{word} holds no run: there is no {SUMMARY} in it or in a folder of it")
             places = [place for place in sorted(path.iterdir()) if (place / SUMMARY).is_file()]

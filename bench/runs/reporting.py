@@ -24,6 +24,7 @@ from models.evaluate import Evaluation
 from models.project import named
 from models.training import checkpoint
 from results.classification import Classification
+from results.errors import RecordError
 from results.history import History
 from results.pictures.curves import curves
 from results.pictures.images import confusion, image_grid, mistake
@@ -40,9 +41,13 @@ TIMES = tuple(f"inference_{name}_seconds" for name in ("cold", "warm", "warm_low
 def finish(run: Run, say: Say, pictures: bool = True) -> RunSummary:
     """Test the chosen weights, write every report into the run's folder, and return its summary.
 
-    A run that was stopped is summarised from what it has done; it is not tested, since it may be resumed.
+    A run that was stopped is summarised from what it has done; it is not tested, since it may be resumed. One that had
+    finished and was to go on keeps its result until another epoch has ended.
     """
     history = History.load(run.folder / HISTORY, run.folder / STEPS)
+    if run.stopped is not None and (before := _finished(run.folder, history)):
+        say(f"no epoch after the {history.totals.epochs} of before has ended: their result stays")
+        return before
     figures = _figures(run, history)
     missing: dict[str, str] = {}
     if run.stopped is not None:
@@ -66,6 +71,15 @@ def finish(run: Run, say: Say, pictures: bool = True) -> RunSummary:
     row = run.summary("finished" if run.stopped is None else "stopped", run.stopped, missing=missing, **figures)
     row.save(run.folder)
     return row
+
+
+def _finished(folder: Path, history: History) -> RunSummary | None:
+    """The summary of a run that had finished after these epochs; None of any other."""
+    try:
+        before = RunSummary.load(folder)
+    except RecordError:
+        return None
+    return before if before.status == "finished" and before.epochs == history.totals.epochs else None
 
 
 def _choose_weights(run: Run) -> int:

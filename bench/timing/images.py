@@ -22,8 +22,7 @@ def find_data(root: Path | None, say: Say) -> tuple[str, Path]:
     if root is None:
         from loaders.sample import default_sample
 
-        say("generating the sample images (once)")
-        root = default_sample(IMAGES)
+        root = default_sample(IMAGES, lambda: say("generating the sample images (once)"))
     dataset = open_dataset(root, "train")
     for line in left_out(dataset):
         say(line)

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from bench.commands.compare import command
 from bench.comparing.words import LABELS, MEASURED, RUN, STORED, kind, run_folders
+from bench.errors import UsageError
 from results.history import Epoch, History
 from results.runs import RunSummary
 
@@ -97,6 +98,12 @@ def test_a_folder_of_runs_stands_for_all_of_them(runs: Path) -> None:
     result = compare(runs)
     assert result.exit_code == 0
     assert "skipped" in result.stderr
+
+
+def test_a_run_that_has_not_ended_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"has not ended: bench train --resume"):
+        run_folders([str(tmp_path)])
 
 
 def test_charts_are_written_where_asked(runs: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_default_sample_is_made_once_below_the_cache(tmp_path: Path, monkeypatch
     assert first.parent == tmp_path / "pixbench"
     assert len(contents(first)) == 2
     monkeypatch.setattr(sample, "make", lambda *arguments: pytest.fail("made twice"))
-    assert sample.default_sample(2) == first
+    assert sample.default_sample(2, lambda: pytest.fail("said twice")) == first
 
 
 def test_processes_that_need_the_default_sample_at_once_make_it_once(

@@ -266,6 +266,7 @@ def test_what_is_no_network_says_why(monkeypatch: pytest.MonkeyPatch, text: str,
         ("return self.c(x).mean((2, 3)).to(torch.complex64)", 3, r"gives numbers of type complex64; what is measured"),
         ("raise SystemExit(0)", 3, r"mine.py:Conv.* called exit\(0\) when it was given an image"),
         ("return self.c(x).mean((2, 3)) + torch.ones(x.shape[2] // 100 - 2)", 3, r"it takes .*: --size"),
+        ("raise ValueError('one\\ntwo')", 3, r"\(ValueError: one two \(.*mine.py, line \d+\)\)"),
         ("return self.c(x)", 1, r"expected input.* to have 1 channels.*and none of the usual sizes"),
     ],
 )

@@ -75,6 +75,18 @@ def test_across_machines_only_ratios_to_a_shared_operand_are_compared(tmp_path: 
     assert "relative to resnet34" in metric.notes[0]
 
 
+def test_each_operand_is_compared_with_its_own_earlier_result(tmp_path: Path) -> None:
+    both = ("resnet34", "lenet")
+    found = compare_files(stored(tmp_path, record(100.0, operands=both), record(120.0, operands=both)), across=False)
+    metric = found.metric("inference_throughput")
+    assert metric is not None
+    ratios = {(ratio.of, ratio.to): ratio.estimate for ratio in metric.comparisons}
+    assert ratios == {
+        ("b:resnet34", "a:resnet34"): pytest.approx(1.2),
+        ("b:lenet", "a:lenet"): pytest.approx(1.2),
+    }
+
+
 def test_across_needs_something_shared(tmp_path: Path) -> None:
     paths = stored(tmp_path, record(1.0), record(1.0, device="other", operands=("lenet",)))
     with pytest.raises(RecordError, match="share no operand"):

@@ -1,6 +1,7 @@
 """Names of stored results: given with --tag, listed by `bench results`, taken by compare and report."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def test_results_are_listed_with_their_names(place: Path) -> None:
     assert bench_here("results", "--format", "json", cwd=place).stdout == done.stdout
     newest = bench_here("results", "--last", "1", cwd=place)
     assert "2 older ones: --last 3 shows all" in newest.stderr
+    # By when they were made: a checkout gives files another time, and another order.
+    for number, name in enumerate(("after", "before")):
+        os.utime(place / store.FOLDER / f"{name}.json", (number, number))
+    again = json.loads(bench_here("results", "--format", "json", cwd=place).stdout)
+    assert [row["name"] for row in again if row["name"] in ("before", "after")] == ["after", "before"]
     nothing = bench_here("results", "--store", "nowhere", cwd=place)
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert "no results in nowhere" in nothing.stderr
@@ -50,6 +56,8 @@ def test_a_name_is_an_operand(place: Path) -> None:
     assert "before" in done.stdout
     assert ",after," in done.stdout
     assert bench_here("report", "before", "-o", "page.html", cwd=place).returncode == 0
+    bench_here("compare", "before", "aftr", cwd=place).refused("no result is named aftr; did you mean after?")
+    bench_here("compare", "before", "--tag", "other", cwd=place).refused("--tag other names what is measured")
 
 
 def test_what_has_another_meaning_keeps_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +73,19 @@ def test_what_has_another_meaning_keeps_it(place: Path, monkeypatch: pytest.Monk
 def test_what_is_no_name_is_refused(tag: str) -> None:
     with pytest.raises(RecordError, match="cannot name a result"):
         store.tagged_path(tag)
+
+
+def test_a_check_is_listed_with_its_verdict(place: Path) -> None:
+    checked = replace(record(1.0), kind="check", settings={"check": {"verdict": "CHANGED"}})
+    store.save(checked, store.new_path("check", place / store.FOLDER))
+    rows = json.loads(bench_here("results", "--format", "json", cwd=place).stdout)
+    assert [row["says first"] for row in rows if row["kind"] == "check"] == ["CHANGED"]
+
+
+def test_where_nothing_can_be_stored_nothing_is_measured(place: Path) -> None:
+    (place / "file").touch()
+    done = bench_here("compare", "lenet", "--quick", "--store", "file/deeper", cwd=place)
+    done.refused("cannot make the folder file/deeper: file is a file; choose another place")
 
 
 def test_a_name_is_given_once(place: Path) -> None:

@@ -1,5 +1,6 @@
 """From what was measured to a row: memory, compilation, ceilings, and what disturbed the turns."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,22 @@ NAME = "inference_peak_bytes"
 )
 def test_logits_of_a_file_are_never_called_those_of_another_network(parity: Parity, words: str) -> None:
     assert words in parity.text
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"), [([4.0], 4.0), ([1.0, 4.0], 2.0), ([9.0, 4.0, 1.0], 4.0), ([0.0, 4.0], 2.0)]
+)
+def test_the_middle_of_rates_is_that_of_times(samples: list[float], expected: float) -> None:
+    assert figures.middle(samples) == pytest.approx(expected)
+
+
+def test_of_two_turns_a_ratio_is_the_quotient_of_what_stands_beside_it() -> None:
+    first, second = [9.0, 4.0], [1.0, 25.0]
+    logs = [[math.log(a / b) for a, b in zip(first, second, strict=True)]]
+    ratio = figures.over_blocks("first", "second", logs)
+    assert ratio is not None
+    values = [figures.value_over([each]).median for each in (first, second)]
+    assert ratio.estimate == pytest.approx(values[0] / values[1])
 
 
 def counted(peak: int, processes: Sequence[int] = (9000,)) -> dict[str, Any]:

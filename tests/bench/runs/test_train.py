@@ -209,6 +209,18 @@ def test_a_stop_by_time_goes_on_to_the_same_weights(run: Path, data: Path, tmp_p
     assert len(load_steps(tmp_path / "short" / "steps.csv")) == 36
 
 
+def test_a_finished_run_that_is_stopped_before_another_epoch_keeps_its_result(data: Path, tmp_path: Path) -> None:
+    folder = trained(data, tmp_path, "whole", "--epochs", 1)
+    before = read(folder / "summary.json")
+    assert before["status"] == "finished"
+    done = ok("train", "--resume", folder, "--epochs", 2, "--no-report", "--max-minutes", 1e-6)
+    assert "their result stays" in done.stderr
+    assert read(folder / "summary.json") == before
+    ok("train", "--resume", folder, "--no-report", "--max-minutes", 0)
+    after = read(folder / "summary.json")
+    assert (after["status"], after["epochs"]) == ("finished", 2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("place", "name", "moment", "stored"),
