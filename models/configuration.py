@@ -75,7 +75,7 @@ MODES = {
 SWITCHES = {
     "freeze": "weights become constants: batch norm folded, layouts packed ahead (inference)",
     "fused": "ReLU and additions before it as a part of cuDNN's convolutions; with freeze (inference, CUDA)",
-    "mm": "convolutions of 1 x 1 as matrix products; with a compiler (CUDA)",
+    "mm": "convolutions of 1 x 1 as matrix products; with a compiler, on a CPU with freeze too",
     "kernels": "our Triton kernels: EfficientNet's bottlenecks (inference), depthwise convolutions (training) (CUDA)",
     "keep": "memory freed by a step is kept for the next one instead of going back to the system (CPU, glibc)",
 }
@@ -141,7 +141,7 @@ class Configuration:
         compile: a key of MODES.
         freeze: weights are constants of the program (inference only).
         fused: convolutions end with the addition and ReLU after them, in one kernel of cuDNN's (models.fused).
-        mm: the compiler makes matrix products of convolutions of 1 x 1.
+        mm: convolutions of 1 x 1 are matrix products (models.pointwise; on CUDA the compiler makes them).
         kernels: layers that kernels/ has are computed by it.
         keep: the process keeps freed memory, see bench.machine.allocator.
         peer: None, or the foreign engine that runs the exported network.
@@ -467,8 +467,10 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
             raise ModelError(f"configuration {text!r}: our kernels are written for CUDA devices; leave out kernels")
         if configuration.fused:
             raise ModelError(f"configuration {text!r}: fused is for cuDNN, on CUDA devices; leave out fused")
-        if configuration.mm:
-            raise ModelError(f"configuration {text!r}: on a CPU oneDNN decides how to convolve; leave out mm")
+        if configuration.mm and not (configuration.freeze and configuration.compile == "compile"):
+            raise ModelError(
+                f"configuration {text!r}: on a CPU mm is for frozen networks; write compile-freeze-mm, or leave out mm"
+            )
         if configuration.keep and not device.glibc:
             raise ModelError(f"configuration {text!r}: keep is a setting of glibc, which is not here; leave out keep")
         if configuration.peer == "tensorrt":

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from models.errors import ModelError
 from models.exported import Foreign, Program
 from models.exported import check as check_exported
 from models.peers import ENGINES
+from models.pointwise import use_products
 from models.small_maps import adapt_small_maps
 
 
@@ -121,35 +122,39 @@ def remove_unfinished(message: str) -> bool:
     return True
 
 
-def apply_compile(
-    model: nn.Module, mode: str, freeze: bool, lean: bool = False, mm: bool = False
-) -> Callable[[Tensor], Tensor]:
+def apply_compile(model: nn.Module, mode: str, settings: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
     """torch.compile in torch's `mode`; static shapes, because every distinct size is a program of its own.
 
-    Freezing is set for the whole compiler while the first call compiles. Passed as an option of torch.compile it
-    reaches only a part of it, and most of the gain is lost without a word (seen on a CPU, torch 2.15).
-
     Args:
-        lean: leave out what each call costs besides its kernels, a good part of a single image's time on a CPU: the
-            calls are made in C++, and only the images are checked, not every weight.
-        mm: convolutions of 1 x 1 become matrix products, without timing which is faster.
+        settings: `compiler_settings`, for the whole compiler while the first call compiles. Passed as an option of
+            torch.compile, freezing reaches only a part of it, and most of the gain is lost without a word (seen on a
+            CPU, torch 2.15).
     """
-    if lean:
-        return _first_differs(_lean(model), {"freezing": freeze, "cpp_wrapper": True})
+    if settings.get("cpp_wrapper"):
+        return _first_differs(_lean(model), settings)
     compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=mode)
-    settings = {name: True for name, wanted in (("freezing", freeze), ("conv_1x1_as_mm", mm)) if wanted}
     return _first_differs(compiled, settings) if settings else compiled
 
 
-def is_lean(configuration: Configuration, device: str) -> bool:
-    """Whether a network is compiled with the least that a call can cost; see `apply_compile`.
+def compiler_settings(configuration: Configuration, device: str) -> dict[str, Any]:
+    """What torch's compiler is told besides its mode, by the names of torch._inductor.config.
 
-    What is not frozen is compiled once for all networks of a class, which a look at each tells apart.
+    A frozen network on a CPU is compiled so that each call costs the least besides its kernels, which is a good part of
+    a single image's time: the calls are made in C++, and only the images are checked, not every weight. What is not
+    frozen is compiled once for all networks of a class, which a look at each tells apart.
     """
-    return device == "cpu" and configuration.freeze and configuration.compile == "compile"
+    found: dict[str, Any] = {"freezing": True} if configuration.freeze else {}
+    if device == "cpu" and configuration.freeze and configuration.compile == "compile":
+        found["cpp_wrapper"] = True
+    if configuration.mm and device == "cpu":
+        # Of what can make matrix products only the compiler's own code, so that nothing is timed.
+        found |= {"max_autotune_gemm": True, "max_autotune_gemm_backends": "CPP"}
+    elif configuration.mm:
+        found["conv_1x1_as_mm"] = True
+    return found
 
 
-def _first_differs(compiled: Callable[[Tensor], Tensor], settings: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+def _first_differs(compiled: Callable[[Tensor], Tensor], settings: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
     """The same, with these settings of the compiler during the first call."""
     call = compiled
 
@@ -157,7 +162,7 @@ def _first_differs(compiled: Callable[[Tensor], Tensor], settings: dict[str, Any
         nonlocal call
         from torch._inductor import config
 
-        with config.patch(settings):
+        with config.patch(dict(settings)):
             logits = compiled(images)
         call = compiled
         return logits
@@ -236,8 +241,10 @@ def prepare(
         from models.fused import fuse_convolutions
 
         model = fuse_convolutions(fold_batch_norm(model), example)
-    elif configuration.freeze and not configuration.compiles:
+    elif configuration.freeze and (configuration.mm or not configuration.compiles):
         model = fold_batch_norm(model)
+    if configuration.mm and device.type == "cpu":
+        model = use_products(model)
     model = apply_layout(model, configuration.layout).to(dtype_named(configuration.numbers.weights(training)))
     notes: tuple[str, ...] = ()
     # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.
@@ -249,8 +256,7 @@ def prepare(
         # The whole update of a training is captured (models.training.graphed), not each pass by itself.
         captured = captured or (training and configuration.compile == "graphs")
         modes = CAPTURED_MODES if captured else COMPILE_MODES
-        lean = is_lean(configuration, device.type)
-        call = apply_compile(model, modes[configuration.compile], configuration.freeze, lean, configuration.mm)
+        call = apply_compile(model, modes[configuration.compile], compiler_settings(configuration, device.type))
     autocast = configuration.numbers.autocast(training)
     cast = dtype_named(autocast) if autocast else None
 

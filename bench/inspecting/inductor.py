@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from bench.inspecting.counted import NETWORK, UNKNOWN, bytes_in, flops_of
 from bench.timing.step import Step
-from models.prepare import is_lean
+from models.prepare import compiler_settings
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ def compile_again(step: Step) -> list[Kernel]:
         # A cached graph would not be generated, and would have no ranges.
         "fx_graph_cache": False,
     }
-    if step.workload.network.freeze:
-        changed |= {"freezing": True, "cpp_wrapper": is_lean(step.workload.network, step.workload.device)}
+    changed |= compiler_settings(step.workload.network, step.workload.device)
     with config.patch(changed), patch.object(GraphLowering, "codegen", codegen):
         step.call()
         step.call()
