@@ -315,7 +315,7 @@ class Choice:
         if self.tuned:
             raise ModelError(f"{what} is not tuned; leave out tuned")
         if not engines:
-            for field in ("peer", "fused", "kernels"):
+            for field in ("peer", "fused", "mm", "kernels"):
                 if field in changes:
                     said = changes[field] if field == "peer" else field
                     raise ModelError(f"{what} is a program of torch; leave out {said}")

@@ -47,12 +47,13 @@ def answer(network: nn.Module, title: str, size: int) -> Tensor:
         with contextlib.redirect_stdout(sys.stderr):
             logits = network(torch.zeros(number, 3, size, size, device=device_of(network)))
     except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split())[:200] + where(error, libraries=False)
-        if not isinstance(error, RuntimeError | SystemExit) or type(error) not in (RuntimeError, SystemExit):
-            reason = f"{type(error).__name__}: {reason}"
+        reason = " ".join(str(error).split())[:200]
         if isinstance(error, SystemExit):
             raise ModelError(f"{title} called exit({reason}) when it was given an image") from error
-        raise ModelError(f"{title} takes no image of {size} x {size} pixels ({reason})") from error
+        if type(error) is not RuntimeError:
+            reason = f"{type(error).__name__}: {reason}"
+        place = where(error, libraries=False)
+        raise ModelError(f"{title} takes no image of {size} x {size} pixels ({reason}{place})") from error
     return logits_of(logits, title, number)
 
 

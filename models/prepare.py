@@ -241,10 +241,10 @@ def prepare(
         from models.fused import fuse_convolutions
 
         model = fuse_convolutions(fold_batch_norm(model), example)
-    elif configuration.freeze and (configuration.mm or not configuration.compiles):
+    elif configuration.mm and device.type == "cpu":
+        model = use_products(fold_batch_norm(model))
+    elif configuration.freeze and not configuration.compiles:
         model = fold_batch_norm(model)
-    if configuration.mm and device.type == "cpu":
-        model = use_products(model)
     model = apply_layout(model, configuration.layout).to(dtype_named(configuration.numbers.weights(training)))
     notes: tuple[str, ...] = ()
     # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.

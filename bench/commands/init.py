@@ -66,7 +66,8 @@ jobs:
       - uses: actions/setup-python@v5
         with:
           python-version: "3.13"
-      - run: {install}                 # where no index has pixbench: git+https://HOST/OWNER/pixbench
+      # Where no package index has pixbench, write git+https://HOST/OWNER/pixbench in its place.
+      - run: {install}
       - run: bench check --base "${{BASE:-HEAD~1}}"
         env:
           BASE: ${{{{ github.event.pull_request.base.sha }}}}

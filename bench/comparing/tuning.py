@@ -159,8 +159,7 @@ def challengers(
 
     Every configuration that can work here and does with freed memory what the reference does; and the reference with
     one of the other levers alone changed, each of which helps or does not whatever the others are. What keeps no memory
-    comes first:
-    the first rung has one process for torch's own, in which that cannot be taken back.
+    comes first: the first rung has one process for torch's own, in which that cannot be taken back.
 
     Args:
         engines: keys of PEERS that are tried.
