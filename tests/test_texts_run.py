@@ -130,7 +130,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.effect_noise((80, 60), 20 + number).convert("RGB").save(photo)
     (here / "fresh").mkdir()
     made("git init -q fresh", here)
-    made("bench data make data --like cifar10 --images 600", here)
+    made("bench data make data --like cifar10 --images 720", here)
     program = (
         "import pickle, torch, numpy, mynet; torch.save(mynet.Net().state_dict(), 'trained.pth');"
         "torch.save(mynet.Net(10).state_dict(), 'net.pth');"
