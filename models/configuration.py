@@ -301,6 +301,9 @@ class Choice:
         if self.file:
             return self._of_file(device, training)
         start = tuned if self.tuned and tuned is not None else preset(self.preset or "naive", device, training)
+        if start.mm and "compile" in self.changes:
+            # Of a preset it depends on how that is compiled.
+            start = replace(start, mm=False)
         configuration = replace(start, **self.changes)
         if "peer" in self.changes:
             configuration = self._peer(configuration, device)

@@ -5,7 +5,8 @@ each other, but not to the convolution, which stays cuDNN's.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -22,36 +23,6 @@ LARGEST = 3
 """Side of the filters that are taken: the stem of 7 x 7 is slower this way (pytorch issue 68506)."""
 
 
-@torch.library.custom_op("pixbench::convolution_relu", mutates_args=())
-def convolution_relu(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    added: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    """ReLU of a convolution, its bias and `added`, which has the result's shape; an operator that a compiler keeps."""
-    compute = by_cudnn if images.is_cuda else written_out
-    return compute(images, weight, bias, added, stride, padding, dilation)
-
-
-def by_cudnn(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    added: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    """One kernel of cuDNN's, which makes the result in the memory order of images and weight."""
-    if added is None:
-        return torch.cudnn_convolution_relu(images, weight, bias, stride, padding, dilation, 1)
-    return torch.cudnn_convolution_add_relu(images, weight, added, 1.0, bias, stride, padding, dilation, 1)
-
-
 def written_out(
     images: Tensor,
     weight: Tensor,
@@ -61,11 +32,32 @@ def written_out(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """The same as separate operators; `convolution_relu` must equal it."""
+    """ReLU of a convolution, its bias and `added`, which has the result's shape, as separate operators."""
     result = functional.conv2d(images, weight, bias, list(stride), list(padding), list(dilation))
     return torch.relu(result if added is None else result + added)
 
 
+def by_cudnn(
+    images: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, *sides: Sequence[int]
+) -> Tensor:
+    """The same as one kernel of cuDNN's, which makes the result in the memory order of images and weight."""
+    stride, padding, dilation = sides
+    if added is None:
+        return torch.cudnn_convolution_relu(images, weight, bias, stride, padding, dilation, 1)
+    return torch.cudnn_convolution_add_relu(images, weight, added, 1.0, bias, stride, padding, dilation, 1)
+
+
+def _chosen(images: Tensor, *rest: Any) -> Tensor:
+    return (by_cudnn if images.is_cuda else written_out)(images, *rest)
+
+
+# An operator, which a compiler keeps as it is.
+convolution_relu = torch.library.custom_op(
+    "pixbench::convolution_relu",
+    _chosen,
+    mutates_args=(),
+    schema=torch.library.infer_schema(written_out, mutates_args=()),
+)
 convolution_relu.register_fake(written_out)
 
 
@@ -109,7 +101,7 @@ def fuse_convolutions(network: GraphModule, example: Sequence[int]) -> nn.Module
         example: the shape [N, 3, H, W] it will be called with; says which additions are of tensors of one shape.
 
     Raises:
-        ModelError: there is nothing to replace.
+        ModelError: there is nothing to replace, or it does not run without its weights' values.
     """
     modules = dict(network.named_modules())
     shapes = _shapes(network, example)
@@ -121,11 +113,15 @@ def fuse_convolutions(network: GraphModule, example: Sequence[int]) -> nn.Module
         if found is None:
             continue
         convolution, added = found
-        parent, _, own = str(convolution.target).rpartition(".")
-        setattr(network.get_submodule(parent), f"{own}_relu", ConvolutionReLU(modules[str(convolution.target)]))
-        with network.graph.inserting_before(node):
+        target = f"{convolution.target}_relu"
+        while target in modules:
+            target += "_"
+        modules[target] = ConvolutionReLU(modules[str(convolution.target)])
+        network.add_submodule(target, modules[target])
+        # Where it was, and no later than it must be: what it reads may be changed in place after that.
+        with network.graph.inserting_before(convolution if added is None else node.args[0]):
             given = (convolution.args[0], *([] if added is None else [added]))
-            fused = network.graph.call_module(f"{convolution.target}_relu", given)
+            fused = network.graph.call_module(target, given)
         node.replace_all_uses_with(fused)
         shapes[fused.name] = shapes[node.name]
         for read in (node, *([] if added is None else [node.args[0]]), convolution):
@@ -147,19 +143,40 @@ def _before(node: Any, modules: dict[str, nn.Module], shapes: dict[str, torch.Si
     if not _is_addition(node, shapes):
         return None
     one, other = node.args
-    if _is_convolution(one, modules):
-        return one, other
     # What is added to in place may be read elsewhere, and is not what a convolution has just made.
     in_place = node.target in (operator.iadd, "add_")
-    return (other, one) if _is_convolution(other, modules) and not in_place else None
+    for convolution, added in ((one, other), *([] if in_place else [(other, one)])):
+        # It moves to where the addition is, before which nobody may change what it reads.
+        if _is_convolution(convolution, modules):
+            between = takewhile(lambda one: one is not node, _after(convolution))
+            changed = any(one in convolution.args[0].users and _changes(one, modules) for one in between)
+            return None if changed else (convolution, added)
+    return None
+
+
+def _after(node: Any) -> Iterator[Any]:
+    """The nodes that run after one."""
+    while (node := node.next).op != "root":
+        yield node
+
+
+def _changes(node: Any, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node changes what it reads in place."""
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = str(getattr(node.target, "__name__", node.target))
+    return name.endswith("_") or bool(node.kwargs.get("inplace")) or name in ("iadd", "isub", "imul", "itruediv")
 
 
 def _shapes(network: GraphModule, example: Sequence[int]) -> dict[str, torch.Size]:
     """The shapes of the graph's tensors by their nodes' names."""
     traced = without_weights(network)
     assert isinstance(traced, GraphModule)
-    with torch.no_grad():
-        ShapeProp(traced).propagate(torch.empty(tuple(example), device="meta"))
+    try:
+        with torch.no_grad():
+            ShapeProp(traced).propagate(torch.empty(tuple(example), device="meta"))
+    except Exception as error:
+        raise ModelError(f"the lever fused cannot follow the shapes in this network: {error}") from error
     known = ((node.name, node.meta.get("tensor_meta")) for node in traced.graph.nodes)
     return {name: one.shape for name, one in known if isinstance(one, TensorMetadata)}
 

@@ -1,7 +1,7 @@
 """Convolutions of 1 x 1 as matrix products on a CPU: the lever `mm`.
 
 A matrix product is compiled as a whole, with what comes after it, where each convolution is a call of oneDNN's. For one
-image such a call costs as much as what it computes.
+image such a call costs much beside what it computes.
 """
 
 from torch import Tensor, nn

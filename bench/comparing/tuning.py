@@ -230,7 +230,7 @@ def builder(workload: Workload) -> tuple[str, bool]:
     one = workload.configuration
     if not isinstance(one, Configuration):
         return "", workload.training
-    # The compiler's own matrix products take about as long again.
+    # The compiler's own matrix products take longer to compile.
     own = one.mm and workload.device == "cpu"
     return one.peer or ("compile-mm" if own else "compile" if one.compiles else ""), workload.training
 

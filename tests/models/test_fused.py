@@ -61,14 +61,45 @@ class Block(nn.Module):
 
 
 def in_place(images: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    first += images
+    first = first.add_(images)
     return functional.relu(first) + second
 
 
 def into_what_is_read_again(images: Tensor, first: Tensor, second: Tensor) -> Tensor:
     kept = images * 2
-    kept += first
+    kept = kept.add_(first)
     return torch.relu(kept) + kept + second
+
+
+class Changing(nn.Module):
+    """Changes what a convolution has read, before ReLU, and before an addition if there is one."""
+
+    def __init__(self, added: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1)
+        # A name that a replaced one might get.
+        self.first_relu = nn.Conv2d(3, 3, 1)
+        self.added = added
+
+    def forward(self, images: Tensor) -> Tensor:
+        made = images * 2
+        found = self.first(made)
+        made.add_(1)
+        kept = self.first_relu(made)
+        return torch.relu(found + made if self.added else found) + kept
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_what_changes_after_a_convolution_is_read_before(added: bool) -> None:
+    torch.manual_seed(0)
+    network, images = Changing(added).eval(), torch.randn(SHAPE)
+    if added:
+        with pytest.raises(ModelError, match="finds no convolution"):
+            fuse(network)
+        return
+    found = fuse(network)
+    assert count(found) == 1
+    torch.testing.assert_close(found(images), network(images))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +150,7 @@ def test_cudnn_is_asked_for_what_is_written_out(added: bool, monkeypatch: pytest
     images, weight, bias = torch.randn(2, 4, 9, 9), torch.randn(6, 4, 3, 3), torch.randn(6)
     other = torch.randn(2, 6, 5, 5) if added else None
     given = (images, weight, bias, other, (2, 2), (1, 1), (1, 1))
-    # The true operators take these arguments, and are not there without a GPU.
+    # The true operators take these arguments, and have no form for a CPU.
     with pytest.raises(NotImplementedError, match="cudnn_convolution"):
         by_cudnn(*given)
 
