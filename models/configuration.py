@@ -472,7 +472,8 @@ def check(configuration: Configuration, device: Device, training: bool) -> None:
             raise ModelError(f"configuration {text!r}: fused is for cuDNN, on CUDA devices; leave out fused")
         if configuration.mm and not (configuration.freeze and configuration.compile == "compile"):
             raise ModelError(
-                f"configuration {text!r}: on a CPU mm is for frozen networks; write compile-freeze-mm, or leave out mm"
+                f"configuration {text!r}: on a CPU mm goes with compile and freeze; write compile-freeze-mm, or leave "
+                "out mm"
             )
         if configuration.keep and not device.glibc:
             raise ModelError(f"configuration {text!r}: keep is a setting of glibc, which is not here; leave out keep")

@@ -127,9 +127,12 @@ def profiled_name(called: str, graph: int | None) -> str:
 
 
 def own_name(name: str) -> str:
-    """The operator's own name of a call that C++ code makes of it: mkldnn::_linear_pointwise."""
+    """The operator's own name of a call that C++ code makes of it: mkldnn::_linear_pointwise.
+
+    Of a matrix product of the compiler's own the name that its source has, which leaves out its sizes.
+    """
     if not name.startswith(IN_CPP):
-        return name
+        return re.sub(r"^(graph_\d+_)gemm_m\d+n\d+k\d+_", r"\1", name)
     bare = name.removeprefix(IN_CPP).removeprefix("mkldnn_")
     library = "mkldnn" if "_pointwise" in bare else "mkl" if bare.startswith("_mkl") else "aten"
     # A sum that the convolution adds to.
@@ -142,6 +145,9 @@ def layer_of(node: Any) -> str | None:
     if not stack:
         return None
     path = str(list(stack.values())[-1][0])
+    # A network that torch.fx has written looks its numbered layers up: getattr(L['self'].layer1, '0').conv1.
+    while (plain := re.sub(r"getattr\(([^()]*), '([^']+)'\)", r"\1.\2", path)) != path:
+        path = plain
     # L['self']._modules['layer1']._modules['0'] or L['self'].layer1[0]: the root is the network.
     path = re.sub(r"^L\['\w+'\]|^L__\w+?__", "", path)
     path = re.sub(r"\._modules\['([^']+)'\]|\['?([^'\]]+)'?\]", lambda m: f".{m.group(1) or m.group(2)}", path)
@@ -177,7 +183,7 @@ def node_flops(node: Any, called: str) -> float | None:
             # The weight is the last tensor of four dimensions: an image that is added comes before it.
             weight = [shape for shape in shapes if len(shape) == len(out)][-1]
             return float(2 * prod(out) * prod(weight[1:]))
-        if out is not None and "linear" in called:
+        if out is not None and ("linear" in called or "linear_pointwise" in str(node.target)):
             return float(2 * prod(shapes[0]) * out[-1])
     except (IndexError, TypeError, ValueError, AttributeError):
         return None

@@ -11,7 +11,7 @@ from workloads import workload_of
 from bench.comparing.tuning import Tuner
 from bench.timing.workload import Conditions
 from models import zoo
-from models.configuration import Configuration, Device, parse
+from models.configuration import Choice, Configuration, Device, parse
 from models.errors import ModelError
 from models.lively import enliven
 from models.pointwise import Pointwise, suits, use_products
@@ -80,6 +80,14 @@ def test_it_is_for_frozen_networks_that_are_compiled() -> None:
             parse(text, CPU, training)
     with pytest.raises(ModelError, match="compile-mm"):
         parse("freeze-mm", Device("cuda", bf16=True, compiler=True), False)
+
+
+def test_of_what_was_tuned_it_goes_with_the_compiler() -> None:
+    tuned = parse("bf16-nhwc-compile-freeze-mm", CPU, False)
+    assert Choice.from_text("tuned").on(CPU, False, tuned).mm
+    assert not Choice.from_text("tuned-eager").on(CPU, False, tuned).mm
+    with pytest.raises(ModelError, match="compile-freeze-mm"):
+        Choice.from_text("tuned-eager-mm").on(CPU, False, tuned)
 
 
 @pytest.mark.parametrize("after_inference", [False, True])

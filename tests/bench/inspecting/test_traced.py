@@ -11,7 +11,7 @@ from workloads import workload_of
 from bench.inspecting import traced
 from bench.inspecting.cost import count
 from bench.inspecting.counted import LOSS, OPTIMISER, UNKNOWN, Tallies, count_work, ranges
-from bench.inspecting.inductor import Kernel, common_layer, graphs_so_far, layer_of, profiled_name
+from bench.inspecting.inductor import Kernel, common_layer, graphs_so_far, layer_of, own_name, profiled_name
 from bench.inspecting.traced import add_kernels, add_layer_times, add_operator_times, busy_seconds, host_operators
 from bench.timing.step import build
 from bench.timing.workload import Conditions
@@ -148,6 +148,7 @@ def test_the_innermost_layer_that_holds_all() -> None:
         ({"a": ("L['self'].layer1.0.relu", nn.ReLU)}, "layer1.0.relu"),
         ({"a": ("L['self'].layer1[0].conv1", nn.Conv2d)}, "layer1.0.conv1"),
         ({"a": ("L['self']._modules['features']._modules['0']", nn.Conv2d)}, "features.0"),
+        ({"a": ("getattr(getattr(L['model'].features, '0').conv, '1')", nn.Conv2d)}, "features.0.conv.1"),
         ({}, None),
     ],
 )
@@ -167,6 +168,7 @@ def test_names_as_the_profiler_writes_them() -> None:
     }
     assert [profiled_name(f"aoti_torch_cpu_{name}", 0) for name in in_cpp] == list(in_cpp.values())
     assert profiled_name("cpp_fused_relu_1", 3) == "graph_3_cpp_fused_relu_1"
+    assert own_name("graph_3_gemm_m49n96k64_cpp_fused_relu_1") == "graph_3_cpp_fused_relu_1"
 
 
 def test_counted_work_of_a_training_step_is_what_cost_counts() -> None:
@@ -190,14 +192,21 @@ def test_counted_work_of_a_training_step_is_what_cost_counts() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_code_is_attributed_to_its_layers(tmp_path: Any) -> None:
-    workload = workload_of("inference", "lenet", "fp32-nhwc-compile-freeze", 4, 32, 10)
+@pytest.mark.parametrize(
+    ("name", "configuration", "size"),
+    [
+        ("lenet", "fp32-nhwc-compile-freeze", 32),
+        pytest.param("squeezenet1_1", "bf16-nhwc-compile-freeze-mm", 64, marks=pytest.mark.night),
+    ],
+)
+def test_compiled_code_is_attributed_to_its_layers(name: str, configuration: str, size: int, tmp_path: Any) -> None:
+    workload = workload_of("inference", name, configuration, 4, size, 10)
     [step] = build([workload], CONDITIONS)
     step.call()
     file = tmp_path / "trace.json.gz"
     profile = traced.trace(step, 2, str(file))
     assert file.stat().st_size > 1000
-    assert sum(each["flops"] or 0 for each in profile["operators"]) == pytest.approx(4 * count("lenet", 10, 32).flops)
+    assert sum(each["flops"] or 0 for each in profile["operators"]) == pytest.approx(4 * count(name, 10, size).flops)
     named = sum(each["forward_seconds"] for each in profile["modules"] if not each["path"].startswith("("))
     assert named > 0.5 * sum(each["forward_seconds"] for each in profile["modules"])
     assert (profile["graphs"], profile["recompiles"], profile["breaks"]) == (1, 0, [])
