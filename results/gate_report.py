@@ -49,7 +49,7 @@ from results.tables import (
     unit_for,
     width_of,
 )
-from results.verdict import REGRESSED, UNSURE, Decision
+from results.verdict import CLEAN, REGRESSED, UNSURE, Decision
 
 FORMATS = ("text", "markdown", "json", "junit")
 ANNOTATIONS = 10
@@ -94,7 +94,8 @@ def as_text(report: CheckReport, format: str, colour: bool = False, width: int =
 
 def _closing(report: CheckReport, format: str) -> Iterator[str]:
     markup = MARKDOWN if format == "markdown" else PLAIN
-    if all(fact.same for fact in report.facts):
+    # Of a check that is clean and timed nothing, the verdict says it.
+    if (report.rows or report.verdict != CLEAN) and all(fact.same for fact in report.facts):
         yield facts_sentence(report)
     if report.self_test is not None:
         yield self_test_sentence(report.self_test, markup)

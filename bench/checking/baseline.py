@@ -26,12 +26,18 @@ from results.record import Record, current_id, utc_now
 from results.store import list_records, load, same_machine
 from results.verdict import LOOKS, REGRESSED, Decision, look_unpaired
 
+# What is read of a machine before torch is imported; check_against() compares the rest.
+HARDWARE = ("device", "cpu", "cores", "system")
 
-def find(baseline: Path, say: Say) -> tuple[Path, Record]:
+
+def find(baseline: Path, say: Say, here: Mapping[str, Any]) -> tuple[Path, Record]:
     """The stored check a path means: the file, or the newest of a folder that can be a measure.
 
-    A check that found a slowdown, a void one and one of uncommitted changes cannot be: the next check would compare
-    the slowdown with itself.
+    A check of other hardware, one that found a slowdown, a void one and one of uncommitted changes cannot be: the next
+    check would compare the slowdown with itself.
+
+    Args:
+        here: the fingerprint of this machine, or the part of it that is known.
 
     Raises:
         UsageError: there is none; what was skipped is said.
@@ -49,7 +55,7 @@ def find(baseline: Path, say: Say) -> tuple[Path, Record]:
         say(f"skipping {path}: {reason}")
     found = [entry for entry in stored if entry.record.kind == "check" and entry.record.complete]
     for entry in reversed(found):
-        reason = unfit(entry.record)
+        reason = unfit(entry.record, here)
         if not reason:
             return entry.path, entry.record
         say(f"skipping {entry.path}: {reason}")
@@ -59,8 +65,12 @@ def find(baseline: Path, say: Say) -> tuple[Path, Record]:
     )
 
 
-def unfit(record: Record) -> str:
+def unfit(record: Record, here: Mapping[str, Any]) -> str:
     """Why a stored check is not chosen as a baseline by itself, "" if it can be."""
+    there = record.machine.get("fingerprint") or {}
+    for field in HARDWARE:
+        if field in there and field in here and there[field] != here[field]:
+            return f"it is of another machine ({field}: {there[field]})"
     report = record.settings.get("check")
     verdict = report.get("verdict") if isinstance(report, Mapping) else None
     if not record.metrics:

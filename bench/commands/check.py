@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +107,7 @@ def command(
     from bench.checking.trees import is_ours, top_of, trees
     from bench.machine.cpu import usable_cores
     from bench.machine.devices import choose_device
+    from bench.machine.facts import describe
     from bench.screen import Screen
     from models import project
     from results import gate_report, tables
@@ -122,7 +122,6 @@ def command(
     check_output(output)
     refuse_unknown(allow)
     screen = Screen()
-    begin = time.monotonic()
     place = choose_device(device)
     if base is not None and not (workloads or project.find().workloads or is_ours(top_of(Path.cwd()))):
         raise UsageError("this repository lists no workloads: write some with bench init, or name some: --workloads")
@@ -135,7 +134,8 @@ def command(
         "say": screen.progress if screen.moving else screen.say,
     }
     if baseline is not None:
-        path, record = find(baseline, screen.say)
+        here = describe(with_torch=False, device=place)["fingerprint"]
+        path, record = find(baseline, screen.say, here)
         # Without workloads of one's own, everything that the baseline timed.
         workloads = workloads or tuple(stored_values(path, record))
     subject = subjects(workloads, place, threads or usable_cores(), data, seed, screen.say)
@@ -165,7 +165,6 @@ def command(
         # Commands to the runner are read from either stream; stdout stays data.
         for annotation in gate_report.annotations(report):
             screen.say(annotation)
-    screen.say(f"took {time.monotonic() - begin:.0f} s")
     if failure:
         screen.say(f"bench: {failure}")
     return report.exit_code or (2 if failure else 0)

@@ -90,13 +90,15 @@ def command(
     from bench.runs.engines import Engine, Local, local_devices
     from bench.runs.epochs import stored_epochs, tester
     from bench.runs.findings import Findings
-    from bench.runs.sources import open_folders
+    from bench.runs.sources import check_batch, open_folders
     from bench.runs.study import Conductor
     from loaders.soundness import remarks
 
     folders = DataFolders.from_options(data, train, val)
     opened = open_folders(folders)
     plan = plan_runs(study, grid, forms, scale, numbers, len(opened[0]), len(opened[0].classes))
+    for run in plan.runs:
+        check_batch(run.recipe, opened[0], option="--over batch=")
     folder = runs / (name or plan.name)
     screen = Screen()
     for remark in remarks(opened):

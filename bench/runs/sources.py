@@ -200,7 +200,7 @@ def resolved(recipe: Recipe, splits: Splits, named: bool, device: str, say: Say,
         engines.check(engine)
         say_handed_over(engine, splits.train, say)
         parse_policy(recipe.augment)
-    _check_batch(recipe, splits.train)
+    check_batch(recipe, splits.train)
     return replace(recipe, loader=engine)
 
 
@@ -283,12 +283,13 @@ def _check_sizes(recipe: Recipe, size: int) -> None:
             raise ModelError(f"{error}; give another --size, or --set sizes; its usual size is {usual}") from None
 
 
-def _check_batch(recipe: Recipe, train: Dataset) -> None:
+def check_batch(recipe: Recipe, train: Dataset, option: str = "--batch ") -> None:
+    """Refuse, naming the option that mends it, a batch that the training images cannot fill."""
     if recipe.batch * recipe.accumulate > len(train):
         what = f"batch {recipe.batch}" + (f" accumulated {recipe.accumulate} times" if recipe.accumulate > 1 else "")
         raise UsageError(
             f"{what} is more than the {len(train)} training images of {train.name}; "
-            f"give --batch {len(train) // recipe.accumulate or 1} or less"
+            f"give {option}{len(train) // recipe.accumulate or 1} or less"
         )
 
 

@@ -48,6 +48,7 @@ COMMANDS: dict[str, list[str]] = {
     "check": ["check", "--base", "HEAD", "--exact", "--no-store", "--workloads", WORKLOAD, "-o", "PLACE/old.txt"],
     "tune": ["tune", "lenet", "--tasks", "latency", "--budget", "1", "--size", "32", "--threads", "1"],
 }
+TUNING_AT_NIGHT = [pytest.param(name, marks=pytest.mark.night if name == "tune" else ()) for name in COMMANDS]
 # What `bench check` measures is the repository that it is started in.
 IN_REPOSITORY = {"check"}
 
@@ -135,7 +136,7 @@ def mounted(place: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", TUNING_AT_NIGHT)
 def test_a_full_disk(name: str, made: dict[str, Path], tmp_path: Path) -> None:
     place = tmp_path / "place"
     with mounted(place):
@@ -150,7 +151,7 @@ def test_a_full_disk(name: str, made: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", TUNING_AT_NIGHT)
 def test_a_read_only_folder(name: str, made: dict[str, Path], tmp_path: Path) -> None:
     place = tmp_path / "place"
     with mounted(place):

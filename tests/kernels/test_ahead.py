@@ -14,9 +14,15 @@ from kernels.runtime import HAS_TRITON, INTERPRETED, noting
 compiles = pytest.mark.skipif(INTERPRETED or not HAS_TRITON, reason="in a process that interprets, or without Triton")
 
 
+# Kernels with a launch for each layer of the network, which take minutes: by day, each of their forms is enough.
+MANY = ("depthwise", "depthwise_backward")
+
+
 @compiles
 @pytest.mark.slow
-@pytest.mark.parametrize("name", catalogue.names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.night if name in MANY else ()) for name in catalogue.names()]
+)
 def test_kernels_fit_into_registers_and_keep_up_with_the_memory(name: str) -> None:
     found = ahead.compiled(name, 90)
     assert found
@@ -40,8 +46,10 @@ SIZES = {"CHANNELS", "TALL_IN", "WIDE_IN", "TALL", "WIDE", "STEPS", "CHANNELS_IN
 
 @compiles
 @pytest.mark.slow
-@pytest.mark.parametrize("name", catalogue.names())
-def test_each_form_of_a_kernel_fits_into_the_registers_of_an_a100(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "architecture"), [*((name, 80) for name in catalogue.names()), *((name, 90) for name in MANY)]
+)
+def test_each_form_of_a_kernel_fits_into_the_registers(name: str, architecture: int) -> None:
     forms = {
         (
             launch.kernel.__name__,
@@ -50,7 +58,7 @@ def test_each_form_of_a_kernel_fits_into_the_registers_of_an_a100(name: str) -> 
         for _, launch, _ in ahead.launches(name)
     }
     for form, launch in forms.items():
-        used, _, _ = ahead.read(ahead.binary(launch, 80))
+        used, _, _ = ahead.read(ahead.binary(launch, architecture))
         assert 0 < used["REG"] < 255, form
         assert used["STACK"] == used["LOCAL"] == 0, form
     assert forms

@@ -119,6 +119,7 @@ def test_clean_says_beyond_what() -> None:
 def test_nothing_is_not_sold_as_something() -> None:
     assert verdict_line(REPORTS["nothing"]) == "CLEAN: nothing was counted, nothing was timed"
     assert verdict_line(REPORTS["exact"]) == "CLEAN: 3 facts of 2 workloads agree exactly; nothing was timed"
+    assert as_text(REPORTS["exact"], "text").count("3 facts of 2 workloads agree") == 1
 
 
 def test_outputs_within_a_tolerance_do_not_agree_exactly() -> None:

@@ -565,7 +565,7 @@ def test_baselines_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no time of inference/lenet"):
         baseline.check_against(Path("o.json"), record, [more], CONDITIONS, spawn=machine, tree=HEAD)
     with pytest.raises(UsageError, match="holds no check"):
-        baseline.find(tmp_path, lambda text: None)
+        baseline.find(tmp_path, lambda text: None, {})
     assert machine.alive == 0
 
 
@@ -577,10 +577,11 @@ def test_the_newest_check_of_a_folder_is_the_baseline(tmp_path: Path) -> None:
         store.save(Record.from_json({**record.to_json(), "created": created}), tmp_path / f"{number}.json")
     (tmp_path / "torn.json").write_text("{")
     said: list[str] = []
-    path, found = baseline.find(tmp_path, said.append)
+    here = {"device": "fake", "cores": 2}
+    path, found = baseline.find(tmp_path, said.append, here)
     assert (path.name, found.created) == ("1.json", "2026-01-03T00:00:00+00:00")
     assert "torn.json" in said[0]
-    assert baseline.find(tmp_path / "0.json", said.append)[1].created == "2026-01-02T00:00:00+00:00"
+    assert baseline.find(tmp_path / "0.json", said.append, here)[1].created == "2026-01-02T00:00:00+00:00"
     store.save(Record.from_json({**record.to_json(), "kind": "compare"}), tmp_path / "c.json")
     # What found a slowdown would hide it from the next check.
     told = {**record.settings, "check": {**record.settings["check"], "verdict": REGRESSED}}
@@ -589,15 +590,15 @@ def test_the_newest_check_of_a_folder_is_the_baseline(tmp_path: Path) -> None:
         "slow": {"settings": told},
         "dirty": {"commit": {"sha": "a" * 40, "dirty": True}},
         "exact": {"metrics": []},
+        "elsewhere": {"machine": {**record.machine, "fingerprint": {"device": "another"}}},
     }.items():
         store.save(Record.from_json({**record.to_json(), **late, **change}), tmp_path / f"{name}.json")
     said.clear()
-    assert baseline.find(tmp_path, said.append)[0].name == "1.json"
-    assert [reason in " ".join(said) for reason in ("is REGRESSED", "uncommitted changes", "timed nothing")] == [
-        True
-    ] * 3
+    assert baseline.find(tmp_path, said.append, here)[0].name == "1.json"
+    for reason in ("is REGRESSED", "uncommitted changes", "timed nothing", "another machine (device: another)"):
+        assert reason in " ".join(said)
     with pytest.raises(UsageError, match="is a compare record"):
-        baseline.find(tmp_path / "c.json", said.append)
+        baseline.find(tmp_path / "c.json", said.append, here)
 
 
 def test_no_look_is_gone_for_beyond_the_budget() -> None:

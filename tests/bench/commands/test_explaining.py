@@ -38,7 +38,7 @@ def test_a_model_that_was_not_tuned_says_how_to(tmp_path: Path) -> None:
     done.refused("lenet has not been tuned on this machine; run: bench tune lenet")
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_a_tuned_model_is_measured_as_it_was_tuned(tmp_path: Path) -> None:
     done = bench_here(
         "tune", "lenet", "--tasks", "train", "--budget", "20", "--threads", "1", "--format", "json", cwd=tmp_path

@@ -133,8 +133,12 @@ CONDITIONS = {
     ),
     "a working folder that cannot be written": Condition({}, {"working folder"}, nobody=True, sealed=True),
 }
-# Most of what can be missing.
-TOGETHER = ("a home that cannot be written", "no place for temporary files, and ascii")
+# Most of what can be missing, at once; the night has each by itself.
+TOGETHER = Condition(
+    {"HOME": "sealed", "TMPDIR": "/proc/none", **PLAIN},
+    {"home", "user", "cache", "temporary files", "encoding"},
+    nobody=True,
+)
 LOOK = "import json; from bench.machine.surroundings import gaps, stand_in; stand_in(); print(json.dumps(gaps()))"
 ONE_CORE = ("--threads", "1", "--device", "cpu")
 COMMANDS: tuple[tuple[str, ...], ...] = (
@@ -158,11 +162,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in TOGETHER else pytest.mark.night) for name in CONDITIONS],
+    "condition",
+    [
+        pytest.param(TOGETHER, id="most of it", marks=pytest.mark.slow),
+        *(pytest.param(condition, id=name, marks=pytest.mark.night) for name, condition in CONDITIONS.items()),
+    ],
 )
-def test_commands_go_on_where_something_is_missing(name: str, images: Path, tmp_path: Path) -> None:
-    condition = CONDITIONS[name]
+def test_commands_go_on_where_something_is_missing(condition: Condition, images: Path, tmp_path: Path) -> None:
     become = NOBODY if condition.nobody else ()
     if become and subprocess.run([*become, "true"], capture_output=True).returncode:
         pytest.skip("no user without a name can be made here")

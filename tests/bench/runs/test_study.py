@@ -496,6 +496,7 @@ def test_true_runs_are_ranked_and_done_once(tmp_path: Path, pictures: Path, monk
         (["optimizers", "--seeds", "1,1"], "different numbers"),
         (["optimizers", "--seeds", "x"], "whole numbers"),
         (["optimizers", "--name", "a/b", "--data", "."], "without its path"),
+        (["optimizers", "--over", "batch=8,999", "--data", "."], "give --over batch="),
     ],
 )
 def test_a_command_that_makes_no_sense_is_refused(words: list[str], said: str, tmp_path: Path, pictures: Path) -> None:

@@ -561,7 +561,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(
     assert rates == {"lenet-20260101-000000": 0.1, "lenet-20260101-000000-2": 0.01}
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_of_runs_that_start_at_once_none_is_lost(data: Path, tmp_path: Path) -> None:
     base = [sys.executable, "-m", "bench", "train", "--model", "lenet", "--data", str(data), "--runs", str(tmp_path)]
     base += ["--batch", "16", "--threads", "1", "--no-report", "--epochs", "1"]
@@ -767,7 +767,7 @@ def test_a_student_learns_from_a_teacher(run: Path, data: Path, tmp_path: Path) 
     assert read(student / "summary.json")["params"] < read(run / "summary.json")["params"]
 
 
-@pytest.mark.parametrize("loader", ["resident", "torchvision", "pil", "dali"])
+@pytest.mark.parametrize("loader", ["resident", pytest.param("torchvision", marks=pytest.mark.night), "pil", "dali"])
 def test_orientation_is_applied_in_every_command_as_in_training(loader: str, tmp_path: Path) -> None:
     """The classes have the same pixels and differ in their EXIF orientation alone."""
     if (reason := engines.missing(loader)) is not None:
@@ -823,7 +823,7 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_processes_share_a_run_and_go_on_with_it_when_torchrun_starts_them_again(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "elastic.py"
     script.write_text(ELASTIC)

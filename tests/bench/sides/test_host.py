@@ -207,7 +207,9 @@ def test_what_was_prepared_before_a_fork_runs_after_it_on_several_threads(templa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("levers", ["fp32-nchw-compile", "fp32-nchw-compile-freeze"])
+@pytest.mark.parametrize(
+    "levers", [pytest.param("fp32-nchw-compile", marks=pytest.mark.night), "fp32-nchw-compile-freeze"]
+)
 def test_what_was_compiled_before_a_fork_is_not_compiled_again_and_computes_the_same(levers: str) -> None:
     workload = workload_of("inference", "lenet", levers, 2, 32, 10)
 
