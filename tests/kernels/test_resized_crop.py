@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from interpreted import DEVICE, ROUNDING, runs_kernels
+from interpreted import DEVICE, ROUNDING, loops_end, runs_kernels
 from torchvision.transforms.v2 import functional as transform
 
 from kernels import ahead
@@ -112,6 +112,7 @@ def test_twin_equals_the_definition(size: int, dtype: torch.dtype) -> None:
 
 
 @runs_kernels
+@loops_end
 @pytest.mark.parametrize(("size", "dtype"), CASES, ids=str)
 def test_kernel_equals_the_definition(size: int, dtype: torch.dtype) -> None:
     check(size, dtype, "triton", DEVICE)
@@ -134,6 +135,7 @@ def test_twin_cuts_a_part_of_a_resized_window() -> None:
 
 
 @runs_kernels
+@loops_end
 def test_kernel_cuts_a_part_of_a_resized_window() -> None:
     check_parts("triton", DEVICE)
 
@@ -145,6 +147,7 @@ def test_an_empty_batch_is_empty() -> None:
 
 
 @runs_kernels
+@loops_end
 def test_an_image_as_it_is_stays_as_it_is() -> None:
     rows = torch.tensor([[0, 27 * 3, 20, 27, 20, 27, 2, 11, 0]])
     image = resized_crop(PIXELS.to(DEVICE), rows.to(DEVICE), 14, 3, dtype=torch.uint8, implementation="triton").cpu()
