@@ -326,18 +326,19 @@ class Worker:
             self.receive(timeout)
 
     def described(self, workload: Workload) -> dict[str, Any]:
-        """A workload in the form that the process reads.
+        """A workload in a form that code of any commit reads: its configuration as text.
 
-        Code from before the lever `keep` reads configurations as text, and keeps freed memory whatever it measures.
+        A table of its fields would name levers that older code does not have. Code from before the lever `keep` keeps
+        freed memory whatever it measures.
 
         Raises:
             WorkloadError: such code would measure something else.
         """
         levers = self._channel.levers
-        if "keep" in levers.get(self.side, levers.get("", ())):
-            return workload.to_json()
-        theirs = before_keep(workload)
-        self._channel.ids.setdefault(self.side, {})[workload.id] = theirs.id
+        theirs = workload
+        if "keep" not in levers.get(self.side, levers.get("", ())):
+            theirs = before_keep(workload)
+            self._channel.ids.setdefault(self.side, {})[workload.id] = theirs.id
         return {**theirs.to_json(), "configuration": theirs.configuration.text}
 
     def build(self, workloads: Sequence[Workload], conditions: Conditions, timeout: float = 900.0) -> Built:

@@ -108,6 +108,13 @@ def test_naive_has_torch_s_settings_of_a_first_script(worker: Worker) -> None:
     assert set(ours["environment"]) - {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} <= set(os.environ)
 
 
+def test_code_that_lacks_a_lever_is_not_told_of_it(worker: Worker) -> None:
+    described = worker.described(workload_of("inference", "lenet", "fp32-nchw-eager", 2, 32, 10))
+    assert described["configuration"] == "fp32-nchw-eager"
+    for text, task in (("float32-nhwc", "loading"), ("torch-float32", "kernel")):
+        assert worker.described(workload_of(task, "normalize", text, 2, 32))["configuration"] == text
+
+
 def test_code_from_before_the_lever_keep_is_spoken_to_in_its_words(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
