@@ -175,11 +175,13 @@ class Duel:
             self.blocks += 1
             spent = time.monotonic() - block_begin
             overheads.append(spent - sum(self.series[w.id].latest for w in open_))
-            if block == 0 and spent * self.looks[0] > 1.5 * self.budget:
-                # Without a look there is no answer at all, so the first one is reached whatever it takes.
+            left = spent * (self.looks[0] - self.blocks)
+            if block == 1 and time.monotonic() - begin + left > 1.5 * self.budget:
+                # Told by the second block: the first one also compiles. Without a look there is no answer at all, so
+                # the first look is reached whatever it takes.
                 self.say(
                     f"a block takes {spent:.0f} s: the first look, after {self.looks[0]}, comes in about "
-                    f"{spent * self.looks[0] / 60:.0f} min, beyond --budget; choose fewer or smaller --workloads"
+                    f"{left / 60:.0f} min, beyond --budget; choose fewer or smaller --workloads"
                 )
             if block + 1 in self.looks:
                 self.judge()

@@ -336,7 +336,7 @@ def test_long_steps_leave_the_self_test_to_a_small_workload() -> None:
     assert report.self_test.same.blocks == LOOKS[0]
 
 
-def test_a_budget_that_the_first_look_will_exceed_is_said_after_the_first_block() -> None:
+def test_a_budget_that_the_first_look_will_exceed_is_said_after_the_second_block() -> None:
     for budget, times in ((1000.0, 0), (20.0, 1)):
         said: list[str] = []
         run(Machine(), [FAST], say=said.append, budget=budget)
