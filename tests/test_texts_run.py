@@ -141,6 +141,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made(f"bench train --model lenet --data data --batch 64 --name {name} {end}", here)
     for name in ("A", "B"):
         shutil.copytree(here / "runs" / name, here / "runs" / name.lower())
+    made("bench compare resnet18 --quick --tasks training --size 32 --training-batch 2", here)
     published = ROOT / "results/published/intel-xeon-amx-2-cores"
     for name, record in (("a", "resnet34-naive-fast"), ("b", "efficientnet_b0-naive-fast")):
         shutil.copy(published / f"{record}.json", here / f"{name}.json")

@@ -336,7 +336,7 @@ def test_an_interrupted_study_keeps_its_tables_and_says_how_to_go_on(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Slow())
-    words = ["study", "optimizers", "--data", str(pictures), "--runs", str(tmp_path)]
+    words = ["study", "optimizers", "--over", "batch=16", "--data", str(pictures), "--runs", str(tmp_path)]
     result = CliRunner().invoke(app, words, standalone_mode=False)
     assert isinstance(result.exception, click.Abort), "bench.cli ends with 130 then"
     assert "0 of 5 runs are finished; the same command continues" in result.stderr
