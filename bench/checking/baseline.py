@@ -67,10 +67,11 @@ def find(baseline: Path, say: Say, here: Mapping[str, Any]) -> tuple[Path, Recor
 
 def unfit(record: Record, here: Mapping[str, Any]) -> str:
     """Why a stored check is not chosen as a baseline by itself, "" if it can be."""
-    there = record.machine.get("fingerprint") or {}
-    for field in HARDWARE:
-        if field in there and field in here and there[field] != here[field]:
-            return f"it is of another machine ({field}: {there[field]})"
+    there = record.machine.get("fingerprint")
+    if isinstance(there, Mapping):
+        for field in HARDWARE:
+            if field in there and field in here and there[field] != here[field]:
+                return f"it is of another machine ({field}: {there[field]})"
     report = record.settings.get("check")
     verdict = report.get("verdict") if isinstance(report, Mapping) else None
     if not record.metrics:

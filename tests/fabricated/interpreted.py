@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from kernels.runtime import INTERPRETED
+from kernels.runtime import HAS_TRITON, INTERPRETED
 
 # Where the kernels of this process run.
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -33,11 +33,12 @@ def _loop_ends_at_a_number_of_its_own() -> bool:
         count[(1,)](torch.tensor([2], dtype=torch.int32), found)
     except InterpreterError:
         return False
-    return found.tolist() == [1, 1, 0]
+    # One that ends it elsewhere fails the tests.
+    return True
 
 
 loops_end = pytest.mark.skipif(
-    INTERPRETED and not _loop_ends_at_a_number_of_its_own(),
+    INTERPRETED and HAS_TRITON and not _loop_ends_at_a_number_of_its_own(),
     reason="this version of Triton's interpreter and numpy cannot end a loop at a number that the kernel computes",
 )
 runs_kernels = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a CUDA device")
