@@ -77,7 +77,7 @@ SWITCHES = {
     "fused": "ReLU and additions before it as a part of cuDNN's convolutions; with freeze (inference, CUDA)",
     "mm": "convolutions of 1 x 1 as matrix products; with a compiler, on a CPU with freeze too",
     "kernels": "our Triton kernels: EfficientNet's bottlenecks (inference), depthwise convolutions (training) (CUDA)",
-    "keep": "memory freed by a step is kept for the next one instead of going back to the system (CPU, glibc)",
+    "keep": "memory freed by a step is kept for the next one, in huge pages, and not given back (CPU, glibc)",
 }
 
 

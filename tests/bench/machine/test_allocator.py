@@ -36,7 +36,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not has_glibc(), reason="needs glibc")
 def test_freed_memory_is_not_cleared_again() -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    by_hand = {**clean, **dict(setting.split("=") for setting in FOR_SCRIPTS.split())}
+    by_hand = {**clean, **dict(setting.split("=", 1) for setting in FOR_SCRIPTS.split())}
 
     def faults(how: str, environment: dict[str, str]) -> int:
         words = [sys.executable, "-c", FAULTS, how]
@@ -48,6 +48,52 @@ def test_freed_memory_is_not_cleared_again() -> None:
     assert faults("keep", clean) < default / 10
     # What `bench doctor` advises does the same for a program that knows nothing of this one.
     assert faults("default", by_hand) < default / 10
+
+
+# A large block that is used: how much of this process lies in huge pages, and how much memory it holds, in MiB.
+HUGE = """
+import ctypes, sys
+from bench.machine.allocator import choose_memory, keep_memory
+choose_memory(sys.argv[1] == "keep")
+if sys.argv[1] == "keep":
+    keep_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+ctypes.memset(libc.malloc(ctypes.c_size_t(64 << 20)), 1, 64 << 20)
+for line in open("/proc/self/smaps_rollup"):
+    if line.startswith(("AnonHugePages", "Rss")):
+        print(int(line.split()[1]) >> 10)
+"""
+ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not (has_glibc() and ENABLED.exists() and "[madvise]" in ENABLED.read_text()), reason="needs huge pages on request"
+)
+def test_kept_memory_lies_in_huge_pages_and_takes_no_more() -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+
+    def pages(how: str, before: tuple[str, ...] = ()) -> list[int]:
+        words = [*before, sys.executable, "-c", HUGE, how]
+        done = subprocess.run(words, cwd=SOURCE, env=clean, capture_output=True, text=True, check=True)
+        return [int(line) for line in done.stdout.splitlines()]
+
+    (memory, none), (kept, huge) = pages("default"), pages("keep")
+    assert none == 0
+    assert huge >= 48
+    assert kept < memory + 16
+    # Where addresses count, none are taken for nothing.
+    assert pages("keep", ("prlimit", f"--as={16 << 30}"))[1] == 0
+
+
+@pytest.mark.parametrize(("setting", "counts"), [("0\n", False), ("1\n", False), ("2\n", True), (None, True)])
+def test_addresses_count_where_the_system_promises_memory_for_each(
+    setting: str | None, counts: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "overcommit_memory"
+    if setting is not None:
+        path.write_text(setting)
+    assert allocator._counts_addresses(path) is counts
 
 
 # A network of 2 MB activations in processes forked from one: how often each step touches a page for the first time.
@@ -138,6 +184,7 @@ class Old(Refusing):
 
 def test_an_older_glibc_takes_nothing_from_mmap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(allocator, "_ask_for_huge_pages", lambda library: None)
     library = Old()
     assert keep_memory({}, library)
     assert library.asked == [(-3, 1 << 30), (-4, 0), (-1, -1)]

@@ -122,7 +122,7 @@ def test_gpu_that_torch_cannot_use(driver: str, cuda: str | None, words: str, tm
 
 def test_nobody_is_told_to_keep_memory_who_does_or_computes_on_a_gpu(tmp_path: Path) -> None:
     told = settings(False, {})["allocator"]
-    by_user = settings(False, dict(setting.split("=") for setting in FOR_SCRIPTS.split()))["allocator"]
+    by_user = settings(False, dict(setting.split("=", 1) for setting in FOR_SCRIPTS.split()))["allocator"]
     gpus = gpu_facts(FabricatedNvml(Gpu()), {}, roots(tmp_path))
     for allocator, more in ((by_user, {}), (told, {"gpus": gpus})):
         findings = examine(Facts(quiet_machine(settings={"allocator": allocator}, **more), cuda=True))
