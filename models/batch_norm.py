@@ -2,91 +2,29 @@
 
 What it costs is reading and writing, and an addition and a ReLU behind torch's own read and write everything once more,
 in the backward pass too. Here one pass over the input gives the sums and a second one the finished output; the backward
-pass is two as well. batch_norm.cpp does it, compiled when a training begins.
+pass is two as well, and where nothing was added, which values the ReLU let through is computed from the input again.
 """
 
-import ctypes
-import functools
-import itertools
-import os
-import platform
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-SOURCE = Path(__file__).with_name("batch_norm.cpp")
-FLAGS = (
-    *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
-    # None of them lets what is no number vanish.
-    *("-fno-math-errno", "-fno-trapping-math"),
-    *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
-)
+from models.native import NAMES, call, library, operator
+
 MARK = "only_marks"
 """Attribute of a hook that looks at no tensor: what it is hooked to may be joined with what follows."""
-NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
-@functools.cache
-def library() -> ctypes.CDLL | str:
-    """The compiled functions; or why there are none."""
-    compiler = os.environ.get("CXX") or "g++"
-    if "g++" not in Path(compiler).name or shutil.which(compiler) is None:
-        # Another compiler would bring an OpenMP of its own, whose threads would stand beside those of torch.
-        return "there is no g++"
-    with tempfile.TemporaryDirectory(prefix="pixbench-") as folder:
-        output = Path(folder, "batch_norm.so")
-        # A second to compile: less than keeping it for later could go wrong.
-        done = subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(output)], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            return f"{compiler} failed ({next(iter(done.stderr.splitlines()), done.returncode)})"
-        try:
-            return ctypes.CDLL(str(output))
-        except OSError as error:
-            return f"it cannot be loaded ({error})"
-
-
-def _call(name: str, dtype: torch.dtype, tensors: list[Tensor | None], numbers: list[float | int]) -> None:
-    """Call a function of the library with the addresses of tensors, then with numbers."""
-    addresses = [ctypes.c_void_p(None if one is None else one.data_ptr()) for one in tensors]
-    values = [ctypes.c_double(one) if isinstance(one, float) else ctypes.c_int64(one) for one in numbers]
-    getattr(library(), f"{name}_{NAMES[dtype]}")(*addresses, *values)
-
-
-def _free() -> str:
-    """A namespace without these operators: `bench check` has two commits of this file in one process."""
-    numbers = itertools.count(1)
-    name = "pixbench"
-    while hasattr(getattr(torch.ops, name), "batch_norm"):
-        name = f"pixbench_{next(numbers)}"
-    return name
-
-
-# Operators, so that profilers and counters see them.
-NAMESPACE = _free()
-_OPERATORS: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
-_SEEN: Any = getattr(torch.ops, NAMESPACE)
-_OPERATORS.define(
+@operator(
     "batch_norm(Tensor images, Tensor? other, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, "
     "Tensor(b!)? running_var, float eps, float share, bool rectify) -> (Tensor, Tensor, Tensor)"
 )
-_OPERATORS.define(
-    "batch_norm_backward(Tensor coming, Tensor? result, Tensor images, Tensor? weight, Tensor mean, Tensor inverse, "
-    "bool masks) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-
-
-def _forward(
+def _batch_norm(
     images: Tensor,
     other: Tensor | None,
     weight: Tensor | None,
@@ -101,30 +39,37 @@ def _forward(
     result, channels = torch.empty_like(images), images.shape[1]
     mean, inverse = torch.empty(channels), torch.empty(channels)
     tensors = [images, other, result, weight, bias, mean, inverse, running_mean, running_var]
-    _call("forward", images.dtype, tensors, [eps, share, images.numel() // channels, channels, int(rectify)])
+    call("forward", images.dtype, tensors, [eps, share, images.numel() // channels, channels, int(rectify)])
     return result, mean, inverse
 
 
-def _backward(
+@operator(
+    "batch_norm_backward(Tensor coming, Tensor? result, Tensor images, Tensor? weight, Tensor? bias, Tensor mean, "
+    "Tensor inverse, bool rectify, bool masks) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+def _batch_norm_backward(
     coming: Tensor,
     result: Tensor | None,
     images: Tensor,
     weight: Tensor | None,
+    bias: Tensor | None,
     mean: Tensor,
     inverse: Tensor,
+    rectify: bool,
     masks: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of images, of what was added (empty unless `masks`), of weight and of bias."""
+    """Gradients of images, of what was added (empty unless `masks`), of weight and of bias.
+
+    Args:
+        result: what was rectified, where something was added before; without it the images say what was.
+    """
     of_images, channels = torch.empty_like(images), images.shape[1]
     of_other = torch.empty_like(images) if masks else torch.empty(0)
     of_weight, of_bias = torch.empty(channels), torch.empty(channels)
-    tensors = [coming, result, images, of_images, of_other if masks else None, weight, mean, inverse]
-    _call("backward", images.dtype, [*tensors, of_weight, of_bias], [images.numel() // channels, channels])
+    tensors = [coming, result, images, of_images, of_other if masks else None, weight, bias, mean, inverse]
+    rows = images.numel() // channels
+    call("backward", images.dtype, [*tensors, of_weight, of_bias], [rows, channels, int(rectify)])
     return of_images, of_other, of_weight, of_bias
-
-
-_OPERATORS.impl("batch_norm", _forward, "CPU")
-_OPERATORS.impl("batch_norm_backward", _backward, "CPU")
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -135,27 +80,28 @@ class _BatchNorm(torch.autograd.Function):
         ctx: Any, images: Tensor, other: Tensor | None, weight: Tensor | None, bias: Tensor | None, rest: "_Rest"
     ) -> Tensor:
         running = (rest.running_mean, rest.running_var)
-        computed = _SEEN.batch_norm(images, other, weight, bias, *running, rest.eps, rest.share, rest.rectify)
+        computed = _batch_norm(images, other, weight, bias, *running, rest.eps, rest.share, rest.rectify)
         result: Tensor = computed[0]
-        ctx.save_for_backward(images, result if rest.rectify else None, weight, *computed[1:])
-        ctx.has_bias = bias is not None
+        kept = result if rest.rectify and other is not None else None
+        ctx.save_for_backward(images, kept, weight, bias, *computed[1:])
+        ctx.rectify = rest.rectify
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *coming: Tensor) -> tuple[Tensor | None, ...]:
-        images, result, weight, mean, inverse = ctx.saved_tensors
+        images, result, weight, bias, mean, inverse = ctx.saved_tensors
         gradient = coming[0].to(images.dtype).contiguous(memory_format=torch.channels_last)
         adds = ctx.needs_input_grad[1]
         masks = adds and result is not None
-        of_images, of_other, of_weight, of_bias = _SEEN.batch_norm_backward(
-            gradient, result, images, weight, mean, inverse, masks
+        of_images, of_other, of_weight, of_bias = _batch_norm_backward(
+            gradient, result, images, weight, bias, mean, inverse, ctx.rectify, masks
         )
         return (
             of_images,
             (of_other if masks else gradient) if adds else None,
             None if weight is None else of_weight,
-            of_bias if ctx.has_bias else None,
+            None if bias is None else of_bias,
             None,
         )
 

@@ -18,8 +18,9 @@ from models.dropout import quicken_dropout
 from models.errors import ModelError
 from models.exported import Foreign, Program
 from models.exported import check as check_exported
+from models.max_pool import quicken_max_pool
 from models.peers import ENGINES
-from models.pointwise import use_products
+from models.pointwise import adapt_pointwise, use_products
 from models.small_maps import adapt_small_maps
 
 
@@ -250,7 +251,7 @@ def prepare(
     # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.
     if training and device.type == "cpu" and not configuration.compiles and not configuration.plain:
         model, notes = quicken_batch_norm(model)
-        model = adapt_depthwise(adapt_small_maps(quicken_dropout(model)))
+        model = adapt_depthwise(adapt_pointwise(adapt_small_maps(quicken_dropout(quicken_max_pool(model)))))
     call: Callable[[Tensor], Tensor] = model
     if configuration.compiles:
         # The whole update of a training is captured (models.training.graphed), not each pass by itself.

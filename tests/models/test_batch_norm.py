@@ -1,10 +1,11 @@
 """Quick batch normalisation on a CPU: the numbers of torch's own, with the addition and the ReLU behind it."""
 
 import copy
+import importlib
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from torchvision.models import resnet18, resnet50
 
 from bench.inspecting.counted import Tallies, WorkCounter, ranges
 from bench.inspecting.exact import OperatorCounter
-from models import batch_norm
-from models.batch_norm import QuickBatchNorm2d, library, quicken_batch_norm
+from models import batch_norm, native
+from models.batch_norm import QuickBatchNorm2d, quicken_batch_norm
+from models.imports import beside
+from models.native import library
 from results.profile import plain_name
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -83,7 +86,7 @@ def test_options_of_the_layer_are_kept(options: dict[str, object]) -> None:
 @needs_compiler
 def test_what_does_not_suit_goes_torch_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, quick = layers(8)
-    monkeypatch.setattr(batch_norm, "_call", lambda *words: pytest.fail("called"))
+    monkeypatch.setattr(batch_norm, "call", lambda *words: pytest.fail("called"))
     x = images(2, 8, 5, 5).contiguous()
     assert torch.equal(quick(x), plain(x))
     for layer in (plain, quick):
@@ -190,16 +193,12 @@ def test_marks_around_layers_change_nothing_and_operators_are_seen() -> None:
 
 @needs_compiler
 def test_two_commits_in_one_process_have_operators_of_their_own() -> None:
-    spec = spec_from_file_location("batch_norm_of_another_commit", batch_norm.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    other = module_from_spec(spec)
-    sys.modules[spec.name] = other
+    root = Path(native.__file__).parents[1]
+    beside("another_commit", root, ("models",))
     try:
-        spec.loader.exec_module(other)
-        assert other.NAMESPACE != batch_norm.NAMESPACE
+        assert importlib.import_module("another_commit.models.native").NAMESPACE != native.NAMESPACE
         counted = []
-        for module in (batch_norm, other):
+        for module in (batch_norm, importlib.import_module("another_commit.models.batch_norm")):
             model, _ = module.quicken_batch_norm(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
             with OperatorCounter() as counter:
                 model(images(2, 4, 3, 3)).sum().backward()
@@ -207,7 +206,8 @@ def test_two_commits_in_one_process_have_operators_of_their_own() -> None:
         assert counted[0] == counted[1], "the same facts of both"
         assert counted[0]["pixbench.batch_norm.default"] == 1
     finally:
-        del sys.modules[spec.name]
+        for name in [name for name in sys.modules if name.split(".")[0] == "another_commit"]:
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_without_a_compiler_nothing_changes_and_it_is_said(monkeypatch: pytest.M
 @needs_compiler
 @pytest.mark.usefixtures("anew")
 def test_a_compiler_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_norm, "FLAGS", ("--no-such-flag",))
+    monkeypatch.setattr(native, "FLAGS", ("--no-such-flag",))
     _, (note,) = quicken_batch_norm(nn.Sequential(nn.BatchNorm2d(4)))
     assert "g++ failed" in note
     assert "no-such-flag" in note

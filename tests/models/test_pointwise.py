@@ -9,12 +9,13 @@ from torch import nn
 from workloads import workload_of
 
 from bench.comparing.tuning import Tuner
+from bench.inspecting.exact import OperatorCounter
 from bench.timing.workload import Conditions
-from models import zoo
+from models import small_maps, zoo
 from models.configuration import Choice, Configuration, Device, parse
 from models.errors import ModelError
 from models.lively import enliven
-from models.pointwise import Pointwise, suits, use_products
+from models.pointwise import Pointwise, TrainedPointwise, adapt_pointwise, suits, use_products
 from models.prepare import fold_batch_norm, prepare
 
 CPU = Device("cpu", bf16=True, compiler=True)
@@ -39,7 +40,6 @@ def test_networks_compute_the_same() -> None:
         ({"padding": "same"}, True),
         ({"bias": False}, True),
         ({"kernel_size": 3}, False),
-        ({"stride": 2}, False),
         ({"padding": 1}, False),
         ({"groups": 2}, False),
     ],
@@ -57,6 +57,39 @@ def test_only_convolutions_of_1_x_1_are_replaced(options: dict[str, Any], expect
     found = use_products(nn.Sequential(layer))(images)
     torch.testing.assert_close(found, wanted)
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_trained_in_bfloat16_gradients_are_those_of_the_convolution(
+    stride: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_maps, "has_amx", lambda: True)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(64, 96, 1, stride, bias=bias)
+    images = torch.randn(2, 64, 5, 7).to(memory_format=torch.channels_last).requires_grad_()
+    inputs = (images, *layer.parameters())
+    wanted = layer(images)
+    coming = torch.randn_like(wanted)
+    expected = torch.autograd.grad(wanted, inputs, coming)
+    [adapted] = adapt_pointwise(nn.Sequential(layer))
+    assert isinstance(adapted, TrainedPointwise)
+    assert torch.equal(adapted(images), wanted), "fp32 stays a convolution"
+    with torch.autocast("cpu", torch.bfloat16):
+        found = adapted(images)
+        with OperatorCounter() as counter:
+            adapted(images)
+    assert not any("convolution" in name for name in counter.counts)
+    assert found.dtype == torch.bfloat16
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    gradients = torch.autograd.grad(found, inputs, coming.bfloat16())
+    for one, right in zip((found, *gradients), (wanted, *expected), strict=True):
+        assert (one - right).norm() <= 2**-7 * right.norm()
+
+
+def test_layers_of_few_channels_and_other_windows_are_trained_as_before() -> None:
+    layers = [nn.Conv2d(32, 96, 1), nn.Conv2d(96, 32, 1), nn.Conv2d(96, 96, 1, groups=2), nn.Conv2d(96, 96, 3)]
+    assert all(type(layer) is nn.Conv2d for layer in adapt_pointwise(nn.Sequential(*layers)))
 
 
 @pytest.mark.slow

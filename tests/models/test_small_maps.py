@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from models import zoo
-from models.small_maps import SmallMapConv2d, adapt_small_maps, pixelwise, suits
+from models import small_maps, zoo
+from models.small_maps import SmallMapConv2d, adapt_small_maps, pixelwise, suits, windows
 
 SHAPES = [
     # height, width, kernel, stride, padding
@@ -51,6 +51,43 @@ def test_under_autocast_the_result_is_rounded_alike() -> None:
         adapted = adapt_small_maps(nn.Sequential(layer))(images)
     assert adapted.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(adapted, expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(("size", "stride"), [(7, 1), (14, 2), (3, 1)])
+def test_between_many_channels_a_product_gives_the_weights_gradient(
+    size: int, stride: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Tensor] = []
+    monkeypatch.setattr(small_maps, "has_amx", lambda: True)
+    monkeypatch.setattr(small_maps, "windows", lambda *words: calls.append(windows(*words)) or calls[-1])
+    torch.manual_seed(0)
+    layer = nn.Conv2d(256, 264, 3, stride, padding=1)
+    images = torch.randn(2, 256, size, size).to(memory_format=layout).requires_grad_()
+    inputs = (images, *layer.parameters())
+    wanted = layer(images)
+    coming = torch.randn_like(wanted)
+    expected = torch.autograd.grad(wanted, inputs, coming)
+    [adapted] = adapt_small_maps(nn.Sequential(layer))
+    assert torch.equal(adapted(images), wanted), "fp32 stays a convolution"
+    with torch.autocast("cpu", torch.bfloat16):
+        found = adapted(images)
+    gradients = torch.autograd.grad(found, inputs, coming.bfloat16())
+    assert len(calls) == 1
+    assert [one.dtype for one in (found, *gradients)] == [torch.bfloat16] + [torch.float32] * 3
+    for one, right in zip((found, *gradients), (wanted, *expected), strict=True):
+        assert (one - right).norm() <= 2**-7 * right.norm()
+
+
+@pytest.mark.parametrize(("channels", "size"), [(128, 7), (256, 8)])
+def test_with_few_channels_or_many_pixels_the_gradient_is_the_convolutions(
+    channels: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_maps, "has_amx", lambda: True)
+    monkeypatch.setattr(small_maps, "windows", lambda *words: pytest.fail("called"))
+    [layer] = adapt_small_maps(nn.Sequential(nn.Conv2d(channels, 256, 3, padding=1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(1, channels, size, size)).sum().backward()
 
 
 def test_only_plain_square_convolutions_are_taken() -> None:
