@@ -1,4 +1,4 @@
-"""Code of our own for training on a CPU: native.cpp, compiled when a training begins, as torch operators."""
+"""Our own code for training on a CPU: native.cpp, compiled when a training begins, as torch operators."""
 
 import ctypes
 import functools
