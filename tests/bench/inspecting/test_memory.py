@@ -114,8 +114,12 @@ def test_parts_add_up_and_a_training_step_holds_what_it_saves() -> None:
     assert 0.8 * saved < found.workspace + found.gradients < 2 * saved
 
 
+# What models.max_pool saves of resnet34's: its input of 64 x 112 x 112 in bfloat16, and 7 of the 8 bytes of each place.
+POOLED = 8 * 64 * (112 * 112 * 2 + 56 * 56 * 7) / MIB
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "saved", "highest"), [("resnet34", 171, 199), ("efficientnet_b0", 347, 386)])
+@pytest.mark.parametrize(("model", "saved", "highest"), [("resnet34", 171 - POOLED, 199 - POOLED), ("efficientnet_b0", 347, 386)])
 def test_training_needs_what_an_independent_count_found(model: str, saved: float, highest: float) -> None:
     """MiB that autograd saves, and of the allocator's peak above weights, optimiser and input."""
     step = step_of("training", model, "amp-nhwc-eager", 8, 224, 1000)
