@@ -119,7 +119,9 @@ POOLED = 8 * 64 * (112 * 112 * 2 + 56 * 56 * 7) / MIB
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "saved", "highest"), [("resnet34", 171 - POOLED, 199 - POOLED), ("efficientnet_b0", 347, 386)])
+@pytest.mark.parametrize(
+    ("model", "saved", "highest"), [("resnet34", 171 - POOLED, 199 - POOLED), ("efficientnet_b0", 347, 386)]
+)
 def test_training_needs_what_an_independent_count_found(model: str, saved: float, highest: float) -> None:
     """MiB that autograd saves, and of the allocator's peak above weights, optimiser and input."""
     step = step_of("training", model, "amp-nhwc-eager", 8, 224, 1000)
