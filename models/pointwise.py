@@ -20,8 +20,10 @@ class Pointwise(nn.Conv2d):
     """A convolution of 1 x 1 that is a matrix product of pixels: [B, C, H, W] -> [B, N, h, w], channels last."""
 
     def forward(self, input: Tensor) -> Tensor:
-        down, right = self.stride
-        seen = input.permute(0, 2, 3, 1)[:, ::down, ::right]
+        seen = input.permute(0, 2, 3, 1)
+        if self.stride != (1, 1):
+            down, right = self.stride
+            seen = seen[:, ::down, ::right]
         return functional.linear(seen, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
