@@ -6,7 +6,7 @@ pixel, over the part of its window inside the map, needs 4/9 of the multiplicati
 convolutions are far slower than its matrix products at these shapes.
 
 On 7 x 7 pixels, the last stage of a network for large images, that is so of the weights' gradient alone, in bfloat16
-on a CPU with AMX and between many channels: one product of the gradient with all windows takes half as long.
+on a CPU with AMX and between many channels: one product of the gradient with all windows is faster.
 """
 
 import functools
@@ -128,7 +128,8 @@ class SmallMapConv2d(nn.Conv2d):
         height = output_size(input.shape[2], kernel, stride, padding)
         width = output_size(input.shape[3], kernel, stride, padding)
         if (
-            LARGEST < height * width <= FEW_PIXELS
+            kernel == 3
+            and LARGEST < height * width <= FEW_PIXELS
             and min(self.weight.shape[:2]) >= MANY_CHANNELS
             and in_bfloat16(input)
         ):

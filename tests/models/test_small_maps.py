@@ -79,13 +79,13 @@ def test_between_many_channels_a_product_gives_the_weights_gradient(
         assert (one - right).norm() <= 2**-7 * right.norm()
 
 
-@pytest.mark.parametrize(("channels", "size"), [(128, 7), (256, 8)])
-def test_with_few_channels_or_many_pixels_the_gradient_is_the_convolutions(
-    channels: int, size: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("channels", "size", "kernel"), [(128, 7, 3), (256, 8, 3), (256, 7, 5)])
+def test_with_few_channels_many_pixels_or_a_large_window_the_gradient_is_the_convolutions(
+    channels: int, size: int, kernel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small_maps, "has_amx", lambda: True)
     monkeypatch.setattr(small_maps, "windows", lambda *words: pytest.fail("called"))
-    [layer] = adapt_small_maps(nn.Sequential(nn.Conv2d(channels, 256, 3, padding=1)))
+    [layer] = adapt_small_maps(nn.Sequential(nn.Conv2d(channels, 256, kernel, padding=kernel // 2)))
     with torch.autocast("cpu", torch.bfloat16):
         layer(torch.randn(1, channels, size, size)).sum().backward()
 
