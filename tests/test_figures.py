@@ -59,6 +59,7 @@ CONSTANTS = {
         "2 or 3 %",
         "5 and 10 %",
     ),
+    "docs/configure.md": ("pages of 2 MiB", "4 KiB"),
     "docs/gpu.md": ("in 12 minutes",),
     "docs/guard.md": (
         "slowed by 5 %",
