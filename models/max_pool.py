@@ -91,10 +91,16 @@ class QuickMaxPool2d(nn.MaxPool2d):
         return (kernel, stride, padding) if fits and plain else None
 
 
-def quicken_max_pool(model: nn.Module) -> nn.Module:
-    """Make the max poolings of a network quick, in place; where nothing can be compiled it stays as it was."""
+def quicken_max_pool(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Make the max poolings of a network quick, in place.
+
+    Returns:
+        the network, and a note if it stays as it was because nothing can be compiled here.
+    """
     found = [module for module in model.modules() if type(module) is nn.MaxPool2d]
-    if found and not isinstance(library(), str):
-        for module in found:
-            module.__class__ = QuickMaxPool2d
-    return model
+    compiled = library() if found else ""
+    if found and isinstance(compiled, str):
+        return model, (f"max pooling is torch's own, which is slower: {compiled}",)
+    for module in found:
+        module.__class__ = QuickMaxPool2d
+    return model, ()

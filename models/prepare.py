@@ -250,8 +250,10 @@ def prepare(
     notes: tuple[str, ...] = ()
     # A GPU draws in parallel, and inductor draws inside its own kernels; the plain configuration stays plain.
     if training and device.type == "cpu" and not configuration.compiles and not configuration.plain:
-        model, notes = quicken_batch_norm(model)
-        model = adapt_depthwise(adapt_pointwise(adapt_small_maps(quicken_dropout(quicken_max_pool(model)))))
+        model, normed = quicken_batch_norm(model)
+        model, pooled = quicken_max_pool(model)
+        notes = normed or pooled  # for the same reason, which one of them tells
+        model = adapt_depthwise(adapt_pointwise(adapt_small_maps(quicken_dropout(model))))
     call: Callable[[Tensor], Tensor] = model
     if configuration.compiles:
         # The whole update of a training is captured (models.training.graphed), not each pass by itself.

@@ -9,8 +9,11 @@ from torch import nn
 from torchvision.models import resnet18
 
 from models import native
+from models.configuration import Device, parse
 from models.max_pool import QuickMaxPool2d, quicken_max_pool
+from models.prepare import prepare
 
+CPU = Device("cpu", bf16=True, compiler=True)
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
@@ -32,7 +35,7 @@ def test_maxima_and_gradients_are_torch_s(
 ) -> None:
     torch.manual_seed(0)
     plain = nn.MaxPool2d(*sides)
-    [quick] = quicken_max_pool(nn.Sequential(copy.deepcopy(plain)))
+    [quick] = quicken_max_pool(nn.Sequential(copy.deepcopy(plain)))[0]
     assert isinstance(quick, QuickMaxPool2d)
     # Many equal values, as a ReLU leaves them: the gradient goes to the first.
     images = torch.randn(shape).relu().to(dtype).to(memory_format=torch.channels_last)
@@ -105,7 +108,8 @@ def test_other_images_go_torch_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_keeps_its_layers_and_equal_steps_give_equal_bits() -> None:
     torch.manual_seed(0)
     plain = resnet18().to(memory_format=torch.channels_last)
-    quick = quicken_max_pool(copy.deepcopy(plain))
+    quick, notes = quicken_max_pool(copy.deepcopy(plain))
+    assert notes == ()
     assert list(quick.state_dict()) == list(plain.state_dict())
     images, runs = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last), []
     for model in (plain, quick, quick):
@@ -118,11 +122,20 @@ def test_a_network_keeps_its_layers_and_equal_steps_give_equal_bits() -> None:
     assert torch.equal(runs[1][1], runs[2][1])
 
 
-def test_without_a_compiler_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_nothing_changes_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nonexistent/g++")
     native.library.cache_clear()
+    plain, ours = parse("naive", CPU, True), parse("fast", CPU, True)
     try:
-        [layer] = quicken_max_pool(nn.Sequential(nn.MaxPool2d(2)))
+        [layer], notes = quicken_max_pool(nn.Sequential(nn.MaxPool2d(2)))
+        # A network without a normalisation, which would have said so too.
+        prepared = [
+            prepare(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), one, torch.device("cpu"), True, (1, 3, 8, 8))
+            for one in (plain, ours)
+        ]
+        assert quicken_max_pool(nn.Sequential(nn.ReLU()))[1] == ()
     finally:
         native.library.cache_clear()
     assert type(layer) is nn.MaxPool2d
+    assert notes == ("max pooling is torch's own, which is slower: there is no g++",)
+    assert [one.notes for one in prepared] == [(), notes]
