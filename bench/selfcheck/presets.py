@@ -70,7 +70,9 @@ def run_once(network: str, batch: int, training_batch: int, budget: float, timeo
 def row_of(metric: Metric, fast: str) -> dict[str, Any]:
     """What a metric says of `fast`, the second operand."""
     if metric.ratio is None or metric.ratio.estimate is None:
-        return {"reason": "; ".join(metric.notes) or "it could not be measured"}
+        # What a side had no number for says more than how the other one was measured.
+        missing = dict.fromkeys(value.missing for value in metric.values.values() if value.missing is not None)
+        return {"reason": "; ".join(missing or metric.notes) or "it could not be measured"}
     found = [metric.ratio.estimate, metric.ratio.low, metric.ratio.high]
     if metric.better == "lower":
         # Of times; told as a speed.

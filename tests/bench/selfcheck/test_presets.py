@@ -14,6 +14,7 @@ from bench.selfcheck.presets import row_of, sweep
 from bench.timing.workload import METRIC
 from results.lines import read_lines
 from results.presets import TASKS, Outcome, summary
+from results.record import Metric, Value
 from results.store import load
 
 RECORD = Path(__file__).parents[3] / "results/published/intel-xeon-amx-2-cores/resnet34-naive-fast.json"
@@ -69,6 +70,15 @@ def test_a_record_s_times_are_told_as_speeds() -> None:
     assert row["low"] < row["ratio"] < row["high"]
     assert row["fast"] == "bf16-nhwc-compile-freeze-keep"
     assert row_of(metrics["training_throughput"], "resnet34@fast")["fast"] == "amp-nhwc-eager-keep"
+
+
+def test_without_a_ratio_the_reason_is_what_a_side_failed_by() -> None:
+    metric = Metric.named(
+        "training_throughput",
+        {"vit_h_14@naive": Value(None, None, None, 0, missing="out of memory"), "vit_h_14@fast": Value(2.0, 1.9, 2.1, 3)},
+        notes=["vit_h_14@fast was still getting faster when its warm-up ended"],
+    )
+    assert row_of(metric, "vit_h_14@fast") == {"reason": "out of memory"}
 
 
 def test_one_network_s_rows_are_those_of_the_record_that_its_command_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
