@@ -139,8 +139,8 @@ def _speed(format: str) -> str:
         return summary(outcomes, format)
     machines = sorted({(outcome.device, outcome.batch, outcome.training_batch) for outcome in outcomes})
     return "\n".join(
-        f"Images a second of fast over those of naive, with 95 % intervals, the lowest first: {device}, batch {batch}, "
-        f"in training {training}; latency is of one image.\n\n"
+        f"Images a second of fast over those of naive, the lowest first, with a 95 % interval where there was time for "
+        f"one: {device}, batch {batch}, in training {training}; latency is of one image.\n\n"
         + summary([one for one in outcomes if (one.device, one.batch, one.training_batch) == (device, batch, training)])
         for device, batch, training in machines
     )
