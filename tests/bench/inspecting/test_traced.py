@@ -244,6 +244,15 @@ def test_a_graph_break_is_named_with_its_line() -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_profile_begins_with_spare_memory_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, keeps: bool) -> None:
+    done = []
+    monkeypatch.setattr(traced.torch, "ones", lambda size, dtype: done.append(f"{size} bytes"))
+    workload = SimpleNamespace(device="cpu", keeps_memory=keeps)
+    traced.record_events(SimpleNamespace(call=lambda: done.append("step"), workload=workload), 2, "", None)
+    assert done == ["step", *[f"{2**30} bytes"] * keeps, "step", "step"]
+
+
 def test_ranges_end_with_their_context() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
     calls: list[str] = []
