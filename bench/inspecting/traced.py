@@ -123,8 +123,8 @@ def record_events(step: Step, steps: int, file: str, module: nn.Module | None) -
             step.call()
             clock()
         if step.workload.keeps_memory:
-            # What the profiler notes lies between the blocks that a step frees, so that its largest ones no longer fit
-            # where they were: they would be shown with the time in which the system clears new memory for them.
+            # Under the profiler a step asks for new memory again, which its largest layers would be shown with; most
+            # likely because the profiler's notes lie where blocks were freed. With spare memory they are not.
             torch.ones(SPARE, dtype=torch.uint8)
         with profile(activities=activities) as profiler:
             begin = clock()
