@@ -23,11 +23,11 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g
     ("shape", "sides"),
     [
         ((2, 64, 17, 13), (3, 2, 1)),
-        ((3, 5, 8, 9), (2, 2, 0)),
+        ((3, 69, 8, 9), (2, 2, 0)),
         ((1, 130, 7, 7), (3, 1, 1)),
-        ((2, 33, 6, 5), (5, 1, 2)),
-        ((1, 3, 4, 4), (2, 3, 1)),
-        ((1, 2, 16, 20), (16, 1, 0)),
+        ((2, 97, 6, 5), (5, 1, 2)),
+        ((1, 67, 4, 4), (2, 3, 1)),
+        ((1, 66, 16, 20), (16, 1, 0)),
     ],
 )
 def test_maxima_and_gradients_are_torch_s(
@@ -58,7 +58,7 @@ def test_maxima_and_gradients_are_torch_s(
 @needs_compiler
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_goes_where_torch_lets_it_go(value: float) -> None:
-    images = torch.full((1, 4, 6, 6), value).to(memory_format=torch.channels_last)
+    images = torch.full((1, 64, 6, 6), value).to(memory_format=torch.channels_last)
     images[0, :2, 2:4] = 1.0
     results = []
     for layer in (nn.MaxPool2d(3, 2, 1), QuickMaxPool2d(3, 2, 1)):
@@ -83,7 +83,7 @@ def test_what_is_no_number_goes_where_torch_lets_it_go(value: float) -> None:
 )
 def test_other_poolings_go_torch_s_way(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.max_pool.call", lambda *words: pytest.fail("called"))
-    images = torch.randn(1, 3, 20, 20).to(memory_format=torch.channels_last).requires_grad_()
+    images = torch.randn(1, 64, 20, 20).to(memory_format=torch.channels_last).requires_grad_()
     wanted = nn.MaxPool2d(**options)(images)  # type: ignore[arg-type]
     found = QuickMaxPool2d(**options)(images)  # type: ignore[arg-type]
     for one, right in zip(found, wanted, strict=True):
@@ -93,15 +93,16 @@ def test_other_poolings_go_torch_s_way(options: dict[str, object], monkeypatch: 
 def test_other_images_go_torch_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.max_pool.call", lambda *words: pytest.fail("called"))
     plain, quick = nn.MaxPool2d(2), QuickMaxPool2d(2)
-    images = torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last)
+    images = torch.randn(2, 64, 6, 6).to(memory_format=torch.channels_last)
     graded = images.clone().requires_grad_()
-    for one in (images, graded.contiguous(), graded.double(), graded[0]):
+    few = graded[:, :63].contiguous(memory_format=torch.channels_last)
+    for one in (images, graded.contiguous(), graded.double(), graded[0], few):
         assert torch.equal(quick(one), plain(one))
     with torch.no_grad():
         assert torch.equal(quick(graded), plain(graded))
     assert torch.equal(quick.eval()(graded), plain(graded))
     with pytest.raises(RuntimeError, match="too small"):
-        quick.train()(torch.randn(1, 3, 1, 1).to(memory_format=torch.channels_last).requires_grad_())
+        quick.train()(torch.randn(1, 64, 1, 1).to(memory_format=torch.channels_last).requires_grad_())
 
 
 @needs_compiler
