@@ -22,6 +22,7 @@ from torch import nn
 
 from bench.inspecting.counted import AUTOGRAD, LOSS, NETWORK, OPTIMISER, Tallies, Tally, count_work, ranges
 from bench.inspecting.inductor import Kernel, compile_again, graphs_so_far, own_name
+from bench.machine.cpu import Roots, memory_facts
 from bench.timing.clock import CLOCKS
 from bench.timing.step import Step
 
@@ -32,7 +33,7 @@ STRUCTURE = re.compile(
     r"|CompiledFunction|Pregraph bytecode|AOTDispatcher|Optimizer\.|.*Backward\d*$|PyTorch Profiler|enumerate\("
 )
 LAUNCHES = re.compile(r"(cuda|cu)(LaunchKernel|LaunchKernelEx\w*|GraphLaunch|LaunchCooperativeKernel)")
-SPARE = 2**30  # bytes, written and freed before a profile begins
+SPARE = 2**30  # bytes
 
 # torch.autograd.profiler_util.FunctionEvent, whose attributes torch does not type.
 Event = Any
@@ -57,18 +58,19 @@ def trace(step: Step, steps: int, file: str) -> dict[str, Any]:
     if step.compiled:
         kernels = compile_again(step)
         graphs, breaks = graphs_so_far()
-        events, seconds = record_events(step, steps, file, None)
-        recompiles = graphs_so_far()[0] - graphs
         if not kernels:
             notes.append("inductor did not say what its kernels are made of: no FLOPs, bytes and layers")
     elif step.converted:
         notes.append("the network runs inside another engine, which torch.profiler cannot see into")
-        _, seconds = record_events(step, steps, file, None)
-        events = []
     else:
         count_work(step, tallies)
-        events, seconds = record_events(step, steps, file, step.module)
+    if step.workload.keeps_memory:
+        notes += make_spare_memory()
+    events, seconds = record_events(step, steps, file, None if step.compiled or step.converted else step.module)
+    if graphs is not None:
+        recompiles = graphs_so_far()[0] - graphs
     if step.converted:
+        events = []
         engine = str(step.workload.network.peer)
         tallies.operators[engine] = Tally(1.0, seconds)
     known = {kernel.name for kernel in kernels} or {name for name, tally in tallies.operators.items() if tally.calls}
@@ -109,6 +111,25 @@ def trace(step: Step, steps: int, file: str) -> dict[str, Any]:
     }
 
 
+def make_spare_memory() -> list[str]:
+    """Leave freed memory in a process that keeps it; a note if it cannot.
+
+    Under the profiler a step that keeps its memory asks the system for more again, most likely because the profiler's
+    notes lie where blocks were freed. Its largest layers would be shown with the time of clearing new pages.
+    """
+    facts = memory_facts(Roots())
+    sizes = [facts[name] for name in ("available_bytes", "limit_bytes") if facts[name] is not None]
+    # An eighth: what a step itself needs is part of what a control group allows, and a kill would lose the profile.
+    if min(sizes, default=0) >= 8 * SPARE:
+        try:
+            torch.ones(SPARE, dtype=torch.uint8)
+        except RuntimeError:  # addresses can be limited too
+            pass
+        else:
+            return []
+    return ["too little memory to have some ready: large layers may be shown with the time that new memory takes"]
+
+
 def record_events(step: Step, steps: int, file: str, module: nn.Module | None) -> tuple[list[Event], float]:
     """Events of `steps` calls, and seconds of one of them; with `module` a range for each call of its layers."""
     from torch.profiler import ProfilerActivity, profile
@@ -122,10 +143,6 @@ def record_events(step: Step, steps: int, file: str, module: nn.Module | None) -
         with profile(activities=activities):
             step.call()
             clock()
-        if step.workload.keeps_memory:
-            # Under the profiler a step asks for new memory again, which its largest layers would be shown with; most
-            # likely because the profiler's notes lie where blocks were freed. With spare memory they are not.
-            torch.ones(SPARE, dtype=torch.uint8)
         with profile(activities=activities) as profiler:
             begin = clock()
             for _ in range(steps):

@@ -1,5 +1,8 @@
 """Whose time an event is: fabricated events with known times, and real steps with known work."""
 
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -244,13 +247,62 @@ def test_a_graph_break_is_named_with_its_line() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_a_profile_begins_with_spare_memory_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, keeps: bool) -> None:
-    done = []
-    monkeypatch.setattr(traced.torch, "ones", lambda size, dtype: done.append(f"{size} bytes"))
-    workload = SimpleNamespace(device="cpu", keeps_memory=keeps)
-    traced.record_events(SimpleNamespace(call=lambda: done.append("step"), workload=workload), 2, "", None)
-    assert done == ["step", *[f"{2**30} bytes"] * keeps, "step", "step"]
+NEW_PAGES = """
+import resource
+import torch
+from bench.inspecting import traced
+from bench.machine.allocator import choose_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = torch.ones(2**27, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, block
+
+choose_memory(True)
+traced.SPARE = 2**28
+cold, one = faults()
+print(traced.make_spare_memory())
+warm, other = faults()
+print(cold, warm)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="freed memory is kept with glibc only")
+def test_spare_memory_needs_no_new_pages() -> None:
+    done = subprocess.run([sys.executable, "-c", NEW_PAGES], capture_output=True, text=True, check=True)
+    notes, counts = done.stdout.splitlines()
+    cold, warm = map(int, counts.split())
+    assert notes == "[]"
+    # 64 huge pages of 2 MiB at least.
+    assert cold >= 60
+    assert warm <= cold / 10
+
+
+@pytest.mark.parametrize(
+    ("available", "limit", "fails", "made"),
+    [
+        (8 * traced.SPARE, None, False, True),
+        (None, 8 * traced.SPARE, False, True),
+        (8 * traced.SPARE - 1, None, False, False),
+        (8 * traced.SPARE, 8 * traced.SPARE - 1, False, False),
+        (None, None, False, False),
+        (8 * traced.SPARE, None, True, False),
+    ],
+)
+def test_where_memory_is_short_none_is_made_ready_and_a_note_says_so(
+    monkeypatch: pytest.MonkeyPatch, available: int | None, limit: int | None, fails: bool, made: bool
+) -> None:
+    asked = []
+
+    def ones(size: int, dtype: torch.dtype) -> None:
+        asked.append(size)
+        if fails:
+            raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(traced.torch, "ones", ones)
+    monkeypatch.setattr(traced, "memory_facts", lambda roots: {"available_bytes": available, "limit_bytes": limit})
+    assert (traced.make_spare_memory() == []) is made
+    assert asked == [traced.SPARE] * (made or fails)
 
 
 def test_ranges_end_with_their_context() -> None:
