@@ -42,7 +42,10 @@ def published() -> list[Outcome]:
 
 
 def summary(outcomes: Sequence[Outcome], format: str = "text") -> str:
-    """A row for each network: how many times as fast as naive in each task; those with the lowest come first."""
+    """A row for each network: how many times as fast as naive in each task; those with the lowest come first.
+
+    Before them come those that have none in some task.
+    """
     if format == "json":
         return to_json([asdict(outcome) for outcome in outcomes])
     rows: list[list[Cell]] = [
@@ -52,7 +55,7 @@ def summary(outcomes: Sequence[Outcome], format: str = "text") -> str:
 
 
 def _lowest(outcome: Outcome) -> float:
-    return min((row["ratio"] for row in outcome.rows.values() if row.get("ratio") is not None), default=0.0)
+    return min(row.get("ratio") or 0.0 for row in outcome.rows.values())
 
 
 def told(row: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,12 @@ def test_an_interrupt_ends_the_sweep_and_leaves_no_outcome(tmp_path: Path, monke
 
 def test_the_slowest_come_first_and_failures_before_them() -> None:
     rows = [outcome("fine", 2.0), outcome("slow", 0.8, low=0.75, high=0.86), outcome("none", None, reason="no memory")]
+    partly = outcome("partly", 3.0)
+    rows.append(replace(partly, rows={**partly.rows, "training": {"reason": "no memory"}}))
     lines = summary(rows).splitlines()[2:]
-    assert [line.split()[0] for line in lines] == ["none", "slow", "fine"]
+    assert [line.split()[0] for line in lines] == ["none", "partly", "slow", "fine"]
     assert "none (no memory)" in lines[0]
-    assert "0.80 [0.75, 0.86]" in lines[1]
+    assert "0.80 [0.75, 0.86]" in lines[2]
 
 
 def test_a_record_s_times_are_told_as_speeds() -> None:
